@@ -1,0 +1,34 @@
+"""Centralised training: everybody's data in one place. What federation is measured against; run it on
+`population.pooled()`, whose one client is "everyone".
+"""
+
+from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
+from seedbed.learning.adaptations import unadapted
+from seedbed.learning.objectives import Adapt
+from seedbed.learning.optimizers import Optimizer, sgd
+from seedbed.learning.training import Objective, train
+from seedbed.tasks.types import Batch, Task
+from seedbed.tree import Tree
+
+
+def centralised(loss: Objective, *, local: Optimizer = sgd(0.1), adapt: Adapt = unadapted) -> Algorithm:
+    """Plain training: the optimiser's state goes on from round to round, unlike that of FedAvg's clients."""
+
+    def init(params: Params) -> ServerState:
+        return ServerState(params, local.init(params))
+
+    def send(state: ServerState, client: int) -> ServerState:
+        return state
+
+    def client(sent: ServerState, kept: Tree, task: Task) -> tuple[Message, Tree]:
+        trained = train(loss, local, sent.params, task, state=sent.extra)
+        value = ServerState(trained.params, trained.state)
+        return Message(value, task.examples, {"loss": trained.loss}), kept
+
+    def server(state: ServerState, replies: Replies) -> ServerState:
+        return ServerState(*replies.value)
+
+    def personalise(sent: ServerState, kept: Tree, support: Batch) -> Params:
+        return adapt(sent.params, support)
+
+    return Algorithm(init, client, server, send=send, personalise=personalise)

@@ -1,0 +1,50 @@
+"""Prototype head, federated: Snell, Swersky and Zemel, "Prototypical networks for few-shot learning", NeurIPS 2017,
+arXiv 1703.05175, equations 1–2. Only the body is federated: each client solves its own head from its support set.
+"""
+
+from dataclasses import replace
+
+from seedbed.algorithms.fedsgd import fedsgd
+from seedbed.federated import Algorithm, Params, ServerState, uniform
+from seedbed.learning.adaptations import chain, gradient_steps, prototype_head
+from seedbed.learning.objectives import Adapt, Predict, after
+from seedbed.learning.optimizers import Optimizer, adam
+from seedbed.learning.training import Objective
+
+
+def fed_proto(
+    loss: Objective,
+    features: Predict,
+    *,
+    ways: int,
+    head: str = "head",
+    outer: Optimizer = adam(1e-3),
+    test_steps: int = 0,
+    test_lr: float = 0.01,
+) -> Algorithm:
+    """Body ← outer step along mean_i ∇ L_i(query_i) under the prototypes of support_i.
+
+    Args:
+        features: (params, x [B, ...]) -> [B, F], what the head sees.
+        ways: classes of a task (N).
+        head: the name of the head's module: its parameters are solved, never sent.
+        test_steps: gradient steps on the support set after the prototypes, when a client adapts; test_lr is theirs.
+    """
+    solve = prototype_head(features, ways=ways, head=head)
+    adapt = chain(solve, gradient_steps(loss, lr=test_lr, steps=test_steps))
+    return body_only(loss, solve, adapt, head=head, outer=outer)
+
+
+def body_only(loss: Objective, solve: Adapt, adapt: Adapt, *, head: str, outer: Optimizer) -> Algorithm:
+    """Meta-learning of a body under a head that each client solves for itself.
+
+    Args:
+        solve: body's params -> params with the head that the support set gives.
+        adapt: the same when a client adapts, with whatever follows.
+    """
+    base = fedsgd(after(solve, loss), outer=outer, adapt=adapt)
+
+    def init(params: Params) -> ServerState:
+        return base.init({n: p for n, p in params.items() if not n.startswith(f"{head}.")})
+
+    return uniform(replace(base, init=init))

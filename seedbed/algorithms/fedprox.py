@@ -1,0 +1,36 @@
+"""FedProx: Li, Sahu, Zaheer, Sanjabi, Talwalkar and Smith, "Federated optimization in heterogeneous networks",
+MLSys 2020, arXiv 1812.06127, equation 2 and Algorithm 2.
+"""
+
+from dataclasses import replace
+
+from seedbed import tree
+from seedbed.algorithms.fedavg import fedavg
+from seedbed.federated import Algorithm, Message, Params
+from seedbed.learning.adaptations import unadapted
+from seedbed.learning.objectives import Adapt, near
+from seedbed.learning.optimizers import Optimizer, sgd
+from seedbed.learning.training import Objective, train
+from seedbed.tasks.types import Task
+from seedbed.tree import Tree
+
+
+def fedprox(
+    loss: Objective,
+    *,
+    mu: float = 0.1,
+    local: Optimizer = sgd(0.1),
+    outer: Optimizer = sgd(1.0),
+    adapt: Adapt = unadapted,
+) -> Algorithm:
+    """FedAvg with the local objective L_i(w) + (μ/2)‖w − θ‖².
+
+    Args:
+        mu: μ ≥ 0; 0 is FedAvg. Clients may do unequal work: a task's items are its steps.
+    """
+
+    def client(sent: Params, kept: Tree, task: Task) -> tuple[Message, Tree]:
+        trained = train(near(loss, sent, mu), local, sent, task)
+        return Message(tree.sub(sent, trained.params), task.examples, {"loss": trained.loss}), kept
+
+    return replace(fedavg(loss, local=local, outer=outer, adapt=adapt), client=client)

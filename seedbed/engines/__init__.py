@@ -1,0 +1,42 @@
+"""Where clients run. Engines know nothing of what is computed or when."""
+
+import os
+
+import torch
+from torch import nn
+
+from seedbed.engines.one_by_one import OneByOne
+from seedbed.engines.vectorised import Vectorised
+from seedbed.errors import InputError, nearest
+from seedbed.tasks.sampling import TaskSource
+
+ENGINES = ("auto", "one_by_one", "vectorised")
+
+
+def make(name: str, source: TaskSource, module: nn.Module, *, workers: int | None = None) -> OneByOne:
+    """The engine of this name; `auto` chooses for the model.
+
+    Args:
+        name: one of ENGINES.
+        module: what clients train, for `auto`.
+        workers: threads of one_by_one; None: one for each core.
+    """
+    if name not in ENGINES:
+        raise InputError(f"unknown engine {name!r}: {nearest(name, ENGINES)}")
+    if name == "auto":
+        name = choose(module)
+    if name == "vectorised":
+        return Vectorised(source)
+    return OneByOne(source, workers=workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def choose(module: nn.Module) -> str:
+    """Clients stacked for dense models, where dispatch is what costs; one by one for convolutional and recurrent ones.
+
+    A stacked convolution is a grouped one, slower than a loop, and recurrent layers cannot be stacked.
+    """
+    slow = (nn.modules.conv._ConvNd, nn.RNNBase)
+    return "one_by_one" if any(isinstance(m, slow) for m in module.modules()) else "vectorised"
+
+
+__all__ = ["ENGINES", "OneByOne", "Vectorised", "choose", "make"]

@@ -1,0 +1,91 @@
+"""Clients one after another, in plain Python: the reference, and the one to debug with.
+
+With `workers`, several clients run side by side in threads (PyTorch computes outside Python's lock), each by the same
+plain code: for convolutional models on a CPU this is also the fast way, because a convolution with weights of its
+own for every client is slower than one client's after another's.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.federated import Algorithm, ClientId, Group, ServerState
+from seedbed.learning.objectives import Metric
+from seedbed.tasks.sampling import TaskSource
+from seedbed.tree import Tree
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class OneByOne:
+    """The reference engine.
+
+    Args:
+        source: where the clients' tasks come from.
+        workers: how many clients run side by side; 1: none.
+    """
+
+    def __init__(self, source: TaskSource, *, workers: int = 1):
+        self.source, self.workers = source, workers
+        self.kept: dict[ClientId, Tree] = {}
+
+    @property
+    def population(self) -> Sequence[ClientId]:
+        return self.source.clients
+
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+        def run(client: ClientId) -> tuple[ClientId, Group, Tree]:
+            task = tree.index(self.source.tasks([client], round), 0)
+            kept = self.kept[client] if client in self.kept else algorithm.remember(sent[client])
+            message, kept = algorithm.client(sent[client], kept, task)
+            return client, Group([client], tree.stack([message])), kept
+
+        for client, group, kept in _side_by_side(run, sent, self.workers):
+            if tree.leaves(kept):
+                self.kept[client] = kept
+            yield group
+
+    def evaluate(
+        self, algorithm: Algorithm, state: ServerState, source: TaskSource, metric: Metric
+    ) -> dict[ClientId, Tensor]:
+        """Personalise on each episode's support, score on its query: {client: scores [E]}."""
+
+        def score(client: ClientId) -> Tensor:
+            task = tree.index(source.tasks([client], 0), 0)
+            sent = algorithm.send(state, client)
+            kept = self.kept[client] if client in self.kept else algorithm.remember(sent)
+            episodes = [tree.index(task.items, k) for k in range(len(task.real))]
+            return torch.stack([metric(algorithm.personalise(sent, kept, e.support), e.query) for e in episodes])
+
+        clients = source.clients
+        return dict(zip(clients, _side_by_side(score, clients, self.workers), strict=True))
+
+    def memory(self) -> Mapping[ClientId, Tree]:
+        return self.kept
+
+    def recall(self, memory: Mapping[ClientId, Tree]) -> None:
+        self.kept = dict(memory)
+
+
+def _side_by_side(run: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """map, in order, over so many threads; each thread computes with one core, as many are at work.
+
+    Whatever the number of workers, the arithmetic is that of one thread: so are the results, bit for bit.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if workers == 1:
+            yield from map(run, items)
+            return
+        waiting = deque(items)
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(run, waiting)
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,21 @@
+"""The one exception that is meant for people: it names the thing, the value, the reason and the way out."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something that was asked for cannot be done. The command line prints it as one line and exits with 2."""
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """A hint that follows an unknown name: the closest known one, or all of them.
+
+    >>> nearest("fedavgg", ["fedavg", "fedprox"])
+    "did you mean 'fedavg'?"
+    >>> nearest("x", ["fedavg", "fedprox"])
+    'choose from fedavg, fedprox'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(value, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(known)}"

@@ -1,0 +1,146 @@
+"""What is minimised: an objective maps (params, item) to a loss. Meta-learning is an objective too.
+
+Shapes: B examples of a batch, N classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value, vjp
+from torch.nn import functional as F
+
+from seedbed import tree
+from seedbed.learning.training import Objective, Params
+from seedbed.tasks.types import Batch, Episode, Triple
+
+Adapt = Callable[[Params, Batch], Params]  # how a model adapts to a support set
+Predict = Callable[[Params, Tensor], Tensor]  # (params, x [B, ...]) -> predictions [B, ...]
+Loss = Callable[[Tensor, Tensor], Tensor]  # (predictions [B, ...], y [B, ...]) -> one loss per example [B]
+Metric = Callable[[Params, Batch], Tensor]  # -> score []
+
+
+def supervised(predict: Predict, loss: Loss) -> Objective:
+    """The mean loss over a batch's real examples.
+
+    Args:
+        predict: the model.
+        loss: one number per example, [B]; a loss that averages by itself (a scalar) is refused, because padding
+            would be counted.
+    """
+
+    def objective(params: Params, batch: Batch) -> Tensor:
+        each = loss(predict(params, batch.x), batch.y)
+        if each.shape != batch.mask.shape:
+            raise ValueError(
+                f"the loss returned shape {tuple(each.shape)} for a batch of {tuple(batch.mask.shape)}: it must give "
+                "one number per example (in PyTorch: reduction='none', then the mean over all but the first dimension)"
+            )
+        return masked_mean(each, batch.mask)
+
+    return objective
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Σ mask·values / Σ mask, 0 where nothing is real: []."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)
+
+
+def cross_entropy(predictions: Tensor, y: Tensor) -> Tensor:
+    """−log softmax(predictions)[y], natural logarithm: [B, N], [B] -> [B]."""
+    return F.cross_entropy(predictions, y, reduction="none")
+
+
+def squared_error(predictions: Tensor, y: Tensor) -> Tensor:
+    """(prediction − y)², averaged over all but the first dimension: [B, ...] or [B, 1] against [B] -> [B]."""
+    return ((predictions.reshape(y.shape) - y) ** 2).reshape(len(y), -1).mean(1)
+
+
+def correct(predictions: Tensor, y: Tensor) -> Tensor:
+    """1 where the most probable class is the right one: [B, N], [B] -> [B]."""
+    return (predictions.argmax(-1) == y).to(predictions.dtype)
+
+
+def near(objective: Objective, anchor: Params, mu: float) -> Objective:
+    """objective + (μ/2)·‖params − anchor‖²: FedProx's, Ditto's and pFedMe's pull."""
+    return lambda params, item: (
+        objective(params, item) + mu / 2 * tree.squared_norm(tree.sub(params, anchor))
+    )
+
+
+def after(adapt: Adapt, loss: Objective) -> Objective:
+    """The meta-learning objective: the loss on the query set, after adapting to the support set."""
+
+    def objective(params: Params, episode: Episode) -> Tensor:
+        return loss(adapt(params, episode.support), episode.query)
+
+    return objective
+
+
+def with_gradient(value: Tensor, params: Params, direction: Params) -> Tensor:
+    """A loss whose value is `value` and whose gradient with respect to `params` is `direction`.
+
+    value + ⟨direction, params − stop(params)⟩: how an estimate of a gradient (Hessian-free, implicit) becomes an
+    objective like any other.
+    """
+    return value.detach() + tree.dot(tree.detach(direction), tree.sub(params, tree.detach(params)))
+
+
+def hessian_vector(loss: Objective, params: Params, batch: Batch, vector: Params) -> Params:
+    """∇²L(params; batch)·vector, exact."""
+    _, pullback = vjp(lambda p: grad(loss)(p, batch), params)
+    product: Params = pullback(vector)[0]
+    return product
+
+
+def finite_hessian_vector(
+    loss: Objective, params: Params, batch: Batch, vector: Params, *, delta: float = 1e-3
+) -> Params:
+    """[∇L(w + δu) − ∇L(w − δu)]·‖v‖/2δ with u = v/‖v‖: ∇²L·v up to O(δ²).
+
+    Fallah et al., NeurIPS 2020, eq. 9; the direction is normalised so that δ means the same length at any gradient.
+    """
+    length = tree.squared_norm(vector).sqrt()
+    step = delta / length.clamp_min(torch.finfo(length.dtype).tiny)
+    ahead = grad(loss)(tree.axpy(step, vector, params), batch)
+    behind = grad(loss)(tree.axpy(-step, vector, params), batch)
+    return tree.scale(1 / (2 * step), tree.sub(ahead, behind))
+
+
+def hessian_free(loss: Objective, *, lr: float, steps: int, delta: float = 1e-3) -> Objective:
+    """The MAML objective with each Hessian-vector product by two gradients instead of backward through the steps.
+
+    Value: L_B(φ_K). Gradient: Π_k (I − α∇²L_A(φ_k))·∇L_B(φ_K), the factors from the last step to the first.
+    """
+
+    def objective(params: Params, episode: Episode) -> Tensor:
+        path = [tree.detach(params)]
+        for _ in range(steps):
+            path.append(tree.axpy(-lr, grad(loss)(path[-1], episode.support), path[-1]))
+        direction, value = grad_and_value(loss)(path[-1], episode.query)
+        for phi in reversed(path[:-1]):
+            curvature = finite_hessian_vector(loss, phi, episode.support, direction, delta=delta)
+            direction = tree.axpy(-lr, curvature, direction)
+        return with_gradient(value, params, direction)
+
+    return objective
+
+
+def three_batch(loss: Objective, *, lr: float, order: str = "exact", delta: float = 1e-3) -> Objective:
+    """Per-FedAvg's unbiased estimate (I − α∇²L(w; D''))·∇L(w − α∇L(w; D); D') as an objective over triples.
+
+    Fallah et al., NeurIPS 2020, eq. 8. order: exact | first (no Hessian) | hessian_free (two gradients on D'').
+    """
+
+    def objective(params: Params, item: Triple) -> Tensor:
+        w = tree.detach(params)
+        adapted = tree.axpy(-lr, grad(loss)(w, item.support), w)
+        direction, value = grad_and_value(loss)(adapted, item.query)
+        if order == "exact":
+            direction = tree.axpy(-lr, hessian_vector(loss, w, item.curvature, direction), direction)
+        elif order == "hessian_free":
+            product = finite_hessian_vector(loss, w, item.curvature, direction, delta=delta)
+            direction = tree.axpy(-lr, product, direction)
+        return with_gradient(value, params, direction)
+
+    return objective

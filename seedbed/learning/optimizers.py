@@ -1,0 +1,149 @@
+"""Optimisers as pure (init, update) pairs: state in, state out, so that clients can be stacked and runs resumed."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.tree import Tree
+
+Params = Any
+Schedule = Callable[[Tensor], Tensor]  # how many updates were done [] -> factor on the learning rate []
+
+
+class Optimizer(NamedTuple):
+    """init(params) -> state; update(gradients, state, params) -> (params, state).
+
+    `name` and `settings` say how it was built, for manifests and for people.
+    """
+
+    init: Callable[[Params], Tree]
+    update: Callable[[Tree, Tree, Params], tuple[Params, Tree]]
+    name: str
+    settings: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.settings.items())})"
+
+
+def constant() -> Schedule:
+    """The learning rate as it is."""
+    return torch.ones_like
+
+
+def linear(updates: int, *, end: float = 0.0) -> Schedule:
+    """From 1 down to `end` in a straight line over so many updates, then `end`. Reptile's outer step."""
+    return lambda done: end + (1 - end) * (1 - done / updates).clamp_min(0)
+
+
+def cosine(updates: int, *, end: float = 0.0) -> Schedule:
+    """From 1 down to `end` along half a cosine over so many updates, then `end`."""
+    return lambda done: end + (1 - end) * (1 + torch.cos(math.pi * (done / updates).clamp_max(1))) / 2
+
+
+def sgd(
+    lr: float = 0.1,
+    *,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """w ← w − lr·d with d = g + λw, or with momentum v ← ρv + g + λw and d = v (Nesterov: d = g + λw + ρv).
+
+    >>> sgd(0.1).update({"w": torch.ones(1)}, {}, {"w": torch.zeros(1)})
+    ({'w': tensor([-0.1000])}, {})
+    """
+
+    def init(params: Params) -> Tree:
+        state = {"velocity": tree.zeros_like(params)} if momentum else {}
+        return state | _count(params, schedule)
+
+    def update(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
+        direction = tree.axpy(weight_decay, params, grads) if weight_decay else grads
+        after = dict(state)
+        if momentum:
+            after["velocity"] = tree.axpy(momentum, state["velocity"], direction)
+            direction = tree.axpy(momentum, after["velocity"], direction) if nesterov else after["velocity"]
+        rate = _rate(lr, schedule, after)
+        return tree.axpy(-rate, direction, params), after
+
+    return Optimizer(
+        init,
+        update,
+        "sgd",
+        _given(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule),
+    )
+
+
+def adam(
+    lr: float = 1e-3,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    bias_correction: bool = True,
+    weight_decay: float = 0.0,
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """m ← β1 m + (1−β1) g; v ← β2 v + (1−β2) g²; w ← w − lr·(m̂/(√v̂ + ε) + λw).
+
+    Kingma and Ba, ICLR 2015, Algorithm 1 (bias_correction=True); Reddi et al., ICLR 2021, Algorithm 2 has none and
+    recommends β2 = .99, ε = 1e-3. The weight decay is decoupled (AdamW).
+    """
+
+    def init(params: Params) -> Tree:
+        return {
+            "mean": tree.zeros_like(params),
+            "square": tree.zeros_like(params),
+            "updates": _counter(params),
+        }
+
+    def update(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
+        mean = tree.lerp(grads, state["mean"], beta1)
+        square = tree.map(lambda g, v: beta2 * v + (1 - beta2) * g * g, grads, state["square"])
+        done = state["updates"] + 1
+        rate = lr if schedule is None else lr * schedule(state["updates"])
+        c1, c2 = (1 - beta1**done, 1 - beta2**done) if bias_correction else (1.0, 1.0)
+
+        def step(p: Tensor, m: Tensor, v: Tensor) -> Tensor:
+            return p - rate * ((m / c1) / ((v / c2).sqrt() + epsilon) + weight_decay * p)
+
+        after = {"mean": mean, "square": square, "updates": done}
+        return tree.map(step, params, mean, square), after
+
+    given = _given(
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+        bias_correction=bias_correction,
+        weight_decay=weight_decay,
+        schedule=schedule,
+    )
+    return Optimizer(init, update, "adam", given)
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value not in (None, False, 0.0)}
+
+
+def _counter(params: Params) -> Tensor:
+    like = tree.leaves(params)[0]
+    return torch.zeros((), dtype=like.dtype, device=like.device)
+
+
+def _count(params: Params, schedule: Schedule | None) -> dict[str, Tensor]:
+    return {} if schedule is None else {"updates": _counter(params)}
+
+
+def _rate(lr: float, schedule: Schedule | None, state: dict[str, Any]) -> float | Tensor:
+    """The learning rate of this update; counts it in `state` where a schedule needs the count."""
+    if schedule is None:
+        return lr
+    rate = lr * schedule(state["updates"])
+    state["updates"] = state["updates"] + 1
+    return rate

@@ -1,0 +1,101 @@
+"""Any nn.Module as a pure function of named parameters.
+
+Shapes: B examples, F features, N classes.
+"""
+
+import copy
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from seedbed.errors import InputError
+
+Params = dict[str, Tensor]
+
+BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class Model:
+    """A module's parameters, and what it computes from any others of their kind.
+
+    Args:
+        module: any nn.Module that is a function of its parameters: it is copied, never changed.
+        head: the name of the last linear layer; None: the last nn.Linear (or none, if there is no linear layer).
+    Raises:
+        InputError: the module keeps running statistics or draws random numbers, so it is no function of its
+            parameters; or the head is not a linear layer of it.
+
+    >>> model = Model(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    >>> model.head, model.width, model.predict(model.params, torch.ones(5, 4)).shape
+    ('2', 3, torch.Size([5, 2]))
+    >>> model.features(model.params, torch.ones(5, 4)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, module: nn.Module, *, head: str | None = None):
+        _refuse_impure(module)
+        self.module = copy.deepcopy(module)
+        self.params: Params = {n: p.detach().clone() for n, p in module.named_parameters()}
+        self.head = _last_linear(module) if head is None else head
+        layer = dict(module.named_modules()).get(self.head)
+        if head is not None and not isinstance(layer, nn.Linear):
+            raise InputError(f"head={head!r} is not a linear layer of the model: name an nn.Linear in it, or leave it out")
+        self.width = layer.in_features if isinstance(layer, nn.Linear) else 0
+        self._skeletons = threading.local()
+
+    def predict(self, params: Params, x: Tensor) -> Tensor:
+        """The module's output, [B, ...]. Parameters that it does not have are ignored; a head may have any number
+        of classes; a missing head is zero, so that a body alone predicts nothing in particular."""
+        whole = {n: params[n] if n in params else torch.zeros_like(p) for n, p in self.params.items()}
+        output: Tensor = functional_call(self._skeleton("module"), whole, (x,))
+        return output
+
+    def features(self, params: Params, x: Tensor) -> Tensor:
+        """What the head sees, [B, F]."""
+        if not self.head:
+            raise InputError("the model has no linear layer to be its head: end it with an nn.Linear")
+        body = {n: params[n] for n in self.params if not self.is_head(n)}
+        output: Tensor = functional_call(self._skeleton("body"), body, (x,))
+        return output
+
+    def is_head(self, name: str) -> bool:
+        """Whether a parameter of this name belongs to the head."""
+        return bool(self.head) and name.startswith(f"{self.head}.")
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.params.values())
+        return f"Model({type(self.module).__name__}, {count:,} parameters, head {self.head!r})"
+
+    def _skeleton(self, which: str) -> nn.Module:
+        """A copy of the module for this thread alone: a functional call puts the parameters in and out of it."""
+        found: nn.Module | None = getattr(self._skeletons, which, None)
+        if found is None:
+            found = copy.deepcopy(self.module)
+            if which == "body":
+                found.set_submodule(self.head, nn.Identity())
+            setattr(self._skeletons, which, found)
+        return found
+
+
+def _last_linear(module: nn.Module) -> str:
+    names = [name for name, m in module.named_modules() if isinstance(m, nn.Linear) and name]
+    return names[-1] if names else ""
+
+
+def _refuse_impure(module: nn.Module) -> None:
+    for name, m in module.named_modules():
+        kind: Any = type(m).__name__
+        if isinstance(m, BATCH_STATISTICS) and m.track_running_stats:
+            raise InputError(
+                f"layer {name!r} is a {kind} with running statistics, which are no function of the parameters: use "
+                "nn.GroupNorm, or track_running_stats=False (statistics of the batch at hand: predictions then depend "
+                "on the other examples of the batch, which few-shot papers call transductive)"
+            )
+        if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 and m.training:
+            raise InputError(
+                f"layer {name!r} is a {kind}, which draws from a global generator, so that runs could not be "
+                "repeated: set p=0, or call .eval() on the module to switch it off"
+            )

@@ -1,0 +1,184 @@
+"""A population of clients as flat arrays plus offsets: nothing is copied per client, on disk or in memory.
+
+Shapes: M examples in all, N clients, R rows in use (R ≤ M).
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seedbed import draws
+from seedbed.errors import InputError
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Population:
+    """Clients and their examples.
+
+    A subset of clients or of rows is another Population over the same `x` and `y`: splits cost an index array.
+
+    Args:
+        x: [M, ...] inputs. uint8 is an image, handed to models as 0…1; other integers stay as they are (tokens).
+        y: [M] class numbers (int64) or [M, ...] targets (float).
+        rows: [R] rows of x and y, one client after another.
+        offsets: [N+1] where each client's rows start in `rows`.
+        names: N client names.
+        classes: the names of the classes that y numbers; empty for regression.
+        episodic: True when labels mean something only inside a client, so that tasks are N-way episodes;
+            False when they mean the same everywhere, so that a client is a task.
+        unseen: names of the clients that come set apart, never to be trained on (may be empty).
+        notes: what reading the data changed, in words (rows dropped, values filled).
+        encoding: how raw columns became x, so that new rows can be read alike (JSON-like).
+    """
+
+    x: Tensor
+    y: Tensor
+    rows: Rows
+    offsets: Rows
+    names: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    episodic: bool = False
+    unseen: tuple[str, ...] = ()
+    source: str = "arrays"
+    notes: tuple[str, ...] = ()
+    encoding: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_arrays(
+        cls, x: Tensor, y: Tensor, client: Sequence[str] | npt.NDArray[Any], **fields: Any
+    ) -> "Population":
+        """Group rows by a client column, keeping the order in which clients first appear.
+
+        Args:
+            x: [M, ...].  y: [M] or [M, ...].
+            client: M client names.
+            fields: the other fields of Population.
+        Raises:
+            InputError: lengths differ, a value is not finite, or there is no row.
+
+        >>> p = Population.from_arrays(torch.arange(6.)[:, None], torch.zeros(6), ["b", "a", "b", "a", "b", "b"])
+        >>> p.names, p.sizes.tolist(), p.rows_of(0).tolist()
+        (('b', 'a'), [4, 2], [0, 2, 4, 5])
+        """
+        keys = np.asarray(client).astype(str)
+        if not len(x) == len(y) == len(keys):
+            raise InputError(f"x has {len(x)} rows, y {len(y)}, client {len(keys)}: they must be equal")
+        if len(x) == 0:
+            raise InputError("no rows: a population needs at least one example")
+        _refuse_non_finite("x", x, keys)
+        _refuse_non_finite("y", y, keys)
+        found, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        rank = np.empty(len(found), np.int64)
+        rank[np.argsort(first)] = np.arange(len(found))
+        rows = np.argsort(rank[number], kind="stable").astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(rank[number]))]).astype(np.int64)
+        return cls(x, y, rows, offsets, tuple(map(str, found[np.argsort(first)])), **fields)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        kind = f"{len(self.classes)} classes" if self.classes else "regression"
+        task = "N-way episodes inside a client" if self.episodic else "a client is a task"
+        return (
+            f"Population({self.source}: {len(self):,} clients, {len(self.rows):,} examples of shape "
+            f"{tuple(self.x.shape[1:])}, {kind}, {task})"
+        )
+
+    @cached_property
+    def sizes(self) -> Rows:
+        """[N] how many examples each client has."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def labels(self) -> npt.NDArray[Any]:
+        """y as a numpy array that shares its memory."""
+        return self.y.numpy()
+
+    def rows_of(self, client: int) -> Rows:
+        """The rows of x and y that are this client's."""
+        return self.rows[self.offsets[client] : self.offsets[client + 1]]
+
+    def only(self, clients: Sequence[int] | Rows) -> "Population":
+        """The population of some of the clients, in the order given."""
+        return self._with_rows(clients, [self.rows_of(int(c)) for c in clients])
+
+    def split_clients(
+        self, *, unseen: float | int | None = None, seed: int = 0
+    ) -> tuple["Population", "Population"]:
+        """Clients to train on, and clients never seen in training.
+
+        Args:
+            unseen: how many clients to set apart: a fraction (float) or a count (int). None: those that the data
+                itself sets apart, else three in ten.
+        """
+        if unseen is None and self.unseen:
+            apart = [i for i, name in enumerate(self.names) if name in set(self.unseen)]
+        else:
+            share = 0.3 if unseen is None else unseen
+            count = share if isinstance(share, int) else max(1, round(share * len(self)))
+            if not 0 <= count < len(self):
+                raise InputError(
+                    f"unseen={share} of {len(self)} clients leaves none to train on: name fewer, or a fraction < 1"
+                )
+            apart = sorted(draws.generator(seed, "unseen clients").permutation(len(self))[:count].tolist())
+        kept = sorted(set(range(len(self))) - set(apart))
+        return self.only(kept), self.only(apart)
+
+    def hold_out(self, fraction: float, *, seed: int = 0) -> tuple["Population", "Population"]:
+        """Every client's rows in two: (1 − fraction) to train on, and the rest, to test on. Drawn by seed.
+
+        A client of one row keeps it for training, so every client has at least one row to train on.
+        """
+        if not 0 <= fraction < 1:
+            raise InputError(f"hold_out={fraction} must be at least 0 and below 1")
+        order = [draws.generator(seed, "hold out", i).permutation(self.rows_of(i)) for i in range(len(self))]
+        kept = [max(1, math.ceil((1 - fraction) * len(rows))) for rows in order]
+        clients = range(len(self))
+        train = self._with_rows(clients, [np.sort(rows[:k]) for rows, k in zip(order, kept, strict=True)])
+        test = self._with_rows(clients, [np.sort(rows[k:]) for rows, k in zip(order, kept, strict=True)])
+        return train, test
+
+    def pooled(self) -> "Population":
+        """One client that holds everybody's examples: the centralised baseline."""
+        return replace(self, offsets=np.array([0, len(self.rows)]), names=("everyone",), unseen=())
+
+    def fingerprint(self) -> str:
+        """sha256 of the examples, of whose they are, and of the names: what a manifest records."""
+        digest = hashlib.sha256()
+        for array in (self.x.numpy(), self.labels, self.rows, self.offsets):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        digest.update("\0".join(self.names + ("",) + self.classes).encode())
+        return digest.hexdigest()
+
+    def _with_rows(self, clients: Sequence[int] | Rows, rows: list[Rows]) -> "Population":
+        sizes = np.array([len(r) for r in rows], np.int64)
+        return replace(
+            self,
+            rows=np.concatenate([np.empty(0, np.int64), *rows]),
+            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            names=tuple(self.names[int(c)] for c in clients),
+        )
+
+
+def _refuse_non_finite(what: str, values: Tensor, keys: npt.NDArray[Any]) -> None:
+    if not values.is_floating_point():
+        return
+    bad = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise InputError(
+            f"{what} of row {row} (client {keys[row]!r}) is not finite, as in {int(bad.sum())} rows in all: "
+            "a model cannot learn from NaN or infinity; drop or fill those rows first"
+        )

@@ -1,0 +1,319 @@
+"""How a client's examples become a task: batches, support and query, N-way K-shot episodes.
+
+A sampler looks at one client's rows and returns row numbers; one gather for all clients of a round then reads the
+examples. Shapes: C clients, K items, B examples of a batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seedbed import draws, tree
+from seedbed.errors import InputError
+from seedbed.tasks.population import Population
+from seedbed.tasks.types import Batch, Episode, Task, Triple, Tree
+
+Array = npt.NDArray[Any]
+
+
+class Client(NamedTuple):
+    """What a sampler sees of a client."""
+
+    name: str
+    rows: Array  # [n]
+    labels: Array  # [n] or [n, ...]
+    fixed: Callable[[str], np.random.Generator]  # draws that stay the same in every round, by purpose
+
+
+class Picks(NamedTuple):
+    """A batch by row numbers."""
+
+    rows: Array  # [K, B]
+    labels: Array  # [K, B] or [K, B, ...]
+    mask: Array  # [K, B]
+
+
+class Draw(NamedTuple):
+    items: Tree  # Picks in the places of batches
+    examples: int
+
+
+Sampler = Callable[[Client, np.random.Generator], Draw]
+
+
+class TaskSource(Protocol):
+    """Where an engine gets its clients' tasks from."""
+
+    @property
+    def clients(self) -> Sequence[int]: ...
+
+    def size(self, client: int) -> int:
+        """How much work the client is, roughly: engines group equals together."""
+        ...
+
+    def tasks(self, clients: Sequence[int], round: int) -> Task:
+        """These clients' tasks of this round, padded and stacked: leaves [C, K, ...]."""
+        ...
+
+
+class Sampled:
+    """Tasks drawn from a population, afresh in each round, as a function of (seed, purpose, round, client)."""
+
+    def __init__(self, population: Population, sampler: Sampler, *, seed: int = 0, purpose: str = "train"):
+        self.population, self.sampler, self.seed, self.purpose = population, sampler, seed, purpose
+        self.clients = range(len(population))
+
+    def size(self, client: int) -> int:
+        return int(self.population.sizes[client])
+
+    def tasks(self, clients: Sequence[int], round: int) -> Task:
+        drawn = [self._draw(client, round) for client in clients]
+        items = [tree.leaves(d.items) for d in drawn]
+        steps = [len(leaves[0]) for leaves in items]
+        padded = [torch.as_tensor(_pad(arrays)) for arrays in zip(*items, strict=True)]
+        picks = tree.with_leaves(drawn[0].items, padded)
+        real = np.arange(max(steps)) < np.array(steps)[:, None]
+        return Task(
+            items=tree.pytree.tree_map(self._gather, picks, is_leaf=lambda node: isinstance(node, Picks)),
+            real=torch.as_tensor(real).to(torch.get_default_dtype()),
+            examples=torch.tensor([float(d.examples) for d in drawn], dtype=torch.get_default_dtype()),
+        )
+
+    def _draw(self, client: int, round: int) -> Draw:
+        rows = self.population.rows_of(client)
+        view = Client(
+            self.population.names[client],
+            rows,
+            self.population.labels[rows],
+            lambda purpose: draws.generator(self.seed, purpose, client),
+        )
+        if len(rows) == 0:
+            raise InputError(f"client {view.name!r} has no examples: drop it, or give it some")
+        return self.sampler(view, draws.generator(self.seed, self.purpose, round, client))
+
+    def _gather(self, picks: Any) -> Batch:
+        dtype = torch.get_default_dtype()
+        x = self.population.x[picks.rows]
+        if x.dtype == torch.uint8:
+            x = x.to(dtype) / 255
+        elif x.is_floating_point():
+            x = x.to(dtype)
+        y = picks.labels.to(dtype) if picks.labels.is_floating_point() else picks.labels
+        return Batch(x, y, picks.mask.to(dtype))
+
+
+def stacked(tasks: Sequence[Task]) -> Task:
+    """Ready-made tasks of equal batch shapes -> one, short ones padded with repeated items: leaves [C, K, ...]."""
+    longest = max(len(t.real) for t in tasks)
+
+    def grow(task: Task) -> Task:
+        missing = longest - len(task.real)
+        items = tree.map(lambda x: torch.cat([x, x[:1].expand(missing, *x.shape[1:])]), task.items)
+        return Task(items, torch.cat([task.real, task.real.new_zeros(missing)]), task.examples)
+
+    grown: Task = tree.stack([grow(t) for t in tasks])
+    return grown
+
+
+# ---- client as task: labels mean the same everywhere --------------------------------------------------------------
+
+
+def batches(size: int | None = 10, *, epochs: float = 1, steps: int | None = None) -> Sampler:
+    """Mini-batches of the client's own rows, shuffled afresh in each epoch; the last of an epoch may be short.
+
+    Args:
+        size: examples of a batch; None: all of them (one step an epoch).
+        epochs: passes over the client's data (FedAvg's E); a fraction stops within one.
+        steps: how many batches exactly, whatever the client's size; overrides epochs.
+    """
+    if size is not None and size < 1:
+        raise InputError(f"batch size {size} must be at least 1, or None for all examples")
+
+    def sampler(client: Client, rng: np.random.Generator) -> Draw:
+        n = len(client.rows)
+        b = n if size is None else min(size, n)
+        per_epoch = -(-n // b)
+        count = max(1, round(per_epoch * epochs)) if steps is None else steps
+        orders = [rng.permutation(n) for _ in range(-(-count // per_epoch))]
+        where = np.concatenate([np.resize(order, (per_epoch, b)) for order in orders])[:count]
+        short = np.tile(np.arange(per_epoch * b).reshape(per_epoch, b) < n, (len(orders), 1))[:count]
+        return Draw(_picks(client, where, mask=short), n)
+
+    return sampler
+
+
+def support_query(
+    support: float | int = 0.5, *, size: int | None = None, steps: int = 1, queries: int | None = None
+) -> Sampler:
+    """Episodes from a support and a query part of the client's rows that stay the same in every round.
+
+    Args:
+        support: the support part: a fraction (float) or a count (int) of the client's rows.
+        size: examples drawn from each part for each episode; None: the whole part.
+        steps: episodes a round.
+        queries: at most so many rows in the query part; None: all that are left.
+    """
+
+    def sampler(client: Client, rng: np.random.Generator) -> Draw:
+        n = len(client.rows)
+        count = support if isinstance(support, int) else max(1, round(support * n))
+        _refuse_short(client, count + 1, f"{count} for support and 1 for query")
+        order = client.fixed("support").permutation(n)
+        end = n if queries is None else count + queries
+        parts = (order[:count], order[count:end])
+        picked = [
+            np.stack([rng.permutation(part)[: size or len(part)] for _ in range(steps)]) for part in parts
+        ]
+        return Draw(Episode(*(_picks(client, where) for where in picked)), n)  # type: ignore[arg-type]
+
+    return sampler
+
+
+def fresh_support(shots: int, *, draws: int = 1, reserve: int | None = None, queries: int = 256) -> Sampler:
+    """Episodes whose support is drawn afresh each time: how adaptation from a few examples is judged.
+
+    Args:
+        shots: examples for support.
+        draws: episodes.
+        reserve: query examples start after this many (default: shots), so that several numbers of shots can be
+            judged on the same queries, each support holding the smaller ones.
+        queries: at most so many examples to score on.
+    """
+    after = shots if reserve is None else reserve
+
+    def sampler(client: Client, rng: np.random.Generator) -> Draw:
+        n = len(client.rows)
+        _refuse_short(client, after + 1, f"{after} for support and 1 for query")
+        order = np.stack([rng.permutation(n)[: after + queries] for _ in range(draws)])
+        return Draw(
+            Episode(_picks(client, order[:, :shots]), _picks(client, order[:, after:])),  # type: ignore[arg-type]
+            n,
+        )
+
+    return sampler
+
+
+def triples(size: int = 10, *, steps: int = 1) -> Sampler:
+    """Three disjoint batches a step, of at most `size` examples each (Per-FedAvg's D, D' and D'')."""
+
+    def sampler(client: Client, rng: np.random.Generator) -> Draw:
+        n = len(client.rows)
+        _refuse_short(client, 3, "one in each of three batches")
+        b = min(size, n // 3)
+        order = np.stack([rng.permutation(n)[: 3 * b] for _ in range(steps)])
+        parts = (_picks(client, order[:, i * b : (i + 1) * b]) for i in range(3))
+        return Draw(Triple(*parts), n)  # type: ignore[arg-type]
+
+    return sampler
+
+
+# ---- episodes: N classes of the client, their labels drawn afresh ---------------------------------------------------
+
+
+def episodes(
+    *, ways: int = 5, shots: int | tuple[int, int] = 1, queries: int = 15, count: int = 1, fewer_ways: bool = False
+) -> Sampler:
+    """N-way K-shot episodes inside a client: classes and the order of their labels are drawn for each.
+
+    Args:
+        ways: classes of an episode (N).
+        shots: support examples per class (K); a pair (low, high) draws K for each episode.
+        queries: query examples per class; a class with fewer gives all that it has beyond its support.
+        count: episodes a round.
+        fewer_ways: let a client with fewer classes have them all, rather than refuse it (for training only:
+            scores with different ways do not compare).
+    """
+    low, high = (shots, shots) if isinstance(shots, int) else shots
+    if not (ways >= 2 and 1 <= low <= high and queries >= 1 and count >= 1):
+        raise InputError(f"episodes need ways ≥ 2, shots ≥ 1, queries ≥ 1: got {ways}, {shots}, {queries}")
+
+    def sampler(client: Client, rng: np.random.Generator) -> Draw:
+        usable, order, starts = _classes(client, high + 1, ways, fewer_ways)
+        n = min(ways, len(usable))
+        support, query = (np.zeros((count, n, k), np.int64) for k in (high, queries))
+        support_mask, query_mask = (np.zeros((count, n, k), bool) for k in (high, queries))
+        for e in range(count):
+            k = int(rng.integers(low, high + 1))
+            for label, c in enumerate(rng.permutation(usable)[:n]):
+                mine = rng.permutation(order[starts[c] : starts[c + 1]])
+                support[e, label] = mine[:high]
+                support_mask[e, label, :k] = True
+                asked = mine[high : high + queries]
+                query[e, label] = np.resize(asked, queries)
+                query_mask[e, label, : len(asked)] = True
+        picks = (
+            _relabelled(client, rows, mask) for rows, mask in ((support, support_mask), (query, query_mask))
+        )
+        return Draw(Episode(*picks), int(support_mask.sum() + query_mask.sum()))  # type: ignore[arg-type]
+
+    return sampler
+
+
+def episode_batches(*, ways: int = 5, shots: int = 10, size: int = 10, steps: int = 5) -> Sampler:
+    """Mini-batches from the support of one N-way episode, its labels the same in all of them: Reptile's task."""
+
+    def sampler(client: Client, rng: np.random.Generator) -> Draw:
+        usable, order, starts = _classes(client, 1, ways, False)
+        chosen = rng.permutation(usable)[:ways]
+        mine = [rng.permutation(order[starts[c] : starts[c + 1]])[:shots] for c in chosen]
+        pool, labels = np.concatenate(mine), np.repeat(np.arange(ways), [len(m) for m in mine])
+        b = min(size, len(pool))
+        per_pass = len(pool) // b
+        passes = [rng.permutation(len(pool))[: per_pass * b].reshape(per_pass, b) for _ in range(steps)]
+        where = np.concatenate(passes)[:steps]
+        return Draw(Picks(client.rows[pool[where]], labels[where], np.ones(where.shape, bool)), len(pool))
+
+    return sampler
+
+
+def _classes(client: Client, least: int, ways: int, fewer_ways: bool) -> tuple[Array, Array, Array]:
+    """(usable classes, rows ordered by class, where each class starts); refuses a client with too few classes."""
+    order = np.argsort(client.labels, kind="stable")
+    found, counts = np.unique(client.labels, return_counts=True)
+    usable = np.flatnonzero(counts >= least)
+    if len(usable) < (2 if fewer_ways else ways):
+        raise InputError(
+            f"client {client.name!r} has {len(usable)} classes of at least {least} examples ({len(found)} classes "
+            f"in all), but an episode needs {ways}: lower ways or shots, or leave such clients out (drop_short=true)"
+        )
+    return usable, order, np.concatenate([[0], np.cumsum(counts)])
+
+
+def _relabelled(client: Client, where: Array, mask: Array) -> Picks:
+    """[E, N, k] positions -> picks of [E, N·k] rows labelled 0…N−1."""
+    labels = np.broadcast_to(np.arange(where.shape[1])[:, None], where.shape)
+    flat = (len(where), -1)
+    return Picks(client.rows[where].reshape(flat), labels.reshape(flat).copy(), mask.reshape(flat))
+
+
+def _picks(client: Client, where: Array, mask: Array | None = None) -> Picks:
+    mask = np.ones(where.shape, bool) if mask is None else mask
+    return Picks(client.rows[where], client.labels[where], mask)
+
+
+def _refuse_short(client: Client, least: int, what: str) -> None:
+    if len(client.rows) < least:
+        raise InputError(
+            f"client {client.name!r} has {len(client.rows)} examples, fewer than the {least} needed ({what}): "
+            "ask for fewer shots, or leave such clients out (drop_short=true)"
+        )
+
+
+def _pad(arrays: Sequence[Array]) -> Array:
+    """[K_c, B_c, ...] of C clients -> [C, K, B, ...]: rows and labels repeat the first, masks are False."""
+    k, b = (max(a.shape[i] for a in arrays) for i in (0, 1))
+    out = np.empty((len(arrays), k, b, *arrays[0].shape[2:]), arrays[0].dtype)
+    for padded, array in zip(out, arrays, strict=True):
+        padded[...] = False if array.dtype == bool else array[0, 0]
+        padded[: array.shape[0], : array.shape[1]] = array
+    return out
+
+
+def examples_of(item: Any) -> Tensor:
+    """How many real examples a batch, or a tree of batches, holds: []."""
+    found = tree.pytree.tree_leaves(item, is_leaf=lambda node: isinstance(node, Batch))
+    return torch.stack([batch.mask.sum() for batch in found]).sum()

@@ -1,0 +1,114 @@
+"""Arithmetic on trees of tensors: nested dicts, lists, tuples and NamedTuples whose leaves are tensors.
+
+Shapes in this module: C is the number of trees that are stacked along a new first dimension.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Tree = Any
+
+
+def map(f: Callable[..., Any], *trees: Tree) -> Tree:
+    """Apply f to corresponding leaves."""
+    return pytree.tree_map(f, *trees)
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    return list(pytree.tree_leaves(tree))
+
+
+def named_leaves(tree: Tree) -> dict[str, Tensor]:
+    """The leaves under their paths.
+
+    >>> sorted(named_leaves({"body": {"weight": torch.ones(2)}, "steps": (torch.ones(1),)}))
+    ['body.weight', 'steps.0']
+    """
+    return {".".join(_step(key) for key in path): leaf for path, leaf in pytree.tree_leaves_with_path(tree)}
+
+
+def with_leaves(template: Tree, values: Sequence[Tensor]) -> Tree:
+    """A tree of the template's structure with other leaves, in the order of `leaves`."""
+    return pytree.tree_unflatten(list(values), pytree.tree_structure(template))
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    return map(torch.add, a, b)
+
+
+def sub(a: Tree, b: Tree) -> Tree:
+    return map(torch.sub, a, b)
+
+
+def scale(s: float | Tensor, a: Tree) -> Tree:
+    return map(lambda x: s * x, a)
+
+
+def axpy(s: float | Tensor, x: Tree, y: Tree) -> Tree:
+    """s·x + y."""
+    return map(lambda a, b: s * a + b, x, y)
+
+
+def lerp(a: Tree, b: Tree, weight: float | Tensor) -> Tree:
+    """a + weight·(b − a): a at 0, b at 1."""
+    return map(lambda x, y: x + weight * (y - x), a, b)
+
+
+def zeros_like(a: Tree) -> Tree:
+    return map(torch.zeros_like, a)
+
+
+def full_like(a: Tree, value: float) -> Tree:
+    return map(lambda x: torch.full_like(x, value), a)
+
+
+def detach(a: Tree) -> Tree:
+    return map(lambda x: x.detach(), a)
+
+
+def dot(a: Tree, b: Tree) -> Tensor:
+    """⟨a, b⟩ over all leaves: []."""
+    return torch.stack([(x * y).sum() for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
+
+
+def squared_norm(a: Tree) -> Tensor:
+    """‖a‖² over all leaves: []."""
+    return dot(a, a)
+
+
+def where(condition: Tensor, a: Tree, b: Tree) -> Tree:
+    """a where the condition [] holds, else b."""
+    return map(lambda x, y: torch.where(condition, x, y), a, b)
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+    """C trees of leaves [...] -> one of leaves [C, ...]."""
+    return map(lambda *xs: torch.stack(xs), *trees)
+
+
+def concatenate(trees: Sequence[Tree]) -> Tree:
+    """Trees of leaves [C_i, ...] -> one of leaves [ΣC_i, ...]."""
+    return trees[0] if len(trees) == 1 else map(lambda *xs: torch.cat(xs), *trees)
+
+
+def index(tree: Tree, i: Any) -> Tree:
+    """Leaves [C, ...] -> leaves x[i]."""
+    return map(lambda x: x[i], tree)
+
+
+def weighted_sum(stacked: Tree, weights: Tensor) -> Tree:
+    """Σ_c weights[c]·tree[c] of leaves [C, ...]: leaves [...]."""
+    return map(lambda x: torch.tensordot(weights.to(x.dtype), x, 1), stacked)
+
+
+def is_finite(tree: Tree) -> bool:
+    return all(bool(torch.isfinite(x).all()) for x in leaves(tree))
+
+
+def _step(key: Any) -> str:
+    """One step of a path, as people write it: a dict's key, a tuple's position, a NamedTuple's field."""
+    return str(next(getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)))
