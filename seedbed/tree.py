@@ -95,6 +95,20 @@ def concatenate(trees: Sequence[Tree]) -> Tree:
     return trees[0] if len(trees) == 1 else map(lambda *xs: torch.cat(xs), *trees)
 
 
+def parts(tree: Tree, kind: type) -> list[Any]:
+    """The subtrees of one type, in order.
+
+    >>> parts({"a": (1, 2), "b": [(3,)]}, tuple)
+    [(1, 2), (3,)]
+    """
+    return list(pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, kind)))
+
+
+def map_parts(f: Callable[[Any], Any], tree: Tree, kind: type) -> Tree:
+    """Apply f to the subtrees of one type."""
+    return pytree.tree_map(f, tree, is_leaf=lambda node: isinstance(node, kind))
+
+
 def index(tree: Tree, i: Any) -> Tree:
     """Leaves [C, ...] -> leaves x[i]."""
     return map(lambda x: x[i], tree)

@@ -2,7 +2,6 @@
 
 import os
 
-import torch
 from torch import nn
 
 from seedbed.engines.one_by_one import OneByOne
@@ -27,7 +26,10 @@ def make(name: str, source: TaskSource, module: nn.Module, *, workers: int | Non
         name = choose(module)
     if name == "vectorised":
         return Vectorised(source)
-    return OneByOne(source, workers=workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return OneByOne(
+        source,
+        workers=workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    )
 
 
 def choose(module: nn.Module) -> str:

@@ -60,7 +60,7 @@ class OneByOne:
             task = tree.index(source.tasks([client], 0), 0)
             sent = algorithm.send(state, client)
             kept = self.kept[client] if client in self.kept else algorithm.remember(sent)
-            episodes = [tree.index(task.items, k) for k in range(len(task.real))]
+            episodes = [tree.index(task.items, k) for k in range(len(task.real)) if task.real[k]]
             return torch.stack([metric(algorithm.personalise(sent, kept, e.support), e.query) for e in episodes])
 
         clients = source.clients

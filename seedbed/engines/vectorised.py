@@ -1,9 +1,8 @@
 """Many clients at once: vmap over clients; short clients are padded with steps that change nothing."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.func import vmap
 
@@ -34,9 +33,7 @@ class Vectorised(OneByOne):
         for clients in _chunks(list(sent), self.source, self.chunk):
             tasks = self.source.tasks(clients, round)
             payload = first if shared else tree.stack([sent[c] for c in clients])
-            kept = tree.stack(
-                [self.kept[c] if c in self.kept else algorithm.remember(sent[c]) for c in clients]
-            )
+            kept = tree.stack([self.kept[c] if c in self.kept else algorithm.remember(sent[c]) for c in clients])
             run = vmap(algorithm.client, in_dims=(None if shared else 0, 0, 0))
             messages, kept = _explained(run, payload, kept, tasks)
             if tree.leaves(kept):
@@ -53,10 +50,7 @@ class Vectorised(OneByOne):
             sent = [algorithm.send(state, c) for c in clients]
             shared = all(payload is first for payload in sent)
             kept = tree.stack(
-                [
-                    self.kept[c] if c in self.kept else algorithm.remember(s)
-                    for c, s in zip(clients, sent, strict=True)
-                ]
+                [self.kept[c] if c in self.kept else algorithm.remember(s) for c, s in zip(clients, sent, strict=True)]
             )
 
             def score(sent: Tree, kept: Tree, episodes: Any) -> Tensor:
@@ -67,7 +61,7 @@ class Vectorised(OneByOne):
 
             run = vmap(score, in_dims=(None if shared else 0, 0, 0))
             found = _explained(run, first if shared else tree.stack(sent), kept, task.items)
-            scores.update(zip(clients, found, strict=True))
+            scores.update((c, s[real.bool()]) for c, s, real in zip(clients, found, task.real, strict=True))
         return {c: scores[c] for c in source.clients}
 
 

@@ -67,9 +67,7 @@ def gradient_steps(
     return adapt
 
 
-def maml(
-    loss: Objective, *, lr: float, steps: int = 1, order: Order = "exact", delta: float = 1e-3
-) -> Objective:
+def maml(loss: Objective, *, lr: float, steps: int = 1, order: Order = "exact", delta: float = 1e-3) -> Objective:
     """The loss on the query set after gradient steps on the support set, by the order of its gradient."""
     if order == "hessian_free":
         return hessian_free(loss, lr=lr, steps=steps, delta=delta)

@@ -63,9 +63,7 @@ def correct(predictions: Tensor, y: Tensor) -> Tensor:
 
 def near(objective: Objective, anchor: Params, mu: float) -> Objective:
     """objective + (μ/2)·‖params − anchor‖²: FedProx's, Ditto's and pFedMe's pull."""
-    return lambda params, item: (
-        objective(params, item) + mu / 2 * tree.squared_norm(tree.sub(params, anchor))
-    )
+    return lambda params, item: objective(params, item) + mu / 2 * tree.squared_norm(tree.sub(params, anchor))
 
 
 def after(adapt: Adapt, loss: Objective) -> Objective:
@@ -88,7 +86,7 @@ def with_gradient(value: Tensor, params: Params, direction: Params) -> Tensor:
 
 def hessian_vector(loss: Objective, params: Params, batch: Batch, vector: Params) -> Params:
     """∇²L(params; batch)·vector, exact."""
-    _, pullback = vjp(lambda p: grad(loss)(p, batch), params)
+    pullback = vjp(lambda p: grad(loss)(p, batch), params)[1]
     product: Params = pullback(vector)[0]
     return product
 

@@ -128,7 +128,7 @@ def adam(
 
 
 def _given(**settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value not in (None, False, 0.0)}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _counter(params: Params) -> Tensor:

@@ -31,9 +31,7 @@ def fold(step: Callable[[Tree, Item], Tree], carry: Tree, task: Task) -> Tree:
     return carry
 
 
-def train(
-    objective: Objective, optimizer: Optimizer, params: Params, task: Task, *, state: Tree = None
-) -> Trained:
+def train(objective: Objective, optimizer: Optimizer, params: Params, task: Task, *, state: Tree = None) -> Trained:
     """Train on a task's items, one optimiser step each; the optimiser's state is made afresh unless one is given."""
 
     def step(carry: Tree, item: Item) -> Tree:

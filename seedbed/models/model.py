@@ -42,7 +42,9 @@ class Model:
         self.head = _last_linear(module) if head is None else head
         layer = dict(module.named_modules()).get(self.head)
         if head is not None and not isinstance(layer, nn.Linear):
-            raise InputError(f"head={head!r} is not a linear layer of the model: name an nn.Linear in it, or leave it out")
+            raise InputError(
+                f"head={head!r} is not a linear layer of the model: name an nn.Linear in it, or leave it out"
+            )
         self.width = layer.in_features if isinstance(layer, nn.Linear) else 0
         self._skeletons = threading.local()
 

@@ -1,9 +1,14 @@
-"""Small models that work on every engine. Each ends in a linear layer named `head`."""
+"""Small models that work on every engine. Each ends in a linear layer named `head`.
+
+Shapes: B examples, C channels, H and W pixels.
+"""
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -16,14 +21,49 @@ class WithHead(nn.Module):
         self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] -> [B, outputs]."""
         output: Tensor = self.head(self.body(x).flatten(1))
         return output
 
 
-def mlp(shape: Sequence[int], outputs: int, *, hidden: Sequence[int] = (64,), activation: type[nn.Module] = nn.ReLU) -> nn.Module:
+def mlp(
+    shape: Sequence[int],
+    outputs: int,
+    *,
+    hidden: Sequence[int] = (64,),
+    activation: type[nn.Module] = nn.ReLU,
+) -> nn.Module:
     """A multilayer perceptron over inputs of this shape, flattened; no hidden layer makes it linear."""
     sizes = [math.prod(shape), *hidden]
     layers: list[Any] = [nn.Flatten()]
-    for i, o in zip(sizes, sizes[1:], strict=False):
+    for i, o in pairwise(sizes):
         layers += [nn.Linear(i, o), activation()]
     return WithHead(nn.Sequential(*layers), sizes[-1], outputs)
+
+
+def conv(shape: Sequence[int], outputs: int, *, channels: int = 48) -> nn.Module:
+    """Four convolutions with group normalisation, for images [C, H, W]; from 16 pixels on the first has stride 2.
+
+    Half the channels in the first layer; pooling before the normalisation, which is cheaper and no worse.
+    """
+    small = min(shape[1:]) < 16
+    first = max(8, channels // 2)
+    body = nn.Sequential(
+        _layer(shape[0], first, kernel=3 if small else 5, stride=1 if small else 2),
+        _layer(first, channels, pool=True),
+        _layer(channels, channels, pool=not small),
+        _layer(channels, channels),
+    )
+    with torch.no_grad():
+        width = body(torch.zeros(1, *shape)).numel()
+    return WithHead(body, width, outputs)
+
+
+def _layer(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, pool: bool = False) -> nn.Module:
+    groups = math.gcd(8, outputs)
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.MaxPool2d(2) if pool else nn.Identity(),
+        nn.GroupNorm(groups, outputs),
+        nn.ReLU(),
+    )

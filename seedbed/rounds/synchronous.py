@@ -66,9 +66,7 @@ def synchronous(
         yield Round(number, state, chosen, {name: float(value) for name, value in replies.info.items()})
 
 
-def choose_cohort(
-    population: Sequence[ClientId], cohort: int | None, seed: int, number: int
-) -> list[ClientId]:
+def choose_cohort(population: Sequence[ClientId], cohort: int | None, seed: int, number: int) -> list[ClientId]:
     if cohort is None or cohort == len(population):
         return list(population)
     drawn = draws.generator(seed, "cohort", number).choice(len(population), cohort, replace=False)

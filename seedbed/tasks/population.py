@@ -54,9 +54,7 @@ class Population:
     encoding: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_arrays(
-        cls, x: Tensor, y: Tensor, client: Sequence[str] | npt.NDArray[Any], **fields: Any
-    ) -> "Population":
+    def from_arrays(cls, x: Tensor, y: Tensor, client: Sequence[str] | npt.NDArray[Any], **fields: Any) -> "Population":
         """Group rows by a client column, keeping the order in which clients first appear.
 
         Args:
@@ -113,9 +111,7 @@ class Population:
         """The population of some of the clients, in the order given."""
         return self._with_rows(clients, [self.rows_of(int(c)) for c in clients])
 
-    def split_clients(
-        self, *, unseen: float | int | None = None, seed: int = 0
-    ) -> tuple["Population", "Population"]:
+    def split_clients(self, *, unseen: float | int | None = None, seed: int = 0) -> tuple["Population", "Population"]:
         """Clients to train on, and clients never seen in training.
 
         Args:
@@ -159,7 +155,7 @@ class Population:
         for array in (self.x.numpy(), self.labels, self.rows, self.offsets):
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
-        digest.update("\0".join(self.names + ("",) + self.classes).encode())
+        digest.update("\0".join((*self.names, "", *self.classes)).encode())
         return digest.hexdigest()
 
     def _with_rows(self, clients: Sequence[int] | Rows, rows: list[Rows]) -> "Population":

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from seedbed import draws, tree
 from seedbed.errors import InputError
 from seedbed.tasks.population import Population
-from seedbed.tasks.types import Batch, Episode, Task, Triple, Tree
+from seedbed.tasks.types import Batch, Episode, Task, Tree, Triple
 
 Array = npt.NDArray[Any]
 
@@ -71,19 +70,20 @@ class Sampled:
         return int(self.population.sizes[client])
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
-        drawn = [self._draw(client, round) for client in clients]
+        drawn = [self.draw(client, round) for client in clients]
         items = [tree.leaves(d.items) for d in drawn]
         steps = [len(leaves[0]) for leaves in items]
         padded = [torch.as_tensor(_pad(arrays)) for arrays in zip(*items, strict=True)]
         picks = tree.with_leaves(drawn[0].items, padded)
         real = np.arange(max(steps)) < np.array(steps)[:, None]
         return Task(
-            items=tree.pytree.tree_map(self._gather, picks, is_leaf=lambda node: isinstance(node, Picks)),
+            items=tree.map_parts(self._gather, picks, Picks),
             real=torch.as_tensor(real).to(torch.get_default_dtype()),
             examples=torch.tensor([float(d.examples) for d in drawn], dtype=torch.get_default_dtype()),
         )
 
-    def _draw(self, client: int, round: int) -> Draw:
+    def draw(self, client: int, round: int) -> Draw:
+        """One client's task of one round, by row numbers."""
         rows = self.population.rows_of(client)
         view = Client(
             self.population.names[client],
@@ -165,9 +165,7 @@ def support_query(
         order = client.fixed("support").permutation(n)
         end = n if queries is None else count + queries
         parts = (order[:count], order[count:end])
-        picked = [
-            np.stack([rng.permutation(part)[: size or len(part)] for _ in range(steps)]) for part in parts
-        ]
+        picked = [np.stack([rng.permutation(part)[: size or len(part)] for _ in range(steps)]) for part in parts]
         return Draw(Episode(*(_picks(client, where) for where in picked)), n)  # type: ignore[arg-type]
 
     return sampler
@@ -197,6 +195,25 @@ def fresh_support(shots: int, *, draws: int = 1, reserve: int | None = None, que
     return sampler
 
 
+def held_out_queries(known: Population, shots: int, *, draws: int = 1, queries: int = 256) -> Sampler:
+    """Episodes for a population of held-out rows: support from the same client's training rows, queries its own.
+
+    Args:
+        known: the training rows, by the same client names.
+        shots: support examples; a client with fewer gives all that it has.
+    """
+    number = {name: i for i, name in enumerate(known.names)}
+
+    def sampler(client: Client, rng: np.random.Generator) -> Draw:
+        train = known.rows_of(number[client.name])
+        support = np.stack([rng.permutation(train)[:shots] for _ in range(draws)])
+        query = np.tile(client.rows[:queries], (draws, 1))
+        sets = (Picks(rows, known.labels[rows], np.ones(rows.shape, bool)) for rows in (support, query))
+        return Draw(Episode(*sets), len(client.rows))  # type: ignore[arg-type]
+
+    return sampler
+
+
 def triples(size: int = 10, *, steps: int = 1) -> Sampler:
     """Three disjoint batches a step, of at most `size` examples each (Per-FedAvg's D, D' and D'')."""
 
@@ -215,7 +232,12 @@ def triples(size: int = 10, *, steps: int = 1) -> Sampler:
 
 
 def episodes(
-    *, ways: int = 5, shots: int | tuple[int, int] = 1, queries: int = 15, count: int = 1, fewer_ways: bool = False
+    *,
+    ways: int = 5,
+    shots: int | tuple[int, int] = 1,
+    queries: int = 15,
+    count: int = 1,
+    fewer_ways: bool = False,
 ) -> Sampler:
     """N-way K-shot episodes inside a client: classes and the order of their labels are drawn for each.
 
@@ -245,9 +267,7 @@ def episodes(
                 asked = mine[high : high + queries]
                 query[e, label] = np.resize(asked, queries)
                 query_mask[e, label, : len(asked)] = True
-        picks = (
-            _relabelled(client, rows, mask) for rows, mask in ((support, support_mask), (query, query_mask))
-        )
+        picks = (_relabelled(client, rows, mask) for rows, mask in ((support, support_mask), (query, query_mask)))
         return Draw(Episode(*picks), int(support_mask.sum() + query_mask.sum()))  # type: ignore[arg-type]
 
     return sampler
@@ -311,9 +331,3 @@ def _pad(arrays: Sequence[Array]) -> Array:
         padded[...] = False if array.dtype == bool else array[0, 0]
         padded[: array.shape[0], : array.shape[1]] = array
     return out
-
-
-def examples_of(item: Any) -> Tensor:
-    """How many real examples a batch, or a tree of batches, holds: []."""
-    found = tree.pytree.tree_leaves(item, is_leaf=lambda node: isinstance(node, Batch))
-    return torch.stack([batch.mask.sum() for batch in found]).sum()

@@ -1,0 +1,212 @@
+"""The commands. Each reads its arguments, calls one function of the library, and prints what it gives."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from seedbed.cli.show import Bars, Download, number, result_table, summary_table
+from seedbed.runs.comparison import Cell
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Federated meta-learning: train one start across clients that never share data; each grows its own model.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
+app.add_typer(data_app, name="data")
+console = Console()
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="A set's name (see `seedbed data list`) or a path: CSV, Parquet, .npz, client/class/*.png, LEAF JSON."
+    ),
+]
+Root = Annotated[str | None, typer.Option(help="Folder that holds named sets; default: $SEEDBED_DATA.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting, as key=value: rounds=100, task.ways=10, outer.lr=0.01. May be repeated."),
+]
+Config = Annotated[Path | None, typer.Option(help="Settings from a TOML file; the other options go over it.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")]
+Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]
+Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
+
+
+@app.command()
+def run(
+    data: Data = None,
+    algorithm: Annotated[str | None, typer.Option(help="See `seedbed algorithms`. Default: by the data.")] = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    engine: Engine = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; default: runs/DATA-ALGORITHM-SEED. Must be new.")
+    ] = None,
+    config: Config = None,
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Train, adapt to clients never seen, and judge it beside FedAvg + fine-tuning and local only.
+
+    `seedbed run` alone does it on handwriting by writer, with nothing to download.
+    """
+    from seedbed.runs.start import start
+
+    asked = {
+        "data": data,
+        "algorithm": algorithm,
+        "rounds": rounds,
+        "seed": seed,
+        "engine": engine,
+        "root": root,
+    }
+    with Bars() as bars:
+        directory, result = start(asked, set_ or [], config, out, bars)
+    _print(result, directory)
+
+
+@app.command()
+def resume(directory: Run) -> None:
+    """Go on with a run that was stopped or killed; the end is bit for bit that of a run never stopped."""
+    from seedbed.runs.start import go_on
+
+    with Bars() as bars:
+        result = go_on(directory, bars)
+    _print(result, directory)
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Algorithms: see `seedbed algorithms`.")],
+    data: Data = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 1,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    engine: Engine = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the runs; default: runs/compare-DATA.")] = None,
+    config: Config = None,
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Several algorithms on the same clients, episodes and budget of examples."""
+    from seedbed.runs.comparison import compare as compare_runs
+
+    asked = {"data": data, "rounds": rounds, "engine": engine, "root": root}
+    with Bars() as bars:
+        found, directory = compare_runs(
+            names, asked, set_ or [], config, out, range(seed or 0, (seed or 0) + seeds), bars
+        )
+    table = Table(title=f"{found.metric} on clients never seen in training, mean over {seeds} seed{'s' * (seeds > 1)}")
+    table.add_column("algorithm")
+    for shots in found.shots:
+        table.add_column(f"{shots} shots: unadapted", justify="right")
+        table.add_column("adapted", justify="right")
+        table.add_column("worst tenth", justify="right")
+    for name, cells in found.rows.items():
+        table.add_row(name, *(f"{_over_seeds(cell, found.metric)}" for cell in cells))
+    console.print(table)
+    console.print(f"runs in {directory}")
+
+
+@app.command()
+def evaluate(
+    directory: Run,
+    data: Data = None,
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Judge a trained run again: on its own unseen clients, or on every client of other data of the same shape."""
+    from seedbed.runs.start import judge_again
+
+    with Bars() as bars:
+        result = judge_again(directory, data, root, set_ or [], bars)
+    console.print(result_table(result))
+
+
+@app.command()
+def adapt(
+    directory: Run,
+    support: Annotated[Path, typer.Option(help="This client's examples: CSV, Parquet, .npz, or a folder class/*.png.")],
+    out: Annotated[Path, typer.Option(help="Where the client's own model goes (.safetensors).")],
+    steps: Annotated[int | None, typer.Option(min=0, help="Adaptation steps; default: the algorithm's own.")] = None,
+    query: Annotated[Path | None, typer.Option(help="More labelled examples, to score the model on.")] = None,
+) -> None:
+    """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine."""
+    from seedbed.runs.personal import personalise
+
+    made = personalise(directory, support, out, steps=steps, query=query)
+    for line in made.lines():
+        console.print(line)
+
+
+@app.command()
+def algorithms() -> None:
+    """The algorithms, where they are from, and what each has to set."""
+    from seedbed.algorithms.catalogue import CATALOGUE
+    from seedbed.runs.build import settable
+
+    table = Table()
+    for title in ("algorithm", "from", "clients work on", "settings"):
+        table.add_column(title)
+    given: dict[str, Any] = dict.fromkeys(("loss", "features", "head", "ways", "adapt"), object())
+    for name, entry in CATALOGUE.items():
+        words = settable(entry.factory, given)
+        table.add_row(name, entry.paper, entry.items.replace("_", " "), ", ".join(words))
+    console.print(table)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Named sets: what they are, and their natural clients."""
+    from seedbed.tasks.readers import KNOWN
+
+    table = Table()
+    for title in ("name", "what", "natural clients", "licence"):
+        table.add_column(title)
+    for name, known in KNOWN.items():
+        table.add_row(name, known.summary, known.clients, known.licence)
+    console.print(table)
+
+
+@data_app.command("inspect")
+def data_inspect(
+    data: Annotated[str, typer.Argument(help="A set's name or a path.")], root: Root = None, set_: Set = None
+) -> None:
+    """Clients, sizes, classes and label skew, and what reading changed."""
+    from seedbed.runs.settings import settings_from, table_from
+    from seedbed.runs.start import population_for
+    from seedbed.tasks.readers import inspect
+
+    settings = settings_from(table_from({"data": data, "root": root}, assignments=set_ or []))
+    found = inspect(population_for(settings))
+    console.print(summary_table(found))
+
+
+@data_app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A set's name.")],
+    root: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
+) -> None:
+    """Download a public set from its own home, with a checksum. The only command that uses the network."""
+    from seedbed.tasks.readers import get
+
+    with Download() as download:
+        console.print(f"{name} is in {get(name, root, download)}")
+
+
+def _over_seeds(cell: Cell, metric: str) -> str:
+    return number(cell.mean, metric) + ("" if cell.spread is None else f" ± {number(cell.spread, metric)}")
+
+
+def _print(result: dict[str, Any], directory: Path) -> None:
+    console.print(result_table(result))
+    for name, chosen in result["finetuning"].items():
+        for shots, how in chosen.items():
+            console.print(f"  {name.replace('_', ' ')}, {shots} shots: {how['text']}", style="dim")
+    console.print(f"report: {directory / 'report.html'}")

@@ -1,0 +1,87 @@
+"""Judging adaptation: personalise on a support set, score on queries disjoint from it, and look at every client.
+
+Shapes: B examples of a batch.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from scipy import stats
+
+from seedbed.federated import Algorithm, Engine, Params, ServerState
+from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, masked_mean
+from seedbed.tasks.sampling import TaskSource
+from seedbed.tasks.types import Batch
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores over clients: what a table shows.
+
+    Attributes:
+        mean: of the clients' scores, each the mean of its episodes.
+        ci95: half the width of the 95 % interval of the mean over clients (Student's t); NaN for one client.
+        worst_tenth: mean score of the worst tenth of the clients (at least one): averages hide them.
+        clients: how many.
+        scores: each client's own.
+    """
+
+    mean: float
+    ci95: float
+    worst_tenth: float
+    clients: int
+    scores: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return f"{self.mean:.4g} ± {self.ci95:.2g} (worst tenth {self.worst_tenth:.4g}, {self.clients} clients)"
+
+
+def summarise(scores: Sequence[float], *, higher_is_better: bool = True) -> Summary:
+    """
+    >>> summarise([0.5, 1.0])
+    0.75 ± 3.2 (worst tenth 0.5, 2 clients)
+    """
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    spread = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / (n - 1)) if n > 1 else math.nan
+    ci95 = float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n) if n > 1 else math.nan
+    worst = sorted(scores, reverse=not higher_is_better)[: math.ceil(n / 10)]
+    return Summary(mean, ci95, math.fsum(worst) / len(worst), n, tuple(scores))
+
+
+def per_example(predict: Predict, score: Loss) -> Metric:
+    """A metric from a score of each example, [B]: the mean over a batch's real ones. The 0/1 `correct` is accuracy."""
+    return lambda params, batch: masked_mean(score(predict(params, batch.x), batch.y), batch.mask)
+
+
+def evaluate(
+    engine: Engine,
+    algorithm: Algorithm,
+    state: ServerState,
+    source: TaskSource,
+    metric: Metric,
+    *,
+    higher_is_better: bool = True,
+) -> Summary:
+    """How well the algorithm's start adapts: a score for every client of the source, over its episodes.
+
+    Args:
+        source: episodes, of clients seen in training or never seen. Give unseen clients an engine of their own:
+            an engine takes what its clients kept in training for theirs.
+    """
+    scores = engine.evaluate(algorithm, state, source, metric)
+    return summarise([float(s.double().mean()) for s in scores.values()], higher_is_better=higher_is_better)
+
+
+def unadapted(algorithm: Algorithm, start: Adapt) -> Algorithm:
+    """The algorithm whose clients use what they are sent without looking at their examples.
+
+    Args:
+        start: what every model gets all the same: a head of zeros where the classes are new.
+    """
+
+    def as_sent(sent: Params, kept: Params, support: Batch) -> Params:
+        return start(sent.params if isinstance(sent, ServerState) else sent, support)
+
+    return replace(algorithm, personalise=as_sent)

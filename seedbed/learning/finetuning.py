@@ -1,0 +1,110 @@
+"""Fine-tuning a trained model on a few examples: the strong, plain rival of a meta-learned start.
+
+Shapes: B examples, F features, N classes, P points of a path.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.nn import functional as F
+
+from seedbed import tree
+from seedbed.learning.adaptations import unadapted
+from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, supervised
+from seedbed.learning.training import Params
+from seedbed.tasks.types import Batch
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """One way to fine-tune, by gradient steps on the whole support set.
+
+    Attributes:
+        layers: all | head | head_then_all.
+        steps, lr: steps of all layers.
+        head_steps, head_lr: steps of the head alone, on features computed once.
+    """
+
+    layers: Literal["all", "head", "head_then_all"] = "all"
+    steps: int = 10
+    lr: float = 0.1
+    head_steps: int = 50
+    head_lr: float = 0.1
+
+    def __str__(self) -> str:
+        head, all = f"{self.head_steps} steps of lr {self.head_lr:g}", f"{self.steps} steps of lr {self.lr:g}"
+        return {"all": f"all layers, {all}", "head": f"the head, {head}"}.get(
+            self.layers, f"the head, {head}, then all layers, {all}"
+        )
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """What fine-tuning must know of a model.
+
+    Attributes:
+        predict: (params, x) -> predictions.
+        features: (params, x) -> what the head sees, [B, F].
+        loss: (predictions, y) -> one loss per example.
+        head: the name of the linear layer that is the head.
+    """
+
+    predict: Predict
+    features: Predict
+    loss: Loss
+    head: str
+
+
+def finetune(model: Tunable, how: FineTuning, *, start: Adapt = unadapted, at: Sequence[int] = ()) -> Adapt:
+    """Params and a support set -> the fine-tuned params.
+
+    Args:
+        start: what happens to the model first: a fresh head for new classes, say.
+        at: numbers of steps (of the last phase) to look at on the way, ascending: then the result is their params
+            stacked, leaves [P, ...]; score them by `along`.
+    """
+
+    def adapt(params: Params, support: Batch) -> Params:
+        params = start(params, support)
+        points: list[Params] = [params]
+        if how.layers != "all":
+            points = _head_path(model, params, support, how)
+        if how.layers != "head":
+            points = _path(supervised(model.predict, model.loss), points[-1], support, how.lr, how.steps)
+        return tree.stack([points[i] for i in at]) if at else points[-1]
+
+    return adapt
+
+
+def along(metric: Metric) -> Metric:
+    """A metric of params stacked along a path: scores [P]."""
+
+    def each(stacked: Params, batch: Batch) -> Tensor:
+        scores: Tensor = vmap(metric, in_dims=(0, None))(stacked, batch)
+        return scores
+
+    return each
+
+
+def _path(loss: Metric, params: Params, support: Batch, lr: float, steps: int) -> list[Params]:
+    points = [params]
+    for _ in range(steps):
+        gradient: Params = grad(loss)(points[-1], support)
+        points.append(tree.axpy(-lr, gradient, points[-1]))
+    return points
+
+
+def _head_path(model: Tunable, params: Params, support: Batch, how: FineTuning) -> list[Params]:
+    """Gradient steps on weight [N, F] and bias [N] of the head, the body's features computed once."""
+    weight, bias = f"{model.head}.weight", f"{model.head}.bias"
+
+    def linear(head: Params, f: Tensor) -> Tensor:
+        return F.linear(f, head[weight], head[bias])
+
+    seen = support._replace(x=model.features(params, support.x))
+    start = {weight: params[weight], bias: params[bias]}
+    path = _path(supervised(linear, model.loss), start, seen, how.head_lr, how.head_steps)
+    return [{**params, **head} for head in path]

@@ -1,0 +1,83 @@
+"""Factories from plain settings: the factory's own signature says what there is to set, of what type, and by default.
+
+A value is a number, a word, or for an optimiser or a schedule a table of its own settings: `outer.lr=0.01`,
+`outer.name=adam`, `outer.schedule=cosine`.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from seedbed.errors import InputError, nearest
+from seedbed.learning import optimizers
+from seedbed.learning.optimizers import Optimizer, Schedule
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": optimizers.sgd, "adam": optimizers.adam}
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": optimizers.constant,
+    "linear": optimizers.linear,
+    "cosine": optimizers.cosine,
+}
+
+
+def build(factory: Callable[..., Any], given: Mapping[str, Any], context: Mapping[str, Any], *, where: str = "") -> Any:
+    """Call a factory with the given settings, and with whatever of the context it asks for by name.
+
+    Args:
+        given: settings by parameter name; optimisers and schedules as tables, or a word for their name alone.
+        context: built objects (loss, features, ...) and numbers that the run knows (updates); settings go first.
+        where: the dotted name of what is being built, for errors.
+    Raises:
+        InputError: no such setting (with the nearest), or a value of the wrong type.
+    """
+    known, hints = inspect.signature(factory).parameters, get_type_hints(factory)
+    arguments = {name: value for name, value in context.items() if name in known}
+    for name, value in given.items():
+        if name not in known or (name in context and not _is_plain(context[name])):
+            raise InputError(f"unknown setting {where}{name!r}: {nearest(name, settable(factory, context))}")
+        arguments[name] = _parse(hints[name], value, known[name].default, context, f"{where}{name}")
+    return factory(**arguments)
+
+
+def settable(factory: Callable[..., Any], context: Mapping[str, Any] = {}) -> list[str]:
+    """The names that `build` takes for a factory, nested ones with a dot.
+
+    >>> settable(optimizers.sgd)
+    ['lr', 'momentum', 'nesterov', 'weight_decay', 'schedule']
+    """
+    names = []
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if isinstance(parameter.default, Optimizer):
+            names += [f"{name}.{inner}" for inner in ["name", *settable(OPTIMIZERS[parameter.default.name])]]
+        elif name not in context or _is_plain(context[name]):
+            names.append(name)
+    return names
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)
+
+
+def _parse(hint: Any, value: Any, default: Any, context: Mapping[str, Any], where: str) -> Any:
+    if hint is Optimizer:
+        table = {"name": value} if isinstance(value, str) else dict(value)
+        name = table.pop("name", default.name)
+        if name not in OPTIMIZERS:
+            raise InputError(f"unknown optimiser {where}={name!r}: {nearest(name, OPTIMIZERS)}")
+        same = dict(default.settings) if name == default.name else {}
+        return build(OPTIMIZERS[name], same | table, context, where=f"{where}.")
+    if hint == Schedule | None:
+        if callable(value):
+            return value
+        table = {"name": value} if isinstance(value, str) else dict(value)
+        name = table.pop("name", "constant")
+        if name not in SCHEDULES:
+            raise InputError(f"unknown schedule {where}={name!r}: {nearest(name, SCHEDULES)}")
+        return build(SCHEDULES[name], table, context, where=f"{where}.")
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(f"setting {where}={value!r} cannot be used: {reason}") from error

@@ -1,0 +1,68 @@
+"""Several algorithms on the same clients, the same episodes and the same budget of examples."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from seedbed.algorithms import catalogue
+from seedbed.runs.directory import RunDirectory
+from seedbed.runs.pipeline import Show
+from seedbed.runs.start import go_on, start
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number over seeds."""
+
+    mean: float
+    spread: float | None  # standard deviation over seeds; None for one seed
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Cell":
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows by algorithm; for each number of shots the cells unadapted, adapted, worst tenth of adapted."""
+
+    metric: str
+    shots: tuple[str, ...]
+    rows: Mapping[str, list[Cell]]
+
+
+def compare(
+    names: Sequence[str],
+    asked: Mapping[str, Any],
+    assignments: Iterable[str],
+    config: Path | None,
+    out: Path | None,
+    seeds: Iterable[int],
+    show: Show,
+) -> tuple[Comparison, Path]:
+    """Run each algorithm with each seed (runs that are there already are gone on with), and put them side by side."""
+    for name in names:
+        catalogue.entry(name)
+    base = out or Path("runs") / f"compare-{Path(asked.get('data') or 'digits').stem}"
+    assignments = ["evaluation.baselines=false", "evaluation.curve=false", *assignments]
+    rows: dict[str, list[Cell]] = {}
+    shots: tuple[str, ...] = ()
+    metric = ""
+    for name in dict.fromkeys(names):
+        results = []
+        for seed in seeds:
+            path = base / f"{name}-{seed}"
+            if (path / "manifest.json").exists():
+                results.append(go_on(RunDirectory.open(path).path, show))
+            else:
+                these = {**asked, "algorithm": name, "seed": seed}
+                results.append(start(these, assignments, config, path, show)[1])
+        metric, shots = results[0]["metric"], tuple(results[0]["unseen"])
+        rows[name] = [
+            Cell.of([result["unseen"][k][column][number] for result in results])
+            for k in shots
+            for column, number in (("unadapted", "mean"), ("adapted", "mean"), ("adapted", "worst_tenth"))
+        ]
+    return Comparison(metric, shots, rows), base

@@ -1,0 +1,235 @@
+"""The run directory: everything that a run leaves behind, written so that no crash can leave a half of anything.
+
+manifest.json     settings, versions, seed, what the data is: enough to run it again
+metrics.jsonl     one line a round
+journal.jsonl     one line a checkpoint: its file, its sha256, and how far metrics.jsonl had come
+checkpoints/      safetensors
+result.json       the final table, for programs
+model.safetensors the trained start
+report.html       for people
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as decode
+from safetensors.torch import save as encode
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.errors import InputError
+from seedbed.learning.finetuning import FineTuning
+from seedbed.tree import Tree
+
+KEPT_CHECKPOINTS = 2
+
+
+class RunDirectory:
+    """One run's files. `create` starts a new one, `open` goes on with an old one."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, manifest: Mapping[str, Any]) -> "RunDirectory":
+        """
+        Raises:
+            InputError: the directory holds something already, or cannot be written.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            hint = f"`seedbed resume {path}` goes on with the run in it" if (path / "manifest.json").exists() else ""
+            raise InputError(f"{path} exists and is not empty: choose another --out{'; ' if hint else ''}{hint}")
+        run = cls(path)
+        with writing(path):
+            (path / "checkpoints").mkdir(parents=True)
+        run.write_json("manifest.json", manifest)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        if not (path / "manifest.json").is_file():
+            raise InputError(f"{path} holds no run (no manifest.json): name the directory given to --out")
+        return cls(path)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return self._read_json("manifest.json")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The final table, or None while the run is not finished."""
+        return self._read_json("result.json") if (self.path / "result.json").exists() else None
+
+    def finetuning(self) -> dict[int, FineTuning]:
+        """How clients of the run's algorithm fine-tune, by number of shots; empty if it has a way of its own."""
+        chosen = (self.result or {}).get("finetuning", {}).get("adapted", {})
+        return {int(k): FineTuning(**{n: v for n, v in how.items() if n != "text"}) for k, how in chosen.items()}
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole or not at all."""
+        write_atomically(self.path / name, data)
+
+    # ---- metrics and checkpoints --------------------------------------------------------------------------------
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def save(self, stage: str, round: int, trees: Mapping[str, Tree]) -> None:
+        """Checkpoint: the file first, then the journal line that makes it count, then older files go."""
+        data = to_bytes(trees)
+        file = f"checkpoints/{stage}-{round:06d}.safetensors"
+        self.write(file, data)
+        metrics = self.path / "metrics.jsonl"
+        record = {
+            "stage": stage,
+            "round": round,
+            "file": file,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+        }
+        with writing(self.path / "journal.jsonl"), open(self.path / "journal.jsonl", "a") as journal:
+            journal.write(json.dumps(record) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+        for old in sorted((self.path / "checkpoints").glob(f"{stage}-*.safetensors"))[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def recover(self) -> None:
+        """Forget what came after the last checkpoint: a torn journal line, and metrics of rounds to be run again."""
+        records = self._journal()
+        journal = "".join(json.dumps(record) + "\n" for record in records)
+        if (self.path / "journal.jsonl").exists():
+            self.write("journal.jsonl", journal.encode())
+        metrics = self.path / "metrics.jsonl"
+        if metrics.exists():
+            os.truncate(metrics, records[-1]["metrics_bytes"] if records else 0)
+
+    def latest(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
+        """(round, named tensors) of the stage's last checkpoint, or None.
+
+        Raises:
+            InputError: the file is missing, cut short or altered.
+        """
+        mine = [record for record in self._journal() if record["stage"] == stage]
+        if not mine:
+            return None
+        record, path = mine[-1], self.path / mine[-1]["file"]
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != record["sha256"]:
+            what = f"has {len(data)} bytes that are not those written" if data else "is missing"
+            way = (
+                f"remove the last line of {self.path / 'journal.jsonl'} to go on from round {mine[-2]['round']}"
+                if len(mine) > 1
+                else "start the run again in another directory"
+            )
+            raise InputError(f"checkpoint {path} (round {record['round']}) {what}: {way}")
+        return record["round"], from_bytes(data, str(path))
+
+    def _journal(self) -> list[dict[str, Any]]:
+        path = self.path / "journal.jsonl"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        records = []
+        for number, line in enumerate(lines, 1):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise InputError(f"{path} line {number} is not JSON: the file was altered; restore it") from error
+        return records
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            value: dict[str, Any] = json.loads((self.path / name).read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path / name} is not JSON ({error}): restore it, or run again") from error
+        return value
+
+
+def to_bytes(trees: Mapping[str, Tree], metadata: dict[str, str] | None = None) -> bytes:
+    """Trees of tensors as safetensors, each leaf under its tree's name and path."""
+    return encode({n: t.detach().contiguous().clone() for n, t in tree.named_leaves(dict(trees)).items()}, metadata)
+
+
+def from_bytes(data: bytes, name: str) -> dict[str, Tensor]:
+    try:
+        return decode(data)
+    except SafetensorError as error:
+        raise InputError(f"{name} is not a whole safetensors file ({error}): make or copy it again") from error
+
+
+def fill(template: Tree, tensors: Mapping[str, Tensor], prefix: str) -> Tree:
+    """A tree of the template's structure from named tensors.
+
+    Raises:
+        InputError: a tensor is missing or has another shape: the file is of another model or algorithm.
+    """
+    values = []
+    for path, leaf in tree.named_leaves(template).items():
+        found = tensors.get(f"{prefix}.{path}")
+        if found is None or found.shape != leaf.shape:
+            shape = "is missing" if found is None else f"has shape {tuple(found.shape)}, not {tuple(leaf.shape)}"
+            raise InputError(f"{prefix}.{path} {shape}: the file belongs to another model or algorithm")
+        values.append(found)
+    return tree.with_leaves(template, values)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The whole file or none: written beside its place, flushed to disk, then moved into it."""
+    beside = path.with_name(path.name + ".part")
+    with writing(path):
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system says into one line with a way out."""
+    try:
+        yield
+    except OSError as error:
+        way = {
+            errno.ENOSPC: "free some space, then `seedbed resume` goes on from the last checkpoint",
+            errno.EACCES: "choose a directory that you may write to",
+        }.get(error.errno or 0, "choose another place")
+        raise InputError(f"cannot write {path}: {error.strerror}; {way}") from error
+
+
+def versions() -> dict[str, str]:
+    import platform
+
+    import numpy
+
+    from seedbed import __version__
+
+    return {
+        "seedbed": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+    }

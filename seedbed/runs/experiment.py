@@ -1,0 +1,263 @@
+"""From settings to objects: which clients train, what they work on, which model, how they are judged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from seedbed import draws, engines, models, tree
+from seedbed.algorithms import catalogue
+from seedbed.engines import OneByOne
+from seedbed.errors import InputError
+from seedbed.evaluation import per_example
+from seedbed.federated import Algorithm
+from seedbed.learning import objectives
+from seedbed.learning.adaptations import fresh_head, unadapted
+from seedbed.learning.finetuning import FineTuning, Tunable, finetune
+from seedbed.learning.objectives import Adapt, Metric, supervised
+from seedbed.models import Model
+from seedbed.runs.build import build
+from seedbed.runs.settings import Settings
+from seedbed.tasks import sampling
+from seedbed.tasks.population import Population
+from seedbed.tasks.readers import with_rotations
+from seedbed.tasks.sampling import Sampled, Sampler
+from seedbed.tasks.types import Batch
+
+ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a trained model must be fed and what it gives: enough to build it again without the data."""
+
+    inputs: tuple[int, ...]
+    classes: int  # of all clients together; 0 for regression
+    targets: int  # numbers that a regression predicts for each example
+    episodic: bool
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> "Shape":
+        """From a manifest's table."""
+        return cls(**{**table, "inputs": tuple(table["inputs"])})
+
+
+class Learner:
+    """Models, losses and algorithms for data of one shape.
+
+    Args:
+        settings: complete ones (see `recipes.complete`).
+        shape: of the data.
+    """
+
+    def __init__(self, settings: Settings, shape: Shape):
+        self.settings, self.shape = settings, shape
+        regression = shape.classes == 0
+        self.loss = objectives.squared_error if regression else objectives.cross_entropy
+        self.metric_name = "squared error" if regression else "accuracy"
+        self.higher_is_better = not regression
+        self._score = objectives.squared_error if regression else objectives.correct
+
+    def outputs(self, entry: catalogue.Entry) -> int:
+        """How many outputs the model has: a way each in episodes, unless labels are the data's own."""
+        if self.shape.classes == 0:
+            return self.shape.targets
+        ways = self.shape.episodic and entry.items not in ("batches", "full")
+        return self.settings.evaluation.ways if ways else self.shape.classes
+
+    def model(self, outputs: int) -> Model:
+        """The initial model, a function of the seed."""
+        asked = self.settings.model
+        with draws.initialising(self.settings.seed):
+            made = models.by_name(asked.name, self.shape.inputs, outputs, hidden=asked.hidden, channels=asked.channels)
+            return Model(made, head="head")
+
+    def metric(self, model: Model) -> Metric:
+        return per_example(model.predict, self._score)
+
+    def tunable(self, model: Model) -> Tunable:
+        return Tunable(model.predict, model.features, self.loss, model.head)
+
+    def starting_head(self, model: Model, entry: catalogue.Entry, ways: int) -> Adapt:
+        """What precedes fine-tuning: a head of zeros where an episode's classes are new, else nothing."""
+        new = self.shape.episodic and entry.items in ("batches", "full")
+        return fresh_head(ways=ways, width=model.width, head=model.head) if new else unadapted
+
+    def algorithm(
+        self,
+        name: str,
+        model: Model,
+        *,
+        options: Mapping[str, Any] | None = None,
+        finetuning: FineTuning | None = None,
+        ways: int | None = None,
+        test_steps: int | None = None,
+    ) -> Algorithm:
+        """The named algorithm for a model.
+
+        Args:
+            options: its settings; None: those of the run.
+            finetuning: how clients adapt under an algorithm that has no way of its own.
+            ways: classes of a task, for heads that are solved; None: as many as training has.
+            test_steps: adaptation steps; None: the algorithm's own.
+        """
+        entry = catalogue.entry(name)
+        options = self.settings.options if options is None else options
+        ways = max(self.settings.task.ways, self.settings.evaluation.ways) if ways is None else ways
+        context: dict[str, Any] = {
+            "loss": supervised(model.predict, self.loss),
+            "features": model.features,
+            "ways": ways if self.shape.episodic else self.shape.classes,
+            "head": model.head,
+            "updates": self.settings.rounds,
+        }
+        if entry.finetunes:
+            how = finetuning or FineTuning()
+            if test_steps is not None:
+                how = replace(how, steps=test_steps, head_steps=test_steps)
+            start = self.starting_head(model, entry, ways)
+            context["adapt"] = finetune(self.tunable(model), how, start=start)
+        elif test_steps is not None:
+            options = {**options, "test_steps": test_steps}
+        if "ways" in context and self.shape.classes == 0 and name in ("fed_proto", "fed_ridge"):
+            raise InputError(
+                f"{name} solves a head over classes, but the target is a number: use per_fedavg or fedmeta"
+            )
+        algorithm: Algorithm = build(entry.factory, options, context)
+        return algorithm
+
+
+class Experiment:
+    """A population split for a run, and the tasks made of it.
+
+    Attributes:
+        train: known clients' training rows.  held_out: their other rows (client as task only).
+        unseen: clients never trained on.
+    """
+
+    def __init__(self, settings: Settings, population: Population):
+        self.settings, self.population = settings, population
+        self.train, self.unseen = population.split_clients(unseen=settings.unseen, seed=settings.seed)
+        self.held_out: Population | None = None
+        if not population.episodic and settings.hold_out:
+            self.train, self.held_out = self.train.hold_out(settings.hold_out, seed=settings.seed)
+        targets = 1 if population.y.ndim == 1 else int(population.y[0].numel())
+        self.shape = Shape(tuple(population.x.shape[1:]), len(population.classes), targets, population.episodic)
+        self.learner = Learner(settings, self.shape)
+
+    def check(self) -> None:
+        """Draw every client's task once, so that whoever is too small is found before any work is done.
+
+        With drop_short, they are left out instead; a note says how many.
+        """
+        entry = catalogue.entry(self.settings.algorithm)
+        training = self.sampler(entry.items_for(self.settings.options))
+        self.learner.algorithm(self.settings.algorithm, self.learner.model(self.learner.outputs(entry)))
+        self.train = self._usable(self.train, training)
+        if self.held_out is not None:
+            self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
+        judging = self.judged(self.unseen, max(self.shots), purpose="check", episodes=1).sampler
+        self.unseen = self._usable(self.unseen, judging)
+
+    def _usable(self, population: Population, sampler: Sampler) -> Population:
+        source = Sampled(population, sampler, purpose="check")
+        usable = []
+        for client in source.clients:
+            try:
+                source.draw(client, 0)
+                usable.append(client)
+            except InputError:
+                if not self.settings.drop_short:
+                    raise
+        if not usable:
+            raise InputError(f"every client of {self.settings.data} is too small: lower ways, shots or support")
+        return population.only(usable)
+
+    def judge_everyone(self) -> None:
+        """Take all clients for unseen ones: the data is other than that of training."""
+        self.unseen = self.population
+
+    @cached_property
+    def shots(self) -> tuple[int, ...]:
+        """The numbers of support examples that unseen clients are judged with."""
+        if self.settings.evaluation.shots is not None:
+            return self.settings.evaluation.shots
+        if self.population.episodic:
+            return (1, 5)
+        half = int(self.unseen.sizes.min()) // 2
+        return tuple(k for k in ROUND_SHOTS if k <= half)[-2:] or (1,)
+
+    def sampler(self, items: catalogue.Items, *, examples: int | None = None) -> Sampler:
+        """What clients work on in training.
+
+        Args:
+            examples: for mini-batches, about how many examples a client sees a round (a budget), instead of epochs.
+        """
+        task, episodic = self.settings.task, self.population.episodic
+        steps = task.steps if examples is None else max(1, round(examples / (task.size or examples)))
+        if items == "full":
+            return sampling.batches(None)
+        if items == "triples":
+            if episodic:
+                raise InputError("batches=3 needs clients as tasks, but this data makes N-way episodes: use batches=2")
+            return sampling.triples(task.size or 10, steps=steps or 10)
+        if items == "episodes" and episodic:
+            return sampling.episodes(
+                ways=task.ways, shots=task.shots, queries=task.queries, count=task.count, fewer_ways=True
+            )
+        if items == "episodes":
+            return sampling.support_query(task.support, size=task.size, steps=steps or 10)
+        if items == "episode_batches" and episodic:
+            return sampling.episode_batches(
+                ways=self.settings.evaluation.ways,
+                shots=task.shots[1],
+                size=task.size or 10,
+                steps=steps or 5,
+            )
+        return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+
+    def source(self, name: str, population: Population, *, examples: int | None = None) -> Sampled:
+        """Training tasks of these clients for this algorithm."""
+        entry = catalogue.entry(name)
+        items = entry.items_for(self.settings.options)
+        if self.settings.task.rotations and items == "episodes":
+            population = with_rotations(population)
+        population = population.pooled() if entry.pooled else population
+        return Sampled(population, self.sampler(items, examples=examples), seed=self.settings.seed)
+
+    def judged(self, population: Population, shots: int, *, purpose: str, episodes: int | None = None) -> Sampled:
+        """Episodes to judge these clients by; those of several shots share their queries where a client is a task."""
+        evaluation = self.settings.evaluation
+        count = evaluation.episodes if episodes is None else episodes
+        if self.population.episodic:
+            sampler = sampling.episodes(ways=evaluation.ways, shots=shots, queries=evaluation.queries, count=count)
+        else:
+            sampler = sampling.fresh_support(shots, draws=count, reserve=max(self.shots))
+        return Sampled(population, sampler, seed=self.settings.seed, purpose=purpose)
+
+    def seen(self, shots: int) -> Sampled:
+        """Episodes to judge known clients by: on rows held out, or new episodes of their own classes."""
+        if self.held_out is None:
+            return self.judged(self.train, shots, purpose="judge seen")
+        tested = self.held_out.only(self.held_out.sizes.nonzero()[0])
+        sampler = sampling.held_out_queries(self.train, shots, draws=min(5, self.settings.evaluation.episodes))
+        return Sampled(tested, sampler, seed=self.settings.seed, purpose="judge seen")
+
+    def validation(self) -> tuple[Population, Population]:
+        """Known clients in two: to train a probe on, and to choose fine-tuning by (a fifth, at most five)."""
+        apart = min(5, max(1, round(len(self.train) / 5)))
+        order = draws.generator(self.settings.seed, "validation clients").permutation(len(self.train))
+        return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
+
+    def engine(self, source: Sampled, model: Model) -> OneByOne:
+        return engines.make(self.settings.engine, source, model.module, workers=self.settings.workers)
+
+    def examples_per_round(self, name: str) -> int:
+        """How many examples a client of this algorithm passes through its model in a round, on average: the budget
+        that its rivals are given. Counted on the first clients' tasks of round 0."""
+        source = self.source(name, self.train)
+        clients = list(source.clients)[:16]
+        task = source.tasks(clients, 0)
+        batches = tree.parts(task.items, Batch)
+        examples = sum(float((batch.mask * task.real[:, :, None]).sum()) for batch in batches)
+        return max(1, round(examples / len(clients)))

@@ -1,0 +1,137 @@
+"""A client's own model: grown from a trained start and a few examples, saved so that anybody can load it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.errors import InputError
+from seedbed.models import Model, by_name
+from seedbed.runs.directory import RunDirectory, from_bytes, to_bytes, write_atomically
+from seedbed.runs.experiment import Learner, Shape
+from seedbed.runs.settings import ModelSettings, settings_from
+from seedbed.runs.start import trained_start
+from seedbed.tasks import readers
+from seedbed.tasks.population import Population
+from seedbed.tasks.sampling import Sampled, batches
+from seedbed.tasks.types import Batch
+
+
+@dataclass(frozen=True)
+class Personal:
+    """A client's own model.
+
+    Attributes:
+        params: by the module's names.  classes: what the outputs stand for; empty for a regression.
+    """
+
+    model: Model
+    params: Mapping[str, Tensor]
+    classes: tuple[str, ...]
+
+    def predict(self, x: Tensor) -> Tensor:
+        """[B, ...] inputs -> [B, N] logits, or [B, targets] numbers."""
+        return self.model.predict(dict(self.params), x)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `seedbed adapt` did."""
+
+    out: Path
+    examples: int
+    classes: tuple[str, ...]
+    scores: Mapping[str, float]
+    metric: str
+
+    def lines(self) -> list[str]:
+        what = f" of {len(self.classes)} classes ({', '.join(self.classes[:10])})" if self.classes else ""
+        lines = [f"{self.out}: grown from {self.examples} examples{what}"]
+        return lines + [f"{self.metric} on {name}: {score:.4g}" for name, score in self.scores.items()]
+
+
+def personalise(
+    directory: Path, support: Path, out: Path, *, steps: int | None = None, query: Path | None = None
+) -> Made:
+    """Adapt a run's start to a support set and write the model.
+
+    Args:
+        steps: adaptation steps; None: the algorithm's own, or those that validation clients liked best.
+        query: labelled examples to score the unadapted and the adapted model on.
+    Raises:
+        InputError: the support set cannot be read as the run's data was, or `out` exists.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists: choose another --out")
+    run = RunDirectory.open(directory)
+    manifest = run.manifest
+    settings, shape = settings_from(manifest["settings"]), Shape.of(manifest["shape"])
+    learner = Learner(settings, shape)
+    trained = trained_start(run, learner)
+    encoding = manifest["data"]["encoding"]
+    examples = readers.read_like(support, encoding)
+    ways = len(examples.classes)
+    shots = max(1, len(examples.rows) // ways) if shape.episodic else len(examples.rows)
+    nearest = min(trained.finetuning, key=lambda k: abs(k - shots), default=None)
+    algorithm = learner.algorithm(
+        trained.name,
+        trained.model,
+        options=trained.options,
+        finetuning=None if nearest is None else trained.finetuning[nearest],
+        ways=ways or None,
+        test_steps=steps,
+    )
+    sent = algorithm.send(trained.state, 0)
+    params = algorithm.personalise(sent, algorithm.remember(sent), _batch(examples))
+    whole = {n: p for n, p in params.items() if n in trained.model.params}
+    metadata = {
+        "kind": "seedbed personal model",
+        "model": settings.model.model_dump_json(),
+        "inputs": json.dumps(shape.inputs),
+        "classes": json.dumps(examples.classes),
+        "algorithm": settings.algorithm,
+        "targets": str(shape.targets),
+    }
+    write_atomically(out, to_bytes(whole, metadata))
+    scores: dict[str, float] = {}
+    if query is not None:
+        asked = readers.read_like(query, encoding)
+        if asked.classes != examples.classes:
+            raise InputError(
+                f"{query} has the classes {asked.classes}, the support set {examples.classes}: they must agree"
+            )
+        scores["the query set"] = float(learner.metric(trained.model)(whole, _batch(asked)))
+    return Made(out, len(examples.rows), examples.classes, scores, learner.metric_name)
+
+
+def _batch(population: Population) -> Batch:
+    """All examples of a population of one client: [B, ...]."""
+    task = Sampled(population, batches(None)).tasks([0], 0)
+    batch: Batch = tree.index(tree.index(task.items, 0), 0)
+    return batch
+
+
+def load(path: str | Path) -> Personal:
+    """A model that `seedbed adapt` has written.
+
+    Raises:
+        InputError: it is no such file, or damaged.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+    except Exception as error:  # safetensors raises its own and the file system's
+        raise InputError(f"{path} cannot be read as safetensors ({error})") from error
+    if metadata.get("kind") != "seedbed personal model":
+        raise InputError(f"{path} was not written by `seedbed adapt`")
+    asked = ModelSettings.model_validate_json(metadata["model"])
+    classes, inputs = json.loads(metadata["classes"]), json.loads(metadata["inputs"])
+    outputs = len(classes) or int(metadata["targets"])
+    model = Model(by_name(asked.name, inputs, outputs, hidden=asked.hidden, channels=asked.channels), head="head")
+    return Personal(model, from_bytes(path.read_bytes(), str(path)), tuple(classes))

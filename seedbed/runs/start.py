@@ -1,0 +1,127 @@
+"""Starting a run from what was asked, going on with one, judging one again."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from seedbed.algorithms import catalogue
+from seedbed.errors import InputError
+from seedbed.runs.directory import RunDirectory, fill, from_bytes, versions
+from seedbed.runs.experiment import Experiment, Learner, Shape
+from seedbed.runs.pipeline import Pipeline, Show, Trained
+from seedbed.runs.recipes import complete
+from seedbed.runs.report import report
+from seedbed.runs.settings import Settings, read_toml, settings_from, table_from
+from seedbed.tasks import readers
+from seedbed.tasks.population import Population
+
+
+def population_for(settings: Settings) -> Population:
+    """Read the data that the settings name."""
+    return readers.read(settings.data, root=settings.root, **settings.reader)
+
+
+def start(
+    asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, out: Path | None, show: Show
+) -> tuple[Path, dict[str, Any]]:
+    """A new run; returns its directory and its result.
+
+    Args:
+        asked: settings that are not None go over the TOML file's; `assignments` (key=value) over both.
+    Raises:
+        InputError: before anything is written or computed, whatever can be known to fail.
+    """
+    given = table_from(
+        read_toml(config) if config else {},
+        {key: value for key, value in asked.items() if value is not None},
+        assignments=assignments,
+    )
+    population = population_for(settings_from(given))
+    experiment = Experiment(complete(given, population), population)
+    experiment.check()
+    settings = experiment.settings
+    path = out or Path("runs") / f"{Path(settings.data).stem}-{settings.algorithm}-{settings.seed}"
+    run = RunDirectory.create(path, _manifest(experiment))
+    return path, _finish(run, experiment, show)
+
+
+def go_on(path: Path, show: Show) -> dict[str, Any]:
+    """Resume the run in this directory; a finished one just gives its result.
+
+    Raises:
+        InputError: the data is no longer what the run was started on, or a checkpoint is damaged.
+    """
+    run = RunDirectory.open(path)
+    if run.result is not None:
+        return run.result
+    experiment = _experiment(run)
+    if experiment.population.fingerprint() != run.manifest["data"]["fingerprint"]:
+        raise InputError(f"{experiment.settings.data} is no longer the data that {path} was started on: put it back")
+    run.recover()
+    return _finish(run, experiment, show)
+
+
+def judge_again(
+    path: Path, data: str | None, root: str | None, assignments: Iterable[str], show: Show
+) -> dict[str, Any]:
+    """The table of a finished run's algorithm, made afresh: on its own unseen clients, or on all clients of `data`."""
+    run = RunDirectory.open(path)
+    if run.result is None:
+        raise InputError(f"the run in {path} is not finished: `seedbed resume {path}` first")
+    changes = table_from(assignments=assignments)
+    if data is not None:
+        changes |= {"data": data, "root": root}
+    settings = settings_from(run.manifest["settings"], changes)
+    experiment = Experiment(settings, population_for(settings))
+    expected = Shape.of(run.manifest["shape"])
+    if data is not None:
+        experiment.judge_everyone()
+    if experiment.shape.inputs != expected.inputs:
+        raise InputError(f"{settings.data} has inputs of shape {experiment.shape.inputs}, the run's {expected.inputs}")
+    trained = trained_start(run, Learner(settings, expected))
+    table = Pipeline(run, experiment, show).table(trained, {}, experiment.unseen)
+    return {**run.result, "unseen": table}
+
+
+def trained_start(run: RunDirectory, learner: Learner) -> Trained:
+    """The start that a finished run has trained, read from its files."""
+    settings = learner.settings
+    model = learner.model(learner.outputs(catalogue.entry(settings.algorithm)))
+    algorithm = learner.algorithm(settings.algorithm, model)
+    state = algorithm.init(model.params)
+    path = run.path / "model.safetensors"
+    if not path.exists():
+        raise InputError(f"the run in {run.path} is not finished: `seedbed resume {run.path}` first")
+    params = fill(state.params, from_bytes(path.read_bytes(), str(path)), "params")
+    return Trained(settings.algorithm, model, state._replace(params=params), run.finetuning(), settings.options)
+
+
+def _experiment(run: RunDirectory) -> Experiment:
+    settings = settings_from(run.manifest["settings"])
+    return Experiment(settings, population_for(settings))
+
+
+def _finish(run: RunDirectory, experiment: Experiment, show: Show) -> dict[str, Any]:
+    result = Pipeline(run, experiment, show).execute()
+    run.write("report.html", report(run.manifest, run.metrics(), result).encode())
+    return result
+
+
+def _manifest(experiment: Experiment) -> dict[str, Any]:
+    population = experiment.population
+    return {
+        "versions": versions(),
+        "settings": experiment.settings.model_dump(mode="json"),
+        "shape": asdict(experiment.shape),
+        "data": {
+            "source": population.source,
+            "clients": len(population),
+            "examples": len(population.rows),
+            "classes": list(population.classes),
+            "notes": list(population.notes),
+            "encoding": population.encoding,
+            "fingerprint": population.fingerprint(),
+        },
+        "clients": {"train": list(experiment.train.names), "unseen": list(experiment.unseen.names)},
+    }

@@ -1,0 +1,57 @@
+"""Training that survives: rounds with a journal and checkpoints, resumed bit for bit."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from seedbed.federated import Algorithm, Engine, Params, ServerState
+from seedbed.rounds import Round, synchronous
+from seedbed.runs.directory import RunDirectory, fill
+
+Watch = Callable[[Round], None]  # shown every round, in order
+SECONDS_BETWEEN_CHECKPOINTS = 2.0
+
+
+def train_stage(
+    run: RunDirectory,
+    stage: str,
+    algorithm: Algorithm,
+    engine: Engine,
+    params: Params,
+    *,
+    rounds: int,
+    cohort: int | None,
+    seed: int,
+    watch: Watch,
+) -> ServerState:
+    """Train for so many rounds, or for those that are left after the stage's last checkpoint.
+
+    When checkpoints are written depends on the clock; what they and the metrics hold does not.
+    """
+    state, done = algorithm.init(params), 0
+    found = run.latest(stage)
+    if found is not None:
+        done, tensors = found
+        state = fill(state, tensors, "state")
+        _recall(algorithm, engine, state, tensors)
+    saved = time.monotonic()
+    if done >= rounds:
+        return state
+    for round in synchronous(algorithm, engine, state, cohort=cohort, seed=seed, done=done):
+        run.log({"stage": stage, "round": round.number, "clients": len(round.clients), **round.info})
+        watch(round)
+        last = round.number == rounds
+        if last or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            memory = {str(client): kept for client, kept in engine.memory().items()}
+            run.save(stage, round.number, {"state": round.state, "kept": memory})
+            saved = time.monotonic()
+        if last:
+            return round.state
+    raise AssertionError("schedules do not end by themselves")
+
+
+def _recall(algorithm: Algorithm, engine: Engine, state: ServerState, tensors: Mapping[str, Tensor]) -> None:
+    """Give clients back what they kept."""
+    clients = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("kept.")})
+    engine.recall({c: fill(algorithm.remember(algorithm.send(state, c)), tensors, f"kept.{c}") for c in clients})

@@ -1,0 +1,63 @@
+"""Choosing how to fine-tune, on validation clients that the model was not trained on, never on those it is judged by."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from seedbed.engines import OneByOne
+from seedbed.federated import Algorithm, ServerState, adapting
+from seedbed.learning.finetuning import FineTuning, Tunable, along, finetune
+from seedbed.learning.objectives import Adapt, Metric
+from seedbed.tasks.sampling import TaskSource
+
+HEAD_RATES, HEAD_STEPS = (0.01, 0.1, 1.0), (5, 20, 100)
+RATES, STEPS = (0.01, 0.1), (2, 5, 10, 20)
+
+Scored = tuple[float, FineTuning]
+
+
+def choose_finetuning(
+    model: Tunable,
+    algorithm: Algorithm,
+    state: ServerState,
+    engine: OneByOne,
+    source: TaskSource,
+    metric: Metric,
+    *,
+    start: Adapt,
+    higher_is_better: bool,
+    has_head: bool,
+) -> FineTuning:
+    """The best of: the head alone, all layers, the best head and then all layers; over rates and numbers of steps.
+
+    Args:
+        state: of a model that was trained without the source's clients.
+        source: validation clients' episodes.
+        start: what precedes fine-tuning (a fresh head).
+    """
+
+    def score(how: FineTuning, at: Sequence[int]) -> Iterator[Scored]:
+        path = replace(algorithm, personalise=adapting(finetune(model, how, start=start, at=at)))
+        scores = engine.evaluate(path, state, source, along(metric)).values()
+        means = torch.stack([s.double().mean(0) for s in scores]).mean(0)
+        for steps, mean in zip(at, means.tolist(), strict=True):
+            reached = replace(how, head_steps=steps) if how.layers == "head" else replace(how, steps=steps)
+            yield mean if higher_is_better else -mean, reached
+
+    def best(found: list[Scored]) -> FineTuning:
+        return max(found, key=lambda pair: pair[0])[1]
+
+    longest = STEPS[-1]
+    found: list[Scored] = []
+    for lr in RATES:
+        found += score(FineTuning("all", steps=longest, lr=lr), STEPS)
+    if has_head:
+        heads: list[Scored] = []
+        for lr in HEAD_RATES:
+            heads += score(FineTuning("head", head_steps=HEAD_STEPS[-1], head_lr=lr), HEAD_STEPS)
+        head = best(heads)
+        found += heads
+        for lr in RATES:
+            found += score(replace(head, layers="head_then_all", steps=longest, lr=lr), STEPS)
+    return best(found)

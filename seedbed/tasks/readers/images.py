@@ -1,0 +1,85 @@
+"""Image files -> arrays of one size and number of channels, and new ones alike. Shapes: C channels, H × W."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seedbed.errors import InputError
+from seedbed.tasks.readers.extras import require
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+GREY = ("1", "L", "LA")
+DEEP = ("I", "F")
+
+Images = npt.NDArray[np.uint8]  # [M, C, H, W]
+
+
+def is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def look(files: Sequence[Path], size: int | None) -> dict[str, Any]:
+    """How these files are to be read: {"size": [H, W], "channels": 1 or 3, "ink_below": None}.
+
+    Args:
+        size: the side to which all are resized; None: as they are, which must be the same for all.
+    """
+    found = [_header(path) for path in files]
+    if size is None:
+        first = found[0][0]
+        odd = next((i for i, (other, _) in enumerate(found) if other != first), None)
+        if odd is not None:
+            raise InputError(
+                f"{files[odd]} is {found[odd][0][1]}×{found[odd][0][0]} pixels, but {files[0]} is "
+                f"{first[1]}×{first[0]}: "
+                "images must be of one size; say size=28 to resize all of them"
+            )
+        shape = list(first)
+    else:
+        shape = [size, size]
+    return {"size": shape, "channels": 1 if all(grey for _, grey in found) else 3, "ink_below": None}
+
+
+def load(files: Sequence[Path], how: dict[str, Any]) -> Images:
+    """[M, C, H, W] of these files, read as `look` says."""
+    return np.stack([decode(path.read_bytes(), how, str(path)) for path in files])
+
+
+def decode(data: bytes, how: dict[str, Any], name: str) -> Images:
+    """One image file's bytes -> [C, H, W].
+
+    Where `ink_below` is a number, pixels darker than it are ink (255), the others 0, after resizing by
+    Lanczos.
+    """
+    image_module = require("PIL.Image", "reading images")
+    height, width = how["size"]
+    try:
+        with image_module.open(io.BytesIO(data)) as opened:
+            image = opened.convert("L" if how["channels"] == 1 else "RGB")
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+    ) as error:  # Pillow's own are OSErrors; broken PNG chunks SyntaxErrors
+        raise InputError(f"{name} cannot be read as an image: {error}") from error
+    if image.size != (width, height):
+        image = image.resize((width, height), image_module.Resampling.LANCZOS)
+    pixels = np.asarray(image, np.uint8).reshape(height, width, how["channels"]).transpose(2, 0, 1)
+    return pixels if how["ink_below"] is None else np.where(pixels < how["ink_below"], 255, 0).astype(np.uint8)
+
+
+def _header(path: Path) -> tuple[tuple[int, int], bool]:
+    """((H, W), is it grey)."""
+    image_module = require("PIL.Image", "reading images")
+    try:
+        with image_module.open(path) as image:
+            mode, (width, height) = image.mode, image.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path} cannot be read as an image: {error}") from error
+    if mode.startswith(DEEP):
+        raise InputError(f"{path} has more than 8 bits a pixel ({mode}): convert it to 8 bits first")
+    return (height, width), mode in GREY

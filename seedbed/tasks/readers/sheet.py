@@ -1,0 +1,92 @@
+"""A CSV or Parquet file -> its columns, as they stand, with the place of each row. Shapes: M rows."""
+
+import csv
+import lzma
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seedbed.errors import InputError
+from seedbed.tasks.readers.columns import Column
+from seedbed.tasks.readers.extras import require
+
+PARQUET = (".parquet", ".pq")
+NOT_AVAILABLE = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>", "#N/A"]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A file's columns before encoding."""
+
+    path: Path
+    columns: Mapping[str, Column]
+    lines: Sequence[int]  # [M] where each row stands in the file
+    word: str = "line"
+    notes: tuple[str, ...] = ()
+
+    def where(self, row: int) -> str:
+        return f"{self.word} {self.lines[row]} of {self.path.name}"
+
+    def without(self, gone: Any) -> "Raw":
+        """The rows that are not marked [M]."""
+        kept = {name: values[~gone] for name, values in self.columns.items()}
+        return Raw(self.path, kept, np.asarray(self.lines)[~gone].tolist(), self.word, self.notes)
+
+
+def load(path: Path) -> Raw:
+    """The columns of a file, by name."""
+    pandas = require("pandas", f"reading {path.name}")
+    if path.suffix.lower() in PARQUET:
+        require("pyarrow", f"reading {path.name}")
+    try:
+        frame = pandas.read_parquet(path) if path.suffix.lower() in PARQUET else _read_csv(pandas, path)
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        lzma.LZMAError,
+        zlib.error,
+        Warning,
+    ) as error:  # pandas' are ValueErrors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path} cannot be read as a table: {reason}") from error
+    if path.suffix.lower() not in PARQUET:
+        frame = frame.dropna(how="all")  # empty lines
+    if len(frame) == 0:
+        raise InputError(f"{path} has no rows below its header")
+    dates = [str(name) for name in frame if frame[name].dtype.kind in "mM"]
+    kept = {str(name): _column(frame[name]) for name in frame if str(name) not in dates}
+    if path.suffix.lower() in PARQUET:
+        lines, word = range(1, len(frame) + 1), "row"
+    else:
+        lines, word = (frame.index + 2).tolist(), "line"
+    return Raw(path, kept, lines, word, tuple(f"column {name!r} is a date: left out" for name in dates))
+
+
+def _read_csv(pandas: Any, path: Path) -> Any:
+    header = pandas.read_csv(path, sep="\0", header=None, nrows=1, dtype=str, quoting=csv.QUOTE_NONE).iloc[0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
+        return pandas.read_csv(
+            path,
+            sep=max(",;\t|", key=str(header).count),
+            dtype=str,
+            index_col=False,
+            keep_default_na=False,
+            na_values=NOT_AVAILABLE,
+            skip_blank_lines=False,
+            skipinitialspace=True,
+        )
+
+
+def _column(series: Any) -> Column:
+    """float64 with NaN, or objects with None."""
+    if series.dtype.kind in "fiu":
+        return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
+    texts = series.astype(object).to_numpy()  # truth values too: as a CSV would have them
+    return np.array([None if gone else str(text) for text, gone in zip(texts, series.isna(), strict=True)], object)

@@ -1,0 +1,117 @@
+"""What is to be predicted: raw labels or numbers -> y, and back alike for new rows. Shapes: M rows."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seedbed.errors import InputError, nearest
+
+TaskKind = Literal["classification", "regression"]
+FEW = 20  # distinct whole numbers at most, to be read as classes
+WHOLE = re.compile(r"([+-]?\d+)\.0+")
+
+
+class Target(NamedTuple):
+    y: Tensor  # [M] class numbers or numbers
+    classes: tuple[str, ...]  # empty for regression
+    encoding: dict[str, Any]  # JSON-like
+    notes: tuple[str, ...]
+
+
+def as_text(value: Any) -> str:
+    """A label as text, the same whether it was read as 1, 1.0 or '1'.
+
+    >>> as_text(1.0), as_text("1.00"), as_text(" yes "), as_text(True), as_text(1.5)
+    ('1', '1', 'yes', 'True', '1.5')
+    """
+    text = str(value).strip() or str(value)  # a blank may be a label: the next character
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def in_order(names: Sequence[str]) -> tuple[str, ...]:
+    """Sorted: as numbers if all are, else as text.
+
+    >>> in_order(["10", "9"]), in_order(["b", "10", "9"])
+    (('9', '10'), ('10', '9', 'b'))
+    """
+    if all(re.fullmatch(r"[+-]?\d+", name) for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))
+
+
+def as_classes(
+    values: Sequence[Any] | npt.NDArray[Any], classes: Sequence[str] = (), what: str = "the target"
+) -> Target:
+    """Labels [M] -> class numbers, in the order of `classes` (empty: those found, sorted)."""
+    found, number = np.unique(np.asarray(values), return_inverse=True)
+    texts = [as_text(value) for value in found.tolist()]
+    names = tuple(classes) or in_order(sorted(set(texts)))
+    order = {name: i for i, name in enumerate(names)}
+    unknown = sorted(set(texts) - set(order))
+    if unknown:
+        raise InputError(
+            f"{what} has the class {unknown[0]!r}, which the model does not know: {nearest(unknown[0], names)}"
+        )
+    y = np.array([order[text] for text in texts], np.int64)[number.reshape(-1)]
+    return Target(torch.as_tensor(y), names, {"kind": "classes", "classes": list(names)}, ())
+
+
+def as_numbers(values: npt.NDArray[Any], *, scale: bool) -> Target:
+    """Numbers [M, ...] -> y, standardised over all rows if asked; the encoding can undo it."""
+    numbers = np.asarray(values, np.float64)
+    mean, std = (float(numbers.mean()), float(numbers.std()) or 1.0) if scale else (0.0, 1.0)
+    y = torch.as_tensor((numbers - mean) / std, dtype=torch.float32)
+    said = (f"target standardised: (value − {mean:.6g}) / {std:.6g}; scale_target=false leaves it as it is",)
+    return Target(y, (), {"kind": "numbers", "mean": mean, "std": std}, said if scale else ())
+
+
+def decide(values: npt.NDArray[Any], task: TaskKind | None, what: str) -> TaskKind:
+    """Classes or numbers: what was asked for, or what the values look like.
+
+    Texts and truth values are classes; whole numbers are classes when at most 20 differ, and at most half as
+    many as there are rows; anything else is a number to predict.
+    """
+    if task not in (None, "classification", "regression"):
+        raise InputError(f"task={task!r}: {nearest(str(task), ['classification', 'regression'])}")
+    if values.dtype.kind not in "fiu":
+        if task == "regression":
+            raise InputError(f"{what} holds text such as {values[0]!r}, but task=regression needs numbers")
+        return "classification"
+    if task is not None:
+        return task
+    distinct = len(np.unique(values))
+    whole = values.dtype.kind in "iu" or bool(np.all(values == np.rint(values)))
+    return "classification" if whole and distinct <= min(FEW, max(2, len(values) // 2)) else "regression"
+
+
+def encode(values: npt.NDArray[Any], task: TaskKind | None, what: str, *, scale: bool) -> Target:
+    """Classes or numbers, decided as above."""
+    if decide(values, task, what) == "classification":
+        target = as_classes(values)
+        if len(target.classes) > max(FEW, len(values) // 2) and task is None:
+            raise InputError(
+                f"{what} has {len(target.classes)} different texts in {len(values)} rows, such as "
+                f"{values[0]!r}: "
+                "too many for classes; name another target, or say task=classification"
+            )
+        return target
+    return as_numbers(values, scale=scale)
+
+
+def encode_like(values: npt.NDArray[Any], encoding: dict[str, Any], what: str, *, episodic: bool) -> Target:
+    """New rows' targets, numbered or scaled as the population's were.
+
+    For episodic sets the labels that are found become 0…N−1 in sorted order: they mean something only here.
+    """
+    if encoding["kind"] == "numbers":
+        if values.dtype.kind not in "fiub":
+            raise InputError(f"{what} holds text such as {values.flat[0]!r}, but the model predicts numbers")
+        y = (np.asarray(values, np.float64) - encoding["mean"]) / encoding["std"]
+        return Target(torch.as_tensor(y, dtype=torch.float32), (), encoding, ())
+    return as_classes(values, () if episodic else encoding["classes"], what)

@@ -1,0 +1,85 @@
+"""The house rules that a machine can hold: who may import whom, no pickle, no global randomness, no network."""
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import seedbed
+
+PACKAGE = Path(seedbed.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A room may import only from these (and from itself): reading order is import order.
+ROOMS = {
+    "errors": [],
+    "tree": [],
+    "draws": [],
+    "tasks": ["errors", "tree", "draws"],
+    "learning": ["errors", "tree", "tasks"],
+    "reducers": ["errors", "tree", "federated"],
+    "federated": ["tree", "tasks", "learning", "reducers"],
+    "algorithms": ["errors", "tree", "tasks", "learning", "federated", "reducers"],
+    "models": ["errors", "tree"],
+    "rounds": ["errors", "tree", "draws", "tasks", "federated"],
+    "engines": ["errors", "tree", "tasks", "learning", "federated"],
+    "evaluation": ["tree", "tasks", "learning", "federated"],
+}
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_import_only_what_comes_before_them(path: Path) -> None:
+    room = room_of(path)
+    if room not in ROOMS:
+        return  # runs, cli: the outermost, may use everything
+    allowed = {room, *ROOMS[room]}
+    used = {name.split(".")[1] for name in imports_of(path) if name.startswith("seedbed.")}
+    used &= {*ROOMS, "runs", "cli"}
+    assert used <= allowed, f"{path.name} in {room} imports {sorted(used - allowed)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_pickle_and_no_global_randomness(path: Path) -> None:
+    assert not imports_of(path) & {"pickle", "dill", "cloudpickle", "joblib", "random"}
+    text = path.read_text()
+    assert "np.random.seed" not in text
+    assert "torch.load(" not in text
+    assert "torch.manual_seed" not in text or path.name == "draws.py"
+
+
+def test_only_downloading_uses_the_network() -> None:
+    users = {p.name for p in FILES if imports_of(p) & {"urllib.request", "requests", "http.client", "socket"}}
+    assert users <= {"download.py"}
+
+
+def test_every_module_imports_and_says_what_it_is_for() -> None:
+    for info in pkgutil.walk_packages([str(PACKAGE)], "seedbed."):
+        if info.name != "seedbed.__main__":
+            assert importlib.import_module(info.name).__doc__, f"{info.name} has no docstring"
+
+
+def test_what_is_exported_exists() -> None:
+    for info in pkgutil.walk_packages([str(PACKAGE)], "seedbed."):
+        if info.name != "seedbed.__main__":
+            module = importlib.import_module(info.name)
+            for name in getattr(module, "__all__", []):
+                assert hasattr(module, name), f"{info.name}.__all__ names {name}"
+    for name in seedbed.__all__:
+        assert hasattr(seedbed, name)
