@@ -2,6 +2,7 @@
 `population.pooled()`, whose one client is "everyone".
 """
 
+from seedbed import tree
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
@@ -15,6 +16,7 @@ def centralised(loss: Objective, *, local: Optimizer = sgd(0.1), adapt: Adapt = 
     """Plain training: the optimiser's state goes on from round to round, unlike that of FedAvg's clients."""
 
     def init(params: Params) -> ServerState:
+        params = tree.detach(params)
         return ServerState(params, local.init(params))
 
     def send(state: ServerState, client: int) -> ServerState:

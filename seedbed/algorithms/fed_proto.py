@@ -18,6 +18,7 @@ def fed_proto(
     *,
     ways: int,
     head: str = "head",
+    scale: float | None = 1.0,
     outer: Optimizer = adam(1e-3),
     test_steps: int = 0,
     test_lr: float = 0.01,
@@ -28,9 +29,10 @@ def fed_proto(
         features: (params, x [B, ...]) -> [B, F], what the head sees.
         ways: classes of a task (N).
         head: the name of the head's module: its parameters are solved, never sent.
+        scale: of the squared distances in the logits: 1 is the paper's; None: 16/F for F features.
         test_steps: gradient steps on the support set after the prototypes, when a client adapts; test_lr is theirs.
     """
-    solve = prototype_head(features, ways=ways, head=head)
+    solve = prototype_head(features, ways=ways, head=head, scale=scale)
     adapt = chain(solve, gradient_steps(loss, lr=test_lr, steps=test_steps))
     return body_only(loss, solve, adapt, head=head, outer=outer)
 

@@ -27,6 +27,7 @@ def fedavg(
     """
 
     def init(params: Params) -> ServerState:
+        params = tree.detach(params)
         return ServerState(params, outer.init(params))
 
     def client(sent: Params, kept: Tree, task: Task) -> tuple[Message, Tree]:

@@ -15,6 +15,7 @@ def fedmeta(
     lr: float = 0.1,
     steps: int = 1,
     order: Order = "exact",
+    delta: float = 1e-2,
     outer: Optimizer = adam(1e-3),
     test_steps: int | None = None,
 ) -> Algorithm:
@@ -24,8 +25,9 @@ def fedmeta(
         lr: the inner learning rate α.
         order: exact (differentiates through the inner steps: second order) | first (takes φ_i's gradient for θ's:
             FOMAML) | hessian_free (second order by differences of gradients).
+        delta: the length of those differences.
         test_steps: steps when a client adapts; None: as in training.
     """
-    objective = maml(loss, lr=lr, steps=steps, order=order)
+    objective = maml(loss, lr=lr, steps=steps, order=order, delta=delta)
     adapt = gradient_steps(loss, lr=lr, steps=steps if test_steps is None else test_steps)
     return uniform(fedsgd(objective, outer=outer, adapt=adapt))

@@ -14,7 +14,7 @@ def local(loss: Objective, *, local: Optimizer = sgd(0.1), adapt: Adapt = unadap
     """θ_i ← local steps on client i from its own θ_i; the message is zero and the server's start never moves."""
 
     def init(params: Params) -> ServerState:
-        return ServerState(params, {})
+        return ServerState(tree.detach(params), {})
 
     def client(sent: Params, own: Params, task: Task) -> tuple[Message, Tree]:
         trained = train(loss, local, own, task)

@@ -18,7 +18,7 @@ def per_fedavg(
     alpha: float = 0.01,
     order: Order = "exact",
     batches: Literal[2, 3] = 2,
-    delta: float = 1e-3,
+    delta: float = 1e-2,
     local: Optimizer = sgd(0.1),
     outer: Optimizer = sgd(1.0),
     test_steps: int = 1,

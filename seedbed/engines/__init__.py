@@ -26,10 +26,8 @@ def make(name: str, source: TaskSource, module: nn.Module, *, workers: int | Non
         name = choose(module)
     if name == "vectorised":
         return Vectorised(source)
-    return OneByOne(
-        source,
-        workers=workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return OneByOne(source, workers=workers or cores)
 
 
 def choose(module: nn.Module) -> str:

@@ -5,9 +5,9 @@ plain code: for convolutional models on a CPU this is also the fast way, because
 own for every client is slower than one client's after another's.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -78,14 +78,20 @@ def _side_by_side(run: Callable[[A], B], items: Iterable[A], workers: int) -> It
 
     Whatever the number of workers, the arithmetic is that of one thread: so are the results, bit for bit.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         if workers == 1:
             yield from map(run, items)
             return
-        waiting = deque(items)
         with ThreadPoolExecutor(workers) as pool:
-            yield from pool.map(run, waiting)
+            yield from pool.map(run, items)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Operations inside use one core each: on the small tensors of clients, waiting for others costs far more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from seedbed import tree
-from seedbed.engines.one_by_one import OneByOne
+from seedbed.engines.one_by_one import OneByOne, one_thread
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
@@ -74,7 +74,8 @@ def _chunks(clients: list[ClientId], source: TaskSource, size: int) -> list[list
 def _explained(run: Callable[..., Any], *arguments: Any) -> Any:
     """Run; what vmap cannot do is said with the line that asked for it and the way out."""
     try:
-        return run(*arguments)
+        with one_thread():
+            return run(*arguments)
     except RuntimeError as error:
         if not any(word in str(error) for word in ("vmap", "functorch", "batching rule")):
             raise

@@ -67,7 +67,7 @@ def gradient_steps(
     return adapt
 
 
-def maml(loss: Objective, *, lr: float, steps: int = 1, order: Order = "exact", delta: float = 1e-3) -> Objective:
+def maml(loss: Objective, *, lr: float, steps: int = 1, order: Order = "exact", delta: float = 1e-2) -> Objective:
     """The loss on the query set after gradient steps on the support set, by the order of its gradient."""
     if order == "hessian_free":
         return hessian_free(loss, lr=lr, steps=steps, delta=delta)
@@ -100,11 +100,15 @@ def one_hot(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:
     return (y[:, None] == torch.arange(ways, device=y.device)).to(dtype)
 
 
-def prototype_head(features: Predict, *, ways: int, head: str = "head") -> Adapt:
-    """The head is the prototypes c_k, the mean features of each class: logits −‖f − c_k‖² = 2f·c_k − ‖c_k‖² − ‖f‖².
+def prototype_head(features: Predict, *, ways: int, head: str = "head", scale: float | None = 1.0) -> Adapt:
+    """The head is the prototypes c_k, the mean features of each class: logits −s‖f − c_k‖².
 
-    Snell, Swersky and Zemel, NeurIPS 2017, eq. 1–2; ‖f‖² is the same for all classes and is left out, so the head is
-    an ordinary linear layer. A class without an example gets the logit −∞ in effect (−1e9).
+    Snell, Swersky and Zemel, NeurIPS 2017, eq. 1–2, where s = 1. −‖f − c‖² = 2f·c − ‖c‖² − ‖f‖², and ‖f‖² is the same
+    for all classes: it is left out, so that the head is an ordinary linear layer. A class without an example gets the
+    logit −∞ in effect (−1e9).
+
+    Args:
+        scale: s; None: 16/F, which keeps the logits of wide features from saturating (a departure from the paper).
     """
 
     def adapt(params: Params, support: Batch) -> Params:
@@ -112,8 +116,9 @@ def prototype_head(features: Predict, *, ways: int, head: str = "head") -> Adapt
         of_class = one_hot(support.y, ways, f.dtype) * support.mask[:, None]  # [B, N]
         counts = of_class.sum(0)
         c = (of_class.T @ f) / counts.clamp_min(1)[:, None]  # [N, F]
-        bias = -(c * c).sum(1) - 1e9 * (counts == 0).to(f.dtype)
-        return {**params, f"{head}.weight": 2 * c, f"{head}.bias": bias}
+        s = 16 / f.shape[1] if scale is None else scale
+        bias = -s * (c * c).sum(1) - 1e9 * (counts == 0).to(f.dtype)
+        return {**params, f"{head}.weight": 2 * s * c, f"{head}.bias": bias}
 
     return adapt
 

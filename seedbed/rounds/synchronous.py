@@ -81,7 +81,7 @@ def gather(algorithm: Algorithm, groups: Sequence[Group], population: int) -> Re
     if algorithm.reduce.linear:
         parts = [algorithm.reduce(group.messages.value, group.messages.weight) for group in groups]
         totals = torch.stack([group.messages.weight.sum() for group in groups])
-        value = algorithm.reduce(tree.stack(parts), totals)
+        value = parts[0] if len(parts) == 1 else algorithm.reduce(tree.stack(parts), totals)
     else:
         value = algorithm.reduce(tree.concatenate([group.messages.value for group in groups]), weights)
     info = tree.concatenate([dict(group.messages.info) for group in groups])

@@ -1,0 +1,1 @@
+"""Runs: from settings to a directory with everything in it, through any crash."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 270, 46, 14, 12, 40
-ROW = 62  # height of a strip
+ROW = 70  # height of a strip
 MANY = 400  # points of a line beyond which some are left out
 Point = tuple[float, float]
 Scale = Callable[[float], float]
@@ -24,12 +24,13 @@ class Axis:
     label: str
     percent: bool = False
     bounds: tuple[float, float] = (-math.inf, math.inf)
+    log: bool = False  # values are logarithms, to base ten
 
     def clip(self, value: float) -> float:
         return min(max(value, self.bounds[0]), self.bounds[1])
 
     def text(self, value: float) -> str:
-        return f"{100 * value if self.percent else value:.6g}"
+        return f"{100 * value if self.percent else 10**value if self.log else value:.6g}"
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _worst_label(row: Strip, names: Sequence[str], scale: Scale, top: int) -> st
     at, name = scale(row.scores[row.worst]), names[row.worst]
     short = name if len(name) <= 24 else name[:23] + "…"
     side = "start" if at < WIDTH / 2 else "end"
-    return f'<text class="tick {side}" x="{at:.1f}" y="{top + 59}">{text(f"worst: {short}")}</text>'
+    return f'<text class="tick {side}" x="{at:.1f}" y="{top + 62}">{text(f"worst: {short}")}</text>'
 
 
 def _jitter(number: int, of: int) -> float:
@@ -224,6 +225,8 @@ def _scale(values: Sequence[float], start: float, end: float) -> Scale:
 
 def _up(values: Sequence[float], y: Axis) -> tuple[Scale, list[float]]:
     ticks = _ticks(*_range(values), 6)
+    if y.log:
+        ticks = [*map(float, range(math.floor(min(values)), math.ceil(max(values)) + 1))]
     if y.percent:
         ticks = [t for t in ticks if 0 <= t <= 1]
     return _scale([*values, *ticks], HEIGHT - BOTTOM, TOP), ticks
@@ -238,9 +241,10 @@ def _apart(places: Sequence[float], gap: float = 14) -> list[float]:
 
 
 def _moving_mean(points: Sequence[Point]) -> list[Point]:
-    """Over a twentieth of the points on either side."""
+    """Over a twentieth of the points on either side, fewer towards the ends."""
     reach, sums = max(1, len(points) // 20), [0.0, *accumulate(y for _, y in points)]
-    spans = [(max(0, i - reach), min(len(points), i + reach + 1)) for i in range(len(points))]
+    near = [min(reach, i, len(points) - 1 - i) for i in range(len(points))]
+    spans = [(i - n, i + n + 1) for i, n in enumerate(near)]
     return [(x, (sums[b] - sums[a]) / (b - a)) for (x, _), (a, b) in zip(points, spans, strict=True)]
 
 

@@ -112,6 +112,7 @@ class Pipeline:
             rounds=rounds,
             cohort=min(cohort, len(source.clients)),
             seed=self.settings.seed,
+            checkpoint_seconds=self.settings.checkpoint_seconds,
             watch=watch,
         )
         memory = {clients.names[c]: kept for c, kept in engine.memory().items()} if not entry.pooled else {}

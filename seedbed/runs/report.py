@@ -22,7 +22,7 @@ TITLES = {
 }
 MEANINGS = {
     "unadapted": "The trained model as a client receives it, before it has looked at any example of that client.",
-    "adapted": "The same model after the client has adapted it to its few labelled examples, which never leave it.",
+    "adapted": "The same model, adapted by the client to its few labelled examples, which it shares with nobody.",
     "fedavg_finetuned": "The plain rival: federated averaging on the same clients and examples, then fine-tuning.",
     "local": "No federation: an untrained model and the client's own few examples alone.",
 }
@@ -63,6 +63,7 @@ th, td { text-align: right; padding: .5rem .8rem; border-bottom: 1px solid var(-
   white-space: nowrap; }
 th { font-weight: 600; } thead th { font-size: .9rem; color: var(--soft); }
 th:first-child, .words { text-align: left; padding-left: 0; } td.words { white-space: normal; padding-left: .8rem; }
+.left th, .left td { text-align: left; }
 .best { font-weight: 700; } .o0 small { color: var(--adapted); } .o2 small { color: var(--local); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 0 2rem; }
 figure { margin: .8rem 0 0; max-width: 34rem; break-inside: avoid; }
@@ -77,8 +78,9 @@ svg text { fill: var(--soft); } svg .row { fill: var(--c); font-weight: 600; fon
 .faint { opacity: .28; stroke-width: 1; } .bar { stroke: var(--c); stroke-width: 1.6; fill: none; }
 .mean { stroke: var(--c); stroke-width: 2.5; } .client { opacity: .65; } svg .own { fill: var(--c); }
 svg circle, svg path:not([class]) { fill: var(--c); }
-.unadapted { --c: var(--unadapted); } .adapted, .s0 { --c: var(--adapted); } .local, .s2 { --c: var(--local); }
-.fedavg_finetuned, .s1 { --c: var(--fedavg_finetuned); } .s3 { --c: var(--other); }
+.unadapted { --c: var(--unadapted); } .adapted, .s0 { --c: var(--adapted); } .local { --c: var(--local); }
+.fedavg_finetuned { --c: var(--fedavg_finetuned); } .s1 { --c: var(--other); }
+.s2 { --c: var(--soft); } .s3 { --c: var(--local); }
 pre { background: var(--tint); padding: .9rem 1rem; overflow-x: auto; border-radius: 6px;
   font-size: .85rem; line-height: 1.5; }
 code { overflow-wrap: anywhere; font-size: .85em; } details { margin: .4rem 0; } details p { overflow-wrap: anywhere; }
@@ -98,9 +100,9 @@ def report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
     """
     title = f"{result['algorithm']} on {manifest['data']['source']}"
     sections = {
-        "On clients never seen in training": _unseen(manifest, result),
+        "On clients never seen in training": _unseen(result),
         "Every unseen client": _spread(manifest, result),
-        "How fast clients adapt": _adapting(manifest, result),
+        "How much, and how fast": _adapting(manifest, result),
         "On known clients": _table(result, "seen"),
         "Training": _training(metrics),
         "How fine-tuning was chosen": _finetuning(result),
@@ -179,10 +181,10 @@ def _facts(manifest: Table, result: Table) -> str:
     settings, data, clients = manifest["settings"], manifest["data"], manifest["clients"]
     entry = CATALOGUE.get(result["algorithm"])
     cohort = settings.get("cohort")
-    kinds = len(data["classes"])
+    kinds = f"{len(data['classes'])} classes" if data["classes"] else "a number to predict"
     facts = {
         "algorithm": (result["algorithm"], entry.paper if entry else ""),
-        "data": (data["source"], f"{data['examples']:,} examples, {kinds or 'no'} classes"),
+        "data": (data["source"], f"{data['examples']:,} examples, {kinds}"),
         "clients": (f"{len(clients['train'])} known", f"and {len(clients['unseen'])} never seen in training"),
         "rounds": (settings["rounds"], f"{cohort} clients a round" if cohort else ""),
         "seed": (settings["seed"], "one training run"),
@@ -192,11 +194,8 @@ def _facts(manifest: Table, result: Table) -> str:
     return f"<dl class='facts'>{''.join(tiles)}</dl>"
 
 
-def _unseen(manifest: Table, result: Table) -> str:
-    return _table(result, "unseen") + _gains(result) + _figure(
-        f"{_metric(result)} over shots; bars are 95 % intervals over clients",
-        _over_shots(manifest, result), legend=_columns(result["unseen"]),
-    )  # fmt: skip
+def _unseen(result: Table) -> str:
+    return _table(result, "unseen") + _gains(result)
 
 
 def _table(result: Table, which: str) -> str:
@@ -248,9 +247,9 @@ def _gain_cell(result: Table, row: Table, rival: str) -> str:
     word = "no interval" if outcome is None else OUTCOMES[outcome]
     sign = 1 if result["higher_is_better"] else -1
     pairs = list(zip(row["adapted"].get("scores", ()), row[rival].get("scores", ()), strict=False))
-    worse = f"; worse for {sum(sign * (a - b) < 0 for a, b in pairs)} of {len(pairs)}" if pairs else ""
+    worse = f"; {sum(sign * (a - b) < 0 for a, b in pairs)} of {len(pairs)} clients worse" if pairs else ""
     value = f"{'+' if difference > 0 else ''}{number(difference, result)}{_plus_minus(half, result)}"
-    return f"<td class='o{outcome}'>{value}<small>{word}{worse}</small></td>"
+    return f"<td class='o{outcome}'>{value.replace('-', '−')}<small>{word}{worse}</small></td>"
 
 
 def _over_shots(manifest: Table, result: Table) -> str:
@@ -287,11 +286,19 @@ def _adapting(manifest: Table, result: Table) -> str:
         for shots, points in (result.get("curve") or {}).items()
         if points
     }
-    if not series:
-        return ""
-    caption = f"{_metric(result)} of unseen clients over adaptation steps, on at most five episodes a client: \
-values can differ a little from the table's."
-    return _figure(caption, charts.lines(series, Axis("adaptation steps"), _axis(result), dots=True))
+    figures = [
+        _figure(
+            f"{_metric(result)} of unseen clients over shots; bars are 95 % intervals over clients.",
+            _over_shots(manifest, result),
+            legend=_columns(result["unseen"]),
+        ),
+        _figure(
+            f"{_metric(result)} of unseen clients, adapted, over adaptation steps; "
+            "on at most five episodes a client, so that values can differ a little from the table's.",
+            charts.lines(series, Axis("adaptation steps"), _axis(result), dots=True) if series else "",
+        ),
+    ]
+    return _grid_of([figure for figure in figures if figure])
 
 
 def _training(metrics: Sequence[Table]) -> str:
@@ -299,11 +306,18 @@ def _training(metrics: Sequence[Table]) -> str:
     for record in metrics:
         if isinstance(record.get("loss"), int | float):
             stages.setdefault(record["stage"], []).append((record["round"], record["loss"]))
-    figures = [
-        _figure(f"<b>{text(stage)}</b>: loss a round, and its moving mean", charts.lines(
-            {stage: points}, Axis("round"), Axis("loss"), smooth=True)) for stage, points in stages.items()
-    ]  # fmt: skip
-    return _grid_of(figures)
+    return _grid_of([_losses(stage, points) for stage, points in stages.items()])
+
+
+def _losses(stage: str, points: Sequence[charts.Point]) -> str:
+    """On a logarithmic axis where losses span more than a power of ten."""
+    losses = [loss for _, loss in points if math.isfinite(loss)]
+    log = bool(losses) and min(losses) > 0 and max(losses) > 10 * min(losses)
+    if log:
+        points = [(at, math.log10(loss)) for at, loss in points if math.isfinite(loss)]
+    svg = charts.lines({stage: points}, Axis("round"), Axis("loss", log=log), smooth=True)
+    kind = " (logarithmic axis)" if log else ""
+    return _figure(f"<b>{text(stage)}</b>: training loss of each round{kind}, and its moving mean.", svg)
 
 
 def _finetuning(result: Table) -> str:
@@ -316,7 +330,7 @@ def _finetuning(result: Table) -> str:
     ]
     caption = "Chosen by score on validation clients, set apart from the known ones and not trained on while choosing. \
 The clients that the tables judge by had no part in it."
-    return _grid(["", "shots", "fine-tuning"], lines, caption) if lines else ""
+    return _grid(["", "shots", "fine-tuning"], lines, caption, words=True) if lines else ""
 
 
 def _meanings(manifest: Table, result: Table) -> str:
@@ -347,7 +361,7 @@ def _again(manifest: Table) -> str:
     )
     return (
         f"<p>Save this as <code>run.toml</code>:</p><pre>{text(toml(settings))}</pre>"
-        f"<p>and run</p><pre>{text(command)}</pre>" + _grid(["made with", "version"], made, "")
+        f"<p>and run</p><pre>{text(command)}</pre>" + _grid(["made with", "version"], made, "", words=True)
     )
 
 
@@ -421,12 +435,12 @@ def _plus_minus(half: float | None, result: Table) -> str:
     return "" if half is None or not math.isfinite(half) else f" ± {number(half, result)}"
 
 
-def _grid(heads: Sequence[str], rows: Sequence[str] | str, caption: str) -> str:
+def _grid(heads: Sequence[str], rows: Sequence[str] | str, caption: str, *, words: bool = False) -> str:
     head = "".join(f"<th>{text(h)}</th>" for h in heads)
+    kind = " class='left'" if words else ""
     note = f"<p class='note'>{text(caption)}</p>" if caption else ""
-    return (
-        f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
-    )
+    table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<div class='scroll'>{table}</div>{note}"
 
 
 def _grid_of(figures: Sequence[str]) -> str:

@@ -81,6 +81,7 @@ class Settings(Section):
     hold_out: float = Field(
         default=0.2, ge=0, lt=1, description="client as task: rows of known clients kept for testing"
     )
+    checkpoint_seconds: float = Field(default=2, ge=0, description="least time between checkpoints; 0: every round")
     drop_short: bool = Field(
         default=False, description="leave out clients that are too small, instead of refusing them"
     )

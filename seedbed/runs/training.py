@@ -10,7 +10,6 @@ from seedbed.rounds import Round, synchronous
 from seedbed.runs.directory import RunDirectory, fill
 
 Watch = Callable[[Round], None]  # shown every round, in order
-SECONDS_BETWEEN_CHECKPOINTS = 2.0
 
 
 def train_stage(
@@ -23,6 +22,7 @@ def train_stage(
     rounds: int,
     cohort: int | None,
     seed: int,
+    checkpoint_seconds: float,
     watch: Watch,
 ) -> ServerState:
     """Train for so many rounds, or for those that are left after the stage's last checkpoint.
@@ -42,7 +42,7 @@ def train_stage(
         run.log({"stage": stage, "round": round.number, "clients": len(round.clients), **round.info})
         watch(round)
         last = round.number == rounds
-        if last or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+        if last or time.monotonic() - saved >= checkpoint_seconds:
             memory = {str(client): kept for client, kept in engine.memory().items()}
             run.save(stage, round.number, {"state": round.state, "kept": memory})
             saved = time.monotonic()

@@ -1,0 +1,1 @@
+"""What clients hold and what they work on: populations, readers of real data, samplers."""

@@ -175,6 +175,6 @@ def _refuse_non_finite(what: str, values: Tensor, keys: npt.NDArray[Any]) -> Non
     if bad.any():
         row = int(bad.nonzero()[0])
         raise InputError(
-            f"{what} of row {row} (client {keys[row]!r}) is not finite, as in {int(bad.sum())} rows in all: "
+            f"{what} of row {row} (client {str(keys[row])!r}) is not finite, as in {int(bad.sum())} rows in all: "
             "a model cannot learn from NaN or infinity; drop or fill those rows first"
         )

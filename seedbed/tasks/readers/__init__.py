@@ -44,7 +44,14 @@ PARTITION = {"clients", "alpha", "per_client", "minimum", "seed"}
 LAYOUTS = ".csv, .tsv, .parquet, .npz, LEAF .json, or a folder client/class/*.png"
 
 
-def read(source: str, *, root: str | Path | None = None, partition: How | None = None, **options: Any) -> Population:
+def read(
+    source: str,
+    *,
+    root: str | Path | None = None,
+    partition: How | None = None,
+    drop_short: bool = False,
+    **options: Any,
+) -> Population:
     """A population from a named set, or from a file or folder of one's own.
 
     Args:
@@ -53,6 +60,7 @@ def read(source: str, *, root: str | Path | None = None, partition: How | None =
             ~/.cache/seedbed.
         partition: deal the rows to made-up clients: iid, dirichlet, shards or quantity, with their settings
             clients, alpha, per_client, minimum, seed. None: the data's own clients.
+        drop_short: leave out clients that the source names but that have no examples, instead of refusing.
         options: of the reader (`options_of(source)` lists them): client, target, task, ignore, size,
             episodic, ...
     Raises:
@@ -70,6 +78,7 @@ def read(source: str, *, root: str | Path | None = None, partition: How | None =
     accepted = signatures.signature(reader).parameters
     _refuse_unknown_options(source, options, set(accepted) | (PARTITION if partition else set()))
     own = {name: value for name, value in options.items() if name in accepted}
+    own |= {"drop_short": drop_short} if "drop_short" in accepted else {}
     if partition is None:
         return _named(source, reader(**own))
     settings |= {name: value for name, value in options.items() if name in PARTITION}

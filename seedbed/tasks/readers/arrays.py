@@ -65,7 +65,7 @@ def read(
 def load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
     """The named arrays of an .npz file, of equal length."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             absent = [name for name in names if name not in archive.files]
             if absent:
                 raise InputError(

@@ -91,6 +91,10 @@ def _parsed(values: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.boo
     if values.dtype.kind in "fiub":
         return values.astype(np.float64), np.zeros(len(values), bool)
     numbers, bad = np.full(len(values), np.nan), np.zeros(len(values), bool)
+    try:
+        return np.where(missing(values), "nan", values).astype(np.float64), bad
+    except ValueError:  # some are text: find which
+        pass
     for i, value in enumerate(values):
         try:
             numbers[i] = np.nan if value is None else float(value)

@@ -29,7 +29,7 @@ Alphabets = list[tuple[str, int, str]]  # name, characters, part
 
 
 def read(path: str | Path, *, alphabets: Collection[str] | None = None) -> Population:
-    """All alphabets, from the packed bits (0.4 s) if they are there, else from the two original zips (10 s).
+    """All alphabets, from the packed bits (0.4 s) if they are there, else from the two original zips (30 s).
 
     Args:
         path: the folder that holds omniglot28.bits.xz and omniglot28.json, or images_background.zip and

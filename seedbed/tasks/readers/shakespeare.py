@@ -33,14 +33,17 @@ def read(path: str | Path, *, length: int = 80, stride: int = 20, least_characte
         raise InputError(f"no role has {least_characters} characters: lower least_characters")
     text = "".join(roles.values())
     symbols = sorted(set(text))
-    tokens = np.searchsorted([ord(s) for s in symbols], np.frombuffer(text.encode("utf-32-le"), np.uint32))
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    number = np.zeros(int(codes.max()) + 1, np.int64)
+    number[[ord(s) for s in symbols]] = np.arange(len(symbols))
+    tokens = number[codes]
     ends = np.cumsum([len(said) for said in roles.values()])
     own = [np.lib.stride_tricks.sliding_window_view(part, length + 1)[::stride] for part in np.split(tokens, ends[:-1])]
     windows = np.concatenate(own)
     target = {"kind": "classes", "classes": symbols}
     shape = {"shape": [length], "dtype": "int64"}
     return Population.from_arrays(
-        torch.as_tensor(windows[:, :-1].copy()),
+        torch.as_tensor(windows[:, :-1]),
         torch.as_tensor(windows[:, -1].copy()),
         np.repeat(list(roles), [len(w) for w in own]),
         classes=tuple(symbols),

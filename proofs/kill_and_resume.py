@@ -1,0 +1,32 @@
+"""20 runs killed with SIGKILL at random moments and resumed end bit for bit like one never stopped (about 4 minutes)"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
+
+from killing import killed, whole  # noqa: E402 (the path is set above)
+
+from seedbed import draws  # noqa: E402
+
+KILLS = 20
+LINES = 16  # of metrics: 4 rounds of the probe, 12 of the run
+
+
+def main() -> int:
+    rng = draws.generator(0, "kills")
+    with tempfile.TemporaryDirectory() as folder:
+        want = whole(Path(folder) / "whole")
+        equal = 0
+        for kill in range(KILLS):
+            lines, delay = int(rng.integers(0, LINES + 1)), float(rng.uniform(0, 0.05))
+            got = killed(Path(folder) / f"killed-{kill}", lines, delay=delay)
+            equal += got == want
+            print(f"killed after line {lines} + {1000 * delay:.0f} ms: {'same' if got == want else 'DIFFERENT'}")
+    print(f"{equal} of {KILLS} bit-identical (parameters, metrics and results)")
+    return 0 if equal == KILLS else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""A killed process, resumed, ends bit for bit as if nothing had happened. Twenty kills: `scripts/prove kill_and_resume`."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from killing import killed, whole
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return whole(tmp_path_factory.mktemp("run") / "whole")
+
+
+@pytest.mark.parametrize("lines", [0, 2, 9])
+def test_killed_and_resumed_is_never_stopped(undisturbed: dict[str, bytes], tmp_path: Path, lines: int) -> None:
+    assert killed(tmp_path / "killed", lines) == undisturbed

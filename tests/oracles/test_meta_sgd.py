@@ -1,0 +1,103 @@
+"""Meta-SGD: learned rates and their gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from seedbed import tree
+from seedbed.algorithms.fedmeta import fedmeta
+from seedbed.algorithms.meta_sgd import meta_sgd
+from seedbed.learning.adaptations import RATE, learned_steps, rates_for
+from seedbed.learning.objectives import after
+from seedbed.learning.optimizers import sgd
+from seedbed.tasks.types import Episode
+
+from .bench import (
+    ENGINES,
+    D,
+    apart,
+    bowl,
+    bowls,
+    episode,
+    final,
+    loss,
+    network,
+    plain_loss,
+    plain_maml,
+    sent_by,
+    start,
+    task,
+)
+
+
+def test_a_rate_has_its_own_gradient() -> None:
+    """φ = θ − a⊙∇L_A(θ), so ∂L_B(φ)/∂a = −∇L_A(θ)⊙∇L_B(φ), and ∂L_B(φ)/∂θ = (I − A·diag(a))∇L_B(φ) since
+    ∂φ/∂θ = I − diag(a)A.
+
+    A published defect (Flower's FedMeta): `alphas.grad = grad_θ`, the rates receive θ's gradient.
+    """
+    support, query = bowls(2)
+    a = torch.tensor([0.1, 0.3, 0.2])
+    inner = support["A"] @ (start()["w"] - support["c"])
+    outer = query["A"] @ (start()["w"] - a * inner - query["c"])
+    params = {**start(), RATE + "w": a}
+    got = grad(after(learned_steps(bowl), bowl))(params, Episode(support, query))  # type: ignore[arg-type]
+    assert apart(got[RATE + "w"], -inner * outer) < 1e-15
+    assert apart(got["w"], (torch.eye(D) - support["A"] * a) @ outer) < 1e-14
+    assert apart(got[RATE + "w"], got["w"]) > 1e-2
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_federated_gradient_is_that_of_plain_pytorch(engine: Any, steps: int) -> None:
+    """φ ← φ − a⊙∇L_A(φ), the same rates in each step; torch.autograd with create_graph=True on all clients'
+    tasks."""
+    episodes = [[episode(4 * c + k) for k in range(c + 1)] for c in range(3)]
+    theta = {n: p.requires_grad_() for n, p in network().items()}
+    rates = {n: torch.full_like(p, 0.3).requires_grad_() for n, p in network().items()}
+    total: Tensor = torch.zeros(())
+    for es in episodes:
+        for e in es:
+            phi = dict(theta)
+            for _ in range(steps):
+                grads = torch.autograd.grad(plain_loss(phi, e.support), list(phi.values()), create_graph=True)
+                phi = {n: phi[n] - rates[n] * g for n, g in zip(phi, grads, strict=True)}
+            total = total + plain_loss(phi, e.query) / len(es) / 3
+    total.backward()
+    want = {n: p.grad for n, p in theta.items()} | {RATE + n: a.grad for n, a in rates.items()}
+    tasks = [task(*es, examples=c + 1) for c, es in enumerate(episodes)]
+    algorithm = meta_sgd(loss, lr=0.3, steps=steps, outer=sgd(1.0))
+    begin = algorithm.init(network()).params
+    assert apart(tree.sub(begin, final(algorithm, tasks, network(), 1, engine).params), want) < 1e-14
+
+
+def test_frozen_equal_rates_are_maml() -> None:
+    """With a = α everywhere and only θ stepped, Meta-SGD is MAML: the same meta-gradient of θ."""
+    tasks = task(episode(0), episode(1))
+    ours = sent_by(meta_sgd(loss, lr=0.3, steps=2), tasks, network())
+    mamls = sent_by(fedmeta(loss, lr=0.3, steps=2), tasks, network())
+    assert apart({n: g for n, g in ours.items() if not n.startswith(RATE)}, mamls) < 1e-15
+    assert apart(mamls, plain_maml(network(), [episode(0), episode(1)], lr=0.3, steps=2)) < 1e-14
+
+
+def test_rates_start_where_told_and_are_learned() -> None:
+    """init adds a rate of `lr` for each number of the model, and a server step moves each by its own
+    gradient."""
+    algorithm = meta_sgd(bowl, lr=0.1, outer=sgd(0.5))
+    begin = algorithm.init(start()).params
+    assert apart(begin, {**start(), **rates_for(start(), 0.1)}) == 0
+    support, query = bowls(2)
+    inner = support["A"] @ (start()["w"] - support["c"])
+    outer = query["A"] @ (start()["w"] - 0.1 * inner - query["c"])
+    got = final(algorithm, [task(Episode(support, query))], start()).params  # type: ignore[arg-type]
+    assert apart(got[RATE + "w"], 0.1 + 0.5 * inner * outer) < 1e-14
+
+
+def test_the_product_is_a_model_without_rates() -> None:
+    """personalise takes the learned step and hands out the model's own parameters: φ = θ − a⊙∇L(θ)."""
+    item, a = bowls(1)[0], torch.tensor([0.1, 0.0, -0.2])
+    got = meta_sgd(bowl).personalise({**start(), RATE + "w": a}, {}, item)  # type: ignore[arg-type]
+    assert apart(got, {"w": start()["w"] - a * (item["A"] @ (start()["w"] - item["c"]))}) < 1e-15
