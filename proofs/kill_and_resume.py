@@ -6,9 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
-from killing import killed, whole  # noqa: E402 (the path is set above)
+from killing import killed, whole
 
-from seedbed import draws  # noqa: E402
+from seedbed import draws
 
 KILLS = 20
 LINES = 16  # of metrics: 4 rounds of the probe, 12 of the run

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Something that was asked for cannot be done. The command line prints it as one line and exits with 2."""
 
 
+class Stopped(Exception):
+    """A run was interrupted by its user, and can be gone on with: the message says how."""
+
+
 def nearest(value: str, known: Iterable[str]) -> str:
     """A hint that follows an unknown name: the closest known one, or all of them.
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 
 from scipy import stats
 
-from seedbed.federated import Algorithm, Engine, Params, ServerState
+from seedbed.federated import Algorithm, Engine, ServerState, adapting
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, masked_mean
 from seedbed.tasks.sampling import TaskSource
-from seedbed.tasks.types import Batch
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,4 @@ def unadapted(algorithm: Algorithm, start: Adapt) -> Algorithm:
     Args:
         start: what every model gets all the same: a head of zeros where the classes are new.
     """
-
-    def as_sent(sent: Params, kept: Params, support: Batch) -> Params:
-        return start(sent.params if isinstance(sent, ServerState) else sent, support)
-
-    return replace(algorithm, personalise=as_sent)
+    return replace(algorithm, personalise=adapting(start))

@@ -100,8 +100,8 @@ class Algorithm:
 
 
 def adapting(adapt: Adapt) -> Callable[[Tree, Tree, Batch], Params]:
-    """Personalise by adapting what was sent."""
-    return lambda sent, kept, support: adapt(sent, support)
+    """Personalise by adapting the params that were sent, alone or in the server's whole state."""
+    return lambda sent, kept, support: adapt(sent.params if isinstance(sent, ServerState) else sent, support)
 
 
 def uniform(algorithm: Algorithm) -> Algorithm:

@@ -5,6 +5,7 @@ arXiv 1703.05175, equations 1–2. Only the body is federated: each client solve
 from dataclasses import replace
 
 from seedbed.algorithms.fedsgd import fedsgd
+from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, ServerState, uniform
 from seedbed.learning.adaptations import chain, gradient_steps, prototype_head
 from seedbed.learning.objectives import Adapt, Predict, after
@@ -47,6 +48,9 @@ def body_only(loss: Objective, solve: Adapt, adapt: Adapt, *, head: str, outer: 
     base = fedsgd(after(solve, loss), outer=outer, adapt=adapt)
 
     def init(params: Params) -> ServerState:
-        return base.init({n: p for n, p in params.items() if not n.startswith(f"{head}.")})
+        body = {n: p for n, p in params.items() if not n.startswith(f"{head}.")}
+        if not body:
+            raise InputError("the model is all head, so that nothing is left to federate: give it a hidden layer")
+        return base.init(body)
 
     return uniform(replace(base, init=init))

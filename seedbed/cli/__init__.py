@@ -1,15 +1,41 @@
 """The command line: a thin, typed shell over the same factories."""
 
 import sys
+from typing import Any
+
+import typer
 
 from seedbed.cli.app import app
-from seedbed.errors import InputError
+from seedbed.errors import InputError, Stopped
+
+USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # click's ClickException, whoever carries click
+INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
 
 def main() -> None:
-    """`seedbed ...`: what cannot be done is one line on standard error and exit code 2."""
+    """`seedbed ...`: what cannot be done is one line on standard error and exit code 2; after Ctrl-C it is 130."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except InputError as error:
-        print(f"seedbed: {error}", file=sys.stderr)
-        sys.exit(2)
+        code = _say(str(error), 2)
+    except USAGE_ERROR as error:
+        code = _usage(error)
+    except Stopped as stop:
+        code = _say(str(stop), INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _usage(error: Any) -> int:
+    """What was wrong with the words of the command; without any words its help is shown (by rich, or as the text)."""
+    text = error.format_message().strip()
+    if not text or "\n" in text:
+        print(text, end="", file=sys.stderr)
+        return 2
+    return _say(f"{text.rstrip('.?')}; see `{error.ctx.command_path} --help`", 2)
+
+
+def _say(line: str, code: int) -> int:
+    print(f"seedbed: {line}", file=sys.stderr)
+    return code

@@ -31,7 +31,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting, as key=value: rounds=100, task.ways=10, outer.lr=0.01. May be repeated."),
 ]
-Config = Annotated[Path | None, typer.Option(help="Settings from a TOML file; the other options go over it.")]
+Config = Annotated[Path | None, typer.Option(help="Settings from a TOML file or a run's manifest.json; the other options go over it.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")]
 Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]
@@ -103,7 +103,7 @@ def compare(
             names, asked, set_ or [], config, out, range(seed or 0, (seed or 0) + seeds), bars
         )
     table = Table(title=f"{found.metric} on clients never seen in training, mean over {seeds} seed{'s' * (seeds > 1)}")
-    table.add_column("algorithm")
+    table.add_column("algorithm", no_wrap=True)
     for shots in found.shots:
         table.add_column(f"{shots} shots: unadapted", justify="right")
         table.add_column("adapted", justify="right")
@@ -136,11 +136,12 @@ def adapt(
     out: Annotated[Path, typer.Option(help="Where the client's own model goes (.safetensors).")],
     steps: Annotated[int | None, typer.Option(min=0, help="Adaptation steps; default: the algorithm's own.")] = None,
     query: Annotated[Path | None, typer.Option(help="More labelled examples, to score the model on.")] = None,
+    client: Annotated[str | None, typer.Option(help="Whose examples, where the files hold several clients'.")] = None,
 ) -> None:
     """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine."""
     from seedbed.runs.personal import personalise
 
-    made = personalise(directory, support, out, steps=steps, query=query)
+    made = personalise(directory, support, out, steps=steps, query=query, client=client)
     for line in made.lines():
         console.print(line)
 

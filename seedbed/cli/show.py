@@ -61,6 +61,9 @@ class Bars(Show):
         task = self.progress.add_task(title, total=total, completed=done, word="")
         return lambda word: self.progress.update(task, advance=1, word=word)
 
+    def note(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
 
 class Download:
     """A bar for each file that is fetched."""

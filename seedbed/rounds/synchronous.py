@@ -60,7 +60,7 @@ def synchronous(
         if not tree.is_finite(after):
             raise InputError(
                 f"round {number}: the model is no longer finite (loss {_loss(replies)}); "
-                "lower the learning rates (local.lr, outer.lr), then resume from the last checkpoint"
+                "start again with lower learning rates (local.lr, outer.lr); what came before is intact"
             )
         state = after
         yield Round(number, state, chosen, {name: float(value) for name, value in replies.info.items()})

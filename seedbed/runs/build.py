@@ -5,7 +5,8 @@ A value is a number, a word, or for an optimiser or a schedule a table of its ow
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,13 +23,21 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def build(factory: Callable[..., Any], given: Mapping[str, Any], context: Mapping[str, Any], *, where: str = "") -> Any:
+def build(
+    factory: Callable[..., Any],
+    given: Mapping[str, Any],
+    context: Mapping[str, Any],
+    *,
+    where: str = "",
+    also: Iterable[str] = (),
+) -> Any:
     """Call a factory with the given settings, and with whatever of the context it asks for by name.
 
     Args:
         given: settings by parameter name; optimisers and schedules as tables, or a word for their name alone.
         context: built objects (loss, features, ...) and numbers that the run knows (updates); settings go first.
         where: the dotted name of what is being built, for errors.
+        also: other names that may have been meant by an unknown one.
     Raises:
         InputError: no such setting (with the nearest), or a value of the wrong type.
     """
@@ -36,7 +45,9 @@ def build(factory: Callable[..., Any], given: Mapping[str, Any], context: Mappin
     arguments = {name: value for name, value in context.items() if name in known}
     for name, value in given.items():
         if name not in known or (name in context and not _is_plain(context[name])):
-            raise InputError(f"unknown setting {where}{name!r}: {nearest(name, settable(factory, context))}")
+            whole = where + ".".join([name, *value] if isinstance(value, Mapping) and len(value) == 1 else [name])
+            names = [*(where + known for known in settable(factory, context)), *also]
+            raise InputError(f"unknown setting {whole!r}: {nearest(whole, names)}")
         arguments[name] = _parse(hints[name], value, known[name].default, context, f"{where}{name}")
     return factory(**arguments)
 
@@ -62,8 +73,8 @@ def _is_plain(value: Any) -> bool:
 
 def _parse(hint: Any, value: Any, default: Any, context: Mapping[str, Any], where: str) -> Any:
     if hint is Optimizer:
-        table = {"name": value} if isinstance(value, str) else dict(value)
-        name = table.pop("name", default.name)
+        table = _table(value, where, OPTIMIZERS)
+        name = str(table.pop("name", default.name))
         if name not in OPTIMIZERS:
             raise InputError(f"unknown optimiser {where}={name!r}: {nearest(name, OPTIMIZERS)}")
         same = dict(default.settings) if name == default.name else {}
@@ -71,13 +82,25 @@ def _parse(hint: Any, value: Any, default: Any, context: Mapping[str, Any], wher
     if hint == Schedule | None:
         if callable(value):
             return value
-        table = {"name": value} if isinstance(value, str) else dict(value)
-        name = table.pop("name", "constant")
+        table = _table(value, where, SCHEDULES)
+        name = str(table.pop("name", "constant"))
         if name not in SCHEDULES:
             raise InputError(f"unknown schedule {where}={name!r}: {nearest(name, SCHEDULES)}")
         return build(SCHEDULES[name], table, context, where=f"{where}.")
     try:
-        return TypeAdapter(hint).validate_python(value)
+        parsed = TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise InputError(f"setting {where}={value!r} cannot be used: {reason}") from error
+    if isinstance(parsed, int | float) and not 0 <= parsed < math.inf:
+        raise InputError(f"setting {where}={value!r} cannot be used: it must be a number from 0 up")
+    return parsed
+
+
+def _table(value: Any, where: str, known: Iterable[str]) -> dict[str, Any]:
+    """Settings of an optimiser or a schedule; a word is its name."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, Mapping):
+        raise InputError(f"setting {where}={value!r} cannot be used: give a name ({', '.join(known)}) or {where}.KEY")
+    return dict(value)

@@ -7,9 +7,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from seedbed.algorithms import catalogue
+from seedbed.errors import InputError
 from seedbed.runs.directory import RunDirectory
 from seedbed.runs.pipeline import Show
-from seedbed.runs.start import go_on, start
+from seedbed.runs.settings import Settings
+from seedbed.runs.start import go_on, plan, start
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,11 @@ def compare(
         results = []
         for seed in seeds:
             path = base / f"{name}-{seed}"
+            these = {**asked, "algorithm": name, "seed": seed}
             if (path / "manifest.json").exists():
-                results.append(go_on(RunDirectory.open(path).path, show))
+                _refuse_other(path, plan(these, assignments, config).settings)
+                results.append(go_on(path, show))
             else:
-                these = {**asked, "algorithm": name, "seed": seed}
                 results.append(start(these, assignments, config, path, show)[1])
         metric, shots = results[0]["metric"], tuple(results[0]["unseen"])
         rows[name] = [
@@ -66,3 +69,12 @@ def compare(
             for column, number in (("unadapted", "mean"), ("adapted", "mean"), ("adapted", "worst_tenth"))
         ]
     return Comparison(metric, shots, rows), base
+
+
+def _refuse_other(path: Path, wanted: Settings) -> None:
+    """A run that is there already must be the one that was asked for."""
+    here, want = RunDirectory.open(path).manifest["settings"], wanted.model_dump(mode="json")
+    for key in (key for key in want if here.get(key) != want[key]):
+        raise InputError(
+            f"{path} holds a run with {key}={here.get(key)!r}, but {want[key]!r} is asked for: choose another --out"
+        )

@@ -30,6 +30,7 @@ from seedbed.learning.finetuning import FineTuning
 from seedbed.tree import Tree
 
 KEPT_CHECKPOINTS = 2
+RECORD = {"stage", "round", "file", "sha256", "metrics_bytes"}  # what a journal line holds
 
 
 class RunDirectory:
@@ -50,7 +51,13 @@ class RunDirectory:
         run = cls(path)
         with writing(path):
             (path / "checkpoints").mkdir(parents=True)
-        run.write_json("manifest.json", manifest)
+        try:
+            run.write_json("manifest.json", manifest)
+        except InputError:
+            for folder in (path / "checkpoints", path):
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
         return run
 
     @classmethod
@@ -96,20 +103,21 @@ class RunDirectory:
         data = to_bytes(trees)
         file = f"checkpoints/{stage}-{round:06d}.safetensors"
         self.write(file, data)
-        metrics = self.path / "metrics.jsonl"
         record = {
             "stage": stage,
             "round": round,
             "file": file,
             "sha256": hashlib.sha256(data).hexdigest(),
-            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+            "metrics_bytes": self._settle_metrics(),
         }
         with writing(self.path / "journal.jsonl"), open(self.path / "journal.jsonl", "a") as journal:
             journal.write(json.dumps(record) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
-        for old in sorted((self.path / "checkpoints").glob(f"{stage}-*.safetensors"))[:-KEPT_CHECKPOINTS]:
-            old.unlink()
+        mine = (self.path / "checkpoints").glob(f"{stage}-[0-9]*.safetensors")  # not those of stage fedavg-probe
+        for old in sorted(mine, key=lambda file: int(file.stem.rpartition("-")[2]))[:-KEPT_CHECKPOINTS]:
+            with writing(old):
+                old.unlink()
 
     def recover(self) -> None:
         """Forget what came after the last checkpoint: a torn journal line, and metrics of rounds to be run again."""
@@ -118,8 +126,20 @@ class RunDirectory:
         if (self.path / "journal.jsonl").exists():
             self.write("journal.jsonl", journal.encode())
         metrics = self.path / "metrics.jsonl"
+        size, counted = (
+            metrics.stat().st_size if metrics.exists() else 0,
+            records[-1]["metrics_bytes"] if records else 0,
+        )
+        if size < counted:
+            raise InputError(
+                f"{metrics} has {size} bytes, but {counted} were written before the last checkpoint: restore it, or "
+                "start the run again in another directory"
+            )
         if metrics.exists():
-            os.truncate(metrics, records[-1]["metrics_bytes"] if records else 0)
+            os.truncate(metrics, counted)
+        counting = {self.path / record["file"] for record in records}
+        for stray in {*self.path.glob("*.part"), *self.path.glob("checkpoints/*")} - counting:
+            stray.unlink()
 
     def latest(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
         """(round, named tensors) of the stage's last checkpoint, or None.
@@ -127,31 +147,43 @@ class RunDirectory:
         Raises:
             InputError: the file is missing, cut short or altered.
         """
-        mine = [record for record in self._journal() if record["stage"] == stage]
+        mine = [(number, record) for number, record in enumerate(self._journal(), 1) if record["stage"] == stage]
         if not mine:
             return None
-        record, path = mine[-1], self.path / mine[-1]["file"]
+        number, record = mine[-1]
+        path = self.path / record["file"]
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
-            what = f"has {len(data)} bytes that are not those written" if data else "is missing"
-            way = (
-                f"remove the last line of {self.path / 'journal.jsonl'} to go on from round {mine[-2]['round']}"
-                if len(mine) > 1
-                else "start the run again in another directory"
+            what = f"holds {len(data)} bytes that are not those written" if path.exists() else "is missing"
+            before = mine[-2][1]["round"] if len(mine) > 1 else 0
+            raise InputError(
+                f"checkpoint {path} (round {record['round']}) {what}: put it back, or remove line {number} and what "
+                f"follows it from {self.path / 'journal.jsonl'} to go on from round {before}"
             )
-            raise InputError(f"checkpoint {path} (round {record['round']}) {what}: {way}")
         return record["round"], from_bytes(data, str(path))
+
+    def _settle_metrics(self) -> int:
+        """Flush metrics.jsonl to disk, before a journal line counts it; its size."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return 0
+        with writing(path), open(path, "ab") as metrics:
+            os.fsync(metrics.fileno())
+            return metrics.tell()
 
     def _journal(self) -> list[dict[str, Any]]:
         path = self.path / "journal.jsonl"
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         records = []
         for number, line in enumerate(lines, 1):
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                if number < len(lines):
-                    raise InputError(f"{path} line {number} is not JSON: the file was altered; restore it") from error
+            record = _record(line)
+            if record is not None:
+                records.append(record)
+            elif number < len(lines):
+                raise InputError(
+                    f"{path} line {number} is no checkpoint's: the file was altered; restore it, or remove that line "
+                    "and what follows it"
+                )
         return records
 
     def _read_json(self, name: str) -> dict[str, Any]:
@@ -160,6 +192,15 @@ class RunDirectory:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{self.path / name} is not JSON ({error}): restore it, or run again") from error
         return value
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A journal line, or None if it is torn or altered."""
+    try:
+        record: Any = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and record.keys() >= RECORD else None
 
 
 def to_bytes(trees: Mapping[str, Tree], metadata: dict[str, str] | None = None) -> bytes:
@@ -212,10 +253,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        way = {
-            errno.ENOSPC: "free some space, then `seedbed resume` goes on from the last checkpoint",
-            errno.EACCES: "choose a directory that you may write to",
-        }.get(error.errno or 0, "choose another place")
+        full, closed = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM, errno.EROFS)
+        way = "choose another place"
+        if error.errno in full:
+            way = "free some space, then `seedbed resume` goes on from the last checkpoint"
+        elif error.errno in closed:
+            way = "choose a directory that you may write to"
         raise InputError(f"cannot write {path}: {error.strerror}; {way}") from error
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from seedbed import draws, engines, models, tree
 from seedbed.algorithms import catalogue
 from seedbed.engines import OneByOne
@@ -17,10 +19,10 @@ from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.objectives import Adapt, Metric, supervised
 from seedbed.models import Model
 from seedbed.runs.build import build
-from seedbed.runs.settings import Settings
+from seedbed.runs.settings import Settings, known_keys
 from seedbed.tasks import sampling
+from seedbed.tasks.augment import with_distortions, with_rotations
 from seedbed.tasks.population import Population
-from seedbed.tasks.readers import with_rotations
 from seedbed.tasks.sampling import Sampled, Sampler
 from seedbed.tasks.types import Batch
 
@@ -123,7 +125,7 @@ class Learner:
             raise InputError(
                 f"{name} solves a head over classes, but the target is a number: use per_fedavg or fedmeta"
             )
-        algorithm: Algorithm = build(entry.factory, options, context)
+        algorithm: Algorithm = build(entry.factory, options, context, also=known_keys())
         return algorithm
 
 
@@ -137,6 +139,8 @@ class Experiment:
 
     def __init__(self, settings: Settings, population: Population):
         self.settings, self.population = settings, population
+        self.notes: list[str] = []  # what `check` changed
+        _refuse_hopeless(population, settings.data)
         self.train, self.unseen = population.split_clients(unseen=settings.unseen, seed=settings.seed)
         self.held_out: Population | None = None
         if not population.episodic and settings.hold_out:
@@ -152,10 +156,17 @@ class Experiment:
         """
         entry = catalogue.entry(self.settings.algorithm)
         training = self.sampler(entry.items_for(self.settings.options))
-        self.learner.algorithm(self.settings.algorithm, self.learner.model(self.learner.outputs(entry)))
+        model = self.learner.model(self.learner.outputs(entry))
+        self.learner.algorithm(self.settings.algorithm, model).init(model.params)
+        engines.make(self.settings.engine, Sampled(self.train, training), model.module)
+        if not len(self.unseen):
+            raise InputError(f"unseen={self.settings.unseen} leaves no client to judge by: set at least one apart")
         self.train = self._usable(self.train, training)
         if self.held_out is not None:
             self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
+        self._check_unseen()
+
+    def _check_unseen(self) -> None:
         judging = self.judged(self.unseen, max(self.shots), purpose="check", episodes=1).sampler
         self.unseen = self._usable(self.unseen, judging)
 
@@ -166,9 +177,10 @@ class Experiment:
             try:
                 source.draw(client, 0)
                 usable.append(client)
-            except InputError:
+            except InputError as error:
                 if not self.settings.drop_short:
                     raise
+                self.notes.append(f"left out: {str(error).partition(':')[0]}")
         if not usable:
             raise InputError(f"every client of {self.settings.data} is too small: lower ways, shots or support")
         return population.only(usable)
@@ -176,6 +188,7 @@ class Experiment:
     def judge_everyone(self) -> None:
         """Take all clients for unseen ones: the data is other than that of training."""
         self.unseen = self.population
+        self._check_unseen()
 
     @cached_property
     def shots(self) -> tuple[int, ...]:
@@ -220,10 +233,18 @@ class Experiment:
         """Training tasks of these clients for this algorithm."""
         entry = catalogue.entry(name)
         items = entry.items_for(self.settings.options)
-        if self.settings.task.rotations and items == "episodes":
-            population = with_rotations(population)
+        population = self._augmented(population, items)
         population = population.pooled() if entry.pooled else population
         return Sampled(population, self.sampler(items, examples=examples), seed=self.settings.seed)
+
+    def _augmented(self, population: Population, items: catalogue.Items) -> Population:
+        """Training clients with what the settings add to them; turned classes only where labels are drawn afresh."""
+        task = self.settings.task
+        if task.distortions > 1:
+            population = with_distortions(population, copies=task.distortions, seed=self.settings.seed)
+        if task.rotations and items == "episodes" and population.episodic:
+            population = with_rotations(population)
+        return population
 
     def judged(self, population: Population, shots: int, *, purpose: str, episodes: int | None = None) -> Sampled:
         """Episodes to judge these clients by; those of several shots share their queries where a client is a task."""
@@ -261,3 +282,22 @@ class Experiment:
         batches = tree.parts(task.items, Batch)
         examples = sum(float((batch.mask * task.real[:, :, None]).sum()) for batch in batches)
         return max(1, round(examples / len(clients)))
+
+
+def _refuse_hopeless(population: Population, data: str) -> None:
+    """Data that no run can make anything of."""
+    if len(population) < 2:
+        raise InputError(
+            f"{data} has one client, {population.names[0]!r}, but a run needs one to train on and one to judge by: "
+            "name another client column (reader.client=...), or make clients up with reader.partition=dirichlet"
+        )
+    if len(population.classes) == 1:
+        raise InputError(
+            f"every example of {data} is of the class {population.classes[0]!r}: there is nothing to learn; name "
+            "another target"
+        )
+    if not population.x.is_floating_point() and population.x.dtype != torch.uint8:
+        raise InputError(
+            f"the inputs of {data} are whole numbers, which are taken for tokens, and no model of the command line "
+            "reads tokens: save them as floats if they are numbers, or train in Python with a model that embeds them"
+        )

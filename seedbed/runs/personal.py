@@ -56,13 +56,20 @@ class Made:
 
 
 def personalise(
-    directory: Path, support: Path, out: Path, *, steps: int | None = None, query: Path | None = None
+    directory: Path,
+    support: Path,
+    out: Path,
+    *,
+    steps: int | None = None,
+    query: Path | None = None,
+    client: str | None = None,
 ) -> Made:
     """Adapt a run's start to a support set and write the model.
 
     Args:
         steps: adaptation steps; None: the algorithm's own, or those that validation clients liked best.
-        query: labelled examples to score the unadapted and the adapted model on.
+        query: labelled examples to score the model on.
+        client: whose examples, where the files hold several clients'.
     Raises:
         InputError: the support set cannot be read as the run's data was, or `out` exists.
     """
@@ -74,15 +81,19 @@ def personalise(
     learner = Learner(settings, shape)
     trained = trained_start(run, learner)
     encoding = manifest["data"]["encoding"]
-    examples = readers.read_like(support, encoding)
+    examples = readers.read_like(support, encoding, client=client)
+    asked = None if query is None else readers.read_like(query, encoding, client=client)
+    if asked is not None and asked.classes != examples.classes:
+        raise InputError(
+            f"{query} has the classes {asked.classes}, the support set {examples.classes}: they must agree"
+        )
     ways = len(examples.classes)
     shots = max(1, len(examples.rows) // ways) if shape.episodic else len(examples.rows)
-    nearest = min(trained.finetuning, key=lambda k: abs(k - shots), default=None)
     algorithm = learner.algorithm(
         trained.name,
         trained.model,
         options=trained.options,
-        finetuning=None if nearest is None else trained.finetuning[nearest],
+        finetuning=trained.finetuning_for(shots),
         ways=ways or None,
         test_steps=steps,
     )
@@ -99,12 +110,7 @@ def personalise(
     }
     write_atomically(out, to_bytes(whole, metadata))
     scores: dict[str, float] = {}
-    if query is not None:
-        asked = readers.read_like(query, encoding)
-        if asked.classes != examples.classes:
-            raise InputError(
-                f"{query} has the classes {asked.classes}, the support set {examples.classes}: they must agree"
-            )
+    if asked is not None:
         scores["the query set"] = float(learner.metric(trained.model)(whole, _batch(asked)))
     return Made(out, len(examples.rows), examples.classes, scores, learner.metric_name)
 

@@ -30,6 +30,9 @@ class Show:
         """A piece of work of `total` steps begins; call what is returned after each, with a word on how it goes."""
         return lambda word: None
 
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -41,6 +44,11 @@ class Trained:
     finetuning: Mapping[int, FineTuning]
     options: Mapping[str, Any]
     memory: Mapping[str, Tree] = field(default_factory=dict)  # what known clients keep, by name
+
+    def finetuning_for(self, shots: int) -> FineTuning | None:
+        """How clients fine-tune on so many examples: as was chosen for the nearest number of shots."""
+        nearest = min(self.finetuning, key=lambda k: abs(k - shots), default=None)
+        return None if nearest is None else self.finetuning[nearest]
 
 
 class Pipeline:
@@ -251,7 +259,7 @@ class Pipeline:
             trained.name,
             trained.model,
             options=trained.options,
-            finetuning=trained.finetuning.get(shots) if shots else None,
+            finetuning=trained.finetuning_for(shots) if shots else None,
             ways=self.settings.evaluation.ways if shots else None,
             test_steps=steps,
         )

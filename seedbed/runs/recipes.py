@@ -6,21 +6,22 @@ from typing import Any
 from seedbed.runs.settings import Settings, settings_from
 from seedbed.tasks.population import Population
 
-FEW_SHOT = {"outer": {"lr": 5e-3, "schedule": "cosine"}}
+PROTOTYPES = {"scale": None, "outer": {"lr": 5e-3, "schedule": "cosine"}}
 
-# By (source of the data, algorithm). How they were found, and what they give: docs/results.md.
-RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+# By (source of the data, algorithm); None: any data. What they give: docs/results.md.
+RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
+    (None, "fed_proto"): {"options": PROTOTYPES, "task": {"shots": (1, 1), "queries": 3}},
     ("digits", "fed_proto"): {
         "rounds": 300,
         "cohort": 5,
-        "task": {"ways": 10, "shots": (1, 1), "queries": 5},
-        "options": FEW_SHOT,
+        "task": {"ways": 10, "distortions": 8},
+        "options": {"outer": {"lr": 3e-3}, "test_steps": 10, "test_lr": 0.03},
     },
     ("omniglot", "fed_proto"): {
-        "rounds": 900,
+        "rounds": 1200,
         "cohort": 4,
-        "task": {"ways": 60, "shots": (1, 1), "queries": 2, "rotations": True},
-        "options": FEW_SHOT,
+        "rival": {"local": {"lr": 0.1}},
+        "task": {"ways": 20, "queries": 2, "rotations": True, "size": 30},
         "evaluation": {"episodes": 10},
     },
 }
@@ -42,6 +43,6 @@ def complete(given: Mapping[str, Any], population: Population) -> Settings:
         "cohort": min(10, len(population)),
         "rival": {"local": {"lr": 0.05}},
     }
-    recipe = RECIPES.get((population.source, algorithm), {})
+    recipes = [RECIPES.get((source, algorithm), {}) for source in (None, population.source)]
     chosen = {k: v for k, v in given.items() if v is not None and not (k == "algorithm" and v == "auto")}
-    return settings_from(open_ones, recipe, chosen)
+    return settings_from(open_ones, *recipes, chosen)

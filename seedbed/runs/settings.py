@@ -9,14 +9,29 @@ ways = 5
 outer.lr = 0.003
 """
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from seedbed.errors import InputError, nearest
+
+Positive = Annotated[int, Field(ge=1)]
+Several = Annotated[  # at least one; a number alone is one
+    tuple[Positive, ...], Field(min_length=1), BeforeValidator(lambda k: (k,) if isinstance(k, int) else k)
+]
+
+
+def _part(value: float) -> float:
+    if not (value >= 1 if isinstance(value, int) else 0 < value < 1):
+        raise ValueError("give a fraction between 0 and 1, or a whole number from 1 up")
+    return value
+
+
+Part = Annotated[int | float, AfterValidator(_part)]
 
 
 class Section(BaseModel):
@@ -27,7 +42,7 @@ class TaskSettings(Section):
     """What clients work on in training."""
 
     ways: int = Field(default=5, ge=2, description="episodes: classes")
-    shots: tuple[int, int] = Field(
+    shots: Annotated[tuple[Positive, Positive], BeforeValidator(lambda k: (k, k) if isinstance(k, int) else k)] = Field(
         default=(1, 5), description="episodes: support examples per class, from–to, drawn for each"
     )
     queries: int = Field(default=5, ge=1, description="episodes: query examples per class")
@@ -35,7 +50,8 @@ class TaskSettings(Section):
     size: int | None = Field(default=10, ge=1, description="examples of a mini-batch; none: all")
     epochs: float = Field(default=1, gt=0, description="passes over a client's data a round, for mini-batches")
     steps: int | None = Field(default=None, ge=1, description="mini-batches a round exactly, instead of epochs")
-    support: float | int = Field(default=0.5, description="client as task: support part, a fraction or a count")
+    support: Part = Field(default=0.5, description="client as task: support part, a fraction or a count")
+    distortions: int = Field(default=1, ge=1, description="images: versions of each, all but one slightly distorted")
     rotations: bool = Field(
         default=False, description="images: classes turned by 90°, 180°, 270° are new training classes"
     )
@@ -45,7 +61,7 @@ class EvaluationSettings(Section):
     """How unseen clients are judged."""
 
     ways: int = Field(default=5, ge=2, description="episodes: classes")
-    shots: tuple[int, ...] | None = Field(
+    shots: Several | None = Field(
         default=None,
         description="examples per class (episodes) or per client; none: 1 and 5, or what the clients' sizes allow",
     )
@@ -60,7 +76,7 @@ class ModelSettings(Section):
     """Which model; none of it is needed."""
 
     name: Literal["auto", "mlp", "linear", "conv"] = "auto"
-    hidden: tuple[int, ...] = Field(default=(64,), description="mlp: width of each hidden layer")
+    hidden: Several = Field(default=(64,), description="mlp: width of each hidden layer")
     channels: int = Field(default=48, ge=1, description="conv: channels")
 
 
@@ -121,12 +137,17 @@ def settings_from(*layers: Mapping[str, Any]) -> Settings:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
+    """Settings from a TOML file, or those of a run from its manifest.json."""
     try:
-        return tomllib.loads(path.read_text())
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            table: dict[str, Any] = json.loads(text)["settings"]
+            return table
+        return tomllib.loads(text)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:  # no text at all is a ValueError too
+        raise InputError(f"{path} is neither TOML nor a run's manifest.json: {error}") from error
 
 
 def known_keys() -> list[str]:
@@ -169,5 +190,6 @@ def _first(error: ValidationError) -> str:
     found = error.errors()[0]
     key = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}: {nearest(key, known_keys())}"
-    return f"setting {key}={found['input']!r} cannot be used: {found['msg']}"
+        own = "" if "." in key else "; an algorithm's own settings go under [options]"
+        return f"unknown setting {key!r}: {nearest(key, known_keys())}{own}"
+    return f"setting {key}={found['input']!r} cannot be used: {found['msg'].removeprefix('Value error, ')}"

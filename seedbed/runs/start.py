@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbed.algorithms import catalogue
-from seedbed.errors import InputError
+from seedbed.errors import InputError, Stopped
 from seedbed.runs.directory import RunDirectory, fill, from_bytes, versions
 from seedbed.runs.experiment import Experiment, Learner, Shape
 from seedbed.runs.pipeline import Pipeline, Show, Trained
@@ -15,6 +15,8 @@ from seedbed.runs.report import report
 from seedbed.runs.settings import Settings, read_toml, settings_from, table_from
 from seedbed.tasks import readers
 from seedbed.tasks.population import Population
+
+JUDGING = {"evaluation", "options", "engine", "workers", "drop_short"}  # what may be other than in training
 
 
 def population_for(settings: Settings) -> Population:
@@ -25,7 +27,18 @@ def population_for(settings: Settings) -> Population:
 def start(
     asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, out: Path | None, show: Show
 ) -> tuple[Path, dict[str, Any]]:
-    """A new run; returns its directory and its result.
+    """A new run; returns its directory and its result. Arguments and errors: see `plan`."""
+    experiment = plan(asked, assignments, config)
+    for note in experiment.notes:
+        show.note(note)
+    settings = experiment.settings
+    path = out or Path("runs") / f"{Path(settings.data).stem}-{settings.algorithm}-{settings.seed}"
+    run = RunDirectory.create(path, _manifest(experiment))
+    return path, _finish(run, experiment, show)
+
+
+def plan(asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None) -> Experiment:
+    """What a run would be, checked.
 
     Args:
         asked: settings that are not None go over the TOML file's; `assignments` (key=value) over both.
@@ -37,13 +50,21 @@ def start(
         {key: value for key, value in asked.items() if value is not None},
         assignments=assignments,
     )
+    given |= _absolute(settings_from(given))
     population = population_for(settings_from(given))
     experiment = Experiment(complete(given, population), population)
     experiment.check()
-    settings = experiment.settings
-    path = out or Path("runs") / f"{Path(settings.data).stem}-{settings.algorithm}-{settings.seed}"
-    run = RunDirectory.create(path, _manifest(experiment))
-    return path, _finish(run, experiment, show)
+    return experiment
+
+
+def _absolute(settings: Settings) -> dict[str, Any]:
+    """Where the data lie, so that a run can be gone on with from any directory."""
+    places: dict[str, Any] = {}
+    if settings.data and settings.data not in readers.KNOWN and Path(settings.data).expanduser().exists():
+        places["data"] = str(Path(settings.data).expanduser().resolve())
+    if settings.root:
+        places["root"] = str(Path(settings.root).expanduser().resolve())
+    return places
 
 
 def go_on(path: Path, show: Show) -> dict[str, Any]:
@@ -54,10 +75,10 @@ def go_on(path: Path, show: Show) -> dict[str, Any]:
     """
     run = RunDirectory.open(path)
     if run.result is not None:
-        return run.result
+        return _reported(run, run.result)
     experiment = _experiment(run)
-    if experiment.population.fingerprint() != run.manifest["data"]["fingerprint"]:
-        raise InputError(f"{experiment.settings.data} is no longer the data that {path} was started on: put it back")
+    _refuse_changed(experiment, run)
+    experiment.check()
     run.recover()
     return _finish(run, experiment, show)
 
@@ -70,15 +91,26 @@ def judge_again(
     if run.result is None:
         raise InputError(f"the run in {path} is not finished: `seedbed resume {path}` first")
     changes = table_from(assignments=assignments)
+    fixed = sorted(changes.keys() - JUDGING - ({"reader"} if data is not None else set()))
+    if fixed:
+        raise InputError(f"{fixed[0]} was settled when {path} was trained: only evaluation.* and the like can be set")
     if data is not None:
         changes |= {"data": data, "root": root}
+    elif root is not None:
+        changes |= {"root": root}
     settings = settings_from(run.manifest["settings"], changes)
     experiment = Experiment(settings, population_for(settings))
+    if data is None:
+        _refuse_changed(experiment, run)
     expected = Shape.of(run.manifest["shape"])
-    if data is not None:
-        experiment.judge_everyone()
     if experiment.shape.inputs != expected.inputs:
         raise InputError(f"{settings.data} has inputs of shape {experiment.shape.inputs}, the run's {expected.inputs}")
+    classes = tuple(run.manifest["data"]["classes"])
+    if not expected.episodic and experiment.population.classes != classes:
+        raise InputError(f"{settings.data} has the classes {experiment.population.classes}, the run's data {classes}")
+    experiment.check()
+    if data is not None:
+        experiment.judge_everyone()
     trained = trained_start(run, Learner(settings, expected))
     table = Pipeline(run, experiment, show).table(trained, {}, experiment.unseen)
     return {**run.result, "unseen": table}
@@ -91,10 +123,17 @@ def trained_start(run: RunDirectory, learner: Learner) -> Trained:
     algorithm = learner.algorithm(settings.algorithm, model)
     state = algorithm.init(model.params)
     path = run.path / "model.safetensors"
-    if not path.exists():
+    if run.result is None or not path.exists():
         raise InputError(f"the run in {run.path} is not finished: `seedbed resume {run.path}` first")
     params = fill(state.params, from_bytes(path.read_bytes(), str(path)), "params")
     return Trained(settings.algorithm, model, state._replace(params=params), run.finetuning(), settings.options)
+
+
+def _refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
+    if experiment.population.fingerprint() != run.manifest["data"]["fingerprint"]:
+        raise InputError(
+            f"{experiment.settings.data} is no longer the data that {run.path} was started on: put it back"
+        )
 
 
 def _experiment(run: RunDirectory) -> Experiment:
@@ -103,8 +142,16 @@ def _experiment(run: RunDirectory) -> Experiment:
 
 
 def _finish(run: RunDirectory, experiment: Experiment, show: Show) -> dict[str, Any]:
-    result = Pipeline(run, experiment, show).execute()
-    run.write("report.html", report(run.manifest, run.metrics(), result).encode())
+    try:
+        return _reported(run, Pipeline(run, experiment, show).execute())
+    except KeyboardInterrupt as stop:
+        raise Stopped(f"stopped; `seedbed resume {run.path}` goes on from the last checkpoint") from stop
+
+
+def _reported(run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
+    """The result, its report written if it is not there yet."""
+    if not (run.path / "report.html").exists():
+        run.write("report.html", report(run.manifest, run.metrics(), result).encode())
     return result
 
 
@@ -119,7 +166,7 @@ def _manifest(experiment: Experiment) -> dict[str, Any]:
             "clients": len(population),
             "examples": len(population.rows),
             "classes": list(population.classes),
-            "notes": list(population.notes),
+            "notes": [*population.notes, *experiment.notes],
             "encoding": population.encoding,
             "fingerprint": population.fingerprint(),
         },

@@ -1,4 +1,4 @@
-"""Choosing how to fine-tune, on validation clients that the model was not trained on, never on those it is judged by."""
+"""Choosing how to fine-tune: on validation clients that the model never saw, not on those that it is judged by."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

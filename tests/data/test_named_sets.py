@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from seedbed.tasks.augment import with_distortions, with_rotations
 from seedbed.tasks.population import Population
-from seedbed.tasks.readers import KNOWN, drop_short, inspect, omniglot, read, read_like, with_rotations
+from seedbed.tasks.readers import KNOWN, drop_short, inspect, omniglot, read, read_like
 
 FORM_SIZES = [130, 126, 130, 130, 130, 130, 130, 123, 128, 130, 128, 130, 122, 130]
 
@@ -89,6 +90,20 @@ def test_rotations():
     assert turned.y[turned.rows_of(0)].tolist() == [1, 3, 5, 7]
     expected = [[[4, 5], [6, 7]], [[5, 7], [4, 6]], [[7, 6], [5, 4]], [[6, 4], [7, 5]]]
     assert turned.x[turned.rows_of(0)][:, 0].tolist() == expected
+
+
+def test_distortions_keep_classes_and_clients():
+    p = read("digits").only([0, 1])
+    more = with_distortions(p, copies=3, strength=0.5, seed=4)
+    assert more.sizes.tolist() == [3 * n for n in p.sizes]
+    for client in (0, 1):
+        own, grown = p.rows_of(client), more.rows_of(client)
+        assert torch.equal(more.x[grown[: len(own)]], p.x[own])
+        assert more.labels[grown].reshape(3, -1).tolist() == [p.labels[own].tolist()] * 3
+        moved = (more.x[grown[len(own) : 2 * len(own)]] - p.x[own]).abs().flatten(1).mean(1)
+        assert 0.01 < float(moved.mean()) < 0.2
+    assert torch.equal(with_distortions(p, copies=3, strength=0.5, seed=4).x, more.x)
+    assert torch.allclose(with_distortions(p, copies=2, strength=0.0).x[len(p.rows) :], p.x[p.rows], atol=1e-6)
 
 
 def test_rotations_of_several_clients_keep_to_their_clients():

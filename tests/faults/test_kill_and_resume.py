@@ -1,4 +1,4 @@
-"""A killed process, resumed, ends bit for bit as if nothing had happened. Twenty kills: `scripts/prove kill_and_resume`."""
+"""A killed run, resumed, ends bit for bit as if nothing had happened. Twenty kills: scripts/prove kill_and_resume."""
 
 import sys
 from pathlib import Path

@@ -16,7 +16,6 @@ from seedbed.tasks.readers.alike import read_like
 from seedbed.tasks.readers.download import get
 from seedbed.tasks.readers.dropping import drop_short
 from seedbed.tasks.readers.known import KNOWN, File, Known
-from seedbed.tasks.readers.rotations import with_rotations
 from seedbed.tasks.readers.summary import Summary, inspect
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "options_of",
     "read",
     "read_like",
-    "with_rotations",
 ]
 
 READERS: dict[str, Callable[..., Population]] = {
@@ -103,6 +101,8 @@ def data_root(root: str | Path | None = None) -> Path:
 
 def _reader(source: str, root: str | Path | None) -> Callable[..., Population]:
     """The source's reader, its path filled in."""
+    if not source:
+        raise InputError("the data have no name: give a set's name (`seedbed data list`) or a path")
     if source in KNOWN:
         known = KNOWN[source]
         return partial(known.read, _located(source, known, data_root(root))) if known.needs else known.read
