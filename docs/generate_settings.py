@@ -50,9 +50,9 @@ INTRO = """# Settings
 Made from the code by `docs/generate_settings.py`; do not edit this page.
 
 A setting is said in one of three ways, each over the one before: a file (`--config`: TOML, or the `manifest.json` of a
-run, to run it again), the options of the command, and `--set key=value`. Keys are dotted, values are written as in TOML (or as a bare word); `none` leaves a setting open.
-Every run writes its complete settings to `manifest.json` in its directory. An unknown key is refused with the nearest
-known one.
+run, to run it again), the options of the command, and `--set key=value`. Keys are dotted, values are written as in TOML
+(or as a bare word); `none` leaves a setting open. Every run writes its complete settings to `manifest.json` in its
+directory. An unknown key is refused with the nearest known one.
 
 ```bash
 seedbed run --config run.toml --rounds 100 --set evaluation.episodes=50 --set outer.lr=0.01

@@ -7,24 +7,37 @@ Begin with `seedbed.federated`.
 from importlib.metadata import version
 
 from seedbed.algorithms.anil import anil
+from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.centralised import centralised
+from seedbed.algorithms.ditto import ditto
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
+from seedbed.algorithms.fedadagrad import fedadagrad
+from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.algorithms.fedavgm import fedavgm
+from seedbed.algorithms.fedbabu import fedbabu
 from seedbed.algorithms.fedmeta import fedmeta
+from seedbed.algorithms.fednova import fednova
+from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedprox import fedprox
+from seedbed.algorithms.fedrep import fedrep
 from seedbed.algorithms.fedsgd import fedsgd
+from seedbed.algorithms.fedyogi import fedyogi
+from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.local import local
 from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.algorithms.per_fedavg import per_fedavg
+from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.reptile import reptile
+from seedbed.algorithms.scaffold import scaffold
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import evaluate, per_example
 from seedbed.federated import Algorithm, Message, Replies, ServerState
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import after, correct, cross_entropy, squared_error, supervised
-from seedbed.learning.optimizers import adam, cosine, linear, sgd
+from seedbed.learning.optimizers import adagrad, adam, cosine, linear, sgd, yogi
 from seedbed.models import Model, conv, mlp
 from seedbed.rounds import Round, synchronous
 from seedbed.tasks.population import Population
@@ -49,37 +62,52 @@ __all__ = [
     "ServerState",
     "Task",
     "Vectorised",
+    "adagrad",
     "adam",
     "after",
     "anil",
+    "apfl",
     "batches",
     "centralised",
     "conv",
     "correct",
     "cosine",
     "cross_entropy",
+    "ditto",
     "episodes",
     "evaluate",
     "fed_proto",
     "fed_ridge",
+    "fedadagrad",
+    "fedadam",
     "fedavg",
+    "fedavgm",
+    "fedbabu",
     "fedmeta",
+    "fednova",
+    "fedper",
     "fedprox",
+    "fedrep",
     "fedsgd",
+    "fedyogi",
     "fresh_support",
     "gradient_steps",
+    "lg_fedavg",
     "linear",
     "local",
     "meta_sgd",
     "mlp",
     "per_example",
     "per_fedavg",
+    "pfedme",
     "read",
     "reptile",
+    "scaffold",
     "sgd",
     "squared_error",
     "supervised",
     "support_query",
     "synchronous",
     "triples",
+    "yogi",
 ]

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 
 from scipy import stats
 
-from seedbed.federated import Algorithm, Engine, ServerState, adapting
+from seedbed.federated import Algorithm, Engine, Params, ServerState, adapting
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, masked_mean
 from seedbed.tasks.sampling import TaskSource
+from seedbed.tasks.types import Batch
+from seedbed.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,19 @@ def unadapted(algorithm: Algorithm, start: Adapt) -> Algorithm:
         start: what every model gets all the same: a head of zeros where the classes are new.
     """
     return replace(algorithm, personalise=adapting(start))
+
+
+def as_newcomers(algorithm: Algorithm, start: Adapt) -> Algorithm:
+    """The algorithm whose clients all adapt as ones never seen do.
+
+    Where the classes are new, what a client keeps is about others.
+
+    Args:
+        start: what is done first to the model that they are sent: a head of zeros for the new classes.
+    """
+
+    def personalise(sent: Params, kept: Tree, support: Batch) -> Params:
+        begun = start(sent, support)
+        return algorithm.personalise(begun, algorithm.remember(begun), support)
+
+    return replace(algorithm, personalise=personalise)

@@ -5,17 +5,30 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seedbed.algorithms.anil import anil
+from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.centralised import centralised
+from seedbed.algorithms.ditto import ditto
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
+from seedbed.algorithms.fedadagrad import fedadagrad
+from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.algorithms.fedavgm import fedavgm
+from seedbed.algorithms.fedbabu import fedbabu
 from seedbed.algorithms.fedmeta import fedmeta
+from seedbed.algorithms.fednova import fednova
+from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedprox import fedprox
+from seedbed.algorithms.fedrep import fedrep
 from seedbed.algorithms.fedsgd import fedsgd
+from seedbed.algorithms.fedyogi import fedyogi
+from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.local import local
 from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.algorithms.per_fedavg import per_fedavg
+from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.reptile import reptile
+from seedbed.algorithms.scaffold import scaffold
 from seedbed.errors import InputError, nearest
 from seedbed.federated import Algorithm
 
@@ -52,6 +65,12 @@ CATALOGUE: dict[str, Entry] = {
     "fedsgd": Entry(fedsgd, "full", "McMahan et al. 2017, arXiv 1602.05629", finetunes=True),
     "fedavg": Entry(fedavg, "batches", "McMahan et al. 2017, arXiv 1602.05629, Alg. 1", finetunes=True),
     "fedprox": Entry(fedprox, "batches", "Li et al. 2020, arXiv 1812.06127, Alg. 2", finetunes=True),
+    "fednova": Entry(fednova, "batches", "Wang et al. 2020, arXiv 2007.07481, eq. 6–8, Alg. 1", finetunes=True),
+    "scaffold": Entry(scaffold, "batches", "Karimireddy et al. 2020, arXiv 1910.06378, Alg. 1", finetunes=True),
+    "fedavgm": Entry(fedavgm, "batches", "Hsu et al. 2019, arXiv 1909.06335, section 4.3", finetunes=True),
+    "fedadagrad": Entry(fedadagrad, "batches", "Reddi et al. 2021, arXiv 2003.00295, Alg. 2", finetunes=True),
+    "fedadam": Entry(fedadam, "batches", "Reddi et al. 2021, arXiv 2003.00295, Alg. 2", finetunes=True),
+    "fedyogi": Entry(fedyogi, "batches", "Reddi et al. 2021, arXiv 2003.00295, Alg. 2", finetunes=True),
     "reptile": Entry(reptile, "episode_batches", "Nichol et al. 2018, arXiv 1803.02999, Alg. 2", finetunes=True),
     "fedmeta": Entry(fedmeta, "episodes", "Chen et al. 2018, arXiv 1802.07876, Alg. 1; MAML 1703.03400"),
     "per_fedavg": Entry(per_fedavg, "episodes", "Fallah et al. 2020, arXiv 2002.07948, Alg. 1"),
@@ -59,6 +78,13 @@ CATALOGUE: dict[str, Entry] = {
     "anil": Entry(anil, "episodes", "Raghu et al. 2020, arXiv 1909.09157, eq. 2"),
     "fed_proto": Entry(fed_proto, "episodes", "Snell et al. 2017, arXiv 1703.05175, eq. 1–2"),
     "fed_ridge": Entry(fed_ridge, "episodes", "Bertinetto et al. 2019, arXiv 1805.08136, eq. 3–6"),
+    "pfedme": Entry(pfedme, "batches", "Dinh et al. 2020, arXiv 2006.08848, Alg. 1"),
+    "ditto": Entry(ditto, "batches", "Li et al. 2021, arXiv 2012.04221, Alg. 1"),
+    "fedper": Entry(fedper, "batches", "Arivazhagan et al. 2019, arXiv 1912.00818, Alg. 1–2"),
+    "fedrep": Entry(fedrep, "batches", "Collins et al. 2021, arXiv 2102.07078, Alg. 1"),
+    "fedbabu": Entry(fedbabu, "batches", "Oh et al. 2022, arXiv 2106.06042, Alg. 1"),
+    "lg_fedavg": Entry(lg_fedavg, "batches", "Liang et al. 2020, arXiv 2001.01523, Alg. 1"),
+    "apfl": Entry(apfl, "batches", "Deng et al. 2020, arXiv 2003.13461, Alg. 1"),
 }
 
 

@@ -15,7 +15,7 @@ INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 def main() -> None:
     """`seedbed ...`: what cannot be done is one line on standard error and exit code 2; after Ctrl-C it is 130."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="seedbed", standalone_mode=False)
     except InputError as error:
         code = _say(str(error), 2)
     except USAGE_ERROR as error:

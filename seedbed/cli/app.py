@@ -31,7 +31,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting, as key=value: rounds=100, task.ways=10, outer.lr=0.01. May be repeated."),
 ]
-Config = Annotated[Path | None, typer.Option(help="Settings from a TOML file or a run's manifest.json; the other options go over it.")]
+Config = Annotated[
+    Path | None, typer.Option(help="Settings from a TOML file or a run's manifest.json; the other options go over it.")
+]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")]
 Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad
 from torch.nn import functional as F
 
 from seedbed import tree
@@ -83,8 +84,8 @@ def along(metric: Metric) -> Metric:
     """A metric of params stacked along a path: scores [P]."""
 
     def each(stacked: Params, batch: Batch) -> Tensor:
-        scores: Tensor = vmap(metric, in_dims=(0, None))(stacked, batch)
-        return scores
+        points = len(tree.leaves(stacked)[0])
+        return torch.stack([metric(tree.index(stacked, i), batch) for i in range(points)])
 
     return each
 

@@ -11,7 +11,7 @@ from torch.func import grad, grad_and_value, vjp
 from torch.nn import functional as F
 
 from seedbed import tree
-from seedbed.learning.training import Objective, Params
+from seedbed.learning.training import Item, Objective, Params
 from seedbed.tasks.types import Batch, Episode, Triple
 
 Adapt = Callable[[Params, Batch], Params]  # how a model adapts to a support set
@@ -64,6 +64,16 @@ def correct(predictions: Tensor, y: Tensor) -> Tensor:
 def near(objective: Objective, anchor: Params, mu: float) -> Objective:
     """objective + (μ/2)·‖params − anchor‖²: FedProx's, Ditto's and pFedMe's pull."""
     return lambda params, item: objective(params, item) + mu / 2 * tree.squared_norm(tree.sub(params, anchor))
+
+
+def tilted(objective: Objective, direction: Params) -> Objective:
+    """The objective with `direction` added to its gradient, and its value as it was: SCAFFOLD's correction."""
+
+    def tilt(params: Params, item: Item) -> Tensor:
+        along = tree.dot(tree.detach(direction), params)
+        return objective(params, item) + (along - along.detach())
+
+    return tilt
 
 
 def after(adapt: Adapt, loss: Objective) -> Objective:

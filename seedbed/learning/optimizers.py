@@ -17,13 +17,15 @@ Schedule = Callable[[Tensor], Tensor]  # how many updates were done [] -> factor
 class Optimizer(NamedTuple):
     """init(params) -> state; update(gradients, state, params) -> (params, state).
 
-    `name` and `settings` say how it was built, for manifests and for people.
+    `name` and `settings` say how it was built, for manifests and for people. `linear`: its path is a linear function of
+    the gradients, −η·Σ_k a_k g_k with a_k that do not depend on them: what FedNova and SCAFFOLD build on.
     """
 
     init: Callable[[Params], Tree]
     update: Callable[[Tree, Tree, Params], tuple[Params, Tree]]
     name: str
     settings: Mapping[str, Any]
+    linear: bool = False
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.settings.items())})"
@@ -76,6 +78,7 @@ def sgd(
         update,
         "sgd",
         _given(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule),
+        linear=True,
     )
 
 
@@ -85,46 +88,121 @@ def adam(
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
+    initial: float = 0.0,
     bias_correction: bool = True,
     weight_decay: float = 0.0,
     schedule: Schedule | None = None,
 ) -> Optimizer:
     """m ← β1 m + (1−β1) g; v ← β2 v + (1−β2) g²; w ← w − lr·(m̂/(√v̂ + ε) + λw).
 
-    Kingma and Ba, ICLR 2015, Algorithm 1 (bias_correction=True); Reddi et al., ICLR 2021, Algorithm 2 has none and
-    recommends β2 = .99, ε = 1e-3. The weight decay is decoupled (AdamW).
+    Kingma and Ba, ICLR 2015, Algorithm 1 (bias_correction=True: m̂ = m/(1−β1ᵗ), v̂ = v/(1−β2ᵗ) at the t-th update, t
+    from 1); Reddi et al., ICLR 2021, Algorithm 2 has none (m̂ = m, v̂ = v): see fedadam. The weight decay is decoupled
+    (AdamW).
+
+    Args:
+        initial: v before the first update.
     """
 
-    def init(params: Params) -> Tree:
-        return {
-            "mean": tree.zeros_like(params),
-            "square": tree.zeros_like(params),
-            "updates": _counter(params),
-        }
-
-    def update(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
-        mean = tree.lerp(grads, state["mean"], beta1)
-        square = tree.map(lambda g, v: beta2 * v + (1 - beta2) * g * g, grads, state["square"])
-        done = state["updates"] + 1
-        rate = lr if schedule is None else lr * schedule(state["updates"])
-        c1, c2 = (1 - beta1**done, 1 - beta2**done) if bias_correction else (1.0, 1.0)
-
-        def step(p: Tensor, m: Tensor, v: Tensor) -> Tensor:
-            return p - rate * ((m / c1) / ((v / c2).sqrt() + epsilon) + weight_decay * p)
-
-        after = {"mean": mean, "square": square, "updates": done}
-        return tree.map(step, params, mean, square), after
+    def accumulate(g: Tensor, v: Tensor) -> Tensor:
+        return beta2 * v + (1 - beta2) * g * g
 
     given = _given(
         lr=lr,
         beta1=beta1,
         beta2=beta2,
         epsilon=epsilon,
+        initial=initial,
         bias_correction=bias_correction,
         weight_decay=weight_decay,
         schedule=schedule,
     )
-    return Optimizer(init, update, "adam", given)
+    return _adaptive("adam", given, accumulate)
+
+
+def yogi(
+    lr: float = 1e-2,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-3,
+    initial: float = 0.0,
+    bias_correction: bool = True,
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """Adam with v ← v − (1−β2)·sign(v − g²)·g²: v moves by at most (1−β2)g², however large it is.
+
+    Zaheer, Reddi, Sachan, Kale and Kumar, "Adaptive methods for nonconvex optimization", NeurIPS 2018, Algorithm 2,
+    which has no bias correction. The arguments are Adam's.
+    """
+
+    def accumulate(g: Tensor, v: Tensor) -> Tensor:
+        step: Tensor = (1 - beta2) * torch.sign(v - g * g) * g * g
+        return v - step
+
+    given = _given(
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+        initial=initial,
+        bias_correction=bias_correction,
+        schedule=schedule,
+    )
+    return _adaptive("yogi", given, accumulate)
+
+
+def adagrad(
+    lr: float = 1e-2,
+    *,
+    beta1: float = 0.0,
+    epsilon: float = 1e-10,
+    initial: float = 0.0,
+    bias_correction: bool = True,
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """m ← β1 m + (1−β1) g; v ← v + g²; w ← w − lr·m̂/(√v + ε).
+
+    Duchi, Hazan and Singer, JMLR 2011, is β1 = 0. v is a sum, not a mean: bias_correction is m's alone.
+    """
+
+    def accumulate(g: Tensor, v: Tensor) -> Tensor:
+        return v + g * g
+
+    given = _given(
+        lr=lr, beta1=beta1, epsilon=epsilon, initial=initial, bias_correction=bias_correction, schedule=schedule
+    )
+    return _adaptive("adagrad", given, accumulate)
+
+
+def _adaptive(name: str, given: dict[str, Any], accumulate: Callable[[Tensor, Tensor], Tensor]) -> Optimizer:
+    """What Adam, Yogi and Adagrad share; they differ in how a second moment takes in a gradient: (g, v) -> v."""
+    lr, beta1, epsilon, correct = given["lr"], given["beta1"], given["epsilon"], given["bias_correction"]
+    weight_decay: float = given.get("weight_decay", 0.0)
+    schedule: Schedule | None = given.get("schedule")
+
+    def init(params: Params) -> Tree:
+        return {
+            "mean": tree.zeros_like(params),
+            "square": tree.full_like(params, given["initial"]),
+            "updates": _counter(params),
+        }
+
+    def update(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
+        mean = tree.lerp(grads, state["mean"], beta1)
+        square = tree.map(accumulate, grads, state["square"])
+        done = state["updates"] + 1
+        rate = lr if schedule is None else lr * schedule(state["updates"])
+        c1 = 1 - beta1**done if correct else 1.0
+        c2 = 1 - given["beta2"] ** done if correct and "beta2" in given else 1.0
+
+        def step(p: Tensor, m: Tensor, v: Tensor) -> Tensor:
+            moved: Tensor = p - rate * ((m / c1) / ((v / c2).sqrt() + epsilon) + weight_decay * p)
+            return moved
+
+        after = {"mean": mean, "square": square, "updates": done}
+        return tree.map(step, params, mean, square), after
+
+    return Optimizer(init, update, name, given)
 
 
 def _given(**settings: Any) -> dict[str, Any]:

@@ -52,8 +52,7 @@ def synchronous(
     state, number = start, done
     while True:
         chosen = choose_cohort(population, cohort, seed, number)
-        broadcast = algorithm.send is type(algorithm).send
-        sent = {c: state.params if broadcast else algorithm.send(state, c) for c in chosen}
+        sent = {c: algorithm.send(state, c) for c in chosen}
         replies = gather(algorithm, list(engine.ask(algorithm, sent, number)), len(population))
         after = algorithm.server(state, replies)
         number += 1

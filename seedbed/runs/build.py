@@ -15,7 +15,12 @@ from seedbed.errors import InputError, nearest
 from seedbed.learning import optimizers
 from seedbed.learning.optimizers import Optimizer, Schedule
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": optimizers.sgd, "adam": optimizers.adam}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": optimizers.sgd,
+    "adam": optimizers.adam,
+    "yogi": optimizers.yogi,
+    "adagrad": optimizers.adagrad,
+}
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": optimizers.constant,
     "linear": optimizers.linear,

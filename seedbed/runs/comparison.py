@@ -44,11 +44,17 @@ def compare(
     seeds: Iterable[int],
     show: Show,
 ) -> tuple[Comparison, Path]:
-    """Run each algorithm with each seed (runs that are there already are gone on with), and put them side by side."""
+    """Run each algorithm with each seed (runs that are there already are gone on with), and put them side by side.
+
+    Rounds, cohort and examples per client and round are those of the first algorithm, where they are not asked for.
+    """
     for name in names:
         catalogue.entry(name)
     base = out or Path("runs") / f"compare-{Path(asked.get('data') or 'digits').stem}"
     assignments = ["evaluation.baselines=false", "evaluation.curve=false", *assignments]
+    first = plan({**asked, "algorithm": names[0]}, assignments, config)
+    same = {"rounds": first.settings.rounds, "cohort": first.settings.cohort, "budget": first.budget}
+    asked = {**asked, **{key: value for key, value in same.items() if asked.get(key) is None}}
     rows: dict[str, list[Cell]] = {}
     shots: tuple[str, ...] = ()
     metric = ""

@@ -11,7 +11,7 @@ from seedbed import draws, engines, models, tree
 from seedbed.algorithms import catalogue
 from seedbed.engines import OneByOne
 from seedbed.errors import InputError
-from seedbed.evaluation import per_example
+from seedbed.evaluation import as_newcomers, per_example
 from seedbed.federated import Algorithm
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import fresh_head, unadapted
@@ -34,7 +34,7 @@ class Shape:
     """What a trained model must be fed and what it gives: enough to build it again without the data."""
 
     inputs: tuple[int, ...]
-    classes: int  # of all clients together; 0 for regression
+    classes: int  # of the clients that train; 0 for regression
     targets: int  # numbers that a regression predicts for each example
     episodic: bool
 
@@ -126,7 +126,8 @@ class Learner:
                 f"{name} solves a head over classes, but the target is a number: use per_fedavg or fedmeta"
             )
         algorithm: Algorithm = build(entry.factory, options, context, also=known_keys())
-        return algorithm
+        start = self.starting_head(model, entry, ways)
+        return algorithm if entry.finetunes or start is unadapted else as_newcomers(algorithm, start)
 
 
 class Experiment:
@@ -145,8 +146,10 @@ class Experiment:
         self.held_out: Population | None = None
         if not population.episodic and settings.hold_out:
             self.train, self.held_out = self.train.hold_out(settings.hold_out, seed=settings.seed)
+        if population.episodic:
+            self.train = self.train.compact()
         targets = 1 if population.y.ndim == 1 else int(population.y[0].numel())
-        self.shape = Shape(tuple(population.x.shape[1:]), len(population.classes), targets, population.episodic)
+        self.shape = Shape(tuple(population.x.shape[1:]), len(self.train.classes), targets, population.episodic)
         self.learner = Learner(settings, self.shape)
 
     def check(self) -> None:
@@ -204,27 +207,38 @@ class Experiment:
         """What clients work on in training.
 
         Args:
-            examples: for mini-batches, about how many examples a client sees a round (a budget), instead of epochs.
+            examples: about how many examples a client passes through its model in a round, instead of the settings'
+                own steps, epochs and episodes; None: those, or the run's budget if it has one.
         """
         task, episodic = self.settings.task, self.population.episodic
-        steps = task.steps if examples is None else max(1, round(examples / (task.size or examples)))
+        examples = self.settings.budget if examples is None else examples
+
+        def times(per_item: float, given: int | None) -> int | None:
+            return given if examples is None else max(1, round(examples / per_item))
+
+        size = task.size or examples or 10
+        steps = times(size, task.steps)
         if items == "full":
             return sampling.batches(None)
         if items == "triples":
             if episodic:
                 raise InputError("batches=3 needs clients as tasks, but this data makes N-way episodes: use batches=2")
-            return sampling.triples(task.size or 10, steps=steps or 10)
+            return sampling.triples(size, steps=times(3 * size, task.steps) or 10)
         if items == "episodes" and episodic:
             return sampling.episodes(
-                ways=task.ways, shots=task.shots, queries=task.queries, count=task.count, fewer_ways=True
+                ways=task.ways,
+                shots=task.shots,
+                queries=task.queries,
+                count=times(task.ways * (sum(task.shots) / 2 + task.queries), task.count) or 1,
+                fewer_ways=True,
             )
         if items == "episodes":
-            return sampling.support_query(task.support, size=task.size, steps=steps or 10)
+            return sampling.support_query(task.support, size=task.size, steps=times(2 * size, task.steps) or 10)
         if items == "episode_batches" and episodic:
             return sampling.episode_batches(
                 ways=self.settings.evaluation.ways,
                 shots=task.shots[1],
-                size=task.size or 10,
+                size=size,
                 steps=steps or 5,
             )
         return sampling.batches(task.size, epochs=task.epochs, steps=steps)
@@ -273,10 +287,11 @@ class Experiment:
     def engine(self, source: Sampled, model: Model) -> OneByOne:
         return engines.make(self.settings.engine, source, model.module, workers=self.settings.workers)
 
-    def examples_per_round(self, name: str) -> int:
-        """How many examples a client of this algorithm passes through its model in a round, on average: the budget
-        that its rivals are given. Counted on the first clients' tasks of round 0."""
-        source = self.source(name, self.train)
+    @cached_property
+    def budget(self) -> int:
+        """How many examples a client passes through its model in a round under the run's algorithm, on average: what
+        its rivals are given too. Counted on the first clients' tasks of round 0."""
+        source = self.source(self.settings.algorithm, self.train)
         clients = list(source.clients)[:16]
         task = source.tasks(clients, 0)
         batches = tree.parts(task.items, Batch)

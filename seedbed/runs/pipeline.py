@@ -1,5 +1,6 @@
 """A whole run: train, choose the rivals' fine-tuning, judge on unseen clients, write everything down."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from seedbed.tasks.sampling import Sampled
 from seedbed.tree import Tree
 
 COLUMNS = ("unadapted", "adapted", "fedavg_finetuned", "local")
-CURVE_STEPS = (0, 1, 2, 3, 5, 10)
+CURVE_STEPS = (0, 1, 3, 10)
 
 
 class Show:
@@ -61,7 +62,8 @@ class Pipeline:
     def execute(self) -> dict[str, Any]:
         """Run whatever is not done yet; returns the result that is also written."""
         main = self.train(self.settings.algorithm, self.settings.options)
-        self.run.write("model.safetensors", to_bytes({"params": main.state.params}))
+        model = to_bytes({"params": main.state.params})
+        self.run.write("model.safetensors", model)
         rivals = self.rivals(main) if self.settings.evaluation.baselines else {}
         result = {
             "metric": self.learner.metric_name,
@@ -75,6 +77,7 @@ class Pipeline:
                 if t.finetuning
             },
             "curve": self.curve(main) if self.settings.evaluation.curve else {},
+            "model_sha256": hashlib.sha256(model).hexdigest(),
         }
         self.run.write_json("result.json", result)
         return result
@@ -100,7 +103,7 @@ class Pipeline:
         self, name: str, options: Mapping[str, Any], clients: Population, *, stage: str, rounds: int
     ) -> Trained:
         entry = catalogue.entry(name)
-        budget = None if name == self.settings.algorithm else self.budget
+        budget = None if name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, examples=budget)
         model = self.learner.model(self.learner.outputs(entry))
         algorithm = self.learner.algorithm(name, model, options=options)
@@ -126,11 +129,6 @@ class Pipeline:
         memory = {clients.names[c]: kept for c, kept in engine.memory().items()} if not entry.pooled else {}
         return Trained(name, model, state, {}, options, memory)
 
-    @property
-    def budget(self) -> int:
-        """Examples a client passes through the model a round under the run's algorithm: what its rivals get too."""
-        return self.experiment.examples_per_round(self.settings.algorithm)
-
     # ---- rivals ------------------------------------------------------------------------------------------------
 
     def rivals(self, main: Trained) -> dict[str, Trained]:
@@ -142,11 +140,11 @@ class Pipeline:
         return {"fedavg_finetuned": fedavg, "local": local}
 
     def choose(self, name: str, options: Mapping[str, Any]) -> dict[int, FineTuning]:
-        """Fine-tuning for each number of shots, chosen on clients that a probe (a third of the rounds) never saw."""
+        """Fine-tuning for each number of shots, chosen on clients that a probe (a quarter of the rounds) never saw."""
         rest, validation = self.experiment.validation()
         if len(rest) == 0:
             return {k: FineTuning() for k in self.experiment.shots}
-        rounds = max(1, self._rounds // 3)
+        rounds = max(1, self._rounds // 4)
         probe = self._trained(name, options, rest, stage=f"{name}-probe", rounds=rounds)
         return self._choose(probe, validation, name)
 
@@ -154,7 +152,7 @@ class Pipeline:
         tick = self.show.stage(f"fine-tuning of {what}", len(self.experiment.shots))
         chosen = {}
         for shots in self.experiment.shots:
-            source = self.experiment.judged(clients, shots, purpose="validation", episodes=self._few)
+            source = self.experiment.judged(clients, shots, purpose="validation", episodes=max(3, 16 // len(clients)))
             chosen[shots] = choose_finetuning(
                 self.learner.tunable(trained.model),
                 self._algorithm(trained),
@@ -173,24 +171,24 @@ class Pipeline:
 
     @property
     def _few(self) -> int:
-        return min(5, self.settings.evaluation.episodes)
+        return min(3, self.settings.evaluation.episodes)
 
     # ---- judging -----------------------------------------------------------------------------------------------
 
     def table(self, main: Trained, rivals: Mapping[str, Trained], clients: Population) -> dict[str, Any]:
-        """Every column for every number of shots, all on the same episodes of clients never seen in training."""
+        """Every column for every number of shots, on the same episodes of clients never seen in training."""
         tick = self.show.stage("judging on unseen clients", len(self.experiment.shots) * (2 + len(rivals)))
+        few = self.settings.evaluation.rival_episodes
         rows: dict[str, Any] = {}
         for shots in self.experiment.shots:
-            source = self.experiment.judged(clients, shots, purpose="judge unseen")
-
-            def judge(trained: Trained, plain: bool = False, shots: int = shots, source: Any = source) -> Any:
-                summary = self.judge(trained, source, shots, plain=plain, steps=self.settings.evaluation.steps)
+            rows[str(shots)] = row = {}
+            columns = {"unadapted": main, "adapted": main, **rivals}
+            for column, trained in columns.items():
+                episodes = few if column in rivals else None
+                source = self.experiment.judged(clients, shots, purpose="judge unseen", episodes=episodes)
+                steps = self.settings.evaluation.steps if column == "adapted" else None
+                row[column] = _cells(self.judge(trained, source, shots, plain=column == "unadapted", steps=steps))
                 tick(f"{shots} shots")
-                return _cells(summary)
-
-            rows[str(shots)] = {"unadapted": judge(main, plain=True), "adapted": judge(main)}
-            rows[str(shots)] |= {name: judge(trained) for name, trained in rivals.items()}
         return rows
 
     def seen(self, main: Trained) -> dict[str, Any]:

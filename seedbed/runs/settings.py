@@ -68,6 +68,9 @@ class EvaluationSettings(Section):
     queries: int = Field(default=15, ge=1, description="episodes: query examples per class")
     episodes: int = Field(default=25, ge=1, description="episodes (or draws of support) a client")
     steps: int | None = Field(default=None, ge=0, description="adaptation steps; none: the algorithm's own")
+    rival_episodes: int | None = Field(
+        default=None, ge=1, description="the rivals are judged on the first so many episodes; none: on all"
+    )
     baselines: bool = Field(default=True, description="also FedAvg + fine-tuning and local only")
     curve: bool = Field(default=True, description="also accuracy over adaptation steps and over shots, for the report")
 
@@ -75,7 +78,9 @@ class EvaluationSettings(Section):
 class ModelSettings(Section):
     """Which model; none of it is needed."""
 
-    name: Literal["auto", "mlp", "linear", "conv"] = "auto"
+    name: Literal["auto", "mlp", "linear", "conv"] = Field(
+        default="auto", description="auto: conv for images, else mlp"
+    )
     hidden: Several = Field(default=(64,), description="mlp: width of each hidden layer")
     channels: int = Field(default=48, ge=1, description="conv: channels")
 
@@ -84,18 +89,26 @@ class Settings(Section):
     """A run."""
 
     data: str = Field(default="digits", description="a set's name (`seedbed data list`) or a path")
-    root: str | None = Field(default=None, description="folder of named sets; none: $SEEDBED_DATA")
+    root: str | None = Field(
+        default=None, description="folder of named sets; none: $SEEDBED_DATA, else ~/.cache/seedbed"
+    )
     algorithm: str = Field(default="auto", description="see `seedbed algorithms`")
-    rounds: int | None = Field(default=None, ge=1)
+    rounds: int | None = Field(default=None, ge=1, description="rounds of training; none: a recipe's, or 200")
     cohort: int | None = Field(default=None, ge=1, description="clients a round; none: a recipe's, or at most 10")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="everything drawn at random follows from it")
     engine: str = Field(default="auto", description="auto | one_by_one | vectorised")
     workers: int | None = Field(default=None, ge=1, description="threads of one_by_one; none: one for each core")
     unseen: int | float | None = Field(
-        default=None, description="clients never trained on: count or fraction; none: 0.3"
+        default=None,
+        description="clients never trained on: count or fraction; none: those that the data sets apart, else 0.3",
     )
     hold_out: float = Field(
         default=0.2, ge=0, lt=1, description="client as task: rows of known clients kept for testing"
+    )
+    budget: int | None = Field(
+        default=None,
+        ge=1,
+        description="examples a client passes through its model a round; none: as task.* says",
     )
     checkpoint_seconds: float = Field(default=2, ge=0, description="least time between checkpoints; 0: every round")
     drop_short: bool = Field(

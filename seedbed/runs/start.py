@@ -1,5 +1,6 @@
 """Starting a run from what was asked, going on with one, judging one again."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -125,7 +126,13 @@ def trained_start(run: RunDirectory, learner: Learner) -> Trained:
     path = run.path / "model.safetensors"
     if run.result is None or not path.exists():
         raise InputError(f"the run in {run.path} is not finished: `seedbed resume {run.path}` first")
-    params = fill(state.params, from_bytes(path.read_bytes(), str(path)), "params")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != run.result["model_sha256"]:
+        raise InputError(
+            f"{path} holds {len(data)} bytes that are not those written: put it back, or remove result.json beside it "
+            f"and `seedbed resume {run.path}` makes both again"
+        )
+    params = fill(state.params, from_bytes(data, str(path)), "params")
     return Trained(settings.algorithm, model, state._replace(params=params), run.finetuning(), settings.options)
 
 

@@ -11,8 +11,8 @@ from seedbed.learning.finetuning import FineTuning, Tunable, along, finetune
 from seedbed.learning.objectives import Adapt, Metric
 from seedbed.tasks.sampling import TaskSource
 
-HEAD_RATES, HEAD_STEPS = (0.01, 0.1, 1.0), (5, 20, 100)
-RATES, STEPS = (0.01, 0.1), (2, 5, 10, 20)
+HEAD_RATES, HEAD_STEPS = (0.01, 0.1, 1.0), (20, 100)
+RATES, STEPS = (0.01, 0.1), (5, 20)
 
 Scored = tuple[float, FineTuning]
 

@@ -149,6 +149,13 @@ class Population:
         """One client that holds everybody's examples: the centralised baseline."""
         return replace(self, offsets=np.array([0, len(self.rows)]), names=("everyone",), unseen=())
 
+    def compact(self) -> "Population":
+        """The same clients with only the classes that they have, numbered anew in the same order."""
+        found = np.unique(self.labels[self.rows])
+        number = np.zeros(len(self.classes), np.int64)
+        number[found] = np.arange(len(found))
+        return replace(self, y=torch.as_tensor(number[self.labels]), classes=tuple(self.classes[c] for c in found))
+
     def fingerprint(self) -> str:
         """sha256 of the examples, of whose they are, and of the names: what a manifest records."""
         digest = hashlib.sha256()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from seedbed.runs import tuning
 from seedbed.runs.directory import RunDirectory
 
 from .bench import table
@@ -67,3 +68,10 @@ def arrays(tmp_path: Path) -> Path:
     path = tmp_path / "a.npz"
     np.savez(path, x=x, y=y, client=np.repeat(list("abcde"), 20))
     return path
+
+
+@pytest.fixture
+def few_tunings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing how to fine-tune looks at few ways: for tests of something else."""
+    for name, values in {"HEAD_RATES": (0.1,), "HEAD_STEPS": (5,), "RATES": (0.1,), "STEPS": (2, 4)}.items():
+        monkeypatch.setattr(tuning, name, values)

@@ -22,6 +22,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.usefixtures("few_tunings")
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_algorithm_runs_end_to_end(name: str, tmp_path: Path) -> None:
     said = seedbed("run", "--algorithm", name, *TINY, "--set", "unseen=3", "--out", tmp_path / "r")

@@ -1,6 +1,7 @@
 """A CSV or Parquet file with a client column and a target column. Shapes: M rows, D encoded features."""
 
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ CLIENTS = [
     "device",
     "writer",
 ]
+ALIKE = 0.6  # how like a usual name a column must be to be meant, of 1
 TARGETS = ["target", "label", "y", "class", "outcome", "diagnosis"]
 
 
@@ -158,8 +160,15 @@ def _find(raw: Raw, asked: str | None, usual: Sequence[str], what: str, meaning:
         return found[0]
     raise InputError(
         f"{raw.path.name} has no column named {what} (or {', '.join(usual[1:4])}, …): say {meaning} with "
-        f"{what}=COLUMN{instead}; {nearest(what, raw.columns)}"
+        f"{what}=COLUMN{instead}; {_closest(usual, raw.columns)}"
     )
+
+
+def _closest(usual: Sequence[str], columns: Iterable[str]) -> str:
+    """A hint: the column whose name is most like one of the usual names, if any is."""
+    alike = [(SequenceMatcher(None, u, name.lower()).ratio(), u, name) for u in usual for name in columns]
+    ratio, _, column = max(alike)
+    return f"did you mean '{column}'?" if ratio >= ALIKE else nearest("", columns)
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

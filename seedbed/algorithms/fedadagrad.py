@@ -1,0 +1,38 @@
+"""FedAdagrad: Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar and McMahan, "Adaptive federated optimization",
+ICLR 2021, arXiv 2003.00295, Algorithm 2.
+"""
+
+from seedbed.algorithms.fedavg import fedavg
+from seedbed.federated import Algorithm
+from seedbed.learning.adaptations import unadapted
+from seedbed.learning.objectives import Adapt
+from seedbed.learning.optimizers import Optimizer, Schedule, adagrad, sgd
+from seedbed.learning.training import Objective
+
+
+def fedadagrad(
+    loss: Objective,
+    *,
+    eta: float = 0.1,
+    beta1: float = 0.0,
+    tau: float = 1e-3,
+    initial: float | None = None,
+    bias_correction: bool = False,
+    schedule: Schedule | None = None,
+    local: Optimizer = sgd(0.1),
+    adapt: Adapt = unadapted,
+) -> Algorithm:
+    """m ← β1 m + (1−β1)Δ;  v ← v + Δ²;  θ ← θ + η·m/(√v + τ), with Δ the mean of θ_i − θ.
+
+    Args:
+        eta: the server's rate η.
+        beta1: how slowly m follows, from 0 to less than 1. Algorithm 2 has it; the authors set it to 0 in their
+            experiments with Adagrad, FLamby to 0.9.
+        tau: τ, which bounds the step where Δ is small.
+        initial: v before the first round; None: τ², the least that Algorithm 2 allows. The authors' code has 0.
+        bias_correction: of m; Algorithm 2 has none. FLamby's setting is beta1=.9, tau=1e-8, initial=0.
+        schedule: factor on η over rounds.
+    """
+    v = tau * tau if initial is None else initial
+    outer = adagrad(eta, beta1=beta1, epsilon=tau, initial=v, bias_correction=bias_correction, schedule=schedule)
+    return fedavg(loss, local=local, outer=outer, adapt=adapt)

@@ -1,0 +1,37 @@
+"""FedBABU: Oh, Kim and Yun, "FedBABU: toward enhanced representation for federated image classification", ICLR 2022,
+arXiv 2106.06042, Algorithm 1: only the body is trained and averaged, under the random head that all began with.
+"""
+
+from functools import partial
+from typing import Literal
+
+from seedbed.algorithms.fedper import headed, partly_shared
+from seedbed.federated import Algorithm
+from seedbed.learning.adaptations import everything, gradient_steps
+from seedbed.learning.optimizers import Optimizer, sgd
+from seedbed.learning.partial import nothing, outside, train_part, within
+from seedbed.learning.training import Objective
+
+
+def fedbabu(
+    loss: Objective,
+    *,
+    head: str = "head",
+    tunes: Literal["all", "body", "head"] = "all",
+    local: Optimizer = sgd(0.1),
+    outer: Optimizer = sgd(1.0),
+    test_steps: int = 10,
+    test_lr: float = 0.1,
+) -> Algorithm:
+    """body_i ← local steps under the initial head; body ← Σ n_i body_i / Σ n_i. Clients keep nothing.
+
+    Args:
+        head: the name of the head's module: it is never trained before a client adapts. It must not be zero.
+        tunes: what a client fine-tunes when it adapts; the paper recommends all.
+        test_steps, test_lr: of that fine-tuning, on the whole support set (the paper's is over epochs of
+            mini-batches).
+    """
+    moves = {"all": everything, "body": outside(head), "head": within(head)}[tunes]
+    adapt = gradient_steps(loss, lr=test_lr, steps=test_steps, moves=moves)
+    learn = partial(train_part, loss, local, moves=outside(head))
+    return headed(head, partly_shared(learn, shared=outside(head), personal=nothing, outer=outer, adapt=adapt))

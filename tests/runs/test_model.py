@@ -1,0 +1,128 @@
+"""Any module as a function of its parameters; what is no such function is refused with the way out."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from seedbed import InputError, Model
+from seedbed.models import by_name
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.BatchNorm1d(3), ["'1'", "BatchNorm1d", "nn.GroupNorm", "track_running_stats=False"]),
+        (nn.BatchNorm2d(3), ["BatchNorm2d", "nn.GroupNorm"]),
+        (nn.SyncBatchNorm(3), ["SyncBatchNorm", "nn.GroupNorm"]),
+        (nn.InstanceNorm2d(3, track_running_stats=True), ["InstanceNorm2d", "nn.GroupNorm"]),
+        (nn.Dropout(0.5), ["'1'", "Dropout", "p=0", ".eval()"]),
+        (nn.Dropout2d(0.1), ["Dropout2d", "p=0"]),
+    ],
+)
+def test_impure_layers_are_refused(layer: nn.Module, words: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        Model(nn.Sequential(nn.Linear(3, 3), layer, nn.Linear(3, 2)))
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.GroupNorm(1, 3), nn.LayerNorm(3), nn.BatchNorm1d(3, track_running_stats=False), nn.Dropout(0.0),
+     nn.Dropout(0.5).eval()],
+)  # fmt: skip
+def test_the_ways_out_work(layer: nn.Module) -> None:
+    module = nn.Sequential(nn.Linear(3, 3), layer, nn.Linear(3, 2))
+    model = Model(module)
+    assert model.predict(model.params, torch.randn(4, 3)).shape == (4, 2)
+
+
+def test_a_nested_batchnorm_is_found() -> None:
+    with pytest.raises(InputError, match=r"layer '0.1' is a BatchNorm1d"):
+        Model(nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), nn.Linear(3, 2)))
+
+
+def test_the_head() -> None:
+    model = Model(net())
+    assert (model.head, model.width) == ("2", 5)
+    assert model.is_head("2.weight")
+    assert not model.is_head("20.weight")
+    assert Model(net(), head="0").width == 3
+    headless = Model(nn.Sequential(nn.Flatten(), nn.Bilinear(1, 1, 1)))
+    assert (headless.head, headless.width) == ("", 0)
+    with pytest.raises(InputError, match="no linear layer"):
+        headless.features(headless.params, torch.ones(1, 1))
+    for name in ("1", "nothing"):
+        with pytest.raises(InputError, match=f"head='{name}' is not a linear layer"):
+            Model(net(), head=name)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7])
+def test_a_head_may_have_any_number_of_classes(classes: int) -> None:
+    model = Model(net())
+    params = model.params | {"2.weight": torch.randn(classes, 5), "2.bias": torch.randn(classes)}
+    x = torch.randn(4, 3)
+    expected = model.features(model.params, x) @ params["2.weight"].T + params["2.bias"]
+    assert torch.allclose(model.predict(params, x), expected, atol=1e-6)
+
+
+def test_a_missing_head_is_zero_and_strangers_are_ignored() -> None:
+    model = Model(net())
+    body = {n: p for n, p in model.params.items() if not model.is_head(n)}
+    assert not model.predict(body, torch.randn(4, 3)).any()
+    strange = {**model.params, "rate:0.weight": torch.ones(1)}
+    x = torch.randn(4, 3)
+    assert torch.equal(model.predict(strange, x), model.predict(model.params, x))
+
+
+def test_the_module_is_copied_and_never_changed() -> None:
+    module = net()
+    before = {n: p.clone() for n, p in module.named_parameters()}
+    model = Model(module)
+    with torch.no_grad():
+        module[0].weight.zero_()
+    assert torch.equal(model.params["0.weight"], before["0.weight"])
+    model.predict({n: torch.zeros_like(p) for n, p in model.params.items()}, torch.ones(1, 3))
+    assert torch.equal(model.predict(model.params, torch.ones(1, 3)), model.predict(before, torch.ones(1, 3)))
+
+
+def test_threads_with_different_parameters_do_not_see_each_other_s() -> None:
+    """Functional calls put parameters in and out of a module: each thread has a module of its own."""
+    model = Model(nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3)))
+    x = torch.randn(8, 16)
+    own = [{n: p + i for n, p in model.params.items()} for i in range(4)]
+    expected = [(model.predict(params, x), model.features(params, x)) for params in own]
+
+    def many(i: int) -> bool:
+        return all(
+            torch.equal(model.predict(own[i], x), expected[i][0])
+            and torch.equal(model.features(own[i], x), expected[i][1])
+            for _ in range(200)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(many, range(4)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "kind"),
+    [("auto", (1, 8, 8), "conv"), ("auto", (5,), "mlp"), ("auto", (1, 4, 4), "mlp"), ("mlp", (3, 9, 9), "mlp"),
+     ("linear", (7,), "linear"), ("conv", (3, 20, 20), "conv")],
+)  # fmt: skip
+def test_models_by_name(name: str, shape: tuple[int, ...], kind: str) -> None:
+    module = by_name(name, shape, 4)
+    assert any(isinstance(m, nn.Conv2d) for m in module.modules()) == (kind == "conv")
+    assert sum(isinstance(m, nn.Linear) for m in module.modules()) == (2 if kind == "mlp" else 1)
+    model = Model(module, head="head")
+    assert model.predict(model.params, torch.zeros(2, *shape)).shape == (2, 4)
+
+
+def test_conv_needs_images() -> None:
+    with pytest.raises(InputError, match="at least 8×8"):
+        by_name("conv", (1, 4, 4), 2)
