@@ -27,7 +27,7 @@ from torch import nn
 from seedbed import draws
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.engines import Vectorised
-from seedbed.evaluation import Summary, evaluate, unadapted
+from seedbed.evaluation import Summary, before_adapting, evaluate
 from seedbed.federated import ServerState
 from seedbed.learning.adaptations import Order
 from seedbed.learning.adaptations import unadapted as as_it_is
@@ -121,7 +121,7 @@ def judge(order: Order, model: Model, state: ServerState, settings: argparse.Nam
     )
     engine = Vectorised(fresh)
     adapted = {k: fedmeta(loss, lr=ALPHA, order=order, test_steps=k) for k in STEPS}
-    algorithms = {0: unadapted(adapted[1], as_it_is), **adapted}
+    algorithms = {0: before_adapting(adapted[1], as_it_is), **adapted}
     return {k: evaluate(engine, a, state, fresh, loss, higher_is_better=False) for k, a in algorithms.items()}
 
 

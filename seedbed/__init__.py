@@ -31,10 +31,11 @@ from seedbed.algorithms.per_fedavg import per_fedavg
 from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.reptile import reptile
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.draws import initialising
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import evaluate, per_example
-from seedbed.federated import Algorithm, Message, Replies, ServerState
+from seedbed.federated import Algorithm, Message, Replies, ServerState, as_sent
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import after, correct, cross_entropy, squared_error, supervised
 from seedbed.learning.optimizers import adagrad, adam, cosine, linear, sgd, yogi
@@ -67,6 +68,7 @@ __all__ = [
     "after",
     "anil",
     "apfl",
+    "as_sent",
     "batches",
     "centralised",
     "conv",
@@ -92,6 +94,7 @@ __all__ = [
     "fedyogi",
     "fresh_support",
     "gradient_steps",
+    "initialising",
     "lg_fedavg",
     "linear",
     "local",

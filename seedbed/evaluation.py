@@ -34,6 +34,13 @@ class Summary:
     clients: int
     scores: tuple[float, ...]
 
+    def _repr_html_(self) -> str:
+        cells = (f"{self.mean:.4g} ± {self.ci95:.2g}", f"{self.worst_tenth:.4g}", f"{self.clients}")
+        return (
+            "<table><tr><th>mean ± 95 %</th><th>worst tenth</th><th>clients</th></tr>"
+            f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr></table>"
+        )
+
     def __repr__(self) -> str:
         return f"{self.mean:.4g} ± {self.ci95:.2g} (worst tenth {self.worst_tenth:.4g}, {self.clients} clients)"
 
@@ -75,7 +82,7 @@ def evaluate(
     return summarise([float(s.double().mean()) for s in scores.values()], higher_is_better=higher_is_better)
 
 
-def unadapted(algorithm: Algorithm, start: Adapt) -> Algorithm:
+def before_adapting(algorithm: Algorithm, start: Adapt) -> Algorithm:
     """The algorithm whose clients use what they are sent without looking at their examples.
 
     Args:

@@ -7,12 +7,13 @@ from torch import nn
 from seedbed.engines.one_by_one import OneByOne
 from seedbed.engines.vectorised import Vectorised
 from seedbed.errors import InputError, nearest
+from seedbed.federated import Engine
 from seedbed.tasks.sampling import TaskSource
 
 ENGINES = ("auto", "one_by_one", "vectorised")
 
 
-def make(name: str, source: TaskSource, module: nn.Module, *, workers: int | None = None) -> OneByOne:
+def make(name: str, source: TaskSource, module: nn.Module, *, workers: int | None = None) -> Engine:
     """The engine of this name; `auto` chooses for the model.
 
     Args:

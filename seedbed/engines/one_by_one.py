@@ -5,7 +5,7 @@ plain code: for convolutional models on a CPU this is also the fast way, because
 own for every client is slower than one client's after another's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.engines.owning import Owning
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.tasks.sampling import TaskSource
@@ -23,7 +24,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-class OneByOne:
+class OneByOne(Owning):
     """The reference engine.
 
     Args:
@@ -32,23 +33,18 @@ class OneByOne:
     """
 
     def __init__(self, source: TaskSource, *, workers: int = 1):
-        self.source, self.workers = source, workers
-        self.kept: dict[ClientId, Tree] = {}
-
-    @property
-    def population(self) -> Sequence[ClientId]:
-        return self.source.clients
+        super().__init__(source)
+        self.workers = workers
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         def run(client: ClientId) -> tuple[ClientId, Group, Tree]:
             task = tree.index(self.source.tasks([client], round), 0)
-            kept = self.kept[client] if client in self.kept else algorithm.remember(sent[client])
+            kept = self.kept_by(algorithm, client, sent[client])
             message, kept = algorithm.client(sent[client], kept, task)
             return client, Group([client], tree.stack([message])), kept
 
         for client, group, kept in _side_by_side(run, sent, self.workers):
-            if tree.leaves(kept):
-                self.kept[client] = kept
+            self.keep(client, kept)
             yield group
 
     def evaluate(
@@ -59,18 +55,12 @@ class OneByOne:
         def score(client: ClientId) -> Tensor:
             task = tree.index(source.tasks([client], 0), 0)
             sent = algorithm.send(state, client)
-            kept = self.kept[client] if client in self.kept else algorithm.remember(sent)
+            kept = self.kept_by(algorithm, client, sent)
             episodes = [tree.index(task.items, k) for k in range(len(task.real)) if task.real[k]]
             return torch.stack([metric(algorithm.personalise(sent, kept, e.support), e.query) for e in episodes])
 
         clients = source.clients
         return dict(zip(clients, _side_by_side(score, clients, self.workers), strict=True))
-
-    def memory(self) -> Mapping[ClientId, Tree]:
-        return self.kept
-
-    def recall(self, memory: Mapping[ClientId, Tree]) -> None:
-        self.kept = dict(memory)
 
 
 def _side_by_side(run: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:

@@ -7,20 +7,23 @@ from torch import Tensor
 from torch.func import vmap
 
 from seedbed import tree
-from seedbed.engines.one_by_one import OneByOne, one_thread
+from seedbed.engines.one_by_one import one_thread
+from seedbed.engines.owning import Owning
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 
+EPISODES = 16  # of a client at once, in evaluation
 
-class Vectorised(OneByOne):
+
+class Vectorised(Owning):
     """vmap over chunks of clients of like size.
 
     Args:
         source: where the clients' tasks come from.
-        chunk: at most so many clients (or episodes, in evaluation) at once; memory grows with it.
+        chunk: at most so many clients at once, or in evaluation so many episodes; memory grows with it.
     """
 
     def __init__(self, source: TaskSource, *, chunk: int = 128):
@@ -33,11 +36,11 @@ class Vectorised(OneByOne):
         for clients in _chunks(list(sent), self.source, self.chunk):
             tasks = self.source.tasks(clients, round)
             payload = first if shared else tree.stack([sent[c] for c in clients])
-            kept = tree.stack([self.kept[c] if c in self.kept else algorithm.remember(sent[c]) for c in clients])
+            kept = tree.stack([self.kept_by(algorithm, c, sent[c]) for c in clients])
             run = vmap(algorithm.client, in_dims=(None if shared else 0, 0, 0))
             messages, kept = _explained(run, payload, kept, tasks)
-            if tree.leaves(kept):
-                self.kept.update((c, tree.index(kept, i)) for i, c in enumerate(clients))
+            for i, client in enumerate(clients):
+                self.keep(client, tree.index(kept, i))
             yield Group(clients, messages)
 
     def evaluate(
@@ -45,19 +48,17 @@ class Vectorised(OneByOne):
     ) -> dict[ClientId, Tensor]:
         scores: dict[ClientId, Tensor] = {}
         first = algorithm.send(state, source.clients[0])
-        for clients in _chunks(list(source.clients), source, max(1, self.chunk // 16)):
+        for clients in _chunks(list(source.clients), source, max(1, self.chunk // EPISODES)):
             task = source.tasks(clients, 0)
             sent = [algorithm.send(state, c) for c in clients]
             shared = all(payload is first for payload in sent)
-            kept = tree.stack(
-                [self.kept[c] if c in self.kept else algorithm.remember(s) for c, s in zip(clients, sent, strict=True)]
-            )
+            kept = tree.stack([self.kept_by(algorithm, c, s) for c, s in zip(clients, sent, strict=True)])
 
             def score(sent: Tree, kept: Tree, episodes: Any) -> Tensor:
                 def one(episode: Any) -> Tensor:
                     return metric(algorithm.personalise(sent, kept, episode.support), episode.query)
 
-                return vmap(one, chunk_size=16)(episodes)
+                return vmap(one, chunk_size=EPISODES)(episodes)
 
             run = vmap(score, in_dims=(None if shared else 0, 0, 0))
             found = _explained(run, first if shared else tree.stack(sent), kept, task.items)

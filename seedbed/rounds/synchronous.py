@@ -4,6 +4,7 @@ Shapes: C clients of a cohort.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,13 @@ class Round(NamedTuple):
     state: ServerState
     clients: Sequence[ClientId]
     info: Mapping[str, float]
+
+    def _repr_html_(self) -> str:
+        numbers = {"round": str(self.number), "clients": str(len(self.clients))}
+        numbers |= {name: f"{value:.4g}" for name, value in self.info.items()}
+        heads, cells = (("".join(f"<{tag}>{escape(t)}</{tag}>" for t in row)) for tag, row in
+                        (("th", numbers), ("td", numbers.values())))  # fmt: skip
+        return f"<table><tr>{heads}</tr><tr>{cells}</tr></table>"
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.info.items())

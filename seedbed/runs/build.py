@@ -87,6 +87,11 @@ def _parse(hint: Any, value: Any, default: Any, context: Mapping[str, Any], wher
     if hint == Schedule | None:
         if callable(value):
             return value
+        if where.startswith("local."):
+            raise InputError(
+                f"setting {where}={value!r} cannot be used: a client's optimiser starts afresh each round, so that a "
+                "schedule over rounds means nothing to it; set outer.schedule"
+            )
         table = _table(value, where, SCHEDULES)
         name = str(table.pop("name", "constant"))
         if name not in SCHEDULES:

@@ -9,10 +9,9 @@ import torch
 
 from seedbed import draws, engines, models, tree
 from seedbed.algorithms import catalogue
-from seedbed.engines import OneByOne
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
-from seedbed.federated import Algorithm
+from seedbed.federated import Algorithm, Engine
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import fresh_head, unadapted
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
@@ -284,7 +283,7 @@ class Experiment:
         order = draws.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 
-    def engine(self, source: Sampled, model: Model) -> OneByOne:
+    def engine(self, source: Sampled, model: Model) -> Engine:
         return engines.make(self.settings.engine, source, model.module, workers=self.settings.workers)
 
     @cached_property

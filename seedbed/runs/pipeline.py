@@ -238,7 +238,7 @@ class Pipeline:
             start = self.learner.starting_head(
                 trained.model, catalogue.entry(trained.name), self.settings.evaluation.ways
             )
-            algorithm = evaluation.unadapted(algorithm, start)
+            algorithm = evaluation.before_adapting(algorithm, start)
         engine = self.experiment.engine(source, trained.model)
         if known:
             names = enumerate(source.population.names)

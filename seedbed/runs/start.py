@@ -20,9 +20,13 @@ from seedbed.tasks.population import Population
 JUDGING = {"evaluation", "options", "engine", "workers", "drop_short"}  # what may be other than in training
 
 
-def population_for(settings: Settings) -> Population:
-    """Read the data that the settings name."""
-    return readers.read(settings.data, root=settings.root, **settings.reader)
+def population_for(settings: Settings, like: dict[str, Any] | None = None) -> Population:
+    """Read the data that the settings name.
+
+    Args:
+        like: the encoding of the data that a model was trained on, to read other data for it.
+    """
+    return readers.read(settings.data, root=settings.root, drop_short=settings.drop_short, like=like, **settings.reader)
 
 
 def start(
@@ -100,7 +104,8 @@ def judge_again(
     elif root is not None:
         changes |= {"root": root}
     settings = settings_from(run.manifest["settings"], changes)
-    experiment = Experiment(settings, population_for(settings))
+    like = None if data is None else run.manifest["data"]["encoding"]
+    experiment = Experiment(settings, population_for(settings, like))
     if data is None:
         _refuse_changed(experiment, run)
     expected = Shape.of(run.manifest["shape"])

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from seedbed.engines import OneByOne
-from seedbed.federated import Algorithm, ServerState, adapting
+from seedbed.federated import Algorithm, Engine, ServerState, adapting
 from seedbed.learning.finetuning import FineTuning, Tunable, along, finetune
 from seedbed.learning.objectives import Adapt, Metric
 from seedbed.tasks.sampling import TaskSource
@@ -21,7 +20,7 @@ def choose_finetuning(
     model: Tunable,
     algorithm: Algorithm,
     state: ServerState,
-    engine: OneByOne,
+    engine: Engine,
     source: TaskSource,
     metric: Metric,
     *,

@@ -17,22 +17,29 @@ import torch
 
 from seedbed import tree
 from seedbed.algorithms.anil import anil
+from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.algorithms.centralised import centralised
+from seedbed.algorithms.ditto import ditto
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
 from seedbed.algorithms.fedadagrad import fedadagrad
 from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
+from seedbed.algorithms.fedbabu import fedbabu
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.fednova import fednova
+from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedprox import fedprox
+from seedbed.algorithms.fedrep import fedrep
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.fedyogi import fedyogi
+from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.local import local
 from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.algorithms.per_fedavg import per_fedavg
+from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.reptile import reptile
 from seedbed.algorithms.scaffold import scaffold
 from seedbed.engines import OneByOne, Vectorised
@@ -202,6 +209,36 @@ ROWS = [
         module,
         "finetuned",
     ),
+    Row("pfedme", lambda n: pfedme(n.loss, lam=2.0, eta=0.1), "batches", module),
+    Row(
+        "pfedme",
+        lambda n: pfedme(n.loss, lam=5.0, eta=0.1, inner=MOMENTUM, steps=3, beta=1.5, test_steps=2),
+        "full",
+        variant="momentum",
+    ),
+    Row("ditto", lambda n: ditto(n.loss, lam=0.5), "batches"),
+    Row(
+        "ditto",
+        lambda n: ditto(n.loss, lam=2.0, local=MOMENTUM, personal=adam(0.02), outer=adam(0.05), test_steps=2),
+        "full",
+        module,
+        "adam",
+    ),
+    Row("fedper", lambda n: fedper(n.loss, local=sgd(0.2), test_steps=2), "batches", module),
+    Row("fedper", lambda n: fedper(n.loss, local=MOMENTUM, outer=adam(0.05), test_steps=0), "full", variant="adam"),
+    Row("fedrep", lambda n: fedrep(n.loss, local=sgd(0.2), test_steps=2), "batches"),
+    Row("fedrep", lambda n: fedrep(n.loss, head_epochs=3, local=adam(0.02)), "batches", module, "adam"),
+    Row("fedbabu", lambda n: fedbabu(n.loss, local=sgd(0.2), test_steps=2), "batches", module),
+    Row("fedbabu", lambda n: fedbabu(n.loss, tunes="head", local=MOMENTUM, outer=adam(0.05)), "full", variant="head"),
+    Row("lg_fedavg", lambda n: lg_fedavg(n.loss, local=sgd(0.2), test_steps=2), "batches"),
+    Row("lg_fedavg", lambda n: lg_fedavg(n.loss, local=adam(0.02), outer=MOMENTUM), "full", module, "adam"),
+    Row("apfl", lambda n: apfl(n.loss, local=sgd(0.2), test_steps=2), "batches", module),
+    Row(
+        "apfl",
+        lambda n: apfl(n.loss, alpha=0.2, alpha_lr=0.0, local=MOMENTUM, personal=adam(0.02)),
+        "full",
+        variant="fixed, adam",
+    ),
     Row("local", lambda n: local(n.loss, local=sgd(0.2)), "batches", module),
     Row("local", lambda n: local(n.loss, adapt=gradient_steps(n.loss, lr=0.1)), "full", variant="finetuned"),
     Row("centralised", lambda n: centralised(n.loss, local=MOMENTUM), "batches"),
@@ -266,7 +303,7 @@ def test_the_order_of_clients_changes_nothing(row: Row, kind: type[OneByOne]) ->
         found.append((replies._replace(clients=0, population=0), sorted(engine.memory()), engine))
     assert apart(found[0][0], found[1][0]) == 0
     assert found[0][1] == found[1][1]
-    assert apart([found[0][2].kept[c] for c in found[0][1]], [found[1][2].kept[c] for c in found[0][1]]) == 0
+    assert apart([found[0][2].memory()[c] for c in found[0][1]], [found[1][2].memory()[c] for c in found[0][1]]) == 0
 
 
 @every_row
@@ -414,6 +451,18 @@ REDUCTIONS: dict[str, tuple[Make, Make, str]] = {
         lambda n: uniform(fedsgd(after(unadapted, n.loss), outer=sgd(0.3))),
         "parts",
     ),
+    "ditto lam=0: fedavg": (lambda n: ditto(n.loss, lam=0), lambda n: fedavg(n.loss), "batches"),
+    "apfl alpha=0: uniform fedavg": (
+        lambda n: apfl(n.loss, alpha=0, alpha_lr=0),
+        lambda n: uniform(fedavg(n.loss)),
+        "batches",
+    ),
+    "fedrep head_epochs=0: fedbabu": (lambda n: fedrep(n.loss, head_epochs=0), lambda n: fedbabu(n.loss), "batches"),
+    "pfedme beta=0: reptile epsilon=0": (
+        lambda n: pfedme(n.loss, beta=0),
+        lambda n: reptile(n.loss, epsilon=0),
+        "batches",
+    ),
     "fedmeta with one item and a server's sgd: per_fedavg": (
         lambda n: fedmeta(n.loss, lr=0.1, outer=sgd(0.3)),
         lambda n: uniform(
@@ -458,6 +507,13 @@ STILL: dict[str, tuple[Make, str]] = {
     "anil": (lambda n: anil(n.loss, outer=sgd(0.0)), "parts"),
     "fed_proto": (lambda n: fed_proto(n.loss, n.features, ways=CLASSES, outer=sgd(0.0)), "episodes"),
     "fed_ridge": (lambda n: fed_ridge(n.loss, n.features, ways=CLASSES, outer=sgd(0.0)), "episodes"),
+    "pfedme": (lambda n: pfedme(n.loss, inner=sgd(0.0)), "batches"),
+    "ditto": (lambda n: ditto(n.loss, local=sgd(0.0), personal=sgd(0.0)), "batches"),
+    "fedper": (lambda n: fedper(n.loss, local=sgd(0.0)), "batches"),
+    "fedrep": (lambda n: fedrep(n.loss, local=sgd(0.0)), "batches"),
+    "fedbabu": (lambda n: fedbabu(n.loss, outer=sgd(0.0)), "batches"),
+    "lg_fedavg": (lambda n: lg_fedavg(n.loss, local=sgd(0.0)), "batches"),
+    "apfl": (lambda n: apfl(n.loss, alpha_lr=0.0, local=sgd(0.0), personal=sgd(0.0)), "batches"),
     "local": (lambda n: local(n.loss, local=sgd(0.0)), "batches"),
     "centralised": (lambda n: centralised(n.loss, local=sgd(0.0)), "batches"),
 }

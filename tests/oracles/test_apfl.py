@@ -1,5 +1,6 @@
 """APFL: the mixture's gradients, its two ends, the rate of mixing."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -14,17 +15,28 @@ from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import uniform
 from seedbed.learning.optimizers import adam, sgd
+from seedbed.tasks.types import Batch, Task
 
 from .bench import D, Given, apart, batch, bowl, bowls, final, loss, network, plain_loss, power, start, task
 
-WORK = [[batch(0), batch(1)], [batch(2)], [batch(3), batch(4), batch(5)]]
-TASKS = [task(*mine, examples=n) for mine, n in zip(WORK, (4.0, 1.0, 2.0), strict=True)]
+EXAMPLES = (4.0, 1.0, 2.0)
+
+
+@functools.cache
+def work() -> list[list[Batch]]:
+    """Three clients' batches."""
+    return [[batch(0), batch(1)], [batch(2)], [batch(3), batch(4), batch(5)]]
+
+
+@functools.cache
+def clients() -> list[Task]:
+    return [task(*mine, examples=n) for mine, n in zip(work(), EXAMPLES, strict=True)]
 
 
 def memory_of(algorithm: Any, count: int = 3, kind: Any = OneByOne) -> Any:
     """What clients keep after so many rounds on the network."""
-    engine = kind(Given(TASKS))
-    final(algorithm, TASKS, network(), count, lambda _: engine)
+    engine = kind(Given(clients()))
+    final(algorithm, clients(), network(), count, lambda _: engine)
     return dict(engine.memory())
 
 
@@ -62,7 +74,7 @@ def test_rounds_as_in_plain_pytorch() -> None:
     w, own = network(), {i: (network(), torch.tensor(0.4)) for i in range(3)}
     for _ in range(3):
         ends = []
-        for i, mine in enumerate(WORK):
+        for i, mine in enumerate(work()):
             local_w, (v, a) = w, own[i]
             for b in mine:
                 local_w, v, a = plain_step(local_w, v, a, b, lr=0.3, a_lr=0.5)
@@ -72,15 +84,15 @@ def test_rounds_as_in_plain_pytorch() -> None:
     algorithm = apfl(loss, alpha=0.4, alpha_lr=0.5, local=sgd(0.3), personal=sgd(0.3))
     assert len({float(a) for _, a in own.values()}) == 3
     for kind in (OneByOne, Vectorised):
-        assert apart(final(algorithm, TASKS, network(), 3, kind).params, w) < 1e-13
+        assert apart(final(algorithm, clients(), network(), 3, kind).params, w) < 1e-13
         assert apart(memory_of(algorithm, 3, kind), {i: Own(*pair) for i, pair in own.items()}) < 1e-13
 
 
 def test_alpha_of_zero_is_the_global_model() -> None:
     """v̄ = w: v never moves, its gradient being α∇L(v̄) = 0, and the client's model is the server's."""
     algorithm = apfl(loss, alpha=0.0, alpha_lr=0.0)
-    state = final(algorithm, TASKS, network(), 3)
-    assert apart(state, final(uniform(fedavg(loss)), TASKS, network(), 3)) < 1e-15
+    state = final(algorithm, clients(), network(), 3)
+    assert apart(state, final(uniform(fedavg(loss)), clients(), network(), 3)) < 1e-15
     for own in memory_of(algorithm).values():
         assert apart(own, Own(network(), torch.zeros(()))) == 0
         assert apart(algorithm.personalise(state.params, own, batch(7)), state.params) == 0
@@ -95,11 +107,11 @@ def test_alpha_of_one_is_local_training(personal: Any) -> None:
 
 def test_the_global_model_is_fedavgs_whatever_the_mixture() -> None:
     """And nothing of v and α is in the message."""
-    plain = final(uniform(fedavg(loss, local=sgd(0.3), outer=adam(0.1))), TASKS, network(), 3)
+    plain = final(uniform(fedavg(loss, local=sgd(0.3), outer=adam(0.1))), clients(), network(), 3)
     for alpha in (0.2, 0.9):
         algorithm = apfl(loss, alpha=alpha, local=sgd(0.3), outer=adam(0.1))
-        assert apart(final(algorithm, TASKS, network(), 3), plain) < 1e-15
-    a, b = (algorithm.client(network(), Own(network(k), torch.tensor(0.1 * k)), TASKS[0])[0] for k in (3, 4))
+        assert apart(final(algorithm, clients(), network(), 3), plain) < 1e-15
+    a, b = (algorithm.client(network(), Own(network(k), torch.tensor(0.1 * k)), clients()[0])[0] for k in (3, 4))
     assert apart(a, b) == 0
     assert a.info.keys() == {"loss"}
 

@@ -1,5 +1,6 @@
 """Ditto: the personal model's fixed point and path, its two limits, and a global model that does not feel it."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -12,17 +13,28 @@ from seedbed.algorithms.local import local
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.rounds.synchronous import gather
+from seedbed.tasks.types import Batch, Task
 
 from .bench import D, Given, apart, batch, bowl, bowls, final, loss, network, power, sent_by, start, task
 
-WORK = [[batch(0), batch(1)], [batch(2)], [batch(3), batch(4), batch(5)]]
-TASKS = [task(*mine, examples=n) for mine, n in zip(WORK, (4.0, 1.0, 2.0), strict=True)]
+EXAMPLES = (4.0, 1.0, 2.0)
+
+
+@functools.cache
+def work() -> list[list[Batch]]:
+    """Three clients' batches."""
+    return [[batch(0), batch(1)], [batch(2)], [batch(3), batch(4), batch(5)]]
+
+
+@functools.cache
+def clients() -> list[Task]:
+    return [task(*mine, examples=n) for mine, n in zip(work(), EXAMPLES, strict=True)]
 
 
 def memory_of(algorithm: Any, count: int = 3, kind: Any = OneByOne, **settings: Any) -> Any:
     """What clients keep after so many rounds on the network."""
-    engine = kind(Given(TASKS))
-    final(algorithm, TASKS, network(), count, lambda _: engine, **settings)
+    engine = kind(Given(clients()))
+    final(algorithm, clients(), network(), count, lambda _: engine, **settings)
     return dict(engine.memory())
 
 
@@ -47,12 +59,12 @@ def test_the_personal_path_and_its_end() -> None:
 @pytest.mark.parametrize("kind", [OneByOne, Vectorised])
 def test_the_global_model_is_fedavgs(kind: Any) -> None:
     """Whatever λ and the personal optimiser: bit for bit; so is the message, whatever v."""
-    plain = final(fedavg(loss, local=sgd(0.3), outer=adam(0.1)), TASKS, network(), 3, kind)
+    plain = final(fedavg(loss, local=sgd(0.3), outer=adam(0.1)), clients(), network(), 3, kind)
     for lam in (0.0, 0.7, 3.0):
         algorithm = ditto(loss, lam=lam, local=sgd(0.3), outer=adam(0.1))
-        assert apart(final(algorithm, TASKS, network(), 3, kind), plain) == 0
-        message = algorithm.client(network(), network(5), TASKS[0])[0]
-        assert apart(message.value, sent_by(fedavg(loss, local=sgd(0.3)), TASKS[0], network())) == 0
+        assert apart(final(algorithm, clients(), network(), 3, kind), plain) == 0
+        message = algorithm.client(network(), network(5), clients()[0])[0]
+        assert apart(message.value, sent_by(fedavg(loss, local=sgd(0.3)), clients()[0], network())) == 0
         assert message.info.keys() == {"loss"}
 
 
@@ -66,17 +78,17 @@ def test_lambda_of_zero_is_local_training(personal: Any) -> None:
 def test_a_large_lambda_holds_v_at_the_rounds_model() -> None:
     """η = 1/λ: v ← v − ∇L(v)/λ − (v − θ) = θ − ∇L(v)/λ, within ‖∇L‖/λ of θ after every step, wherever v was."""
     for lam in (1e2, 1e4, 1e6):
-        _, v = ditto(loss, lam=lam, personal=sgd(1 / lam)).client(network(), network(5), TASKS[0])
+        _, v = ditto(loss, lam=lam, personal=sgd(1 / lam)).client(network(), network(5), clients()[0])
         assert apart(v, network()) < 10 / lam
 
 
 def test_a_client_first_seen_late_begins_at_what_it_is_sent() -> None:
     """Zero personal steps leave v where it began: at the θ of the client's first round."""
-    engine = OneByOne(Given(TASKS))
+    engine = OneByOne(Given(clients()))
     algorithm = ditto(loss, personal=sgd(0.0))
     states = [algorithm.init(network())]
-    for number, clients in enumerate(([0], [0, 1], [0, 1, 2])):
-        groups = list(engine.ask(algorithm, dict.fromkeys(clients, states[-1].params), number))
+    for number, cohort in enumerate(([0], [0, 1], [0, 1, 2])):
+        groups = list(engine.ask(algorithm, dict.fromkeys(cohort, states[-1].params), number))
         states.append(algorithm.server(states[-1], gather(algorithm, groups, 3)))
     for c in range(3):
         assert apart(engine.memory()[c], states[c].params) == 0

@@ -204,10 +204,10 @@ def test_of_equal_steps_it_is_fedprox(kind: dict[str, Any], mu: float) -> None:
 
 
 def test_fixed_point_with_unequal_steps() -> None:
-    """τ_i gradient steps go θ − θ_i = M_i(θ − c_i), M_i = I − (I − ηA_i)^τ_i, and ‖a_i‖₁ = τ_i: Σp_iM_i/τ_i(θ − c_i) = 0
-    at (Σp_iM_i/τ_i)⁻¹ Σp_iM_ic_i/τ_i. M_i/τ_i → ηA_i for small steps, so that it is near the optimum, where FedAvg,
-    with M_i, is not."""
-    eta, items, p = 0.3, bowls(3), torch.tensor(EXAMPLES) / sum(EXAMPLES)
+    """τ_i gradient steps go θ − θ_i = M_i(θ − c_i), M_i = I − (I − ηA_i)^τ_i, and ‖a_i‖₁ = τ_i, so that the fixed point
+    Σp_iM_i/τ_i(θ − c_i) = 0 is (Σp_iM_i/τ_i)⁻¹ Σp_iM_ic_i/τ_i. M_i/τ_i → ηA_i for small steps: it is near the optimum,
+    where FedAvg's, with M_i, is not."""
+    eta, items, p = 0.05, bowls(3), torch.tensor(EXAMPLES) / sum(EXAMPLES)
 
     def balance(matrices: list[Tensor]) -> Tensor:
         """(Σp_iX_i)⁻¹ Σp_iX_ic_i."""
@@ -217,10 +217,10 @@ def test_fixed_point_with_unequal_steps() -> None:
 
     m = [torch.eye(D) - power(torch.eye(D) - eta * i["A"], k) for i, k in zip(items, STEPS, strict=True)]
     tasks = [task(*[i] * k, examples=n) for i, k, n in zip(items, STEPS, EXAMPLES, strict=True)]
-    got = final(fednova(bowl, local=sgd(eta)), tasks, start(), 80).params["w"]
+    got = final(fednova(bowl, local=sgd(eta)), tasks, start(), 300).params["w"]
     assert apart(got, balance([x / k for x, k in zip(m, STEPS, strict=True)])) < 1e-12
     optimum = balance([i["A"] for i in items])
-    assert 2 * apart(got, optimum) < apart(balance(m), optimum)
+    assert 4 * apart(got, optimum) < apart(balance(m), optimum)
 
 
 def test_a_rate_of_zero_moves_nothing() -> None:

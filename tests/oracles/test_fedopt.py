@@ -128,7 +128,7 @@ def test_yogi_is_adagrad_while_the_second_moment_grows() -> None:
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_fedavgm_is_torchs_momentum_on_the_server(engine: Any, nesterov: bool) -> None:
-    """One torch SGD over the pseudo-gradients −Δ of ten rounds: v ← βv − Δ, θ ← θ − ηv (Nesterov: θ ← θ − η(βv − Δ))."""
+    """One torch SGD over the pseudo-gradients −Δ of ten rounds: v ← βv − Δ, θ ← θ − ηv, or θ ← θ − η(βv − Δ)."""
     w = torch.nn.Parameter(start()["w"].clone())
     reference = torch.optim.SGD([w], 0.6, 0.9, nesterov=nesterov)
     algorithm = fedavgm(bowl, eta=0.6, nesterov=nesterov, local=sgd(ETA_L))

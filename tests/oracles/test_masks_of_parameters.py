@@ -1,5 +1,6 @@
 """FedPer, FedRep, FedBABU and LG-FedAvg: which parameters are averaged, which stay, which do not move."""
 
+import functools
 from functools import partial
 from typing import Any
 
@@ -20,12 +21,11 @@ from seedbed.learning.adaptations import everything, gradient_steps, unadapted
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.learning.partial import nothing, outside, part, train_part, within
 from seedbed.learning.training import train
+from seedbed.tasks.types import Batch, Task
 
 from .bench import ENGINES, D, Given, apart, batch, bowls, final, loss, network, plain_loss, sent_by, task
 
-WORK = [[batch(0), batch(1)], [batch(2)], [batch(3), batch(4), batch(5)]]
 EXAMPLES = (4.0, 1.0, 2.0)
-TASKS = [task(*mine, examples=n) for mine, n in zip(WORK, EXAMPLES, strict=True)]
 BODY, HEAD = ("body.weight", "body.bias"), ("head.weight", "head.bias")
 METHODS: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {  # what makes it, shared, personal
     "fedper": (fedper, BODY, HEAD),
@@ -33,11 +33,25 @@ METHODS: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {  # what mak
     "fedbabu": (fedbabu, BODY, ()),
     "lg_fedavg": (lg_fedavg, HEAD, BODY),
 }
+
+
+@functools.cache
+def work() -> list[list[Batch]]:
+    """Three clients' batches."""
+    return [[batch(0), batch(1)], [batch(2)], [batch(3), batch(4), batch(5)]]
+
+
+@functools.cache
+def clients() -> list[Task]:
+    return [task(*mine, examples=n) for mine, n in zip(work(), EXAMPLES, strict=True)]
+
+
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
-def run(algorithm: Any, count: int = 3, kind: Any = OneByOne, tasks: Any = TASKS, params: Any = None) -> Any:
+def run(algorithm: Any, count: int = 3, kind: Any = OneByOne, tasks: Any = None, params: Any = None) -> Any:
     """The state after so many rounds, and what clients keep."""
+    tasks = tasks or clients()
     engine = kind(Given(tasks))
     state = final(algorithm, tasks, params or network(), count, lambda _: engine)
     return state, dict(engine.memory())
@@ -68,9 +82,9 @@ def test_rounds_as_in_plain_pytorch(name: str, kind: Any) -> None:
     """Three rounds, three clients of 4, 1 and 2 examples: the shared part is the weighted mean, the personal part
     each client's last, everything else as it began."""
     make, shared, personal = METHODS[name]
-    theta, own = network(), [{n: network()[n] for n in personal} for _ in WORK]
+    theta, own = network(), [{n: network()[n] for n in personal} for _ in work()]
     for _ in range(3):
-        ends = [plain_learn(name, theta | own[i], mine, 0.3) for i, mine in enumerate(WORK)]
+        ends = [plain_learn(name, theta | own[i], mine, 0.3) for i, mine in enumerate(work())]
         own = [{n: end[n] for n in personal} for end in ends]
         theta = theta | {n: sum(k / 7 * end[n] for k, end in zip(EXAMPLES, ends, strict=True)) for n in shared}
     algorithm = make(loss, local=sgd(0.3), **({"head_epochs": 2} if name == "fedrep" else {}))
@@ -90,7 +104,7 @@ def test_what_is_personal_is_never_sent(name: str) -> None:
     make, shared, personal = METHODS[name]
     algorithm = make(loss, outer=adam(0.1))
     state = algorithm.init(network())
-    message, kept = algorithm.client(state.params, algorithm.remember(state.params), TASKS[0])
+    message, kept = algorithm.client(state.params, algorithm.remember(state.params), clients()[0])
     assert tuple(message.value) == tuple(state.extra["mean"]) == shared
     assert tuple(kept) == tuple(algorithm.remember(state.params)) == personal
     assert message.info.keys() == {"loss"}
@@ -135,7 +149,7 @@ def test_a_full_personal_part_is_local_training(kind: Any) -> None:
     state, kept = run(split(everything, local=sgd(0.2, momentum=0.9)), 3, kind)
     assert apart(kept, run(local(loss, local=sgd(0.2, momentum=0.9)), 3, kind)[1]) == 0
     assert apart(state.params, network()) == 0
-    assert sent_by(split(everything), TASKS[0], network()) == {}
+    assert sent_by(split(everything), clients()[0], network()) == {}
 
 
 def test_fedreps_phases_at_their_ends() -> None:
@@ -157,8 +171,8 @@ def test_fedreps_phases_at_their_ends() -> None:
 
 def test_fedper_and_lg_fedavg_share_each_others_parts() -> None:
     """In a first round all begin alike and train alike: together they send all that FedAvg sends."""
-    both = sent_by(fedper(loss), TASKS[2], network()) | sent_by(lg_fedavg(loss), TASKS[2], network())
-    assert apart(both, sent_by(fedavg(loss), TASKS[2], network())) == 0
+    both = sent_by(fedper(loss), clients()[2], network()) | sent_by(lg_fedavg(loss), clients()[2], network())
+    assert apart(both, sent_by(fedavg(loss), clients()[2], network())) == 0
 
 
 @pytest.mark.parametrize("optimizer", [sgd(0.2), sgd(0.2, momentum=0.9, weight_decay=0.1), adam(0.05)], ids=repr)
@@ -166,8 +180,8 @@ def test_training_a_part(optimizer: Any) -> None:
     """As training a loss of that part alone, the others constant: they stay bit for bit, weight decay and all; and
     passes over the items are one pass over the items repeated."""
     still = part(network(), within("body"))
-    alone = train(lambda p, b: loss(still | p, b), optimizer, part(network(), within("head")), task(*WORK[0] * 2))
-    trained = train_part(loss, optimizer, network(), TASKS[0], moves=within("head"), epochs=2)
+    alone = train(lambda p, b: loss(still | p, b), optimizer, part(network(), within("head")), task(*work()[0] * 2))
+    trained = train_part(loss, optimizer, network(), clients()[0], moves=within("head"), epochs=2)
     assert tuple(trained.params) == tuple(network())
     assert apart(part(trained.params, within("head")), alone.params) == 0
     assert apart(part(trained.params, outside("head")), still) == 0

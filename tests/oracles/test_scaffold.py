@@ -94,8 +94,8 @@ LOCALS = [
 @options
 @pytest.mark.parametrize("local", LOCALS, ids=repr)
 def test_it_ends_at_the_true_optimum(local: Optimizer, option: Any) -> None:
-    """At θ* = argmin Σ L_i with c_i = ∇L_i(θ*), c = Σc_i/N = 0: every corrected gradient ∇L_i(θ*) − c_i + c is 0, so that
-    no client moves, however many steps it takes. FedAvg with the same unequal steps ends elsewhere."""
+    """At θ* = argmin Σ L_i with c_i = ∇L_i(θ*), c = Σc_i/N = 0: every corrected gradient ∇L_i(θ*) − c_i + c is 0, so
+    that no client moves, however many steps it takes. FedAvg with the same unequal steps ends elsewhere."""
     got = final(scaffold(bowl, option=option, local=local), clients(), start(), 300)
     assert apart(got.params["w"], optimum()) < 1e-12
     assert apart(got.extra["c"]["w"], torch.zeros(D)) < 1e-12
@@ -104,8 +104,8 @@ def test_it_ends_at_the_true_optimum(local: Optimizer, option: Any) -> None:
 
 
 def test_with_weight_decay_it_ends_at_the_optimum_with_the_decay() -> None:
-    """The decay is part of what c_i⁺ = c_i − c + (θ − y)/(η‖a‖₁) measures: option 2 solves Σ L_i/N + (λ/2)‖w‖² up to
-    the weights a_k = (1−ηλ)^(τ−1−k) of the measure, all gradients being equal at the end."""
+    """θ − y = ηΣa_k(g_k + λθ − c_i + c) with a_k = (1−ηλ)^(τ−1−k), so that option 2 gives c_i⁺ = Σa_k(g_k + λθ)/Σa_k:
+    the decay is part of it, and the fixed point c_i = ∇L_i(θ) + λθ, Σc_i = 0 is the optimum of Σ L_i/N + (λ/2)‖w‖²."""
     got = final(scaffold(bowl, local=sgd(ETA, weight_decay=0.3)), clients(), start(), 300)
     assert apart(got.params["w"], optimum(0.3)) < 1e-12
 
@@ -138,8 +138,8 @@ def test_with_one_step_the_options_are_one() -> None:
 
 def test_momentum_divides_by_the_length_of_the_path() -> None:
     """A client of momentum ρ and 3 steps goes θ − y = η Σa_k(g_k − c_i + c), a = (1 + ρ + ρ², 1 + ρ, 1), so that its
-    next c_i = c_i − c + (θ − y)/(ηΣa_k) = Σa_kg_k/Σa_k is a mean of its gradients. Divided by τη it would be too long by
-    Σa_k/τ."""
+    next c_i = c_i − c + (θ − y)/(ηΣa_k) = Σa_kg_k/Σa_k is a mean of its gradients. Divided by τη it would be too
+    long by Σa_k/τ."""
     rho, [item] = 0.9, bowls(1)
     algorithm = scaffold(bowl, local=sgd(ETA, momentum=rho))
     state, c, c_i = algorithm.init(start()), start(1), start(2)
@@ -156,7 +156,7 @@ def test_momentum_divides_by_the_length_of_the_path() -> None:
 
 
 def test_what_cannot_be_corrected_is_refused() -> None:
-    with pytest.raises(InputError, match="scaffold cannot train clients with local=adam: .*sgd"):
+    with pytest.raises(InputError, match=r"scaffold cannot train clients with local=adam: .*sgd"):
         scaffold(bowl, local=adam())
     with pytest.raises(InputError, match=r"option=1 cannot use local.weight_decay: .*option=2"):
         scaffold(bowl, option=1, local=sgd(0.1, weight_decay=0.1))

@@ -48,6 +48,7 @@ def read(
     root: str | Path | None = None,
     partition: How | None = None,
     drop_short: bool = False,
+    like: dict[str, Any] | None = None,
     **options: Any,
 ) -> Population:
     """A population from a named set, or from a file or folder of one's own.
@@ -59,6 +60,8 @@ def read(
         partition: deal the rows to made-up clients: iid, dirichlet, shards or quantity, with their settings
             clients, alpha, per_client, minimum, seed. None: the data's own clients.
         drop_short: leave out clients that the source names but that have no examples, instead of refusing.
+        like: the `Population.encoding` of what a model was trained on: rows are then encoded as its rows were,
+            instead of by what this source holds.
         options: of the reader (`options_of(source)` lists them): client, target, task, ignore, size,
             episodic, ...
     Raises:
@@ -77,6 +80,7 @@ def read(
     _refuse_unknown_options(source, options, set(accepted) | (PARTITION if partition else set()))
     own = {name: value for name, value in options.items() if name in accepted}
     own |= {"drop_short": drop_short} if "drop_short" in accepted else {}
+    own |= {"like": like} if like is not None and "like" in accepted else {}
     if partition is None:
         return _named(source, reader(**own))
     settings |= {name: value for name, value in options.items() if name in PARTITION}
@@ -91,7 +95,7 @@ def options_of(source: str, *, root: str | Path | None = None) -> dict[str, sign
     []
     """
     parameters = signatures.signature(_reader(source, root)).parameters
-    return {name: p for name, p in parameters.items() if name not in ("path", "pooled")}
+    return {name: p for name, p in parameters.items() if name not in ("path", "pooled", "like")}
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -137,7 +141,7 @@ def _located(name: str, known: Known, root: Path) -> Path:
 
 
 def _refuse_unknown_options(source: str, options: Mapping[str, Any], accepted: set[str]) -> None:
-    shown = accepted - {"path", "pooled"}
+    shown = accepted - {"path", "pooled", "like"}
     for name in options:
         if name in PARTITION and name not in accepted:
             raise InputError(f"{name}={options[name]!r} says how to make up clients: it needs partition=dirichlet, …")

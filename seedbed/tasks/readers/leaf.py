@@ -30,6 +30,7 @@ def read(
     scale_target: bool = False,
     episodic: bool = False,
     drop_short: bool = False,
+    like: dict[str, Any] | None = None,
 ) -> Population:
     """A LEAF file (.json, .json.xz, .json.gz), or a folder of them; of train/ and test/ the parts are joined.
 
@@ -38,6 +39,7 @@ def read(
             tokens [M, L], in the order of their code points); y: classes or numbers, as a table's.
         task, scale_target, episodic: as for a table.
         drop_short: leave out users without samples instead of refusing them.
+        like: the encoding of another LEAF set, to be used instead of one fitted to this.
     Raises:
         InputError: bad JSON, a key that is missing, sizes that disagree, a user without samples.
     """
@@ -53,8 +55,12 @@ def read(
     if not full:
         raise InputError(f"{path} has no samples")
     raw = [row for x, _ in full.values() for row in x]
-    symbols = sorted(set("".join(raw))) if _texts(raw) else []
-    target = targets.encode(_labels(full, path), task, f"y of {path.name}", scale=scale_target)
+    if like is None:
+        symbols = sorted(set("".join(raw))) if _texts(raw) else []
+        target = targets.encode(_labels(full, path), task, f"y of {path.name}", scale=scale_target)
+    else:
+        symbols = list(like["symbols"])
+        target = targets.encode_like(_labels(full, path), like["target"], f"y of {path.name}", episodic=episodic)
     x = inputs(raw, symbols, path)
     encoding = {"format": "leaf", "input": arrays.described(x), "symbols": "".join(symbols)}
     return Population.from_arrays(

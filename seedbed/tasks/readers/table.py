@@ -48,6 +48,7 @@ def read(
     scale_target: bool = True,
     episodic: bool = False,
     pooled: bool = False,
+    like: dict[str, Any] | None = None,
 ) -> Population:
     """A table whose rows are examples.
 
@@ -62,6 +63,7 @@ def read(
         scale_target: standardise a regression target over the table.
         episodic: True when classes mean something only inside a client.
         pooled: one client holds all rows: for made-up clients (partition).
+        like: the encoding of another table, to be used instead of one fitted to this.
     Raises:
         InputError: with the column, the line and the value.
     """
@@ -78,7 +80,7 @@ def read(
         raise InputError(f"column {goal!r} of {raw.path.name} cannot be both client and target: name another")
     return encode(
         raw, client=owner, target=goal, task=task, ignore=ignore, text=text, scale_target=scale_target,
-        episodic=episodic, pooled=pooled,
+        episodic=episodic, pooled=pooled, like=like,
     )  # fmt: skip
 
 
@@ -93,14 +95,21 @@ def encode(
     scale_target: bool = True,
     episodic: bool = False,
     pooled: bool = False,
+    like: dict[str, Any] | None = None,
 ) -> Population:
     """A population from columns: what `read` does once the file is read and its columns are found."""
     named = [name for name in (target, None if pooled else client) if name]
     raw, notes = _drop_unnamed(raw, named)
+    if like is not None:
+        task = "regression" if like["target"]["kind"] == "numbers" else "classification"
     goal = _target_values(raw, target, task)
-    encoded = targets.encode(goal, task, f"column {target!r}", scale=scale_target)
     own = {name: c for name, c in raw.columns.items() if name not in (client, target, *ignore)}
-    x = features.fit(own, raw.where, text)
+    if like is None:
+        encoded = targets.encode(goal, task, f"column {target!r}", scale=scale_target)
+        x = features.fit(own, raw.where, text)
+    else:
+        encoded = targets.encode_like(goal, like["target"], f"column {target!r}", episodic=episodic)
+        x = features.Features(features.fit_like(raw.columns, like["columns"], raw.where), like["columns"], ())
     whose = ["everyone"] * len(goal) if pooled or client is None else [as_text(v) for v in raw.columns[client]]
     return Population.from_arrays(
         torch.as_tensor(x.x),
@@ -160,7 +169,7 @@ def _find(raw: Raw, asked: str | None, usual: Sequence[str], what: str, meaning:
         return found[0]
     raise InputError(
         f"{raw.path.name} has no column named {what} (or {', '.join(usual[1:4])}, …): say {meaning} with "
-        f"{what}=COLUMN{instead}; {_closest(usual, raw.columns)}"
+        f"{what}=COLUMN{instead} (on the command line: --set reader.{what}=COLUMN); {_closest(usual, raw.columns)}"
     )
 
 

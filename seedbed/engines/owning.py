@@ -1,0 +1,35 @@
+"""What every engine of one process owns: where its clients' tasks come from, and what the clients keep."""
+
+from collections.abc import Mapping, Sequence
+
+from seedbed import tree
+from seedbed.federated import Algorithm, ClientId
+from seedbed.tasks.sampling import TaskSource
+from seedbed.tree import Tree
+
+
+class Owning:
+    """The clients of an engine, with `ask` and `evaluate` still to be said."""
+
+    def __init__(self, source: TaskSource):
+        self.source = source
+        self._kept: dict[ClientId, Tree] = {}
+
+    @property
+    def population(self) -> Sequence[ClientId]:
+        return self.source.clients
+
+    def kept_by(self, algorithm: Algorithm, client: ClientId, sent: Tree) -> Tree:
+        """What a client has kept, or for one not asked before, what it makes of what it is sent."""
+        return self._kept[client] if client in self._kept else algorithm.remember(sent)
+
+    def keep(self, client: ClientId, kept: Tree) -> None:
+        """Put away what a client keeps, if it is anything."""
+        if tree.leaves(kept):
+            self._kept[client] = kept
+
+    def memory(self) -> Mapping[ClientId, Tree]:
+        return self._kept
+
+    def recall(self, memory: Mapping[ClientId, Tree]) -> None:
+        self._kept = dict(memory)
