@@ -43,7 +43,8 @@ class Entry:
         factory: what makes it, from built objects.
         items: what its clients work on: mini-batches, the whole client as one batch, episodes, mini-batches of one
             episode, or triples.
-        finetunes: its clients adapt by plain fine-tuning, because training taught them no way of its own.
+        finetunes: its clients adapt by gradient steps; which layers, rates and numbers of steps is then chosen on
+            validation clients, for it as for its rivals (unless `test_steps` is set).
         pooled: it runs on everybody's data in one place.
         paper: where it is from.
     """
@@ -53,6 +54,10 @@ class Entry:
     paper: str
     finetunes: bool = False
     pooled: bool = False
+
+    def tuned(self, options: Mapping[str, Any]) -> bool:
+        """Whether how its clients adapt is chosen on validation clients under these options."""
+        return self.finetunes and "test_steps" not in options
 
     def items_for(self, options: Mapping[str, Any]) -> Items:
         """What clients work on under these options: Per-FedAvg's estimate of three batches takes triples."""
@@ -72,8 +77,8 @@ CATALOGUE: dict[str, Entry] = {
     "fedadam": Entry(fedadam, "batches", "Reddi et al. 2021, arXiv 2003.00295, Alg. 2", finetunes=True),
     "fedyogi": Entry(fedyogi, "batches", "Reddi et al. 2021, arXiv 2003.00295, Alg. 2", finetunes=True),
     "reptile": Entry(reptile, "episode_batches", "Nichol et al. 2018, arXiv 1803.02999, Alg. 2", finetunes=True),
-    "fedmeta": Entry(fedmeta, "episodes", "Chen et al. 2018, arXiv 1802.07876, Alg. 1; MAML 1703.03400"),
-    "per_fedavg": Entry(per_fedavg, "episodes", "Fallah et al. 2020, arXiv 2002.07948, Alg. 1"),
+    "fedmeta": Entry(fedmeta, "episodes", "Chen et al. 2018, arXiv 1802.07876, Alg. 1; MAML 1703.03400", finetunes=True),
+    "per_fedavg": Entry(per_fedavg, "episodes", "Fallah et al. 2020, arXiv 2002.07948, Alg. 1", finetunes=True),
     "meta_sgd": Entry(meta_sgd, "episodes", "Li et al. 2017, arXiv 1707.09835, eq. 4"),
     "anil": Entry(anil, "episodes", "Raghu et al. 2020, arXiv 1909.09157, eq. 2"),
     "fed_proto": Entry(fed_proto, "episodes", "Snell et al. 2017, arXiv 1703.05175, eq. 1–2"),

@@ -5,6 +5,7 @@ communication", 2018, arXiv 1802.07876, Algorithm 1; MAML: Finn, Abbeel and Levi
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.federated import Algorithm, uniform
 from seedbed.learning.adaptations import Order, gradient_steps, maml
+from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
 
@@ -17,6 +18,7 @@ def fedmeta(
     order: Order = "exact",
     delta: float = 1e-2,
     outer: Optimizer = adam(1e-3),
+    adapt: Adapt | None = None,
     test_steps: int | None = None,
 ) -> Algorithm:
     """θ ← outer step along mean_i ∇_θ L_i(φ_i; query_i), with φ_i after `steps` gradient steps on support_i from θ.
@@ -26,8 +28,9 @@ def fedmeta(
         order: exact (differentiates through the inner steps: second order) | first (takes φ_i's gradient for θ's:
             FOMAML) | hessian_free (second order by differences of gradients).
         delta: the length of those differences.
-        test_steps: steps when a client adapts; None: as in training.
+        steps: inner steps in training.
+        adapt: how a client adapts; None: by the inner steps, `test_steps` of them (None: as many as in training).
     """
     objective = maml(loss, lr=lr, steps=steps, order=order, delta=delta)
-    adapt = gradient_steps(loss, lr=lr, steps=steps if test_steps is None else test_steps)
-    return uniform(fedsgd(objective, outer=outer, adapt=adapt))
+    inner = gradient_steps(loss, lr=lr, steps=steps if test_steps is None else test_steps)
+    return uniform(fedsgd(objective, outer=outer, adapt=adapt or inner))

@@ -7,7 +7,7 @@ from typing import Literal
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.federated import Algorithm, uniform
 from seedbed.learning.adaptations import Order, gradient_steps, maml
-from seedbed.learning.objectives import three_batch
+from seedbed.learning.objectives import Adapt, three_batch
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective
 
@@ -21,6 +21,7 @@ def per_fedavg(
     delta: float = 1e-2,
     local: Optimizer = sgd(0.1),
     outer: Optimizer = sgd(1.0),
+    adapt: Adapt | None = None,
     test_steps: int = 1,
 ) -> Algorithm:
     """Local steps on F_i(w) = L_i(w − α∇L_i(w)); the server takes the plain mean.
@@ -33,11 +34,11 @@ def per_fedavg(
             expectation.
         delta: the length of the finite difference of `hessian_free`.
         local: the clients' optimiser, with the paper's β for its learning rate.
-        test_steps: gradient steps when a client adapts.
+        adapt: how a client adapts; None: by `test_steps` gradient steps of rate α.
     """
     if batches == 3:
         objective = three_batch(loss, lr=alpha, order=order, delta=delta)
     else:
         objective = maml(loss, lr=alpha, steps=1, order=order, delta=delta)
-    adapt = gradient_steps(loss, lr=alpha, steps=test_steps)
-    return uniform(fedavg(objective, local=local, outer=outer, adapt=adapt))
+    inner = gradient_steps(loss, lr=alpha, steps=test_steps)
+    return uniform(fedavg(objective, local=local, outer=outer, adapt=adapt or inner))

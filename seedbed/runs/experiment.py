@@ -112,7 +112,7 @@ class Learner:
             "head": model.head,
             "updates": self.settings.rounds,
         }
-        if entry.finetunes:
+        if entry.tuned(options):
             how = finetuning or FineTuning()
             if test_steps is not None:
                 how = replace(how, steps=test_steps, head_steps=test_steps)

@@ -87,7 +87,7 @@ class Pipeline:
     def train(self, name: str, options: Mapping[str, Any]) -> Trained:
         """Train the named algorithm on all known clients; choose its fine-tuning first if it has no way of its own."""
         finetuning: Mapping[int, FineTuning] = {}
-        if catalogue.entry(name).finetunes:
+        if catalogue.entry(name).tuned(options):
             finetuning = self.choose(name, options)
         return replace(
             self._trained(name, options, self.experiment.train, stage=name, rounds=self._rounds),

@@ -11,6 +11,7 @@ PROTOTYPES = {"scale": None, "outer": {"lr": 5e-3, "schedule": "cosine"}}
 # By (source of the data, algorithm); None: any data. What they give: docs/results.md.
 RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "fed_proto"): {"options": PROTOTYPES, "task": {"shots": (1, 1), "queries": 3}},
+    (None, "per_fedavg"): {"options": {"alpha": 0.1}},
     ("digits", "fed_proto"): {
         "rounds": 300,
         "cohort": 5,
@@ -18,10 +19,10 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
         "options": {"outer": {"lr": 3e-3}, "test_steps": 10, "test_lr": 0.03},
     },
     ("omniglot", "fed_proto"): {
-        "rounds": 1000,
+        "rounds": 1300,
         "cohort": 4,
         "rival": {"local": {"lr": 0.1}},
-        "task": {"ways": 20, "queries": 1, "rotations": True, "size": 40},
+        "task": {"ways": 20, "queries": 2, "rotations": True, "size": 30},
         "evaluation": {"episodes": 15, "rival_episodes": 5},
     },
 }

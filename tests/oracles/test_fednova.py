@@ -11,6 +11,7 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fednova import fednova
 from seedbed.algorithms.fedprox import fedprox
+from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.learning.optimizers import Optimizer, adagrad, adam, cosine, linear, sgd, yogi
 from seedbed.learning.probe import train_measured
@@ -217,7 +218,7 @@ def test_fixed_point_with_unequal_steps() -> None:
 
     m = [torch.eye(D) - power(torch.eye(D) - eta * i["A"], k) for i, k in zip(items, STEPS, strict=True)]
     tasks = [task(*[i] * k, examples=n) for i, k, n in zip(items, STEPS, EXAMPLES, strict=True)]
-    got = final(fednova(bowl, local=sgd(eta)), tasks, start(), 300).params["w"]
+    got = final(fednova(bowl, local=sgd(eta)), tasks, start(), 300, Vectorised).params["w"]
     assert apart(got, balance([x / k for x, k in zip(m, STEPS, strict=True)])) < 1e-12
     optimum = balance([i["A"] for i in items])
     assert 4 * apart(got, optimum) < apart(balance(m), optimum)
