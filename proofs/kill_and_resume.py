@@ -11,7 +11,7 @@ from killing import killed, whole
 from seedbed import draws
 
 KILLS = 20
-LINES = 16  # of metrics: 4 rounds of the probe, 12 of the run
+LINES = 15  # of metrics: 3 rounds of the probe, 12 of the run
 
 
 def main() -> int:

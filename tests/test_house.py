@@ -19,7 +19,7 @@ ROOMS = {
     "draws": [],
     "tasks": ["errors", "tree", "draws"],
     "learning": ["errors", "tree", "tasks"],
-    "reducers": ["errors", "tree", "federated"],
+    "reducers": ["errors", "tree"],
     "federated": ["tree", "tasks", "learning", "reducers"],
     "algorithms": ["errors", "tree", "tasks", "learning", "federated", "reducers"],
     "models": ["errors", "tree"],

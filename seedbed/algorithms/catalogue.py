@@ -77,7 +77,9 @@ CATALOGUE: dict[str, Entry] = {
     "fedadam": Entry(fedadam, "batches", "Reddi et al. 2021, arXiv 2003.00295, Alg. 2", finetunes=True),
     "fedyogi": Entry(fedyogi, "batches", "Reddi et al. 2021, arXiv 2003.00295, Alg. 2", finetunes=True),
     "reptile": Entry(reptile, "episode_batches", "Nichol et al. 2018, arXiv 1803.02999, Alg. 2", finetunes=True),
-    "fedmeta": Entry(fedmeta, "episodes", "Chen et al. 2018, arXiv 1802.07876, Alg. 1; MAML 1703.03400", finetunes=True),
+    "fedmeta": Entry(
+        fedmeta, "episodes", "Chen et al. 2018, arXiv 1802.07876, Alg. 1; MAML 1703.03400", finetunes=True
+    ),
     "per_fedavg": Entry(per_fedavg, "episodes", "Fallah et al. 2020, arXiv 2002.07948, Alg. 1", finetunes=True),
     "meta_sgd": Entry(meta_sgd, "episodes", "Li et al. 2017, arXiv 1707.09835, eq. 4"),
     "anil": Entry(anil, "episodes", "Raghu et al. 2020, arXiv 1909.09157, eq. 2"),

@@ -270,11 +270,12 @@ class Experiment:
         return Sampled(population, sampler, seed=self.settings.seed, purpose=purpose)
 
     def seen(self, shots: int) -> Sampled:
-        """Episodes to judge known clients by: on rows held out, or new episodes of their own classes."""
+        """A few episodes to judge known clients by: on rows held out, or new episodes of their own classes."""
+        few = min(5, self.settings.evaluation.episodes)
         if self.held_out is None:
-            return self.judged(self.train, shots, purpose="judge seen")
+            return self.judged(self.train, shots, purpose="judge seen", episodes=few)
         tested = self.held_out.only(self.held_out.sizes.nonzero()[0])
-        sampler = sampling.held_out_queries(self.train, shots, draws=min(5, self.settings.evaluation.episodes))
+        sampler = sampling.held_out_queries(self.train, shots, draws=few)
         return Sampled(tested, sampler, seed=self.settings.seed, purpose="judge seen")
 
     def validation(self) -> tuple[Population, Population]:

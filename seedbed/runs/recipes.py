@@ -13,9 +13,11 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "fed_proto"): {"options": PROTOTYPES, "task": {"shots": (1, 1), "queries": 3}},
     (None, "per_fedavg"): {"options": {"alpha": 0.1}},
     ("digits", "fed_proto"): {
-        "rounds": 300,
+        "rounds": 200,
         "cohort": 5,
+        "model": {"channels": 32},
         "task": {"ways": 10, "distortions": 8},
+        "evaluation": {"queries": 8, "episodes": 20, "rival_episodes": 10},
         "options": {"outer": {"lr": 3e-3}, "test_steps": 10, "test_lr": 0.03},
     },
     ("omniglot", "fed_proto"): {
@@ -23,7 +25,7 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
         "cohort": 4,
         "rival": {"local": {"lr": 0.1}},
         "task": {"ways": 20, "queries": 2, "rotations": True, "size": 30},
-        "evaluation": {"episodes": 15, "rival_episodes": 5},
+        "evaluation": {"episodes": 15, "rival_episodes": 4},
     },
 }
 
