@@ -34,7 +34,7 @@ class OneByOne(Owning):
 
     def __init__(self, source: TaskSource, *, workers: int = 1):
         super().__init__(source)
-        self.workers = workers
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         def run(client: ClientId) -> tuple[ClientId, Group, Tree]:
@@ -43,7 +43,7 @@ class OneByOne(Owning):
             message, kept = algorithm.client(sent[client], kept, task)
             return client, Group([client], tree.stack([message])), kept
 
-        for client, group, kept in _side_by_side(run, sent, self.workers):
+        for client, group, kept in self._side_by_side(run, sent):
             self.keep(client, kept)
             yield group
 
@@ -60,20 +60,15 @@ class OneByOne(Owning):
             return torch.stack([metric(algorithm.personalise(sent, kept, e.support), e.query) for e in episodes])
 
         clients = source.clients
-        return dict(zip(clients, _side_by_side(score, clients, self.workers), strict=True))
+        return dict(zip(clients, self._side_by_side(score, clients), strict=True))
 
+    def _side_by_side(self, run: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        """map, in order, over the workers; each computes with one core, as many are at work.
 
-def _side_by_side(run: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """map, in order, over so many threads; each thread computes with one core, as many are at work.
-
-    Whatever the number of workers, the arithmetic is that of one thread: so are the results, bit for bit.
-    """
-    with one_thread():
-        if workers == 1:
-            yield from map(run, items)
-            return
-        with ThreadPoolExecutor(workers) as pool:
-            yield from pool.map(run, items)
+        Whatever the number of workers, the arithmetic is that of one thread: so are the results, bit for bit.
+        """
+        with one_thread():
+            yield from map(run, items) if self._pool is None else self._pool.map(run, items)
 
 
 @contextmanager

@@ -279,8 +279,8 @@ class Experiment:
         return Sampled(tested, sampler, seed=self.settings.seed, purpose="judge seen")
 
     def validation(self) -> tuple[Population, Population]:
-        """Known clients in two: to train a probe on, and to choose fine-tuning by (a fifth, at most five)."""
-        apart = min(5, max(1, round(len(self.train) / 5)))
+        """Known clients in two: to train a probe on, and to choose fine-tuning by (a fifth, at most three)."""
+        apart = min(3, max(1, round(len(self.train) / 5)))
         order = draws.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 

@@ -152,7 +152,7 @@ class Pipeline:
         tick = self.show.stage(f"fine-tuning of {what}", len(self.experiment.shots))
         chosen = {}
         for shots in self.experiment.shots:
-            source = self.experiment.judged(clients, shots, purpose="validation", episodes=max(3, 12 // len(clients)))
+            source = self.experiment.judged(clients, shots, purpose="validation", episodes=max(3, 9 // len(clients)))
             chosen[shots] = choose_finetuning(
                 self.learner.tunable(trained.model),
                 self._algorithm(trained),
