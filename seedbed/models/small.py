@@ -44,8 +44,7 @@ def mlp(
 def conv(shape: Sequence[int], outputs: int, *, channels: int = 48) -> nn.Module:
     """Four convolutions with group normalisation, for images [C, H, W]; from 16 pixels on the first has stride 2.
 
-    Half the channels in the first layer and twice as many in the last, where pixels are few; pooling before the
-    normalisation, which is cheaper and no worse.
+    Half the channels in the first layer; pooling before the normalisation, which is cheaper and no worse.
     """
     small = min(shape[1:]) < 16
     first = max(8, channels // 2)
@@ -53,7 +52,7 @@ def conv(shape: Sequence[int], outputs: int, *, channels: int = 48) -> nn.Module
         _layer(shape[0], first, kernel=3 if small else 5, stride=1 if small else 2),
         _layer(first, channels, pool=True),
         _layer(channels, channels, pool=not small),
-        _layer(channels, 2 * channels),
+        _layer(channels, channels),
     )
     with torch.no_grad():
         width = body(torch.zeros(1, *shape)).numel()

@@ -93,7 +93,7 @@ def test_other_data_of_the_same_shape_is_judged_by_evaluate(csv: Path, tmp_path:
     assert said.code == 0, said
     assert "3 clients" in " ".join(said.out.split())
     (tmp_path / "n.csv").write_text(table(numbers=True))
-    assert "classes" in seedbed("evaluate", tmp_path / "r", "--data", tmp_path / "n.csv").line
+    assert "the model does not know" in seedbed("evaluate", tmp_path / "r", "--data", tmp_path / "n.csv").line
     assert "shape" in seedbed("evaluate", tmp_path / "r", "--data", "digits").line
 
 

@@ -154,5 +154,5 @@ def test_the_first_model_follows_from_the_seed() -> None:
 
 def test_a_rival_s_budget_is_what_the_algorithm_sees() -> None:
     """fedavg: every training row once (16 of 20 are kept); two epochs double it."""
-    assert experiment(hospitals(EVEN), algorithm="fedavg").examples_per_round("fedavg") == 16
-    assert experiment(hospitals(EVEN), algorithm="fedavg", task={"epochs": 2}).examples_per_round("fedavg") == 32
+    assert experiment(hospitals(EVEN), algorithm="fedavg").budget == 16
+    assert experiment(hospitals(EVEN), algorithm="fedavg", task={"epochs": 2}).budget == 32

@@ -46,7 +46,8 @@ def test_what_is_loaded_is_what_was_adapted(data: Path, run: Path, tmp_path: Pat
         y = torch.as_tensor(np.searchsorted(["cat", "dog", "eel"], mine["y"]))
         support = Batch(torch.as_tensor(mine["x"]), y, torch.ones(12))
         x, wanted = torch.as_tensor(other["x"]), np.searchsorted(["cat", "dog", "eel"], other["y"])
-    algorithm = learner.algorithm(trained.name, trained.model, ways=3, test_steps=3)
+    how = trained.finetuning[min(trained.finetuning, key=lambda shots: abs(shots - 12))]
+    algorithm = learner.algorithm(trained.name, trained.model, finetuning=how, ways=3, test_steps=3)
     params = algorithm.personalise(algorithm.send(trained.state, 0), {}, support)
     loaded = load(tmp_path / "m.safetensors")
     assert torch.allclose(loaded.predict(x), trained.model.predict(params, x), atol=1e-6)
