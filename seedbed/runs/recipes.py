@@ -21,7 +21,7 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
         "options": {"outer": {"lr": 3e-3}, "test_steps": 10, "test_lr": 0.03},
     },
     ("omniglot", "fed_proto"): {
-        "rounds": 1100,
+        "rounds": 1000,
         "cohort": 4,
         "rival": {"local": {"lr": 0.1}},
         "task": {"ways": 20, "queries": 2, "rotations": True, "size": 30},
