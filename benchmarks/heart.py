@@ -13,7 +13,7 @@ FLamby weights them by their examples: both are here.
 
 Band: each of these within 0.03 of FLamby's.
 
-    python benchmarks/heart.py --root ../shared/data
+    python benchmarks/heart.py --root DATA
     python benchmarks/heart.py --only FedAvg Scaffold
     python benchmarks/heart.py --baselines
     python benchmarks/heart.py --seeds 42 43 44 45 46 47 48 49 50 51
