@@ -19,14 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.runs.pipeline import COLUMNS, Show
+from seedbed.runs.report import TITLES
 from seedbed.tasks.readers import Summary
-
-TITLES = {
-    "unadapted": "unadapted",
-    "adapted": "adapted",
-    "fedavg_finetuned": "FedAvg + fine-tuning",
-    "local": "local only",
-}
 
 
 class Speed(ProgressColumn):
@@ -57,8 +51,8 @@ class Bars(Show):
     def __exit__(self, *why: object) -> None:
         self.progress.stop()
 
-    def stage(self, title: str, total: int, done: int = 0) -> Callable[[str], None]:
-        task = self.progress.add_task(title, total=total, completed=done, word="")
+    def stage(self, title: str, total: int) -> Callable[[str], None]:
+        task = self.progress.add_task(title, total=total, word="")
         return lambda word: self.progress.update(task, advance=1, word=word)
 
     def note(self, text: str) -> None:
