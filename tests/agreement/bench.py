@@ -18,6 +18,7 @@ from seedbed.draws import initialising
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.federated import Algorithm, ClientId, ServerState
 from seedbed.learning.objectives import Objective, Predict, cross_entropy, supervised
+from seedbed.learning.optimizers import sgd
 from seedbed.models import Model
 from seedbed.rounds import Round, synchronous
 from seedbed.tasks.population import Population
@@ -39,6 +40,7 @@ SIZES = (9, 12, 14, 10, 17, 13)  # examples of each client
 INPUTS, HIDDEN, CLASSES = 4, 8, 3
 COHORT = 4
 TOLERANCE = 1e-10
+MOMENTUM = sgd(0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
 
 
 # ---- models ----------------------------------------------------------------------------------------------
@@ -180,6 +182,11 @@ class Row:
     @property
     def start(self) -> ServerState:
         return self.algorithm.init(dict(self.net().params))
+
+
+Make = Callable[[Net], Algorithm]
+Reduction = tuple[Make, Make, str]  # the child, its parent, and what clients work on
+Still = tuple[Make, str]  # with a rate of zero, and what clients work on
 
 
 class Past(NamedTuple):
