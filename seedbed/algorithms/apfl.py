@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
@@ -15,7 +14,7 @@ from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Message, Params, uniform
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.training import Item, Objective, fold
+from seedbed.learning.training import Item, Objective, fold, gradient
 from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
@@ -60,13 +59,13 @@ def apfl(
     def client(sent: Params, own: Own, task: Task) -> tuple[Message, Own]:
         def step(carry: Tree, item: Item) -> Tree:
             w, w_state, v, v_state, a, total = carry
-            gradient, value = grad_and_value(loss)(w, item)
-            mixed = grad(loss)(tree.lerp(w, v, a), item)  # ∇L(v̄)
+            local_gradient, value = gradient(loss, w, item)
+            mixed, _ = gradient(loss, tree.lerp(w, v, a), item)  # ∇L(v̄)
             slope = tree.dot(tree.sub(v, w), mixed)
-            w, w_state = local.update(gradient, w_state, w)
+            w, w_state = local.update(local_gradient, w_state, w)
             v, v_state = personal.update(tree.scale(a, mixed), v_state, v)
             # Departure: α moves with every item; the authors' code moves it once a round, and also towards 0.
-            return w, w_state, v, v_state, (a - alpha_lr * slope).clamp(0, 1), total + value.detach()
+            return w, w_state, v, v_state, (a - alpha_lr * slope).clamp(0, 1), total + value
 
         start = (sent, local.init(sent), own.v, personal.init(own.v), own.alpha, torch.zeros_like(task.examples))
         w, _, v, _, a, total = fold(step, start, task)

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.federated import Algorithm, Message, Params, uniform
 from seedbed.learning.objectives import near
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.training import Item, Objective, fold
+from seedbed.learning.training import Item, Objective, fold, gradient
 from seedbed.tasks.types import Batch, Task
 
 
@@ -43,9 +42,9 @@ def pfedme(
     """
 
     def solve(w: Params, theta: Params, item: Item, count: int) -> Params:
-        gradient, state = grad(near(loss, w, lam)), inner.init(theta)
+        envelope, state = near(loss, w, lam), inner.init(theta)
         for _ in range(count):
-            theta, state = inner.update(gradient(theta, item), state, theta)
+            theta, state = inner.update(gradient(envelope, theta, item)[0], state, theta)
         return theta
 
     def client(sent: Params, kept: Params, task: Task) -> tuple[Message, Params]:

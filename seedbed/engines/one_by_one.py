@@ -40,7 +40,8 @@ class OneByOne(Owning):
         def run(client: ClientId) -> tuple[ClientId, Group, Tree]:
             task = tree.index(self.source.tasks([client], round), 0)
             kept = self.kept_by(algorithm, client, sent[client])
-            message, kept = algorithm.client(sent[client], kept, task)
+            with torch.no_grad():  # nobody differentiates through a client: see `learning.training.gradient`
+                message, kept = algorithm.client(sent[client], kept, task)
             return client, Group([client], tree.stack([message])), kept
 
         for client, group, kept in self._side_by_side(run, sent):
@@ -57,7 +58,8 @@ class OneByOne(Owning):
             sent = algorithm.send(state, client)
             kept = self.kept_by(algorithm, client, sent)
             episodes = [tree.index(task.items, k) for k in range(len(task.real)) if task.real[k]]
-            return torch.stack([metric(algorithm.personalise(sent, kept, e.support), e.query) for e in episodes])
+            with torch.no_grad():
+                return torch.stack([metric(algorithm.personalise(sent, kept, e.support), e.query) for e in episodes])
 
         clients = source.clients
         return dict(zip(clients, self._side_by_side(score, clients), strict=True))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.func import vmap
 
@@ -75,7 +76,7 @@ def _chunks(clients: list[ClientId], source: TaskSource, size: int) -> list[list
 def _explained(run: Callable[..., Any], *arguments: Any) -> Any:
     """Run; what vmap cannot do is said with the line that asked for it and the way out."""
     try:
-        with one_thread():
+        with one_thread(), torch.enable_grad():  # under vmap, gradients are functional ones
             return run(*arguments)
     except RuntimeError as error:
         if not any(word in str(error) for word in ("vmap", "functorch", "batching rule")):

@@ -8,11 +8,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
 from seedbed import tree
 from seedbed.learning.objectives import Adapt, Predict, after, hessian_free
-from seedbed.learning.training import Objective, Params
+from seedbed.learning.training import Objective, Params, gradient
 from seedbed.tasks.types import Batch
 
 Moves = Callable[[str], bool]  # which parameters adapt, by name
@@ -60,7 +59,7 @@ def gradient_steps(
         still = {n: p for n, p in params.items() if not moves(n)}
         moving = {n: p for n, p in params.items() if moves(n)}
         for _ in range(steps):
-            g = grad(lambda part: loss({**still, **part}, support))(moving)
+            g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, support)
             moving = tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
         return {n: moving.get(n, still.get(n)) for n in params}
 
@@ -88,7 +87,7 @@ def learned_steps(loss: Objective, *, steps: int = 1) -> Adapt:
     def adapt(params: Params, support: Batch) -> Params:
         model = {n: p for n, p in params.items() if not n.startswith(RATE)}
         for _ in range(steps):
-            g = grad(loss)(model, support)
+            g, _ = gradient(loss, model, support)
             model = {n: p - params[RATE + n] * g[n] for n, p in model.items()}
         return model
 

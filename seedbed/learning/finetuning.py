@@ -9,13 +9,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad
 from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, supervised
-from seedbed.learning.training import Params
+from seedbed.learning.training import Params, gradient
 from seedbed.tasks.types import Batch
 
 
@@ -93,8 +92,8 @@ def along(metric: Metric) -> Metric:
 def _path(loss: Metric, params: Params, support: Batch, lr: float, steps: int) -> list[Params]:
     points = [params]
     for _ in range(steps):
-        gradient: Params = grad(loss)(points[-1], support)
-        points.append(tree.axpy(-lr, gradient, points[-1]))
+        direction, _ = gradient(loss, points[-1], support)
+        points.append(tree.axpy(-lr, direction, points[-1]))
     return points
 
 
