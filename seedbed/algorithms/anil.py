@@ -20,7 +20,7 @@ def anil(
     outer: Optimizer = adam(1e-3),
     test_steps: int | None = None,
 ) -> Algorithm:
-    """ANIL.
+    """θ ← outer step along mean_i ∇_θ L_i(φ_i; query_i), with φ_i after `steps` steps of the head alone on support_i.
 
     Args:
         head: the name of the head's module: its parameters adapt.

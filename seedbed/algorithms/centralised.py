@@ -13,7 +13,7 @@ from seedbed.tree import Tree
 
 
 def centralised(loss: Objective, *, local: Optimizer = sgd(0.1), adapt: Adapt = unadapted) -> Algorithm:
-    """Plain training: the optimiser's state goes on from round to round, unlike that of FedAvg's clients."""
+    """θ ← local steps on everybody's data, from one round to the next with the optimiser's state, unlike FedAvg's."""
 
     def init(params: Params) -> ServerState:
         params = tree.detach(params)

@@ -1,5 +1,5 @@
 """FedAvgM: Hsu, Qi and Brown, "Measuring the effects of non-identical data distribution for federated visual
-classification", 2019, arXiv 1909.06335, section 4.3: v ← βv + Δ, θ ← θ − v, with Δ the mean of θ − θ_i.
+classification", 2019, arXiv 1909.06335, section 4.3.
 """
 
 from seedbed.algorithms.fedavg import fedavg
@@ -20,7 +20,7 @@ def fedavgm(
     local: Optimizer = sgd(0.1),
     adapt: Adapt = unadapted,
 ) -> Algorithm:
-    """FedAvg with momentum on the server: θ ← θ − η·v.
+    """v ← βv + Δ;  θ ← θ − η·v, with Δ the mean of θ − θ_i: FedAvg with momentum on the server.
 
     Args:
         eta: the server's rate η; 1 is the paper's.

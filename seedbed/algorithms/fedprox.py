@@ -23,7 +23,7 @@ def fedprox(
     outer: Optimizer = sgd(1.0),
     adapt: Adapt = unadapted,
 ) -> Algorithm:
-    """FedAvg with the local objective L_i(w) + (μ/2)‖w − θ‖².
+    """θ_i ← local steps from θ on L_i(w) + (μ/2)‖w − θ‖²;  θ ← outer step as in FedAvg.
 
     Args:
         mu: μ ≥ 0; 0 is FedAvg. Clients may do unequal work: a task's items are its steps.

@@ -20,7 +20,7 @@ def meta_sgd(
     outer: Optimizer = adam(1e-3),
     test_steps: int | None = None,
 ) -> Algorithm:
-    """MAML in which every parameter's inner learning rate is learned with it.
+    """θ, a ← outer step along mean_i ∇_θ,a L_i(θ − a ⊙ ∇L_i(θ; support_i); query_i): a rate a for every parameter.
 
     Args:
         lr: where the learned rates start.

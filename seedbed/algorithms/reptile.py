@@ -1,5 +1,5 @@
 """Reptile, federated: Nichol, Achiam and Schulman, "On first-order meta-learning algorithms", 2018, arXiv 1803.02999,
-Algorithm 2 (batched): θ ← θ + ε·mean_i(W_i − θ), W_i after k steps on client i's task.
+Algorithm 2 (batched).
 
 It is FedAvg in which every client counts the same and the server takes a step of ε.
 """
@@ -20,7 +20,7 @@ def reptile(
     local: Optimizer = sgd(0.1),
     adapt: Adapt = unadapted,
 ) -> Algorithm:
-    """Reptile.
+    """θ ← θ + ε·mean_i(W_i − θ), with W_i after k local steps on client i's task from θ.
 
     Args:
         epsilon: the outer step ε, of the *mean* over clients; a published ε of the sum is ε·C for C clients.

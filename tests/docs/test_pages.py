@@ -10,7 +10,7 @@ import pytest
 import torch
 import typer
 
-from seedbed.algorithms.catalogue import CATALOGUE, Entry
+from seedbed.algorithms.catalogue import CATALOGUE, Axes, Entry
 from seedbed.cli.app import app
 from seedbed.runs.build import settable
 from seedbed.runs.settings import Settings, settings_from, table_from
@@ -67,7 +67,7 @@ def ready(page: Path) -> dict[str, Any]:
     if page.name != "write_an_algorithm.md":
         return {}
     bench = loaded(ROOT / "tests" / "agreement" / "bench.py")
-    return {"Row": bench.Row, "module": bench.module, "Entry": Entry}
+    return {"Row": bench.Row, "module": bench.module, "Axes": Axes, "Entry": Entry}
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------

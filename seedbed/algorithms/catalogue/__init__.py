@@ -1,0 +1,17 @@
+"""Every algorithm by name, from a file for each family: what the command line, settings and comparisons ask for."""
+
+from seedbed.algorithms.catalogue import averaging, meta, personal
+from seedbed.algorithms.catalogue.entries import Axes, Entry, Items
+from seedbed.errors import InputError, nearest
+
+__all__ = ["CATALOGUE", "Axes", "Entry", "Items", "entry"]
+
+FAMILIES = (averaging, meta, personal)
+CATALOGUE: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.ENTRIES.items()}
+
+
+def entry(name: str) -> Entry:
+    """The entry of this name; an unknown one is refused with the nearest."""
+    if name not in CATALOGUE:
+        raise InputError(f"unknown algorithm {name!r}: {nearest(name, CATALOGUE)}")
+    return CATALOGUE[name]

@@ -1,0 +1,84 @@
+"""Meta-learning: starts from which a few steps, or a solved head, go far."""
+
+from seedbed.algorithms.anil import anil
+from seedbed.algorithms.catalogue.entries import Axes, Entry
+from seedbed.algorithms.fed_proto import fed_proto
+from seedbed.algorithms.fed_ridge import fed_ridge
+from seedbed.algorithms.fedmeta import fedmeta
+from seedbed.algorithms.meta_sgd import meta_sgd
+from seedbed.algorithms.per_fedavg import per_fedavg
+from seedbed.algorithms.reptile import reptile
+
+ORDERS = "meta: exact, first, hessian_free"
+ONE = "1 meta-gradient"
+
+ENTRIES = {
+    "reptile": Entry(
+        reptile,
+        "episode_batches",
+        "Nichol et al. 2018, arXiv 1803.02999, Alg. 2",
+        "test_reptile.py",
+        Axes(weight="1", server="SGD ε"),
+        finetunes=True,
+    ),
+    "fedmeta": Entry(
+        fedmeta,
+        "episodes",
+        "Chen et al. 2018, arXiv 1802.07876, Alg. 1; MAML 1703.03400",
+        "test_fedmeta.py",
+        Axes(ORDERS, "gradient steps", ONE, "gradient", weight="1", server="any optimiser, Adam"),
+        number="Published figures",
+        finetunes=True,
+    ),
+    "per_fedavg": Entry(
+        per_fedavg,
+        "episodes",
+        "Fallah et al. 2020, arXiv 2002.07948, Alg. 1",
+        "test_per_fedavg.py",
+        Axes(ORDERS, "1 gradient step", weight="1"),
+        finetunes=True,
+    ),
+    "meta_sgd": Entry(
+        meta_sgd,
+        "episodes",
+        "Li et al. 2017, arXiv 1707.09835, eq. 4",
+        "test_meta_sgd.py",
+        Axes(
+            "meta: exact",
+            "gradient steps of learned rates",
+            ONE,
+            "gradient, of the rates too",
+            weight="1",
+            server="any optimiser, Adam",
+        ),
+    ),
+    "anil": Entry(
+        anil,
+        "episodes",
+        "Raghu et al. 2020, arXiv 1909.09157, eq. 2",
+        "test_anil.py",
+        Axes(
+            "meta: exact, first",
+            "gradient steps of the head",
+            ONE,
+            "gradient",
+            weight="1",
+            server="any optimiser, Adam",
+        ),
+    ),
+    "fed_proto": Entry(
+        fed_proto,
+        "episodes",
+        "Snell et al. 2017, arXiv 1703.05175, eq. 1–2",
+        "test_heads.py",
+        Axes("meta: exact", "prototypes", ONE, "gradient of the body", weight="1", server="any optimiser, Adam"),
+        number="Clients never seen in training",
+    ),
+    "fed_ridge": Entry(
+        fed_ridge,
+        "episodes",
+        "Bertinetto et al. 2019, arXiv 1805.08136, eq. 3–6",
+        "test_heads.py",
+        Axes("meta: exact", "ridge regression", ONE, "gradient of the body", weight="1", server="any optimiser, Adam"),
+    ),
+}

@@ -1,0 +1,68 @@
+"""Personalised methods: clients keep a model, or a part of one, of their own."""
+
+from seedbed.algorithms.apfl import apfl
+from seedbed.algorithms.catalogue.entries import Axes, Entry
+from seedbed.algorithms.ditto import ditto
+from seedbed.algorithms.fedbabu import fedbabu
+from seedbed.algorithms.fedper import fedper
+from seedbed.algorithms.fedrep import fedrep
+from seedbed.algorithms.lg_fedavg import lg_fedavg
+from seedbed.algorithms.pfedme import pfedme
+
+ENTRIES = {
+    "pfedme": Entry(
+        pfedme,
+        "batches",
+        "Dinh et al. 2020, arXiv 2006.08848, Alg. 1",
+        "test_pfedme.py",
+        Axes("Moreau envelope λ", "proximal steps", "K steps, then 1, an item", weight="1", server="SGD β", kept="θ̂_i"),
+    ),
+    "ditto": Entry(
+        ditto,
+        "batches",
+        "Li et al. 2021, arXiv 2012.04221, Alg. 1",
+        "test_ditto.py",
+        Axes("plain; for v + (λ/2)‖v − θ‖²", "proximal steps of v", "θ_i and v_i, a step an item", kept="v_i"),
+    ),
+    "fedper": Entry(
+        fedper,
+        "batches",
+        "Arivazhagan et al. 2019, arXiv 1912.00818, Alg. 1–2",
+        "test_masks_of_parameters.py",
+        Axes(adapt="gradient steps of the head", payload="Δ of the body", kept="head"),
+    ),
+    "fedrep": Entry(
+        fedrep,
+        "batches",
+        "Collins et al. 2021, arXiv 2102.07078, Alg. 1",
+        "test_masks_of_parameters.py",
+        Axes(adapt="gradient steps of the head", loop="the head, then the body", payload="Δ of the body", kept="head"),
+    ),
+    "fedbabu": Entry(
+        fedbabu,
+        "batches",
+        "Oh et al. 2022, arXiv 2106.06042, Alg. 1",
+        "test_masks_of_parameters.py",
+        Axes(adapt="gradient steps", loop="the body", payload="Δ of the body"),
+    ),
+    "lg_fedavg": Entry(
+        lg_fedavg,
+        "batches",
+        "Liang et al. 2020, arXiv 2001.01523, Alg. 1",
+        "test_masks_of_parameters.py",
+        Axes(adapt="gradient steps", payload="Δ of the head", kept="body"),
+    ),
+    "apfl": Entry(
+        apfl,
+        "batches",
+        "Deng et al. 2020, arXiv 2003.13461, Alg. 1",
+        "test_apfl.py",
+        Axes(
+            "plain; for v the mixture αv + (1−α)w",
+            "gradient steps of v",
+            "w, v and α, a step an item",
+            weight="1",
+            kept="v_i, α_i",
+        ),
+    ),
+}

@@ -1,0 +1,46 @@
+"""What the catalogue says of each algorithm is filled in, and is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from seedbed.algorithms.catalogue import CATALOGUE
+
+ROOT = Path(__file__).parents[1]
+every_entry = pytest.mark.parametrize("name", CATALOGUE)
+
+
+@every_entry
+def test_every_entry_says_what_the_algorithm_computes_and_where_it_is_from(name: str) -> None:
+    """An equation in the first paragraph of the factory's docstring; the full citation in its module's."""
+    entry = CATALOGUE[name]
+    assert re.search("[←=≈]", entry.equation), f"the docstring of {name} does not begin with its equation"
+    assert len(entry.equation) <= 125
+    assert entry.paper.startswith("baseline: ") or re.search(r"(19|20)\d\d", entry.paper)
+    assert all(entry.axes)
+
+
+def test_every_algorithm_is_a_point_of_its_own() -> None:
+    """Nobody has left the coordinates at FedAvg's, or copied a neighbour's."""
+    points = [(entry.items, entry.axes) for entry in CATALOGUE.values()]
+    alike = [name for name, entry in CATALOGUE.items() if points.count((entry.items, entry.axes)) > 1]
+    assert not alike, f"{alike} have the same coordinates"
+
+
+@every_entry
+def test_every_oracle_is_there_and_is_about_the_algorithm(name: str) -> None:
+    """The file imports the factory, and uses it."""
+    entry = CATALOGUE[name]
+    lines = (ROOT / "tests" / "oracles" / entry.oracle).read_text().splitlines()
+    named = [line for line in lines if re.search(rf"\b{entry.factory.__name__}\b", line)]
+    imports = [line for line in named if line.startswith(f"from {entry.factory.__module__} import ")]
+    assert imports
+    assert len(named) > len(imports)
+
+
+@every_entry
+def test_every_number_stands_in_the_results(name: str) -> None:
+    """`number` is a heading of docs/results.md."""
+    number, results = CATALOGUE[name].number, (ROOT / "docs" / "results.md").read_text()
+    assert number is None or re.search(rf"^##+ {re.escape(number)}$", results, re.M)
