@@ -1,0 +1,1 @@
+"""What leaves a client, and what can be learned from it."""

@@ -1,0 +1,87 @@
+"""Numbers as integers on a grid, added modulo a power of two: the sum is the same in any order, masked or not.
+
+Shapes: D numbers of a vector, W = D + 1 words: the weight travels as the last.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seedbed.errors import InputError
+
+Words = NDArray[np.unsignedinteger]
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The fixed-point numbers of a federation.
+
+    Attributes:
+        clip: C: numbers beyond [−C, C] are moved to its ends. Each update must lie well within.
+        bits: b of a number: its step is 2C/2ᵇ, so that a mean of equal weights is right to C/2ᵇ.
+        clients: the most that are ever added; b + log₂(clients) bits must fit into a word of 32 or 64.
+        cap: an example count that weighs 1; w = min(n, cap)/cap. None: the weights given lie in [0, 1] already.
+    """
+
+    clip: float = 8.0
+    bits: int = 20
+    clients: int = 4096
+    cap: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.clip) and self.clip > 0):
+            raise InputError(f"clip={self.clip} bounds nothing: give a number above 0")
+        if self.clients < 1 or not 2 <= self.bits <= 52 or self._needed > 64:
+            raise InputError(
+                f"bits={self.bits} for {self.clients} clients cannot be added up in 64 bits: choose bits from 2 to 52"
+            )
+        if self.cap is not None and not self.cap > 0:
+            raise InputError(f"cap={self.cap} cannot weigh anything: give a number above 0")
+
+    @property
+    def _needed(self) -> int:
+        return self.bits + math.ceil(math.log2(self.clients))
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """Of a word: 32 bits where the sum of all clients fits, else 64."""
+        return np.uint32 if self._needed <= 32 else np.uint64
+
+    @property
+    def largest(self) -> int:
+        """Of a client's integers, 2ᵇ⁻¹ − 1."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    @property
+    def step(self) -> float:
+        return self.clip / self.largest
+
+    def encode(self, numbers: Numbers, weight: float = 1.0) -> Words:
+        """round(w·x/step) for every number, and the weight: [D] -> [W].
+
+        The weight is cut to [0, 1] before anything is multiplied by it: a client that lies about it gains nothing.
+
+        Raises:
+            InputError: a number or the weight is NaN or infinite; a sum could not show which client's it was.
+        """
+        if not np.isfinite(numbers).all() or not math.isfinite(weight):
+            raise InputError("an update holds NaN or infinite numbers, which no sum could be freed of: it is not sent")
+        w = min(max(weight / self.cap if self.cap else weight, 0.0), 1.0)
+        scaled = np.clip(numbers, -self.clip, self.clip) * (w / self.step)
+        whole = np.rint(np.append(scaled, w * self.largest)).astype(np.int64)
+        words: Words = whole.astype(self.dtype)  # modulo 2³² or 2⁶⁴
+        return words
+
+    def decode(self, total: Words) -> tuple[Numbers, float]:
+        """A sum of encodings -> the weighted mean [D] and the total weight."""
+        signed = total.astype(np.int32 if self.dtype is np.uint32 else np.int64).astype(np.float64)
+        weight = float(signed[-1]) / self.largest
+        return signed[:-1] * (self.step / weight) if weight else np.zeros(len(total) - 1), weight
+
+
+def add(words: Words, more: Words) -> None:
+    """words ← words + more, modulo 2³² or 2⁶⁴."""
+    np.add(words, more, out=words)

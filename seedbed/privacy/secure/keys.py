@@ -1,0 +1,73 @@
+"""The primitives, all from `cryptography`: X25519, HKDF, AES-CTR for masks, AES-GCM for shares, Ed25519 for identities.
+
+Every random byte comes from the operating system. Every derived key is bound to what it is for: the plan's digest, the
+pair of clients and the purpose are in HKDF's info.
+"""
+
+import secrets
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from seedbed.privacy.secure.fixed_point import Words
+
+NONCE = 12  # bytes
+
+
+def new_secret() -> bytes:
+    """32 bytes that are a private key, or the seed of a mask."""
+    return secrets.token_bytes(32)
+
+
+def public_of(private: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agreed(private: bytes, public: bytes, info: bytes) -> bytes:
+    """The 32 bytes that two clients share, each from its own private and the other's public key."""
+    secret = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
+
+
+def expanded(seed: bytes, length: int, dtype: type[np.unsignedinteger]) -> Words:
+    """A mask: AES-256 in counter mode, keyed by a seed that is used once, [length]."""
+    stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
+    return np.frombuffer(stream.update(bytes(length * np.dtype(dtype).itemsize)), dtype=dtype)
+
+
+def seal(key: bytes, content: bytes, about: bytes) -> bytes:
+    """Encrypted and authenticated, together with what it is about."""
+    nonce = secrets.token_bytes(NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, content, about)
+
+
+def unseal(key: bytes, sealed: bytes, about: bytes) -> bytes | None:
+    """The content; None where it, or what it is about, was altered."""
+    try:
+        return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], about)
+    except (InvalidTag, ValueError):
+        return None
+
+
+def new_identity() -> tuple[bytes, bytes]:
+    """An Ed25519 key pair for signing, private and public, 32 bytes each."""
+    key = Ed25519PrivateKey.generate()
+    return key.private_bytes_raw(), key.public_key().public_bytes_raw()
+
+
+def sign(identity: bytes, statement: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(identity).sign(statement)
+
+
+def is_signed(public: bytes, signature: bytes, statement: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, statement)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

@@ -1,0 +1,51 @@
+"""Shamir's secret sharing: any t of n shares give the secret, fewer give nothing of it.
+
+Shamir, "How to share a secret", Communications of the ACM 22(11), 1979.
+"""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+PRIME = 2**521 - 1  # a Mersenne prime, larger than any secret of 32 bytes
+SIZE = 66  # bytes of a share
+SECRET = 32  # bytes of a secret
+
+
+def share(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
+    """Shares of a secret of 32 bytes, by the point (from 1) at which its polynomial is taken."""
+    coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
+    shares = {}
+    for x in points:
+        value = 0
+        for coefficient in reversed(coefficients):
+            value = (value * x + coefficient) % PRIME
+        shares[x] = value.to_bytes(SIZE, "big")
+    return shares
+
+
+def reconstruct(shares: Mapping[int, bytes]) -> bytes:
+    """The secret from threshold shares or more, by point.
+
+    Raises:
+        ValueError: they are shares of no secret of 32 bytes: one at least is wrong.
+    """
+    points = tuple(sorted(shares))
+    total = sum(c * int.from_bytes(shares[x], "big") for c, x in zip(_at_zero(points), points, strict=True)) % PRIME
+    if total.bit_length() > 8 * SECRET:
+        raise ValueError("the shares do not fit together")
+    return total.to_bytes(SECRET, "big")
+
+
+@lru_cache(maxsize=4096)
+def _at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
+    """Lagrange's coefficients at 0; secrets shared among the same clients need them once."""
+    found = []
+    for x in points:
+        above, below = 1, 1
+        for other in points:
+            if other != x:
+                above = above * other % PRIME
+                below = below * (other - x) % PRIME
+        found.append(above * pow(below, -1, PRIME) % PRIME)
+    return tuple(found)
