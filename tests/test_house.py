@@ -26,6 +26,7 @@ ROOMS = {
     "rounds": ["errors", "tree", "draws", "tasks", "federated"],
     "engines": ["errors", "tree", "tasks", "learning", "federated"],
     "evaluation": ["tree", "tasks", "learning", "federated"],
+    "privacy": ["errors", "tree", "draws", "tasks", "learning", "reducers", "federated"],
 }
 
 

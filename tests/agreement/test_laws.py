@@ -22,6 +22,8 @@ from seedbed.algorithms.local import local
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.federated import Message, Replies
 from seedbed.learning.adaptations import RATE
+from seedbed.privacy.secure import Grid, secure
+from seedbed.privacy.secure.together import FixedPointMean
 from seedbed.rounds.synchronous import gather
 
 from .bench import (
@@ -115,6 +117,19 @@ def test_scaling_all_weights_changes_nothing(row: Row) -> None:
 
     scaled = run(row, Vectorised(clients(row.items), chunk=3), algorithm=replace(algorithm, client=client), count=2)
     assert runs_apart(first(2, reference(row, OneByOne)), scaled) <= TOLERANCE
+
+
+@every_row
+def test_summed_behind_masks_is_summed_in_the_open(row: Row) -> None:
+    """Every algorithm that sends a sum under secure aggregation, with nothing of it in the algorithm: bit for bit the
+    fixed-point mean, and the floats' mean to a few steps of the grid (here 2⁻³⁵)."""
+    grid = Grid(clip=16.0, bits=40)
+    plain, masked = (
+        run(row, OneByOne(clients(row.items)), algorithm=secure(row.algorithm, FixedPointMean(grid, masked=m)), count=1)
+        for m in (False, True)
+    )
+    assert runs_apart(plain, masked) == 0
+    assert runs_apart(first(1, reference(row, OneByOne)), masked) <= 1e-7
 
 
 @every_row

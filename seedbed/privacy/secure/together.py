@@ -101,7 +101,7 @@ class FixedPointMean:
     linear = False  # as seen from outside: the parts of a sum are nobody's to see
 
     def __call__(self, stacked: Tree, weights: Tensor) -> Tree:
-        leaves = [leaf.double().flatten(1) for leaf in tree.leaves(stacked)]
+        leaves = [leaf.double().reshape(len(leaf), -1) for leaf in tree.leaves(stacked)]
         flat = torch.cat(leaves, 1).numpy()
         updates = dict(enumerate(flat))
         whole = self._relative(weights)
