@@ -78,7 +78,13 @@ def measured(settings: argparse.Namespace) -> list[Figure]:
         Figure("masked sum equal to the plain one, bit for bit", float(exact), at_least=1),
         Figure("a client, s of CPU (the slowest)", slowest, published="0.164 at 1e4 numbers", at_most=0.2),
         Figure("the server, s of CPU", spent["server"], published="15.5 at 1e4 numbers", at_most=3.0),
-        Figure("upload, × float32 (the largest)", max(sent[c] for c in kept) / (4 * d), published="≥ 2", at_most=1.02, digits=5),
+        Figure(
+            "upload, × float32 (the largest)",
+            max(sent[c] for c in kept) / (4 * d),
+            published="≥ 2",
+            at_most=1.02,
+            digits=5,
+        ),
     ]
 
 
