@@ -102,7 +102,7 @@ METHODS = {
 
 def split(seed: int, root: Path) -> tuple[Population, Population]:
     """Training classes dealt to clients, and one that holds all unseen classes; each with its turned ones."""
-    whole = read("omniglot", root)
+    whole = read("omniglot", root=root)
     order = draws.generator(seed, "omniglot characters").permutation(len(whole.classes))
     dealt = np.full(len(order), "unseen", dtype=object)
     dealt[order[:CHARACTERS]] = [f"client{i % CLIENTS:02d}" for i in range(CHARACTERS)]
