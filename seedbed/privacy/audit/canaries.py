@@ -1,0 +1,72 @@
+"""A lower bound on ε from one run: Steinke, Nasr and Jagielski, "Privacy auditing with one (1) training run", NeurIPS
+2023, arXiv 2305.08846; canary clients with random directions from Andrew et al., "One-shot empirical privacy estimation
+for federated learning", ICLR 2024, arXiv 2302.03098.
+
+m canary clients each send C times a random direction of their own; each takes part or not by a fair coin. Whoever sees
+what is released guesses the coins from ⟨canary, release⟩. Under (ε, δ) nobody can guess too many right.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+
+class Guesses(NamedTuple):
+    """Of m canaries, r were guessed at and v of these guesses were right."""
+
+    canaries: int
+    guessed: int
+    right: int
+
+
+def directions(count: int, length: int, rng: np.random.Generator) -> Floats:
+    """Random unit vectors, [count, length]."""
+    drawn = rng.standard_normal((count, length))
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
+
+
+def guess(scores: Floats, included: NDArray[np.bool_], *, part: float = 1.0) -> Guesses:
+    """Guess that canaries with high scores took part and those with low ones did not.
+
+    Args:
+        scores: [m] ⟨canary, release⟩.
+        included: [m] the coins.
+        part: of the canaries to guess at, those with the highest and the lowest scores in equal numbers; the part has
+            to be chosen before the scores are seen.
+    """
+    m = len(scores)
+    half = max(1, round(part * m / 2))
+    order = np.argsort(scores)
+    right = int((~included[order[:half]]).sum() + included[order[m - half :]].sum())
+    return Guesses(m, 2 * half, right)
+
+
+def p_value(found: Guesses, epsilon: float, delta: float) -> float:
+    """How probable so many right guesses are at most, if (ε, δ) holds: Theorem 5.2.
+
+    P[Binomial(r, eᵉ/(1+eᵉ)) ≥ v] + 2mδ·max_i P[v − i ≤ Binomial < v]/i.
+    """
+    m, r, v = found
+    q = 1 / (1 + np.exp(-epsilon))
+    below = np.cumsum(stats.binom.pmf(np.arange(v - 1, -1, -1), r, q))
+    alpha = float(np.max(below / np.arange(1, v + 1), initial=0.0))
+    return min(1.0, float(stats.binom.sf(v - 1, r, q)) + 2 * m * delta * alpha)
+
+
+def lower_bound(found: Guesses, delta: float, *, confidence: float = 0.95) -> float:
+    """The largest ε that the guesses refute with this confidence; 0 if they refute none.
+
+    >>> round(lower_bound(Guesses(1000, 1000, 1000), 0.0), 2)
+    5.81
+    """
+    low, high = 0.0, 50.0
+    if p_value(found, low, delta) > 1 - confidence:
+        return 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if p_value(found, middle, delta) <= 1 - confidence else (low, middle)
+    return low

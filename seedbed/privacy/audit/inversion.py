@@ -1,0 +1,48 @@
+"""Inputs read off the update of a first dense layer, in closed form: Geiping, Bauermeister, Dröge and Moeller,
+"Inverting gradients", NeurIPS 2020, arXiv 2003.14053, Proposition 3.1.
+
+For one example, ∂L/∂W = δxᵀ and ∂L/∂b = δ, so that x = (∂L/∂W)_i / (∂L/∂b)_i for every unit i that is active. An update
+after a few local steps is a sum of such gradients, and with several examples a unit that only one of them activates
+still gives that one exactly. Shapes: H units, F inputs, B examples.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from seedbed.learning.training import Params
+
+
+def first_dense(params: Params, inputs: int) -> str | None:
+    """The name of the first layer with a bias whose weight [H, F] takes all inputs; None: there is none."""
+    for name, p in params.items():
+        layer: str = name.removesuffix(".weight")
+        if layer != name and p.ndim == 2 and p.shape[1] == inputs and f"{layer}.bias" in params:
+            return layer
+    return None
+
+
+def candidates(update: Params, layer: str) -> Tensor:
+    """What each unit says the input was, [H, F]; zeros for units that say nothing."""
+    weight, bias = update[f"{layer}.weight"].double(), update[f"{layer}.bias"].double()
+    small = torch.finfo(weight.dtype).tiny
+    return torch.where(bias.abs()[:, None] > small, weight / torch.where(bias == 0, 1, bias)[:, None], 0)
+
+
+def psnr(found: Tensor, true: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of reconstructions of inputs in 0…1: 10·log₁₀(1/MSE). [..., F] -> [...]."""
+    error = ((found.clamp(0, 1) - true) ** 2).mean(-1)
+    return 10 * torch.log10(1 / error.clamp_min(1e-30))
+
+
+def best(found: Tensor, true: Tensor) -> tuple[Tensor, float]:
+    """The candidate that is nearest to any of the true inputs [B, F]: the worst that leaks. Its PSNR beside it."""
+    scores = torch.stack([psnr(found, x) for x in true.double()])
+    place = int(scores.argmax())
+    return found[place % len(found)].clamp(0, 1), float(scores.max())
+
+
+def guess(true: Tensor, others: Tensor) -> float:
+    """What guessing the mean of other people's inputs [M, F] gives for the best of the true ones: no attack at all."""
+    return float(psnr(others.double().mean(0), true.double()).max()) if len(others) else -math.inf

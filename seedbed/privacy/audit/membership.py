@@ -1,0 +1,64 @@
+"""Was this example, or this client, in the training? Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership
+inference attacks from first principles" (LiRA), IEEE S&P 2022, arXiv 2112.03570.
+
+Models trained with and without a target give two normal distributions of its logit-scaled confidence; the likelihood
+ratio of the attacked model's own decides. Shapes: S shadow models, T targets.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+
+class Rate(NamedTuple):
+    """True positives at a given share of false ones, with a 95 % Clopper–Pearson interval."""
+
+    at: float
+    rate: float
+    low: float
+    high: float
+
+
+def logit(confidence: Floats) -> Floats:
+    """log(p/(1 − p)) of the probability of the right class, which is about normal over models."""
+    p = np.clip(confidence, 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def likelihood_ratio(own: Floats, shadows: Floats, included: NDArray[np.bool_]) -> Floats:
+    """log p(own | in) − log p(own | out), [T].
+
+    Args:
+        own: [T] the attacked model's logit-scaled confidences.
+        shadows: [S, T] those of the shadow models.
+        included: [S, T] whose training each target was in.
+    """
+    spread = []
+    means = []
+    for part in (included, ~included):
+        count = np.maximum(part.sum(0), 1)
+        mean = (shadows * part).sum(0) / count
+        means.append(mean)
+        spread.append(((shadows - mean) ** 2 * part).sum() / max(1, part.sum() - len(mean)))  # one for all: few shadows
+    inside, outside = (np.sqrt(np.maximum(s, 1e-12)) for s in spread)
+    return np.asarray(stats.norm.logpdf(own, means[0], inside) - stats.norm.logpdf(own, means[1], outside))
+
+
+def true_positives(scores: Floats, member: NDArray[np.bool_], *, at: float = 0.01) -> Rate:
+    """The share of members found where `at` of the others are taken for members."""
+    others = np.sort(scores[~member])[::-1]
+    allowed = int(np.floor(at * len(others)))
+    threshold = others[allowed] if allowed < len(others) else -np.inf
+    hits, n = int((scores[member] > threshold).sum()), int(member.sum())
+    low = float(stats.beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
+    high = float(stats.beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
+    return Rate(at, hits / n, low, high)
+
+
+def ceiling(at: float, epsilon: float, delta: float) -> float:
+    """What (ε, δ) allows: TPR ≤ eᵉ·FPR + δ (Kairouz, Oh and Viswanath, 2015)."""
+    return float(min(1.0, np.exp(epsilon) * at + delta))
