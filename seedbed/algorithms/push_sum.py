@@ -1,7 +1,7 @@
 """Push-sum: gradients along directed links. Nedić and Olshevsky, "Stochastic gradient-push for strongly convex
-functions on time-varying directed graphs", IEEE TAC 2016, arXiv 1406.2075, equation 4; Assran, Loizou, Ballas and Rabbat,
-"Stochastic gradient push for distributed deep learning", ICML 2019, arXiv 1811.10792, Algorithm 1; the averaging:
-Kempe, Dobra and Gehrke, FOCS 2003. On gossip with order=adapt_then_combine.
+functions on time-varying directed graphs", IEEE TAC 2016, arXiv 1406.2075, equation 4; Assran, Loizou, Ballas and
+Rabbat, "Stochastic gradient push for distributed deep learning", ICML 2019, arXiv 1811.10792, Algorithm 1; the
+averaging: Kempe, Dobra and Gehrke, FOCS 2003. On gossip with order=adapt_then_combine.
 """
 
 from dataclasses import replace
