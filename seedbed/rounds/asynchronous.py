@@ -30,12 +30,12 @@ from seedbed.rounds.round import (
 Latency = Callable[[ClientId, int], float]  # (client, version of the model that it was sent) -> seconds, above 0
 
 
-def equal(seconds: float = 1.0) -> Latency:
+def equal_latency(seconds: float = 1.0) -> Latency:
     """Every client always takes as long."""
     return lambda client, version: seconds
 
 
-def lognormal(seed: int, *, median: float = 1.0, spread: float = 0.5, jitter: float = 0.1) -> Latency:
+def lognormal_latency(seed: int, *, median: float = 1.0, spread: float = 0.5, jitter: float = 0.1) -> Latency:
     """median·exp(spread·z_client + jitter·z_{client, version}) seconds, each z a standard normal of its own.
 
     Args:

@@ -153,7 +153,7 @@ def matching(peers: int, *, seed: int) -> Links:
     return links
 
 
-def by_name(name: Topology, peers: int, *, density: float = 0.5, seed: int = 0) -> Links:
+def links_of(name: Topology, peers: int, *, density: float = 0.5, seed: int = 0) -> Links:
     """The links of this topology in each round.
 
     Args:

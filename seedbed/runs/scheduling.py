@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from seedbed.algorithms.catalogue import Entry
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Engine, ServerState
-from seedbed.rounds import Round, asynchronous, by_name, equal, gossip, lognormal, mixing, synchronous
+from seedbed.rounds import Round, asynchronous, equal_latency, gossip, links_of, lognormal_latency, mixing, synchronous
 from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES
 from seedbed.rounds.round import Rest, refuse_other_than
 from seedbed.runs.settings import ScheduleSettings, Settings
@@ -37,7 +37,11 @@ def schedule_for(settings: Settings, asked: ScheduleSettings, clients: int) -> S
     seed, cohort = settings.seed, min(settings.cohort or clients, clients)
     if asked.name == "asynchronous":
         at_once, buffer = _at_once(settings, asked, clients), replies(settings, asked, clients)
-        seconds = equal() if asked.latency == "equal" else lognormal(seed, spread=asked.spread, jitter=asked.jitter)
+        seconds = (
+            equal_latency()
+            if asked.latency == "equal"
+            else lognormal_latency(seed, spread=asked.spread, jitter=asked.jitter)
+        )
         return lambda algorithm, engine, start, done, rest: asynchronous(
             algorithm,
             engine,
@@ -51,7 +55,7 @@ def schedule_for(settings: Settings, asked: ScheduleSettings, clients: int) -> S
         )
     if asked.name == "gossip":
         exchange = mixing(
-            by_name(asked.topology, clients, density=asked.density, seed=seed),
+            links_of(asked.topology, clients, density=asked.density, seed=seed),
             directed=asked.topology in DIRECTED,
             link_failure=asked.link_failure,
             peer_failure=asked.peer_failure,

@@ -16,14 +16,14 @@ import torch
 from seedbed import tree
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.engines import OneByOne
-from seedbed.rounds import Round, asynchronous, by_name, gossip, lognormal, mixing
+from seedbed.rounds import Round, asynchronous, gossip, links_of, lognormal_latency, mixing
 
 from .bench import KINDS, SIZES, TOLERANCE, Past, Row, apart, clients, copied, module, runs_apart
 from .rows import ROWS
 
 COUNT = 4
 FAILING: dict[str, Any] = {"link_failure": 0.2, "peer_failure": 0.2, "seed": 1}
-LATENCY = lognormal(2, spread=1.0)
+LATENCY = lognormal_latency(2, spread=1.0)
 
 FIRST = {row.name: row for row in reversed(ROWS)}
 PAIRS = [
@@ -43,7 +43,7 @@ def schedule(row: Row, name: str, engine: Any, past: Round | None = None) -> Ite
     if name == "asynchronous":
         return asynchronous(row.algorithm, engine, start, latency=LATENCY, concurrency=3, buffer=2, seed=2, **going)
     pushes = CATALOGUE[row.name].pushes
-    links = by_name("directed_ring" if pushes else "ring", len(SIZES))
+    links = links_of("directed_ring" if pushes else "ring", len(SIZES))
     order = "combine_then_adapt" if row.net is module and not pushes else "adapt_then_combine"
     return gossip(row.algorithm, engine, start, mixing=mixing(links, directed=pushes, **FAILING), order=order, **going)
 

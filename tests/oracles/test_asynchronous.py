@@ -19,7 +19,7 @@ from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, uniform
 from seedbed.learning.optimizers import sgd
-from seedbed.rounds import Round, asynchronous, equal, lognormal, synchronous
+from seedbed.rounds import Round, asynchronous, equal_latency, lognormal_latency, synchronous
 from seedbed.tasks.types import Task
 
 from .bench import ENGINES, D, Given, apart, bowl, bowls, start, task
@@ -170,7 +170,7 @@ def test_equal_speed_and_a_full_buffer_are_synchronous_rounds(engine: Any, name:
     algorithm, at = ALGORITHMS[name](), ALGORITHMS[name]().init(start())
     waiting, going = engine(Given(clients(5))), engine(Given(clients(5)))
     rounds = islice(synchronous(algorithm, waiting, at, cohort=cohort, seed=3), 6)
-    steps = asynchronous(algorithm, going, at, latency=equal(0.1), concurrency=cohort, buffer=cohort, seed=3)
+    steps = asynchronous(algorithm, going, at, latency=equal_latency(0.1), concurrency=cohort, buffer=cohort, seed=3)
     for a, b in zip(rounds, steps, strict=False):
         assert (a.number, a.clients) == (b.number, b.clients)
         assert b.info["staleness"] == 0
@@ -184,7 +184,7 @@ def test_fedbuff_of_fresh_replies_is_uniform_fedavg(engine: Any) -> None:
     """K = m, δ = 0, η_g = 1: θ − (1/m)ΣΔ, bit for bit but for the factor mean(s) = 1."""
     found = []
     for algorithm in (fedbuff(bowl, local=sgd(ETA)), uniform(fedavg(bowl, local=sgd(ETA)))):
-        found.append(run(algorithm, engine, 5, latency=equal(), buffer=3)[-1].state)
+        found.append(run(algorithm, engine, 5, latency=equal_latency(), buffer=3)[-1].state)
     assert apart(*found) == 0
 
 
@@ -208,7 +208,7 @@ def test_every_piece_of_work_has_a_task_of_its_own_and_those_at_work_are_compute
     devices of unlike speed and a step at every reply, asks are several times fewer than replies."""
     tasks, engine = clients(20), Spied(Given(clients(20)))
     algorithm = fedasync(bowl, local=sgd(ETA))
-    schedule = asynchronous(algorithm, engine, algorithm.init(start()), latency=lognormal(0), concurrency=15)
+    schedule = asynchronous(algorithm, engine, algorithm.init(start()), latency=lognormal_latency(0), concurrency=15)
     got = list(islice(schedule, 300))
     pieces = [(client, number) for number, chosen in engine.asks for client in chosen]
     assert len(pieces) == len(set(pieces))
@@ -228,7 +228,7 @@ def test_what_a_client_keeps_goes_on_from_its_own_last_work(engine: Any) -> None
         return message._replace(info={"piece": kept}), kept + 1
 
     algorithm = replace(base, client=client, remember=lambda sent: torch.zeros(()))
-    got = run(algorithm, engine, 60, latency=lognormal(1, spread=1.0), tasks=clients(4), concurrency=3)
+    got = run(algorithm, engine, 60, latency=lognormal_latency(1, spread=1.0), tasks=clients(4), concurrency=3)
     said: dict[int, list[float]] = {}
     for round in got:
         said.setdefault(round.clients[0], []).append(round.info["piece"])
@@ -239,15 +239,15 @@ def test_what_a_client_keeps_goes_on_from_its_own_last_work(engine: Any) -> None
 def test_latencies_are_drawn_by_seed_client_and_version() -> None:
     """The same again when asked again, whatever was asked between; devices differ by `spread`, one device's pieces by
     `jitter`: log seconds have these standard deviations, which 400 devices show to 3·.7/√800, or better."""
-    latency = lognormal(0, median=2.0, spread=0.7, jitter=0.2)
+    latency = lognormal_latency(0, median=2.0, spread=0.7, jitter=0.2)
     first = [[latency(c, v) for v in range(10)] for c in range(400)]
     assert first == [[latency(c, v) for v in range(10)] for c in range(400)]
     logs = torch.tensor(first).log()
     assert abs(float(logs.mean(1).std()) - 0.7) < 0.075
     assert abs(float((logs - logs.mean(1, keepdim=True)).std()) - 0.19) < 0.015
     assert abs(float(logs.mean()) - torch.tensor(2.0).log()) < 0.1
-    assert lognormal(1)(0, 0) != lognormal(0)(0, 0)
-    assert equal(3.0)(5, 7) == 3
+    assert lognormal_latency(1)(0, 0) != lognormal_latency(0)(0, 0)
+    assert equal_latency(3.0)(5, 7) == 3
 
 
 # ---- stopping and going on ------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_stop_and_resume_is_not_stopping(engine: Any, name: str) -> None:
     """After each of ten updates, state, memory and rest go to a new engine and a new schedule: bit for bit, also what
     the clients keep and the clock."""
     algorithm = ALGORITHMS[name]()
-    settings: dict[str, Any] = {"latency": lognormal(4, spread=1.0), "concurrency": 4, "buffer": 2, "seed": 1}
+    settings: dict[str, Any] = {"latency": lognormal_latency(4, spread=1.0), "concurrency": 4, "buffer": 2, "seed": 1}
     whole = engine(Given(clients(6)))
     past = []
     for round in islice(asynchronous(algorithm, whole, algorithm.init(start()), **settings), 12):
@@ -280,13 +280,18 @@ def test_stop_and_resume_is_not_stopping(engine: Any, name: str) -> None:
 def test_stopping_between_replies_of_one_moment(engine: Any) -> None:
     """Four clients of equal speed and a step at every reply: rounds 1 to 3 end in the midst of a moment."""
     algorithm = fedasync(bowl, local=sgd(ETA))
-    past = run(algorithm, engine, 9, latency=equal(), tasks=clients(4))
+    past = run(algorithm, engine, 9, latency=equal_latency(), tasks=clients(4))
     assert [r.info["time"] for r in past] == [1, 1, 1, 1, 2, 2, 2, 2, 3]
     assert [list(r.clients) for r in past[:5]] == [[0], [1], [2], [3], [0]]
     for stop in range(8):
         round = past[stop]
         schedule = asynchronous(
-            algorithm, engine(Given(clients(4))), round.state, latency=equal(), done=round.number, rest=round.rest()
+            algorithm,
+            engine(Given(clients(4))),
+            round.state,
+            latency=equal_latency(),
+            done=round.number,
+            rest=round.rest(),
         )
         assert apart([r.state for r in past[stop + 1 :]], [r.state for r in islice(schedule, 8 - stop)]) == 0
 
@@ -300,15 +305,15 @@ def test_stopping_between_replies_of_one_moment(engine: Any) -> None:
         ({"concurrency": 4}, r"concurrency=4 of 3 clients: choose between 1 and 3"),
         ({"concurrency": 0}, r"concurrency=0 of 3"),
         ({"buffer": 0}, r"buffer=0 .* at least 1"),
-        ({"latency": equal(0.0)}, r"latency\(0, 0\) is 0.0 seconds: it must be above 0"),
-        ({"latency": equal(float("nan"))}, r"latency\(0, 0\) is nan"),
+        ({"latency": equal_latency(0.0)}, r"latency\(0, 0\) is 0.0 seconds: it must be above 0"),
+        ({"latency": equal_latency(float("nan"))}, r"latency\(0, 0\) is nan"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        run(fedasync(bowl), OneByOne, 1, **{"latency": equal(), **settings})
+        run(fedasync(bowl), OneByOne, 1, **{"latency": equal_latency(), **settings})
 
 
 def test_a_model_that_is_no_longer_finite_is_not_yielded() -> None:
     with pytest.raises(InputError, match=r"round \d+: the model is no longer finite .* lower learning rates"):
-        run(fedavg(bowl, local=sgd(1e200)), OneByOne, 5, latency=equal())
+        run(fedavg(bowl, local=sgd(1e200)), OneByOne, 5, latency=equal_latency())

@@ -26,7 +26,7 @@ from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Replies, ServerState, uniform
 from seedbed.learning.optimizers import adam, sgd
-from seedbed.rounds import Round, by_name, gossip, mixing, synchronous
+from seedbed.rounds import Round, gossip, links_of, mixing, synchronous
 from seedbed.rounds.gossip import Order
 from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES, Mix, Topology, connected, grid, ring, second_eigenvalue
 from seedbed.tasks.types import Episode, Task
@@ -43,7 +43,7 @@ every_topology = pytest.mark.parametrize("topology", TOPOLOGIES)
 
 
 def mix(topology: Topology, peers: int = N, **failing: float) -> Callable[[int], Mix]:
-    return mixing(by_name(topology, peers, seed=3), directed=topology in DIRECTED, seed=3, **failing)  # type: ignore[arg-type]
+    return mixing(links_of(topology, peers, seed=3), directed=topology in DIRECTED, seed=3, **failing)  # type: ignore[arg-type]
 
 
 def tasks(count: int = N) -> list[Task]:
@@ -80,7 +80,7 @@ def test_undirected_exchanges_are_symmetric_and_doubly_stochastic(topology: Topo
     """For any number of peers, in every round, whoever fails: rows and columns sum to 1, nothing is negative, nothing
     goes where no link is, and who is down keeps its own."""
     for peers in (1, 2, 3, 4, 7, 12):
-        links, exchange = by_name(topology, peers, seed=3), mix(topology, peers, **failing)
+        links, exchange = links_of(topology, peers, seed=3), mix(topology, peers, **failing)
         for number in range(8):
             w, up = exchange(number)
             off = w * (1 - torch.eye(peers))
@@ -131,14 +131,14 @@ def test_lambda2_by_hand() -> None:
 def test_topologies_are_connected_and_those_that_change_do() -> None:
     """A pairing is not connected, nor twelve who hear from the one two before them; over several rounds they are."""
     for name in TOPOLOGIES:
-        links = by_name(name, 12, density=0.3, seed=1)
+        links = links_of(name, 12, density=0.3, seed=1)
         assert connected(links(1)) == (name not in ("matching", "exponential"))
-        assert torch.equal(links(4), by_name(name, 12, density=0.3, seed=1)(4))
+        assert torch.equal(links(4), links_of(name, 12, density=0.3, seed=1)(4))
         assert torch.equal(links(0), links(1)) == (name not in ("matching", "exponential"))
-    assert by_name("matching", 7, seed=0)(0).sum() == 6
-    reached = sum((by_name("exponential", 12)(t) for t in range(4)), torch.zeros(12, 12, dtype=torch.bool))
+    assert links_of("matching", 7, seed=0)(0).sum() == 6
+    reached = sum((links_of("exponential", 12)(t) for t in range(4)), torch.zeros(12, 12, dtype=torch.bool))
     assert connected(reached)
-    assert not torch.equal(by_name("erdos_renyi", 12, seed=1)(0), by_name("erdos_renyi", 12, seed=2)(0))
+    assert not torch.equal(links_of("erdos_renyi", 12, seed=1)(0), links_of("erdos_renyi", 12, seed=2)(0))
     assert grid(12).sum() == 2 * (3 * 3 + 2 * 4)
     assert not connected(ring(4) & torch.zeros(4, 4, dtype=torch.bool))
 
@@ -407,6 +407,6 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match=r"peer_failure=-0.1 .* from 0"):
         mix("ring", peer_failure=-0.1)
     with pytest.raises(InputError, match=r"density=0.01 did not connect 20 peers .* here 0.15"):
-        by_name("erdos_renyi", 20, density=0.01)
+        links_of("erdos_renyi", 20, density=0.01)
     with pytest.raises(InputError, match=r"round \d+: the model is no longer finite .* lower learning rates"):
         run(dpsgd(bowl, outer=sgd(1e200)), OneByOne, 5, mixing=mix("ring"))
