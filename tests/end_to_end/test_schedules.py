@@ -61,14 +61,14 @@ def test_what_an_algorithm_s_own_schedule_is(name: str) -> None:
     assert settings["name"] == ("asynchronous" if late else "gossip")
     for line in metrics("r", name):
         assert ({"time", "staleness"} if late else {"consensus", "lambda2"}) <= line.keys()
-        assert line["clients"] == (1 if name == "fedasync" else line["clients"])
+        assert line["clients"] == 1 or name != "fedasync"
     drawn = Path("r/report.html").read_text()
     assert ("clients at work" if late else "of all peers") in drawn
     assert ("from their mean" in drawn) != late
     assert seedbed("evaluate", "r").code == 0
     said = seedbed("adapt", "r", "--support", "new.csv", "--out", "mine.safetensors")
     assert said.code == 0, said
-    assert load_file("mine.safetensors").keys() == load_file("r/model.safetensors").keys()
+    assert {f"params.{n}" for n in load_file("mine.safetensors")} == load_file("r/model.safetensors").keys()
 
 
 @pytest.mark.usefixtures("few_tunings")
