@@ -13,7 +13,7 @@ PROTOTYPES = {"scale": None, "outer": {"lr": 5e-3, "schedule": "cosine"}}
 RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "fed_proto"): {"options": PROTOTYPES, "task": {"shots": (1, 1), "queries": 3}},
     (None, "per_fedavg"): {"options": {"alpha": 0.1}},
-    (None, "fedasync"): {"schedule": {"buffer": 1}},
+    (None, "fedasync"): {"rounds": 1000, "schedule": {"buffer": 1}},
     (None, "dpsgd"): {"schedule": {"order": "combine_then_adapt"}},
     (None, "push_sum"): {"schedule": {"topology": "exponential"}},
     ("digits", "fed_proto"): {
