@@ -9,14 +9,18 @@ from importlib.metadata import version
 from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.centralised import centralised
+from seedbed.algorithms.dif_maml import dif_maml
 from seedbed.algorithms.ditto import ditto
+from seedbed.algorithms.dpsgd import dpsgd
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
 from seedbed.algorithms.fedadagrad import fedadagrad
 from seedbed.algorithms.fedadam import fedadam
+from seedbed.algorithms.fedasync import fedasync
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
 from seedbed.algorithms.fedbabu import fedbabu
+from seedbed.algorithms.fedbuff import fedbuff
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.fednova import fednova
 from seedbed.algorithms.fedper import fedper
@@ -29,6 +33,7 @@ from seedbed.algorithms.local import local
 from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.algorithms.per_fedavg import per_fedavg
 from seedbed.algorithms.pfedme import pfedme
+from seedbed.algorithms.push_sum import push_sum
 from seedbed.algorithms.reptile import reptile
 from seedbed.algorithms.scaffold import scaffold
 from seedbed.draws import initialising
@@ -40,7 +45,7 @@ from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import after, correct, cross_entropy, squared_error, supervised
 from seedbed.learning.optimizers import adagrad, adam, cosine, linear, sgd, yogi
 from seedbed.models import Model, conv, mlp
-from seedbed.rounds import Round, synchronous
+from seedbed.rounds import Round, asynchronous, equal_latency, gossip, links_of, lognormal_latency, mixing, synchronous
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import read
 from seedbed.tasks.sampling import Sampled, batches, episodes, fresh_support, support_query, triples
@@ -69,22 +74,28 @@ __all__ = [
     "anil",
     "apfl",
     "as_sent",
+    "asynchronous",
     "batches",
     "centralised",
     "conv",
     "correct",
     "cosine",
     "cross_entropy",
+    "dif_maml",
     "ditto",
+    "dpsgd",
     "episodes",
+    "equal_latency",
     "evaluate",
     "fed_proto",
     "fed_ridge",
     "fedadagrad",
     "fedadam",
+    "fedasync",
     "fedavg",
     "fedavgm",
     "fedbabu",
+    "fedbuff",
     "fedmeta",
     "fednova",
     "fedper",
@@ -93,16 +104,21 @@ __all__ = [
     "fedsgd",
     "fedyogi",
     "fresh_support",
+    "gossip",
     "gradient_steps",
     "initialising",
     "lg_fedavg",
     "linear",
+    "links_of",
     "local",
+    "lognormal_latency",
     "meta_sgd",
+    "mixing",
     "mlp",
     "per_example",
     "per_fedavg",
     "pfedme",
+    "push_sum",
     "read",
     "reptile",
     "scaffold",

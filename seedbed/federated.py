@@ -45,7 +45,7 @@ class Replies(NamedTuple):
     clients: Sequence[ClientId]
     population: int  # how many clients there are in all
     staleness: Tensor  # [C]  server updates since each client was sent its model; 0 in synchronous rounds
-    weights: Tensor  # [C]
+    weights: Tensor  # [C]  each message's, times `discount` of its staleness
     info: Mapping[str, Tensor]  # weighted means
 
 
@@ -83,6 +83,11 @@ def as_sent(sent: Tree, kept: Tree, support: Batch) -> Params:
     return sent
 
 
+def undiminished(staleness: Tensor) -> Tensor:
+    """Late messages count like others: [C] -> ones [C]."""
+    return torch.ones_like(staleness)
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """A federated algorithm: pure functions, both halves, the same on every engine and schedule.
@@ -97,11 +102,17 @@ class Algorithm:
     remember: Callable[[Tree], Tree] = no_memory  # a client's state, made from the first thing it is sent
     personalise: Callable[[Tree, Tree, Batch], Params] = as_sent
     reduce: Reducer = mean
+    discount: Callable[[Tensor], Tensor] = undiminished  # staleness [C] -> a factor on each message's weight [C]
+
+
+def model_in(sent: Tree) -> Params:
+    """The params in what was sent: it is them, or the server's whole state."""
+    return sent.params if isinstance(sent, ServerState) else sent
 
 
 def adapting(adapt: Adapt) -> Callable[[Tree, Tree, Batch], Params]:
     """Personalise by adapting the params that were sent, alone or in the server's whole state."""
-    return lambda sent, kept, support: adapt(sent.params if isinstance(sent, ServerState) else sent, support)
+    return lambda sent, kept, support: adapt(model_in(sent), support)
 
 
 def uniform(algorithm: Algorithm) -> Algorithm:

@@ -1,5 +1,9 @@
 """When clients are asked, and with whom they exchange. Schedules know nothing of what is computed or where."""
 
-from seedbed.rounds.synchronous import Round, synchronous
+from seedbed.rounds.asynchronous import asynchronous, equal_latency, lognormal_latency
+from seedbed.rounds.gossip import gossip
+from seedbed.rounds.mixing import links_of, mixing
+from seedbed.rounds.round import Round
+from seedbed.rounds.synchronous import synchronous
 
-__all__ = ["Round", "synchronous"]
+__all__ = ["Round", "asynchronous", "equal_latency", "gossip", "links_of", "lognormal_latency", "mixing", "synchronous"]

@@ -18,6 +18,7 @@ from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.objectives import Adapt, Metric, supervised
 from seedbed.models import Model
 from seedbed.runs.build import build
+from seedbed.runs.scheduling import refuse_senseless
 from seedbed.runs.settings import Settings, known_keys
 from seedbed.tasks import sampling
 from seedbed.tasks.augment import with_distortions, with_rotations
@@ -166,6 +167,7 @@ class Experiment:
         self.train = self._usable(self.train, training)
         if self.held_out is not None:
             self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
+        refuse_senseless(self.settings, entry, len(self.train))
         self._check_unseen()
 
     def _check_unseen(self) -> None:

@@ -11,9 +11,10 @@ from seedbed.evaluation import Summary
 from seedbed.federated import Algorithm, ServerState
 from seedbed.learning.finetuning import FineTuning
 from seedbed.models import Model
-from seedbed.rounds import Round
 from seedbed.runs.directory import RunDirectory, to_bytes
 from seedbed.runs.experiment import Experiment
+from seedbed.runs.scheduling import replies, schedule_for
+from seedbed.runs.settings import ScheduleSettings
 from seedbed.runs.training import train_stage
 from seedbed.runs.tuning import choose_finetuning
 from seedbed.tasks.population import Population
@@ -52,6 +53,24 @@ class Trained:
         return None if nearest is None else self.finetuning[nearest]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How an algorithm is trained.
+
+    Attributes:
+        stage: what its checkpoints are called.
+    """
+
+    stage: str
+    rounds: int
+    schedule: ScheduleSettings
+
+    @property
+    def probe(self) -> "Plan":
+        """A quarter of the rounds."""
+        return replace(self, stage=f"{self.stage}-probe", rounds=max(1, self.rounds // 4))
+
+
 class Pipeline:
     """The stages of a run, each resumable."""
 
@@ -61,7 +80,7 @@ class Pipeline:
 
     def execute(self) -> dict[str, Any]:
         """Run whatever is not done yet; returns the result that is also written."""
-        main = self.train(self.settings.algorithm, self.settings.options)
+        main = self.train(self.settings.algorithm, self.settings.options, self._plan)
         model = to_bytes({"params": main.state.params})
         self.run.write("model.safetensors", model)
         rivals = self.rivals(main) if self.settings.evaluation.baselines else {}
@@ -84,47 +103,44 @@ class Pipeline:
 
     # ---- training ----------------------------------------------------------------------------------------------
 
-    def train(self, name: str, options: Mapping[str, Any]) -> Trained:
+    def train(self, name: str, options: Mapping[str, Any], plan: Plan) -> Trained:
         """Train the named algorithm on all known clients; choose its fine-tuning first if it has no way of its own."""
         finetuning: Mapping[int, FineTuning] = {}
         if catalogue.entry(name).tuned(options):
-            finetuning = self.choose(name, options)
-        return replace(
-            self._trained(name, options, self.experiment.train, stage=name, rounds=self._rounds),
-            finetuning=finetuning,
-        )
+            finetuning = self.choose(name, options, plan)
+        return replace(self._trained(name, options, self.experiment.train, plan), finetuning=finetuning)
 
     @property
-    def _rounds(self) -> int:
+    def _plan(self) -> Plan:
         assert self.settings.rounds is not None  # complete() has filled it in
-        return self.settings.rounds
+        return Plan(self.settings.algorithm, self.settings.rounds, self.settings.schedule)
 
-    def _trained(
-        self, name: str, options: Mapping[str, Any], clients: Population, *, stage: str, rounds: int
-    ) -> Trained:
+    @property
+    def _rival_plan(self) -> Plan:
+        """Synchronous rounds, in which clients do as many pieces of work as in the run."""
+        asked, clients = ScheduleSettings(name="synchronous"), len(self.experiment.train)
+        of, ours = (replies(self.settings, schedule, clients) for schedule in (asked, self.settings.schedule))
+        stage = "fedavg" if self.settings.algorithm != "fedavg" else "fedavg-synchronous"
+        return Plan(stage, max(1, round(self._plan.rounds * ours / of)), asked)
+
+    def _trained(self, name: str, options: Mapping[str, Any], clients: Population, plan: Plan) -> Trained:
         entry = catalogue.entry(name)
         budget = None if name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, examples=budget)
         model = self.learner.model(self.learner.outputs(entry))
         algorithm = self.learner.algorithm(name, model, options=options)
         engine = self.experiment.engine(source, model)
-        cohort = self.settings.cohort or len(source.clients)
-        tick = self.show.stage(f"{name} ({stage})" if stage != name else name, rounds)
-
-        def watch(round: Round) -> None:
-            tick(f"loss {round.info['loss']:.3f}" if "loss" in round.info else "")
-
+        tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         state = train_stage(
             self.run,
-            stage,
+            plan.stage,
             algorithm,
             engine,
             model.params,
-            rounds=rounds,
-            cohort=min(cohort, len(source.clients)),
-            seed=self.settings.seed,
+            schedule=schedule_for(self.settings, plan.schedule, len(source.clients)),
+            rounds=plan.rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
-            watch=watch,
+            watch=lambda round: tick(_word(round.info)),
         )
         memory = {clients.names[c]: kept for c, kept in engine.memory().items()} if not entry.pooled else {}
         return Trained(name, model, state, {}, options, memory)
@@ -133,20 +149,18 @@ class Pipeline:
 
     def rivals(self, main: Trained) -> dict[str, Trained]:
         """FedAvg with fine-tuning, and local only: each with the fine-tuning that validation clients like best."""
-        same = self.settings.algorithm == "fedavg"
-        fedavg = main if same else self.train("fedavg", self.settings.rival)
+        same = self.settings.algorithm == "fedavg" and self.settings.schedule.name == "synchronous"
+        fedavg = main if same else self.train("fedavg", self.settings.rival, self._rival_plan)
         untrained = replace(fedavg, state=self._algorithm(fedavg).init(fedavg.model.params))
         local = replace(untrained, finetuning=self._choose(untrained, self.experiment.validation()[1], "local"))
         return {"fedavg_finetuned": fedavg, "local": local}
 
-    def choose(self, name: str, options: Mapping[str, Any]) -> dict[int, FineTuning]:
+    def choose(self, name: str, options: Mapping[str, Any], plan: Plan) -> dict[int, FineTuning]:
         """Fine-tuning for each number of shots, chosen on clients that a probe (a quarter of the rounds) never saw."""
         rest, validation = self.experiment.validation()
         if len(rest) == 0:
             return {k: FineTuning() for k in self.experiment.shots}
-        rounds = max(1, self._rounds // 4)
-        probe = self._trained(name, options, rest, stage=f"{name}-probe", rounds=rounds)
-        return self._choose(probe, validation, name)
+        return self._choose(self._trained(name, options, rest, plan.probe), validation, name)
 
     def _choose(self, trained: Trained, clients: Population, what: str) -> dict[int, FineTuning]:
         tick = self.show.stage(f"fine-tuning of {what}", len(self.experiment.shots))
@@ -261,6 +275,16 @@ class Pipeline:
             ways=self.settings.evaluation.ways if shots else None,
             test_steps=steps,
         )
+
+
+def _word(info: Mapping[str, float]) -> str:
+    """How training goes, beside its progress bar.
+
+    >>> _word({"loss": 0.5, "time": 12.25, "staleness": 1.0})
+    'loss 0.500, 12.2 s of simulated time'
+    """
+    forms = {"loss": "loss {:.3f}", "time": "{:.1f} s of simulated time", "consensus": "consensus distance {:.2g}"}
+    return ", ".join(form.format(info[name]) for name, form in forms.items() if name in info)
 
 
 def _cells(summary: Summary) -> dict[str, Any]:

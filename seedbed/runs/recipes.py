@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from seedbed.algorithms import catalogue
 from seedbed.runs.settings import Settings, settings_from
 from seedbed.tasks.population import Population
 
@@ -12,6 +13,9 @@ PROTOTYPES = {"scale": None, "outer": {"lr": 5e-3, "schedule": "cosine"}}
 RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "fed_proto"): {"options": PROTOTYPES, "task": {"shots": (1, 1), "queries": 3}},
     (None, "per_fedavg"): {"options": {"alpha": 0.1}},
+    (None, "fedasync"): {"rounds": 1000, "schedule": {"buffer": 1}},
+    (None, "dpsgd"): {"schedule": {"order": "combine_then_adapt"}},
+    (None, "push_sum"): {"schedule": {"topology": "exponential"}},
     ("digits", "fed_proto"): {
         "rounds": 200,
         "cohort": 5,
@@ -48,4 +52,5 @@ def complete(given: Mapping[str, Any], population: Population) -> Settings:
     }
     recipes = [RECIPES.get((source, algorithm), {}) for source in (None, population.source)]
     chosen = {k: v for k, v in given.items() if v is not None and not (k == "algorithm" and v == "auto")}
-    return settings_from(open_ones, *recipes, chosen)
+    own = {"name": asked.schedule.name or catalogue.entry(algorithm).rounds[0]}
+    return settings_from(open_ones, *recipes, chosen, {"schedule": own})

@@ -180,18 +180,26 @@ def _shots(numbers: Sequence[str]) -> str:
 def _facts(manifest: Table, result: Table) -> str:
     settings, data, clients = manifest["settings"], manifest["data"], manifest["clients"]
     entry = CATALOGUE.get(result["algorithm"])
-    cohort = settings.get("cohort")
     kinds = f"{len(data['classes'])} classes" if data["classes"] else "a number to predict"
     facts = {
         "algorithm": (result["algorithm"], entry.paper if entry else ""),
         "data": (data["source"], f"{data['examples']:,} examples, {kinds}"),
         "clients": (f"{len(clients['train'])} known", f"and {len(clients['unseen'])} never seen in training"),
-        "rounds": (settings["rounds"], f"{cohort} clients a round" if cohort else ""),
+        "rounds": (settings["rounds"], _who_takes_part(settings)),
         "seed": (settings["seed"], "one training run"),
     }  # fmt: skip
     tiles = [f"<div><dt>{name}</dt><dd>{text(big)}<small>{text(small)}</small></dd></div>"
              for name, (big, small) in facts.items()]  # fmt: skip
     return f"<dl class='facts'>{''.join(tiles)}</dl>"
+
+
+def _who_takes_part(settings: Table) -> str:
+    asked, cohort = settings.get("schedule", {}), settings.get("cohort")
+    if asked.get("name") == "gossip":
+        return f"of all peers, without a server: {asked['topology']}"
+    if asked.get("name") == "asynchronous":
+        return f"asynchronous, {asked['concurrency'] or cohort} clients at work"
+    return f"{cohort} clients a round" if cohort else ""
 
 
 def _unseen(result: Table) -> str:
@@ -302,22 +310,25 @@ def _adapting(manifest: Table, result: Table) -> str:
 
 
 def _training(metrics: Sequence[Table]) -> str:
-    stages: dict[str, list[charts.Point]] = {}
-    for record in metrics:
-        if isinstance(record.get("loss"), int | float):
-            stages.setdefault(record["stage"], []).append((record["round"], record["loss"]))
-    return _grid_of([_losses(stage, points) for stage, points in stages.items()])
+    drawn = []
+    for key, what in {"loss": "training loss", "consensus": "distance of the peers' models from their mean"}.items():
+        stages: dict[str, list[charts.Point]] = {}
+        for record in metrics:
+            if isinstance(record.get(key), int | float):
+                stages.setdefault(record["stage"], []).append((record["round"], record[key]))
+        drawn += [_over_rounds(stage, points, key, what) for stage, points in stages.items()]
+    return _grid_of(drawn)
 
 
-def _losses(stage: str, points: Sequence[charts.Point]) -> str:
-    """On a logarithmic axis where losses span more than a power of ten."""
-    losses = [loss for _, loss in points if math.isfinite(loss)]
-    log = bool(losses) and min(losses) > 0 and max(losses) > 10 * min(losses)
+def _over_rounds(stage: str, points: Sequence[charts.Point], key: str, what: str) -> str:
+    """On a logarithmic axis where numbers span more than a power of ten."""
+    found = [number for _, number in points if math.isfinite(number)]
+    log = bool(found) and min(found) > 0 and max(found) > 10 * min(found)
     if log:
-        points = [(at, math.log10(loss)) for at, loss in points if math.isfinite(loss)]
-    svg = charts.lines({stage: points}, Axis("round"), Axis("loss", log=log), smooth=True)
+        points = [(at, math.log10(number)) for at, number in points if math.isfinite(number)]
+    svg = charts.lines({stage: points}, Axis("round"), Axis(key, log=log), smooth=True)
     kind = " (logarithmic axis)" if log else ""
-    return _figure(f"<b>{text(stage)}</b>: training loss of each round{kind}, and its moving mean.", svg)
+    return _figure(f"<b>{text(stage)}</b>: {what} of each round{kind}, and its moving mean.", svg)
 
 
 def _finetuning(result: Table) -> str:

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from seedbed.errors import InputError, nearest
+from seedbed.rounds.gossip import Order
+from seedbed.rounds.mixing import Topology
 
 Positive = Annotated[int, Field(ge=1)]
 Several = Annotated[  # at least one; a number alone is one
@@ -75,6 +77,39 @@ class EvaluationSettings(Section):
     curve: bool = Field(default=True, description="also accuracy over adaptation steps and over shots, for the report")
 
 
+class ScheduleSettings(Section):
+    """When clients are asked, and with whom they exchange."""
+
+    name: Literal["synchronous", "asynchronous", "gossip"] | None = Field(
+        default=None,
+        description="synchronous: a server that waits for its cohort; asynchronous: one that does not, on a simulated "
+        "clock; gossip: peers without a server; none: the algorithm's own",
+    )
+    concurrency: int | None = Field(
+        default=None, ge=1, description="asynchronous: clients at work at once; none: as many as `cohort`"
+    )
+    buffer: int | None = Field(
+        default=None, ge=1, description="asynchronous: replies that a round waits for; none: half of the concurrency"
+    )
+    latency: Literal["lognormal", "equal"] = Field(
+        default="lognormal", description="asynchronous: seconds that clients work, around a median of 1; equal: all 1"
+    )
+    spread: float = Field(default=0.5, ge=0, description="lognormal: how unlike devices are, a standard deviation")
+    jitter: float = Field(default=0.1, ge=0, description="lognormal: how unlike one device's pieces of work are")
+    topology: Topology = Field(
+        default="ring",
+        description="gossip: who hears whom; matching: pairs drawn anew in each round; directed_ring and exponential "
+        "have links of one direction, for push_sum",
+    )
+    density: float = Field(default=0.5, gt=0, le=1, description="erdos_renyi: how probable a link is")
+    order: Order = Field(
+        default="adapt_then_combine",
+        description="gossip: mix after the step; or step from the mixed point with a message of the point before it",
+    )
+    link_failure: float = Field(default=0, ge=0, lt=1, description="gossip: how probably a link fails in a round")
+    peer_failure: float = Field(default=0, ge=0, lt=1, description="gossip: how probably a peer does")
+
+
 class ModelSettings(Section):
     """Which model; none of it is needed."""
 
@@ -117,6 +152,7 @@ class Settings(Section):
     task: TaskSettings = TaskSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     model: ModelSettings = ModelSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
     options: dict[str, Any] = Field(default={}, description="the algorithm's own settings")
     rival: dict[str, Any] = Field(default={}, description="settings of the FedAvg that the algorithm is compared with")
     reader: dict[str, Any] = Field(default={}, description="how the data is read: client, target, ...")
@@ -173,8 +209,9 @@ def known_keys() -> list[str]:
 
 
 def _place(parts: list[str]) -> list[str]:
-    """Where a key belongs: what is no setting of the run is the algorithm's."""
-    return parts if parts[0] in Settings.model_fields else ["options", *parts]
+    """Where a key belongs: what is no setting of the run is the algorithm's, as is a bare `schedule`: a rate's."""
+    rate = parts[0] == "schedule" and not ScheduleSettings.model_fields.keys() & set(parts[1:2])
+    return parts if parts[0] in Settings.model_fields and not rate else ["options", *parts]
 
 
 def _value(text: str) -> Any:

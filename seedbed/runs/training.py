@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from seedbed.federated import Algorithm, Engine, Params, ServerState
-from seedbed.rounds import Round, synchronous
+from seedbed.rounds import Round
 from seedbed.runs.directory import RunDirectory, fill
+from seedbed.runs.scheduling import Schedule
 
 Watch = Callable[[Round], None]  # shown every round, in order
 
@@ -19,9 +20,8 @@ def train_stage(
     engine: Engine,
     params: Params,
     *,
+    schedule: Schedule,
     rounds: int,
-    cohort: int | None,
-    seed: int,
     checkpoint_seconds: float,
     watch: Watch,
 ) -> ServerState:
@@ -29,22 +29,23 @@ def train_stage(
 
     When checkpoints are written depends on the clock; what they and the metrics hold does not.
     """
-    state, done = algorithm.init(params), 0
+    state, done, rest = algorithm.init(params), 0, None
     found = run.latest(stage)
     if found is not None:
         done, tensors = found
         state = fill(state, tensors, "state")
+        rest = {name.removeprefix("rest."): t for name, t in tensors.items() if name.startswith("rest.")}
         _recall(algorithm, engine, state, tensors)
     saved = time.monotonic()
     if done >= rounds:
         return state
-    for round in synchronous(algorithm, engine, state, cohort=cohort, seed=seed, done=done):
+    for round in schedule(algorithm, engine, state, done, rest):
         run.log({"stage": stage, "round": round.number, "clients": len(round.clients), **round.info})
         watch(round)
         last = round.number == rounds
         if last or time.monotonic() - saved >= checkpoint_seconds:
             memory = {str(client): kept for client, kept in engine.memory().items()}
-            run.save(stage, round.number, {"state": round.state, "kept": memory})
+            run.save(stage, round.number, {"state": round.state, "kept": memory, "rest": round.rest()})
             saved = time.monotonic()
         if last:
             return round.state

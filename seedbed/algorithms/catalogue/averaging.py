@@ -23,6 +23,7 @@ ENTRIES = {
         "test_averaging.py",
         Axes(payload="0", server="–", kept="θ_i"),
         finetunes=True,
+        rounds=("synchronous",),
     ),
     "centralised": Entry(
         centralised,
@@ -32,6 +33,7 @@ ENTRIES = {
         Axes(payload="θ, optimiser", server="θ ← payload"),
         finetunes=True,
         pooled=True,
+        rounds=("synchronous",),
     ),
     "fedsgd": Entry(
         fedsgd,

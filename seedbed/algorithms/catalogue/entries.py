@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from seedbed.federated import Algorithm
 
 Items = Literal["batches", "full", "episodes", "episode_batches", "triples"]
+Schedule = Literal["synchronous", "asynchronous", "gossip"]
 
 
 class Axes(NamedTuple):
@@ -49,6 +50,9 @@ class Entry:
         finetunes: its clients adapt by gradient steps; which layers, rates and numbers of steps is then chosen on
             validation clients, for it as for its rivals (unless `test_steps` is set).
         pooled: it runs on everybody's data in one place.
+        rounds: the schedules that it makes sense on, its own first. Without gossip: its server needs more than one
+            peer's message.
+        pushes: along directed links its peers count what they are pushed (push-sum).
     """
 
     factory: Callable[..., Algorithm]
@@ -59,6 +63,8 @@ class Entry:
     number: str | None = None
     finetunes: bool = False
     pooled: bool = False
+    rounds: tuple[Schedule, ...] = ("synchronous", "asynchronous", "gossip")
+    pushes: bool = False
 
     @property
     def equation(self) -> str:

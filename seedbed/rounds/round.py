@@ -1,0 +1,109 @@
+"""What all schedules share: the `Round` that they yield, who is chosen, and how messages become replies.
+
+Shapes: C clients of a round.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from seedbed import draws, tree
+from seedbed.errors import InputError
+from seedbed.federated import Algorithm, ClientId, Group, Message, Replies, ServerState
+from seedbed.tree import Tree
+
+Rest = Mapping[str, Tensor]
+
+
+class Round(NamedTuple):
+    """What a schedule yields: the server's state after `number` rounds.
+
+    `rest()` gives what else the schedule needs to go on from here, by name: nothing in synchronous rounds.
+    """
+
+    number: int
+    state: ServerState
+    clients: Sequence[ClientId]
+    info: Mapping[str, float]
+    rest: Callable[[], Rest] = dict
+
+    def _repr_html_(self) -> str:
+        numbers = {"round": str(self.number), "clients": str(len(self.clients))}
+        numbers |= {name: f"{value:.4g}" for name, value in self.info.items()}
+        heads, cells = (("".join(f"<{tag}>{escape(t)}</{tag}>" for t in row)) for tag, row in
+                        (("th", numbers), ("td", numbers.values())))  # fmt: skip
+        return f"<table><tr>{heads}</tr><tr>{cells}</tr></table>"
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.info.items())
+        return f"round {self.number}: {len(self.clients)} clients, {numbers}"
+
+
+def choose_cohort(population: Sequence[ClientId], cohort: int | None, seed: int, number: int) -> list[ClientId]:
+    if cohort is None or cohort == len(population):
+        return list(population)
+    drawn = draws.generator(seed, "cohort", number).choice(len(population), cohort, replace=False)
+    return sorted(population[int(i)] for i in drawn)
+
+
+def refuse_other_than(low: int, value: int | None, high: int, name: str) -> None:
+    """A number of clients must be one that there is; None: all."""
+    if value is not None and not low <= value <= high:
+        raise InputError(f"{name}={value} of {high} clients: choose between {low} and {high}")
+
+
+def gather(
+    algorithm: Algorithm, groups: Sequence[Group], population: int, staleness: Sequence[int] | None = None
+) -> Replies:
+    """Reduce a round's messages; clients are put in order first, so that who finished when changes nothing.
+
+    Args:
+        staleness: of each message of one group [C]; None: all are fresh.
+    """
+    groups = sorted(groups, key=lambda group: group.clients[0])
+    clients = [c for group in groups for c in group.clients]
+    given = torch.cat([group.messages.weight for group in groups])
+    stale = torch.zeros_like(given) if staleness is None else torch.tensor(staleness).to(given)
+    weights = given * algorithm.discount(stale)
+    shares = torch.split(weights, [len(group.clients) for group in groups])
+    if algorithm.reduce.linear:
+        parts = [algorithm.reduce(g.messages.value, share) for g, share in zip(groups, shares, strict=True)]
+        totals = torch.stack([share.sum() for share in shares])
+        value = parts[0] if len(parts) == 1 else algorithm.reduce(tree.stack(parts), totals)
+    else:
+        value = algorithm.reduce(tree.concatenate([group.messages.value for group in groups]), weights)
+    info = tree.concatenate([dict(group.messages.info) for group in groups])
+    return Replies(value, clients, population, stale, weights, averaged(info, weights))
+
+
+def averaged(info: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    """Weighted means of numbers for people, [C] each."""
+    return {name: (weights * number).sum() / weights.sum() for name, number in info.items()}
+
+
+def one_by_one(groups: Iterable[Group]) -> dict[ClientId, Message]:
+    """Each client's own message."""
+    return {c: tree.index(group.messages, i) for group in groups for i, c in enumerate(group.clients)}
+
+
+def refuse_infinite(state: Tree, number: int, info: Mapping[str, Tensor]) -> None:
+    """A model that is no longer finite ends the rounds, before it is yielded."""
+    if not tree.is_finite(state):
+        loss = "unknown" if "loss" not in info else f"{float(info['loss']):.3g}"
+        raise InputError(
+            f"round {number}: the model is no longer finite (loss {loss}); "
+            "start again with lower learning rates (local.lr, outer.lr); what came before is intact"
+        )
+
+
+def named(prefix: str, tree_: Tree) -> dict[str, Tensor]:
+    """A tree's leaves for `Round.rest`, under the prefix."""
+    return {f"{prefix}.{name}": leaf for name, leaf in tree.named_leaves(tree_).items()}
+
+
+def unnamed(prefix: str, like: Tree, rest: Rest) -> Tree:
+    """The tree that `named` took apart, of the same structure as another."""
+    return tree.with_leaves(like, [rest[f"{prefix}.{name}"] for name in tree.named_leaves(like)])
