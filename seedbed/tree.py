@@ -95,6 +95,32 @@ def concatenate(trees: Sequence[Tree]) -> Tree:
     return trees[0] if len(trees) == 1 else map(lambda *xs: torch.cat(xs), *trees)
 
 
+def concatenate_ragged(trees: Sequence[Tree]) -> Tree:
+    """Trees of leaves [C_i, ...] of unequal sizes -> one of leaves [ΣC_i, ...], short ones filled up with zeros.
+
+    >>> concatenate_ragged([torch.ones(1, 1), torch.ones(1, 2)])
+    tensor([[1., 0.],
+            [1., 1.]])
+    """
+
+    def join(*xs: Tensor) -> Tensor:
+        longest = [max(sizes) for sizes in zip(*(x.shape[1:] for x in xs), strict=True)]
+        whole = xs[0].new_zeros(sum(len(x) for x in xs), *longest)
+        start = 0
+        for x in xs:
+            whole[(slice(start, start + len(x)), *(slice(n) for n in x.shape[1:]))] = x
+            start += len(x)
+        return whole
+
+    return map(join, *trees)
+
+
+def alike(trees: Sequence[Tree]) -> bool:
+    """Whether all have the same structure, leaves not looked at."""
+    first, *others = (pytree.tree_structure(tree) for tree in trees)
+    return all(other == first for other in others)
+
+
 def parts(tree: Tree, kind: type) -> list[Any]:
     """The subtrees of one type, in order.
 

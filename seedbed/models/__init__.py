@@ -6,6 +6,7 @@ from torch import nn
 
 from seedbed.errors import InputError
 from seedbed.models.model import Model
+from seedbed.models.several import Several
 from seedbed.models.small import conv, mlp
 
 
@@ -25,4 +26,4 @@ def by_name(
     return mlp(shape, outputs, hidden=() if name == "linear" else hidden)
 
 
-__all__ = ["Model", "by_name", "conv", "mlp"]
+__all__ = ["Model", "Several", "by_name", "conv", "mlp"]

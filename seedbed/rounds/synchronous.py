@@ -12,7 +12,8 @@ from torch import Tensor
 
 from seedbed import draws, tree
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Engine, Group, Replies, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, Group, Reducer, Replies, ServerState
+from seedbed.tree import Tree
 
 
 class Round(NamedTuple):
@@ -81,19 +82,39 @@ def choose_cohort(population: Sequence[ClientId], cohort: int | None, seed: int,
 
 
 def gather(algorithm: Algorithm, groups: Sequence[Group], population: int) -> Replies:
-    """Reduce a round's messages; clients are put in order first, so that who finished when changes nothing."""
+    """Reduce a round's messages; clients are put in order first, so that who finished when changes nothing.
+
+    Messages may be unlike, as those of clients with models of different architectures: what a dict holds under a key
+    is reduced over the clients that sent that key, by their weights alone.
+    """
     groups = sorted(groups, key=lambda group: group.clients[0])
     clients = [c for group in groups for c in group.clients]
-    weights = torch.cat([group.messages.weight for group in groups])
-    if algorithm.reduce.linear:
-        parts = [algorithm.reduce(group.messages.value, group.messages.weight) for group in groups]
-        totals = torch.stack([group.messages.weight.sum() for group in groups])
-        value = parts[0] if len(parts) == 1 else algorithm.reduce(tree.stack(parts), totals)
-    else:
-        value = algorithm.reduce(tree.concatenate([group.messages.value for group in groups]), weights)
-    info = tree.concatenate([dict(group.messages.info) for group in groups])
+    order = sorted(range(len(clients)), key=clients.__getitem__)
+    weights = torch.cat([group.messages.weight for group in groups])[order]
+    value = _reduced(algorithm.reduce, [(g.clients, g.messages.value, g.messages.weight) for g in groups])
+    info = tree.index(tree.concatenate([dict(group.messages.info) for group in groups]), order)
     means = {name: (weights * number).sum() / weights.sum() for name, number in info.items()}
-    return Replies(value, clients, population, torch.zeros_like(weights), weights, means)
+    return Replies(value, [clients[i] for i in order], population, torch.zeros_like(weights), weights, means)
+
+
+Part = tuple[Sequence[ClientId], Tree, Tensor]  # clients, what they sent (stacked), their weights
+
+
+def _reduced(reduce: Reducer, parts: Sequence[Part]) -> Tree:
+    values = [value for _, value, _ in parts]
+    if not tree.alike(values):
+        if not all(isinstance(value, dict) for value in values):
+            raise InputError("clients sent messages of unlike structure that are no dicts: they cannot be reduced")
+        keys = sorted({key for value in values for key in value})
+        return {k: _reduced(reduce, [(c, value[k], w) for c, value, w in parts if k in value]) for k in keys}
+    if reduce.linear:
+        means = [reduce(value, weights) for _, value, weights in parts]
+        totals = torch.stack([weights.sum() for _, _, weights in parts])
+        return means[0] if len(means) == 1 else reduce(tree.stack(means), totals)
+    clients = [c for some, _, _ in parts for c in some]
+    order = sorted(range(len(clients)), key=clients.__getitem__)
+    stacked = tree.index(tree.concatenate_ragged(values), order)
+    return reduce(stacked, torch.cat([weights for _, _, weights in parts])[order])
 
 
 def _loss(replies: Replies) -> str:
