@@ -97,9 +97,7 @@ def fd(
     def personalise(sent: ServerState, own: Own, support: Batch) -> Params:
         return gradient_steps(objective(sent, own), lr=test_lr, steps=test_steps)(own.params, support)
 
-    return Algorithm(
-        init, client, server, send=own_architecture(assign), remember=remember, personalise=personalise
-    )
+    return Algorithm(init, client, server, send=own_architecture(assign), remember=remember, personalise=personalise)
 
 
 def by_label(predict: Predict, params: Params, task: Task, ways: int) -> Table:

@@ -18,11 +18,10 @@ from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import divergence
 from seedbed.learning.objectives import Adapt, Loss, Predict, cross_entropy, masked_mean
 from seedbed.learning.optimizers import Optimizer, adam, sgd
-from seedbed.learning.partial import outside, part, within
-from seedbed.learning.training import Objective, train
+from seedbed.learning.partial import part, within
+from seedbed.learning.training import train
 from seedbed.reducers.each import each
 from seedbed.tasks.types import Batch, Task
-from seedbed.tree import Tree
 
 
 class Uploaded(NamedTuple):

@@ -27,7 +27,9 @@ from .bench import CLASSES, HIDDEN, INPUTS, MOMENTUM, Net, Reduction, Row, Still
 def two(*names: str) -> Net:
     """One or two architectures: `wide` of one hidden layer, `deep` of two with other names and shapes."""
     with initialising(0):
-        wide = nn.Sequential(OrderedDict(body=nn.Linear(INPUTS, HIDDEN), tanh=nn.Tanh(), head=nn.Linear(HIDDEN, CLASSES)))
+        wide = nn.Sequential(
+            OrderedDict(body=nn.Linear(INPUTS, HIDDEN), tanh=nn.Tanh(), head=nn.Linear(HIDDEN, CLASSES))
+        )
         made = {"wide": Model(wide), "deep": Model(mlp((INPUTS,), CLASSES, hidden=(5, 6), activation=nn.Tanh))}
     several = Several({name: made[name] for name in names or made})
     return Net(several.predict, several.features, supervised(several.predict, cross_entropy), several.params)
