@@ -31,7 +31,7 @@ def named_leaves(tree: Tree) -> dict[str, Tensor]:
     return {".".join(_step(key) for key in path): leaf for path, leaf in pytree.tree_leaves_with_path(tree)}
 
 
-def with_leaves(template: Tree, values: Sequence[Tensor]) -> Tree:
+def with_leaves(template: Tree, values: Sequence[Any]) -> Tree:
     """A tree of the template's structure with other leaves, in the order of `leaves`."""
     return pytree.tree_unflatten(list(values), pytree.tree_structure(template))
 
@@ -113,6 +113,12 @@ def concatenate_ragged(trees: Sequence[Tree]) -> Tree:
         return whole
 
     return map(join, *trees)
+
+
+def kind(tree: Tree) -> tuple[Any, list[torch.Size]]:
+    """Structure and shapes: trees of equal kind can be stacked."""
+    found, structure = pytree.tree_flatten(tree)
+    return structure, [leaf.shape for leaf in found]
 
 
 def alike(trees: Sequence[Tree]) -> bool:

@@ -1,5 +1,5 @@
-"""FD, federated distillation: Jeong, Oh, Kim, Park, Bennis and Kim, "Communication-efficient on-device machine learning:
-federated distillation and augmentation under non-IID private data", 2018, arXiv 1811.11479, Algorithm 1.
+"""FD, federated distillation: Jeong, Oh, Kim, Park, Bennis and Kim, "Communication-efficient on-device machine
+learning: federated distillation and augmentation under non-IID private data", 2018, arXiv 1811.11479, Algorithm 1.
 """
 
 from typing import NamedTuple

@@ -77,8 +77,7 @@ def _alike(trees: Mapping[ClientId, Tree]) -> list[list[ClientId]]:
     """Clients in groups whose trees have the same structure and shapes: one group, unless their models differ."""
     groups: list[tuple[Any, list[ClientId]]] = []
     for client, its in trees.items():
-        leaves, structure = tree.pytree.tree_flatten(its)
-        kind = structure, [leaf.shape for leaf in leaves]
+        kind = tree.kind(its)
         found = next((members for other, members in groups if other == kind), None)
         if found is None:
             groups.append((kind, [client]))

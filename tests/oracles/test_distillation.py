@@ -92,8 +92,8 @@ def test_alpha_weighs_the_two() -> None:
 
 @pytest.mark.parametrize("t", [1.0, 2.5])
 def test_the_gradient_of_a_linear_student(t: float) -> None:
-    """∂T²KL/∂z_s = T(q − p), so for z = Wx: ∇W = (T/B) Σ (σ(z_s/T) − σ(z_t/T)) xᵀ; at T = 1 the difference of softmaxes,
-    as the cross-entropy's with p for the label."""
+    """∂T²KL/∂z_s = T(q − p), so for z = Wx: ∇W = (T/B) Σ (σ(z_s/T) − σ(z_t/T)) xᵀ; at T = 1 the difference of the
+    softmaxes, as the cross-entropy's with p for the label."""
     b, w = batch(0), weights(1)
     gap = F.softmax(linear(w, b.x) / t, -1) - F.softmax(teacher(b.x) / t, -1)
     want = t * gap.T @ b.x / len(b.x)
