@@ -26,6 +26,11 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": optimizers.linear,
     "cosine": optimizers.cosine,
 }
+# What a run makes itself and hands to a factory.
+GIVEN = (
+    "loss", "task_loss", "predict", "features", "head", "ways", "adapt", "extract", "exit", "tail", "public", "labels",
+    "teacher", "assign",
+)  # fmt: skip
 
 
 def build(

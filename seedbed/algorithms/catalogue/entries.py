@@ -49,6 +49,8 @@ class Entry:
         finetunes: its clients adapt by gradient steps; which layers, rates and numbers of steps is then chosen on
             validation clients, for it as for its rivals (unless `test_steps` is set).
         pooled: it runs on everybody's data in one place.
+        classes: it needs classes; no regression.
+        same_labels: a label must mean the same for all its clients, so that a client is a task.
     """
 
     factory: Callable[..., Algorithm]
@@ -59,6 +61,12 @@ class Entry:
     number: str | None = None
     finetunes: bool = False
     pooled: bool = False
+    classes: bool = False
+    same_labels: bool = False
+
+    def takes(self, name: str) -> bool:
+        """Whether the factory has an argument of this name: public inputs, a teacher, an assignment, ..."""
+        return name in inspect.signature(self.factory).parameters
 
     @property
     def equation(self) -> str:
