@@ -9,7 +9,9 @@ from importlib.metadata import version
 from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.centralised import centralised
+from seedbed.algorithms.distill import distill
 from seedbed.algorithms.ditto import ditto
+from seedbed.algorithms.fd import fd
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
 from seedbed.algorithms.fedadagrad import fedadagrad
@@ -17,6 +19,9 @@ from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
 from seedbed.algorithms.fedbabu import fedbabu
+from seedbed.algorithms.feddf import feddf
+from seedbed.algorithms.fedgkt import fedgkt
+from seedbed.algorithms.fedmd import fedmd
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.fednova import fednova
 from seedbed.algorithms.fedper import fedper
@@ -37,9 +42,10 @@ from seedbed.errors import InputError
 from seedbed.evaluation import evaluate, per_example
 from seedbed.federated import Algorithm, Message, Replies, ServerState, as_sent
 from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.distillation import distilled, student_of, taught_by
 from seedbed.learning.objectives import after, correct, cross_entropy, squared_error, supervised
 from seedbed.learning.optimizers import adagrad, adam, cosine, linear, sgd, yogi
-from seedbed.models import Model, conv, mlp
+from seedbed.models import Model, Several, conv, mlp
 from seedbed.rounds import Round, synchronous
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import read
@@ -61,6 +67,7 @@ __all__ = [
     "Round",
     "Sampled",
     "ServerState",
+    "Several",
     "Task",
     "Vectorised",
     "adagrad",
@@ -75,9 +82,12 @@ __all__ = [
     "correct",
     "cosine",
     "cross_entropy",
+    "distill",
+    "distilled",
     "ditto",
     "episodes",
     "evaluate",
+    "fd",
     "fed_proto",
     "fed_ridge",
     "fedadagrad",
@@ -85,6 +95,9 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedbabu",
+    "feddf",
+    "fedgkt",
+    "fedmd",
     "fedmeta",
     "fednova",
     "fedper",
@@ -108,9 +121,11 @@ __all__ = [
     "scaffold",
     "sgd",
     "squared_error",
+    "student_of",
     "supervised",
     "support_query",
     "synchronous",
+    "taught_by",
     "triples",
     "yogi",
 ]

@@ -36,7 +36,7 @@ def writer(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("few_tunings")
 @pytest.mark.parametrize("name", OF)
-def test_stopped_in_every_stage_and_resumed_it_ends_the_same(
+def test_stopped_twice_and_resumed_it_ends_the_same(
     name: str, tmp_path: Path, stopping: Callable[[int], None], writer: Path
 ) -> None:
     """Bit for bit; distill is stopped within its teacher's training too. The model that a client then grows is of one
@@ -45,10 +45,9 @@ def test_stopped_in_every_stage_and_resumed_it_ends_the_same(
     assert seedbed(*words, tmp_path / "r").code == 0
     stopping(2)
     assert seedbed(*words, tmp_path / "s").code == 130
-    stopping(2)
-    code = seedbed("resume", tmp_path / "s").code
+    stopping(1)
+    assert seedbed("resume", tmp_path / "s").code == 130
     stopping(0)
-    assert code == 130
     assert seedbed("resume", tmp_path / "s").code == 0
     assert kept(tmp_path / "r") == kept(tmp_path / "s")
     said = seedbed("adapt", tmp_path / "r", "--support", writer, "--query", writer, "--out", tmp_path / "m")
