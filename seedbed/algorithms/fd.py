@@ -11,7 +11,7 @@ from seedbed import tree
 from seedbed.algorithms.feddf import Assign, in_turn, own_architecture
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import gradient_steps, one_hot
-from seedbed.learning.distillation import imitation
+from seedbed.learning.distillation import divergence, imitation
 from seedbed.learning.objectives import Predict
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Item, Objective, fold, train
@@ -64,6 +64,8 @@ def fd(
         test_steps, test_lr: of the steps when a client adapts, from the model that it keeps or the initial one.
     """
 
+    apart = divergence(temperature)
+
     def init(params: Params) -> ServerState:
         like = tree.leaves(params)[0]
         table = Table(like.new_zeros(ways, ways), like.new_zeros(ways))
@@ -81,7 +83,7 @@ def fd(
             known = (others.has > 0.5).to(batch.mask.dtype)
             return batch._replace(y=teacher[batch.y], mask=batch.mask * known[batch.y])
 
-        imitate = imitation(predict, teach, temperature=temperature)
+        imitate = imitation(predict, teach, apart)
         return lambda params, batch: loss(params, batch) + gamma * imitate(params, batch)
 
     def client(sent: ServerState, own: Own, task: Task) -> tuple[Message, Own]:

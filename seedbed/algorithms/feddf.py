@@ -11,7 +11,7 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState, adapting
 from seedbed.learning.adaptations import unadapted
-from seedbed.learning.distillation import imitate_scores
+from seedbed.learning.distillation import divergence, imitate_scores
 from seedbed.learning.objectives import Adapt, Predict
 from seedbed.learning.optimizers import Optimizer, adam, annealed, cosine, sgd
 from seedbed.learning.training import Objective, train
@@ -82,7 +82,9 @@ def feddf(
 
         def fused(name: str, params: Params) -> Params:
             mean = {name: tree.sub(params, moved[name]) if name in moved else params}
-            return imitate_scores(predict, falling, mean, public, ensemble, steps=distil_steps, size=distil_size)[name]
+            return imitate_scores(
+                predict, falling, mean, public, ensemble, steps=distil_steps, size=distil_size, apart=divergence()
+            )[name]  # fmt: skip
 
         return state._replace(params={name: fused(name, params) for name, params in state.params.items()})
 

@@ -45,7 +45,7 @@ def fedgkt(
     task_loss: Loss = cross_entropy,
     adapt: Adapt = unadapted,
 ) -> Algorithm:
-    """Client: CE + T²·KL(p_server ‖ p_client) on its small net;  server: CE + T²·KL(p_client ‖ p_server) on features.
+    """θ_i ← steps on CE + T²·KL(p_server ‖ p_client);  tail ← steps on CE + T²·KL(p_client ‖ p_server) of features.
 
     A client's net is extract and exit, its own for good; the model of a client is extract and the server's tail.
 

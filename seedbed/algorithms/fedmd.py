@@ -9,7 +9,7 @@ from seedbed import tree
 from seedbed.algorithms.feddf import Assign, in_turn, own_architecture
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import one_hot, unadapted
-from seedbed.learning.distillation import imitate_scores
+from seedbed.learning.distillation import divergence, imitate_scores
 from seedbed.learning.objectives import Adapt, Predict
 from seedbed.learning.optimizers import Optimizer, adam, sgd
 from seedbed.learning.training import Objective, train
@@ -51,10 +51,12 @@ def fedmd(
         adapt: how a client makes a model its own: the one that it keeps, or the student that it is sent.
     """
 
+    apart = divergence(temperature)
+
     def digested(params: Params, extra: Params) -> Params:
         return imitate_scores(
             predict, digest, params, public, extra["consensus"],
-            steps=digest_steps, size=digest_size, temperature=temperature, wanted=extra["agreed"],
+            steps=digest_steps, size=digest_size, apart=apart, wanted=extra["agreed"],
         )  # fmt: skip
 
     def init(params: Params) -> ServerState:

@@ -41,13 +41,16 @@ def taught_by(teacher: Teacher) -> Teach:
     return lambda batch: batch._replace(y=teacher(batch.x).detach())
 
 
-def imitation(predict: Predict, teach: Teach, *, temperature: float = 1.0) -> Objective:
-    """Σ m·T²KL / Σ mask over a batch, m marking the real examples that the teacher has an answer to."""
-    each = divergence(temperature)
+def imitation(predict: Predict, teach: Teach, apart: Loss) -> Objective:
+    """Σ m·apart / Σ mask over a batch, m marking the real examples that the teacher has an answer to.
+
+    Args:
+        apart: how far predictions are from the teacher's: a `divergence`.
+    """
 
     def objective(params: Params, batch: Batch) -> Tensor:
         taught = teach(batch)
-        return masked_mean(taught.mask * each(predict(params, batch.x), taught.y), batch.mask)
+        return masked_mean(taught.mask * apart(predict(params, batch.x), taught.y), batch.mask)
 
     return objective
 
@@ -66,7 +69,7 @@ def distilled(
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha={alpha} is no share of a loss: choose between 0 (the labels) and 1 (the teacher)")
-    imitate = imitation(predict, teach, temperature=temperature)
+    imitate = imitation(predict, teach, divergence(temperature))
     return lambda params, batch: (1 - alpha) * loss(params, batch) + alpha * imitate(params, batch)
 
 
@@ -91,13 +94,18 @@ def imitate_scores(
     *,
     steps: int,
     size: int,
-    temperature: float = 1.0,
+    apart: Loss,
     wanted: Tensor | None = None,
 ) -> Params:
-    """Train a model to give these scores [P, N] on public inputs x [P, ...]; as it is where wanted [] is 0."""
+    """Train a model to give these scores [P, N] on public inputs x [P, ...]; as it is where wanted [] is 0.
+
+    Args:
+        steps, size: mini-batches, and public inputs in each.
+        apart: what is minimised: a `divergence`.
+    """
     task = in_turn(x, scores.detach(), steps=steps, size=size)
     task = task if wanted is None else task._replace(real=task.real * wanted)
-    return train(supervised(predict, divergence(temperature)), optimizer, params, task).params if steps else params
+    return train(supervised(predict, apart), optimizer, params, task).params if steps else params
 
 
 def student_of(

@@ -125,9 +125,11 @@ def test_imitating_scores_in_plain_pytorch() -> None:
     for rows in ([0, 1, 2, 3], [4, 5, 0, 1]):
         gap = F.softmax(x[rows] @ w.T, -1) - F.softmax(scores[rows], -1)
         w = w - 0.4 * gap.T @ x[rows] / 4
-    got = imitate_scores(linear, sgd(0.4), weights(1), x, scores, steps=2, size=4)
+    got = imitate_scores(linear, sgd(0.4), weights(1), x, scores, steps=2, size=4, apart=divergence())
     assert apart(got["w"], w) < 1e-14
-    still = imitate_scores(linear, sgd(0.4), weights(1), x, scores, steps=2, size=4, wanted=torch.tensor(0.0))
+    still = imitate_scores(
+        linear, sgd(0.4), weights(1), x, scores, steps=2, size=4, apart=divergence(), wanted=torch.tensor(0.0)
+    )
     assert apart(still, weights(1)) == 0
 
 
@@ -136,7 +138,10 @@ def test_annealed_is_the_schedule_from_within(optimizer: Any) -> None:
     """lr·s(k)·d_k, whether the factor is on the rate or on the step."""
     b = batch(0)
     within, without = optimizer(0.1, schedule=cosine(4)), annealed(optimizer(0.1), cosine(4))
-    ends = [imitate_scores(linear, o, weights(1), b.x, teacher(b.x), steps=4, size=3) for o in (within, without)]
+    ends = [
+        imitate_scores(linear, o, weights(1), b.x, teacher(b.x), steps=4, size=3, apart=divergence())
+        for o in (within, without)
+    ]
     assert apart(*ends) < 1e-14
 
 
