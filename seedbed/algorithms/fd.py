@@ -42,7 +42,7 @@ def fd(
     gamma: float = 1.0,
     temperature: float = 1.0,
     local: Optimizer = sgd(0.1),
-    test_steps: int = 10,
+    test_steps: int = 100,
     test_lr: float = 0.1,
     assign: Assign = in_turn,
 ) -> Algorithm:
