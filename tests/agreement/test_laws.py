@@ -123,8 +123,8 @@ def test_scaling_all_weights_changes_nothing(row: Row) -> None:
 @every_row
 def test_summed_behind_masks_is_summed_in_the_open(row: Row) -> None:
     """Every algorithm that sends a sum under secure aggregation, with nothing of it in the algorithm: bit for bit the
-    fixed-point mean, and the floats' mean to a few steps of the grid (here 2⁻³⁵). What is no sum is refused, and so is a
-    sum over an architecture that two clients have."""
+    fixed-point mean, and the floats' mean to a few steps of the grid (here 2⁻³⁵). What is no sum is refused, and so
+    is a sum over an architecture that two clients have."""
     grid = Grid(clip=16.0, bits=40)
     if row.bare:
         with pytest.raises(InputError, match=row.bare):
