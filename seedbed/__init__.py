@@ -10,8 +10,10 @@ from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.dif_maml import dif_maml
+from seedbed.algorithms.distill import distill
 from seedbed.algorithms.ditto import ditto
 from seedbed.algorithms.dpsgd import dpsgd
+from seedbed.algorithms.fd import fd
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
 from seedbed.algorithms.fedadagrad import fedadagrad
@@ -21,6 +23,9 @@ from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
 from seedbed.algorithms.fedbabu import fedbabu
 from seedbed.algorithms.fedbuff import fedbuff
+from seedbed.algorithms.feddf import feddf
+from seedbed.algorithms.fedgkt import fedgkt
+from seedbed.algorithms.fedmd import fedmd
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.fednova import fednova
 from seedbed.algorithms.fedper import fedper
@@ -42,9 +47,10 @@ from seedbed.errors import InputError
 from seedbed.evaluation import evaluate, per_example
 from seedbed.federated import Algorithm, Message, Replies, ServerState, as_sent
 from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.distillation import distilled, student_of, taught_by
 from seedbed.learning.objectives import after, correct, cross_entropy, squared_error, supervised
 from seedbed.learning.optimizers import adagrad, adam, cosine, linear, sgd, yogi
-from seedbed.models import Model, conv, mlp
+from seedbed.models import Model, Several, conv, mlp
 from seedbed.rounds import Round, asynchronous, equal_latency, gossip, links_of, lognormal_latency, mixing, synchronous
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import read
@@ -66,6 +72,7 @@ __all__ = [
     "Round",
     "Sampled",
     "ServerState",
+    "Several",
     "Task",
     "Vectorised",
     "adagrad",
@@ -82,11 +89,14 @@ __all__ = [
     "cosine",
     "cross_entropy",
     "dif_maml",
+    "distill",
+    "distilled",
     "ditto",
     "dpsgd",
     "episodes",
     "equal_latency",
     "evaluate",
+    "fd",
     "fed_proto",
     "fed_ridge",
     "fedadagrad",
@@ -96,6 +106,9 @@ __all__ = [
     "fedavgm",
     "fedbabu",
     "fedbuff",
+    "feddf",
+    "fedgkt",
+    "fedmd",
     "fedmeta",
     "fednova",
     "fedper",
@@ -124,9 +137,11 @@ __all__ = [
     "scaffold",
     "sgd",
     "squared_error",
+    "student_of",
     "supervised",
     "support_query",
     "synchronous",
+    "taught_by",
     "triples",
     "yogi",
 ]

@@ -31,7 +31,7 @@ def named_leaves(tree: Tree) -> dict[str, Tensor]:
     return {".".join(_step(key) for key in path): leaf for path, leaf in pytree.tree_leaves_with_path(tree)}
 
 
-def with_leaves(template: Tree, values: Sequence[Tensor]) -> Tree:
+def with_leaves(template: Tree, values: Sequence[Any]) -> Tree:
     """A tree of the template's structure with other leaves, in the order of `leaves`."""
     return pytree.tree_unflatten(list(values), pytree.tree_structure(template))
 
@@ -93,6 +93,38 @@ def stack(trees: Sequence[Tree]) -> Tree:
 def concatenate(trees: Sequence[Tree]) -> Tree:
     """Trees of leaves [C_i, ...] -> one of leaves [ΣC_i, ...]."""
     return trees[0] if len(trees) == 1 else map(lambda *xs: torch.cat(xs), *trees)
+
+
+def concatenate_ragged(trees: Sequence[Tree]) -> Tree:
+    """Trees of leaves [C_i, ...] of unequal sizes -> one of leaves [ΣC_i, ...], short ones filled up with zeros.
+
+    >>> concatenate_ragged([torch.ones(1, 1), torch.ones(1, 2)])
+    tensor([[1., 0.],
+            [1., 1.]])
+    """
+
+    def join(*xs: Tensor) -> Tensor:
+        longest = [max(sizes) for sizes in zip(*(x.shape[1:] for x in xs), strict=True)]
+        whole = xs[0].new_zeros(sum(len(x) for x in xs), *longest)
+        start = 0
+        for x in xs:
+            whole[(slice(start, start + len(x)), *(slice(n) for n in x.shape[1:]))] = x
+            start += len(x)
+        return whole
+
+    return map(join, *trees)
+
+
+def kind(tree: Tree) -> tuple[Any, list[torch.Size]]:
+    """Structure and shapes: trees of equal kind can be stacked."""
+    found, structure = pytree.tree_flatten(tree)
+    return structure, [leaf.shape for leaf in found]
+
+
+def alike(trees: Sequence[Tree]) -> bool:
+    """Whether all have the same structure, leaves not looked at."""
+    first, *others = (pytree.tree_structure(tree) for tree in trees)
+    return all(other == first for other in others)
 
 
 def parts(tree: Tree, kind: type) -> list[Any]:

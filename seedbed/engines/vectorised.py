@@ -32,28 +32,25 @@ class Vectorised(Owning):
         self.chunk = chunk
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
-        first = next(iter(sent.values()))
-        shared = all(payload is first for payload in sent.values())
-        for clients in _chunks(list(sent), self.source, self.chunk):
+        kept = {c: self.kept_by(algorithm, c, sent[c]) for c in sent}
+        for clients in _chunks(sent, kept, self.source, self.chunk):
             tasks = self.source.tasks(clients, round)
-            payload = first if shared else tree.stack([sent[c] for c in clients])
-            kept = tree.stack([self.kept_by(algorithm, c, sent[c]) for c in clients])
-            run = vmap(algorithm.client, in_dims=(None if shared else 0, 0, 0))
-            messages, kept = _explained(run, payload, kept, tasks)
+            payload, dims = _together([sent[c] for c in clients])
+            run = vmap(algorithm.client, in_dims=(dims, 0, 0))
+            messages, after = _explained(run, payload, tree.stack([kept[c] for c in clients]), tasks)
             for i, client in enumerate(clients):
-                self.keep(client, tree.index(kept, i))
+                self.keep(client, tree.index(after, i))
             yield Group(clients, messages)
 
     def evaluate(
         self, algorithm: Algorithm, state: ServerState, source: TaskSource, metric: Metric
     ) -> dict[ClientId, Tensor]:
         scores: dict[ClientId, Tensor] = {}
-        first = algorithm.send(state, source.clients[0])
-        for clients in _chunks(list(source.clients), source, max(1, self.chunk // EPISODES)):
+        sent = {c: algorithm.send(state, c) for c in source.clients}
+        kept = {c: self.kept_by(algorithm, c, sent[c]) for c in sent}
+        for clients in _chunks(sent, kept, source, max(1, self.chunk // EPISODES)):
             task = source.tasks(clients, 0)
-            sent = [algorithm.send(state, c) for c in clients]
-            shared = all(payload is first for payload in sent)
-            kept = tree.stack([self.kept_by(algorithm, c, s) for c, s in zip(clients, sent, strict=True)])
+            payload, dims = _together([sent[c] for c in clients])
 
             def score(sent: Tree, kept: Tree, episodes: Any) -> Tensor:
                 def one(episode: Any) -> Tensor:
@@ -61,16 +58,44 @@ class Vectorised(Owning):
 
                 return vmap(one, chunk_size=EPISODES)(episodes)
 
-            run = vmap(score, in_dims=(None if shared else 0, 0, 0))
-            found = _explained(run, first if shared else tree.stack(sent), kept, task.items)
+            run = vmap(score, in_dims=(dims, 0, 0))
+            found = _explained(run, payload, tree.stack([kept[c] for c in clients]), task.items)
             scores.update((c, s[real.bool()]) for c, s, real in zip(clients, found, task.real, strict=True))
         return {c: scores[c] for c in source.clients}
 
 
-def _chunks(clients: list[ClientId], source: TaskSource, size: int) -> list[list[ClientId]]:
-    """Clients of like size together, so that little is padding."""
-    ordered = sorted(clients, key=lambda c: (source.size(c), c))
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+def _chunks(
+    sent: Mapping[ClientId, Tree], kept: Mapping[ClientId, Tree], source: TaskSource, size: int
+) -> Iterator[list[ClientId]]:
+    """Clients that can be stacked, those of like size together, so that little is padding."""
+    ordered = sorted(sent, key=lambda c: (source.size(c), c))
+    for alike in _alike({c: (sent[c], kept[c]) for c in ordered}):
+        yield from (alike[i : i + size] for i in range(0, len(alike), size))
+
+
+def _alike(trees: Mapping[ClientId, Tree]) -> list[list[ClientId]]:
+    """Clients in groups whose trees have the same structure and shapes: one group, unless their models differ."""
+    groups: list[tuple[Any, list[ClientId]]] = []
+    for client, its in trees.items():
+        kind = tree.kind(its)
+        found = next((members for other, members in groups if other == kind), None)
+        if found is None:
+            groups.append((kind, [client]))
+        else:
+            found.append(client)
+    return [members for _, members in groups]
+
+
+def _together(payloads: list[Tree]) -> tuple[Tree, Any]:
+    """One tree for all clients, and where vmap finds the clients in it: a leaf that all were sent as the same object is
+    not copied (None), others are stacked (0)."""
+    first = payloads[0]
+    if all(payload is first for payload in payloads):
+        return first, None
+    columns = list(zip(*map(tree.leaves, payloads), strict=True))
+    shared = [all(leaf is column[0] for leaf in column) for column in columns]
+    leaves = [column[0] if same else torch.stack(column) for column, same in zip(columns, shared, strict=True)]
+    return tree.with_leaves(first, leaves), tree.with_leaves(first, [None if same else 0 for same in shared])
 
 
 def _explained(run: Callable[..., Any], *arguments: Any) -> Any:

@@ -174,6 +174,20 @@ def adagrad(
     return _adaptive("adagrad", given, accumulate)
 
 
+def annealed(optimizer: Optimizer, schedule: Schedule) -> Optimizer:
+    """The optimiser with every step multiplied by the schedule's factor, whatever rate it was built with."""
+
+    def init(params: Params) -> Tree:
+        return {"own": optimizer.init(params), "updates": _counter(params)}
+
+    def update(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
+        moved, own = optimizer.update(grads, state["own"], params)
+        after = {"own": own, "updates": state["updates"] + 1}
+        return tree.lerp(params, moved, schedule(state["updates"])), after
+
+    return Optimizer(init, update, optimizer.name, {**optimizer.settings, "annealed": schedule})
+
+
 def _adaptive(name: str, given: dict[str, Any], accumulate: Callable[[Tensor, Tensor], Tensor]) -> Optimizer:
     """What Adam, Yogi and Adagrad share; they differ in how a second moment takes in a gradient: (g, v) -> v."""
     lr, beta1, epsilon, correct = given["lr"], given["beta1"], given["epsilon"], given["bias_correction"]

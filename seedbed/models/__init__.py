@@ -2,22 +2,21 @@
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from seedbed.errors import InputError
 from seedbed.models.model import Model
-from seedbed.models.small import conv, mlp
+from seedbed.models.several import Several
+from seedbed.models.small import WithHead, conv, mlp
 
 
 def by_name(
     name: str, shape: Sequence[int], outputs: int, *, hidden: Sequence[int] = (64,), channels: int = 48
-) -> nn.Module:
+) -> WithHead:
     """A small model for inputs of this shape.
 
     Args:
         name: mlp | linear | conv | auto: conv for images, mlp for anything else.
     """
-    image = len(shape) == 3 and min(shape[1:]) >= 8
+    image = is_image(shape)
     if name == "conv" and not image:
         raise InputError(f"model conv needs images of at least 8×8, [channels, height, width], not {tuple(shape)}")
     if name == "conv" or (name == "auto" and image):
@@ -25,4 +24,9 @@ def by_name(
     return mlp(shape, outputs, hidden=() if name == "linear" else hidden)
 
 
-__all__ = ["Model", "by_name", "conv", "mlp"]
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether inputs of this shape are images that a conv can take: [channels, height, width] of 8×8 or more."""
+    return len(shape) == 3 and min(shape[1:]) >= 8
+
+
+__all__ = ["Model", "Several", "by_name", "conv", "is_image", "mlp"]

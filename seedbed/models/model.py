@@ -5,7 +5,8 @@ Shapes: B examples, F features, N classes.
 
 import copy
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.func import functional_call
 from seedbed.errors import InputError
 
 Params = dict[str, Tensor]
+Made = TypeVar("Made")
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -62,6 +64,10 @@ class Model:
         body = {n: params[n] for n in self.params if not self.is_head(n)}
         output: Tensor = functional_call(self._skeleton("body"), body, (x,))
         return output
+
+    def each(self, make: Callable[["Model"], Made]) -> Made:
+        """make(model): what `Several` does for every model of it."""
+        return make(self)
 
     def is_head(self, name: str) -> bool:
         """Whether a parameter of this name belongs to the head."""

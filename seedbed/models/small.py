@@ -32,7 +32,7 @@ def mlp(
     *,
     hidden: Sequence[int] = (64,),
     activation: type[nn.Module] = nn.ReLU,
-) -> nn.Module:
+) -> WithHead:
     """A multilayer perceptron over inputs of this shape, flattened; no hidden layer makes it linear."""
     sizes = [math.prod(shape), *hidden]
     layers: list[Any] = [nn.Flatten()]
@@ -41,7 +41,7 @@ def mlp(
     return WithHead(nn.Sequential(*layers), sizes[-1], outputs)
 
 
-def conv(shape: Sequence[int], outputs: int, *, channels: int = 48) -> nn.Module:
+def conv(shape: Sequence[int], outputs: int, *, channels: int = 48) -> WithHead:
     """Four convolutions with group normalisation, for images [C, H, W]; from 16 pixels on the first has stride 2.
 
     Half the channels in the first layer; pooling before the normalisation, which is cheaper and no worse.

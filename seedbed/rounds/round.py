@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seedbed import draws, tree
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Group, Message, Replies, ServerState
+from seedbed.federated import Algorithm, ClientId, Group, Message, Reducer, Replies, ServerState
 from seedbed.tree import Tree
 
 Rest = Mapping[str, Tensor]
@@ -60,6 +60,9 @@ def gather(
 ) -> Replies:
     """Reduce a round's messages; clients are put in order first, so that who finished when changes nothing.
 
+    Messages may be unlike, as those of clients with models of different architectures: what a dict holds under a key
+    is reduced over the clients that sent that key, by their weights alone.
+
     Args:
         staleness: of each message of one group [C]; None: all are fresh.
     """
@@ -69,14 +72,31 @@ def gather(
     stale = torch.zeros_like(given) if staleness is None else torch.tensor(staleness).to(given)
     weights = given * algorithm.discount(stale)
     shares = torch.split(weights, [len(group.clients) for group in groups])
-    if algorithm.reduce.linear:
-        parts = [algorithm.reduce(g.messages.value, share) for g, share in zip(groups, shares, strict=True)]
-        totals = torch.stack([share.sum() for share in shares])
-        value = parts[0] if len(parts) == 1 else algorithm.reduce(tree.stack(parts), totals)
-    else:
-        value = algorithm.reduce(tree.concatenate([group.messages.value for group in groups]), weights)
-    info = tree.concatenate([dict(group.messages.info) for group in groups])
-    return Replies(value, clients, population, stale, weights, averaged(info, weights))
+    parts = [(g.clients, g.messages.value, share) for g, share in zip(groups, shares, strict=True)]
+    order = sorted(range(len(clients)), key=clients.__getitem__)
+    info = tree.index(tree.concatenate([dict(group.messages.info) for group in groups]), order)
+    value, weights = _reduced(algorithm.reduce, parts), weights[order]
+    return Replies(value, [clients[i] for i in order], population, stale[order], weights, averaged(info, weights))
+
+
+Part = tuple[Sequence[ClientId], Tree, Tensor]  # clients, what they sent (stacked), their weights
+
+
+def _reduced(reduce: Reducer, parts: Sequence[Part]) -> Tree:
+    values = [value for _, value, _ in parts]
+    if not tree.alike(values):
+        if not all(isinstance(value, dict) for value in values):
+            raise InputError("clients sent messages of unlike structure that are no dicts: they cannot be reduced")
+        keys = sorted({key for value in values for key in value})
+        return {k: _reduced(reduce, [(c, value[k], w) for c, value, w in parts if k in value]) for k in keys}
+    if reduce.linear:
+        means = [reduce(value, weights) for _, value, weights in parts]
+        totals = torch.stack([weights.sum() for _, _, weights in parts])
+        return means[0] if len(means) == 1 else reduce(tree.stack(means), totals)
+    clients = [c for some, _, _ in parts for c in some]
+    order = sorted(range(len(clients)), key=clients.__getitem__)
+    stacked = tree.index(tree.concatenate_ragged(values), order)
+    return reduce(stacked, torch.cat([weights for _, _, weights in parts])[order])
 
 
 def averaged(info: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:

@@ -26,6 +26,13 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": optimizers.linear,
     "cosine": optimizers.cosine,
 }
+AFRESH = ("local.", "personal.", "distil.", "digest.")  # optimisers that are made anew in every round
+
+# What a run makes itself and hands to a factory.
+GIVEN = (
+    "loss", "task_loss", "predict", "features", "head", "ways", "adapt", "extract", "exit", "tail", "public", "labels",
+    "teacher", "assign",
+)  # fmt: skip
 
 
 def build(
@@ -87,9 +94,9 @@ def _parse(hint: Any, value: Any, default: Any, context: Mapping[str, Any], wher
     if hint == Schedule | None:
         if callable(value):
             return value
-        if where.startswith("local."):
+        if where.startswith(AFRESH):
             raise InputError(
-                f"setting {where}={value!r} cannot be used: a client's optimiser starts afresh each round, so that a "
+                f"setting {where}={value!r} cannot be used: this optimiser starts afresh each round, so that a "
                 "schedule over rounds means nothing to it; set outer.schedule"
             )
         table = _table(value, where, SCHEDULES)

@@ -9,6 +9,7 @@ from typing import Any
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
 from seedbed.runs.directory import RunDirectory
+from seedbed.runs.experiment import Experiment
 from seedbed.runs.pipeline import Show
 from seedbed.runs.settings import Settings
 from seedbed.runs.start import go_on, plan, start
@@ -53,6 +54,8 @@ def compare(
     base = out or Path("runs") / f"compare-{Path(asked.get('data') or 'digits').stem}"
     assignments = ["evaluation.baselines=false", "evaluation.curve=false", *assignments]
     first = plan({**asked, "algorithm": names[0]}, assignments, config)
+    for name in names[1:]:
+        _refuse_unlike(first, plan({**asked, "algorithm": name}, assignments, config))
     same = {"rounds": first.settings.rounds, "cohort": first.settings.cohort, "budget": first.budget}
     asked = {**asked, **{key: value for key, value in same.items() if asked.get(key) is None}}
     rows: dict[str, list[Cell]] = {}
@@ -75,6 +78,16 @@ def compare(
             for column, number in (("unadapted", "mean"), ("adapted", "mean"), ("adapted", "worst_tenth"))
         ]
     return Comparison(metric, shots, rows), base
+
+
+def _refuse_unlike(a: Experiment, b: Experiment) -> None:
+    """Scores of episodes, and scores of clients as tasks, answer different questions."""
+    if a.shape.episodic != b.shape.episodic:
+        one, other = (e.settings.algorithm for e in sorted((a, b), key=lambda e: e.shape.episodic))
+        raise InputError(
+            f"for {one} a client is a task, for {other} its classes make episodes with labels of their own: their "
+            f"scores do not compare; leave {one} out, or set reader.episodic=false for all where the data allow it"
+        )
 
 
 def _refuse_other(path: Path, wanted: Settings) -> None:

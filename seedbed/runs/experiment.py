@@ -1,31 +1,37 @@
 """From settings to objects: which clients train, what they work on, which model, how they are judged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seedbed import draws, engines, models, tree
 from seedbed.algorithms import catalogue
+from seedbed.algorithms.feddf import in_turn
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
 from seedbed.federated import Algorithm, Engine
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import fresh_head, unadapted
+from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.objectives import Adapt, Metric, supervised
-from seedbed.models import Model
+from seedbed.models import Model, Several
+from seedbed.models.split import Halves, Split
 from seedbed.runs.build import build
 from seedbed.runs.scheduling import refuse_senseless
-from seedbed.runs.settings import Settings, known_keys
+from seedbed.runs.settings import ModelSettings, Settings, known_keys
 from seedbed.tasks import sampling
 from seedbed.tasks.augment import with_distortions, with_rotations
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, Sampler
 from seedbed.tasks.types import Batch
 
+AnyModel = Model | Several
+SEVERAL = {True: ("conv:32", "conv:16", "mlp:64"), False: ("mlp:64", "mlp:32-32", "linear")}  # for images, or not
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -59,6 +65,8 @@ class Learner:
         self.metric_name = "squared error" if regression else "accuracy"
         self.higher_is_better = not regression
         self._score = objectives.squared_error if regression else objectives.correct
+        self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
+        self.teacher: Teacher = _no_teacher
 
     def outputs(self, entry: catalogue.Entry) -> int:
         """How many outputs the model has: a way each in episodes, unless labels are the data's own."""
@@ -67,28 +75,48 @@ class Learner:
         ways = self.shape.episodic and entry.items not in ("batches", "full")
         return self.settings.evaluation.ways if ways else self.shape.classes
 
-    def model(self, outputs: int) -> Model:
-        """The initial model, a function of the seed."""
-        asked = self.settings.model
+    def model(self, entry: catalogue.Entry) -> AnyModel:
+        """The initial model that an algorithm trains, a function of the seed."""
+        asked, outputs = self.settings.model, self.outputs(entry)
         with draws.initialising(self.settings.seed):
-            made = models.by_name(asked.name, self.shape.inputs, outputs, hidden=asked.hidden, channels=asked.channels)
-            return Model(made, head="head")
+            if not entry.takes("assign"):
+                return built(asked, self.shape.inputs, outputs, split=entry.takes("tail"))
+            words = asked.several or SEVERAL[models.is_image(self.shape.inputs)]
+            if len(set(words)) < len(words):
+                raise InputError(f"model.several={list(words)} names an architecture twice: each must be another")
+            return Several({word: built(asked.like(word), self.shape.inputs, outputs) for word in words})
 
-    def metric(self, model: Model) -> Metric:
+    def teacher_model(self, entry: catalogue.Entry) -> Model:
+        """The initial teacher."""
+        asked = self.settings.model
+        wide = {"hidden": tuple(4 * h for h in asked.hidden), "channels": 4 * asked.channels}
+        asked = asked.like(asked.teacher) if asked.teacher else asked.model_copy(update=wide)
+        with draws.initialising(self.settings.seed):
+            return built(asked, self.shape.inputs, self.outputs(entry))
+
+    def metric(self, model: AnyModel) -> Metric:
         return per_example(model.predict, self._score)
 
-    def tunable(self, model: Model) -> Tunable:
-        return Tunable(model.predict, model.features, self.loss, model.head)
+    def finetuning(
+        self, model: AnyModel, entry: catalogue.Entry, ways: int, how: FineTuning, at: Sequence[int] = ()
+    ) -> Adapt:
+        """Fine-tuning that begins with `starting_head`; `at`: as of `finetune`."""
 
-    def starting_head(self, model: Model, entry: catalogue.Entry, ways: int) -> Adapt:
+        def made(one: Model) -> Adapt:
+            tunable = Tunable(one.predict, one.features, self.loss, one.head)
+            return finetune(tunable, how, start=self.starting_head(one, entry, ways), at=at)
+
+        return model.each(made)
+
+    def starting_head(self, model: AnyModel, entry: catalogue.Entry, ways: int) -> Adapt:
         """What precedes fine-tuning: a head of zeros where an episode's classes are new, else nothing."""
         new = self.shape.episodic and entry.items in ("batches", "full")
-        return fresh_head(ways=ways, width=model.width, head=model.head) if new else unadapted
+        return model.each(lambda m: fresh_head(ways=ways, width=m.width, head=m.head)) if new else unadapted
 
     def algorithm(
         self,
         name: str,
-        model: Model,
+        model: AnyModel,
         *,
         options: Mapping[str, Any] | None = None,
         finetuning: FineTuning | None = None,
@@ -110,24 +138,51 @@ class Learner:
             "loss": supervised(model.predict, self.loss),
             "features": model.features,
             "ways": ways if self.shape.episodic else self.shape.classes,
-            "head": model.head,
             "updates": self.settings.rounds,
+            **self._held(entry, model),
         }
         if entry.tuned(options):
             how = finetuning or FineTuning()
             if test_steps is not None:
                 how = replace(how, steps=test_steps, head_steps=test_steps)
-            start = self.starting_head(model, entry, ways)
-            context["adapt"] = finetune(self.tunable(model), how, start=start)
+            context["adapt"] = self.finetuning(model, entry, ways, how)
         elif test_steps is not None:
             options = {**options, "test_steps": test_steps}
-        if "ways" in context and self.shape.classes == 0 and name in ("fed_proto", "fed_ridge"):
-            raise InputError(
-                f"{name} solves a head over classes, but the target is a number: use per_fedavg or fedmeta"
-            )
+        if entry.classes and self.shape.classes == 0:
+            raise InputError(f"{name} works on classes, but the target is a number: use per_fedavg or fedmeta")
         algorithm: Algorithm = build(entry.factory, options, context, also=known_keys())
         start = self.starting_head(model, entry, ways)
         return algorithm if entry.finetunes or start is unadapted else as_newcomers(algorithm, start)
+
+    def _held(self, entry: catalogue.Entry, model: AnyModel) -> dict[str, Any]:
+        """What algorithms may ask for beside the loss: the model's parts, public inputs, the teacher."""
+        held: dict[str, Any] = {"predict": model.predict, "teacher": self.teacher, "task_loss": self.loss}
+        if isinstance(model, Model):
+            held["head"] = model.head
+        if entry.takes("assign"):
+            held["assign"] = in_turn
+        if isinstance(model.module, Split):
+            halves = Halves(model.module)
+            held |= {"extract": halves.extract, "exit": halves.exit, "tail": halves.tail}
+        if entry.takes("public"):
+            # A run without its data adapts clients, for which public inputs are not looked at: one row of zeros.
+            held["public"] = torch.zeros(1, *self.shape.inputs) if self.public is None else self.public.x
+            held["labels"] = None if self.public is None else self.public.y
+        return held
+
+
+def _no_teacher(x: Tensor) -> Tensor:
+    raise AssertionError("a teacher is there in training alone")
+
+
+def built(asked: ModelSettings, inputs: Sequence[int], outputs: int, *, split: bool = False) -> Model:
+    """The model that settings name; split: with a server's net on its features."""
+    made = models.by_name(asked.name, inputs, outputs, hidden=asked.hidden, channels=asked.channels)
+    if not split:
+        return Model(made, head="head")
+    large = asked.like(asked.server)
+    tail = models.by_name(large.name, (made.head.in_features,), outputs, hidden=large.hidden)
+    return Model(Split(made, tail), head="tail.head")
 
 
 class Experiment:
@@ -142,15 +197,36 @@ class Experiment:
         self.settings, self.population = settings, population
         self.notes: list[str] = []  # what `check` changed
         _refuse_hopeless(population, settings.data)
+        entry = catalogue.entry(settings.algorithm)
+        if entry.same_labels and population.episodic:
+            population = self.population = self._same_labels(population)
         self.train, self.unseen = population.split_clients(unseen=settings.unseen, seed=settings.seed)
+        public = None
+        if population.episodic:
+            self.train = self.train.compact()
+        if settings.public:
+            self.train, public = self.train.set_apart(settings.public, seed=settings.seed)
         self.held_out: Population | None = None
         if not population.episodic and settings.hold_out:
             self.train, self.held_out = self.train.hold_out(settings.hold_out, seed=settings.seed)
-        if population.episodic:
-            self.train = self.train.compact()
         targets = 1 if population.y.ndim == 1 else int(population.y[0].numel())
         self.shape = Shape(tuple(population.x.shape[1:]), len(self.train.classes), targets, population.episodic)
         self.learner = Learner(settings, self.shape)
+        self.public = public
+        if public is not None:
+            self.learner.public = Batch(public.inputs(public.rows), public.y[public.rows], torch.ones(len(public.rows)))
+
+    def _same_labels(self, population: Population) -> Population:
+        """The same with a client for a task, where the labels of the data are everybody's."""
+        name = self.settings.algorithm
+        known, unseen = population.split_clients(unseen=self.settings.unseen, seed=self.settings.seed)
+        if set(unseen.labels[unseen.rows].tolist()) - set(known.labels[known.rows].tolist()):
+            raise InputError(
+                f"{name} teaches label by label, but in {self.settings.data} unseen clients have labels of their own: "
+                "use an algorithm whose clients adapt to new labels, such as fed_proto"
+            )
+        self.notes.append(f"labels mean the same for all clients, as {name} needs: a client is a task")
+        return replace(population, episodic=False, encoding={**population.encoding, "episodic": False})
 
     def check(self) -> None:
         """Draw every client's task once, so that whoever is too small is found before any work is done.
@@ -159,7 +235,8 @@ class Experiment:
         """
         entry = catalogue.entry(self.settings.algorithm)
         training = self.sampler(entry.items_for(self.settings.options))
-        model = self.learner.model(self.learner.outputs(entry))
+        self._check_model(entry)
+        model = self.learner.model(entry)
         self.learner.algorithm(self.settings.algorithm, model).init(model.params)
         engines.make(self.settings.engine, Sampled(self.train, training), model.module)
         if not len(self.unseen):
@@ -169,6 +246,19 @@ class Experiment:
             self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
         refuse_senseless(self.settings, entry, len(self.train))
         self._check_unseen()
+
+    def _check_model(self, entry: catalogue.Entry) -> None:
+        """What is said of a model, or set apart, must be of use to the algorithm."""
+        name, asked = self.settings.algorithm, self.settings.model
+        if asked.several and not entry.takes("assign"):
+            raise InputError(
+                f"model.several={list(asked.several)}: {name} trains one architecture; set model.name, or use feddf, "
+                "fedmd or fd"
+            )
+        if asked.teacher and not entry.takes("teacher"):
+            raise InputError(f"model.teacher={asked.teacher!r}: {name} has no teacher; use distill")
+        if entry.takes("public") and self.public is None:
+            raise InputError(f"{name} needs public inputs: set a part of the clients' rows apart, as in public=0.1")
 
     def _check_unseen(self) -> None:
         judging = self.judged(self.unseen, max(self.shots), purpose="check", episodes=1).sampler
@@ -286,7 +376,7 @@ class Experiment:
         order = draws.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 
-    def engine(self, source: Sampled, model: Model) -> Engine:
+    def engine(self, source: Sampled, model: AnyModel) -> Engine:
         return engines.make(self.settings.engine, source, model.module, workers=self.settings.workers)
 
     @cached_property

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.errors import InputError
-from seedbed.models import Model, by_name
+from seedbed.models import Model, Several
+from seedbed.models.split import Split
 from seedbed.runs.directory import RunDirectory, from_bytes, to_bytes, write_atomically
-from seedbed.runs.experiment import Learner, Shape
+from seedbed.runs.experiment import Learner, Shape, built
 from seedbed.runs.settings import ModelSettings, settings_from
 from seedbed.runs.start import trained_start
 from seedbed.tasks import readers
@@ -99,10 +100,15 @@ def personalise(
     )
     sent = algorithm.send(trained.state, 0)
     params = algorithm.personalise(sent, algorithm.remember(sent), _batch(examples))
-    whole = {n: p for n, p in params.items() if n in trained.model.params}
+    model, asked_model = trained.model, settings.model
+    if isinstance(model, Several):
+        word = model.meant(params)
+        model, asked_model, params = model.models[word], asked_model.like(word), params[word]
+    whole = {n: p for n, p in params.items() if n in model.params}
     metadata = {
         "kind": "seedbed personal model",
-        "model": settings.model.model_dump_json(),
+        "model": asked_model.model_dump_json(),
+        "split": json.dumps(isinstance(model.module, Split)),
         "inputs": json.dumps(shape.inputs),
         "classes": json.dumps(examples.classes),
         "algorithm": settings.algorithm,
@@ -111,7 +117,7 @@ def personalise(
     write_atomically(out, to_bytes(whole, metadata))
     scores: dict[str, float] = {}
     if asked is not None:
-        scores["the query set"] = float(learner.metric(trained.model)(whole, _batch(asked)))
+        scores["the query set"] = float(learner.metric(model)(whole, _batch(asked)))
     return Made(out, len(examples.rows), examples.classes, scores, learner.metric_name)
 
 
@@ -139,5 +145,5 @@ def load(path: str | Path) -> Personal:
     asked = ModelSettings.model_validate_json(metadata["model"])
     classes, inputs = json.loads(metadata["classes"]), json.loads(metadata["inputs"])
     outputs = len(classes) or int(metadata["targets"])
-    model = Model(by_name(asked.name, inputs, outputs, hidden=asked.hidden, channels=asked.channels), head="head")
+    model = built(asked, inputs, outputs, split=json.loads(metadata["split"]))
     return Personal(model, from_bytes(path.read_bytes(), str(path)), tuple(classes))

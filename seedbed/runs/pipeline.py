@@ -3,16 +3,17 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from seedbed import evaluation
 from seedbed.algorithms import catalogue
 from seedbed.evaluation import Summary
 from seedbed.federated import Algorithm, ServerState
+from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning
-from seedbed.models import Model
 from seedbed.runs.directory import RunDirectory, to_bytes
-from seedbed.runs.experiment import Experiment
+from seedbed.runs.experiment import AnyModel, Experiment
 from seedbed.runs.scheduling import replies, schedule_for
 from seedbed.runs.settings import ScheduleSettings
 from seedbed.runs.training import train_stage
@@ -41,7 +42,7 @@ class Trained:
     """An algorithm's start after training, and how its clients adapt, for each number of shots."""
 
     name: str
-    model: Model
+    model: AnyModel
     state: ServerState
     finetuning: Mapping[int, FineTuning]
     options: Mapping[str, Any]
@@ -105,10 +106,34 @@ class Pipeline:
 
     def train(self, name: str, options: Mapping[str, Any], plan: Plan) -> Trained:
         """Train the named algorithm on all known clients; choose its fine-tuning first if it has no way of its own."""
+        if catalogue.entry(name).takes("teacher"):
+            self.learner.teacher = self.teacher(catalogue.entry(name))
         finetuning: Mapping[int, FineTuning] = {}
         if catalogue.entry(name).tuned(options):
             finetuning = self.choose(name, options, plan)
         return replace(self._trained(name, options, self.experiment.train, plan), finetuning=finetuning)
+
+    def teacher(self, entry: catalogue.Entry) -> Teacher:
+        """The teacher, trained first: on the public set with its labels if there is one, or else by FedAvg."""
+        model = self.learner.teacher_model(entry)
+        public = self.experiment.public
+        name, options = ("fedavg", self.settings.rival) if public is None else ("centralised", {"local": "adam"})
+        clients = self.experiment.train if public is None else public
+        source = Sampled(clients, self.experiment.sampler("batches"), seed=self.settings.seed)
+        rounds, synchronous = self._plan.rounds, ScheduleSettings(name="synchronous")
+        tick = self.show.stage("teacher", rounds)
+        state = train_stage(
+            self.run,
+            "teacher",
+            self.learner.algorithm(name, model, options=options),
+            self.experiment.engine(source, model),
+            model.params,
+            schedule=schedule_for(self.settings, synchronous, len(source.clients)),
+            rounds=rounds,
+            checkpoint_seconds=self.settings.checkpoint_seconds,
+            watch=lambda round: tick(f"loss {round.info['loss']:.3f}"),
+        )
+        return partial(model.predict, state.params)
 
     @property
     def _plan(self) -> Plan:
@@ -127,7 +152,7 @@ class Pipeline:
         entry = catalogue.entry(name)
         budget = None if name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, examples=budget)
-        model = self.learner.model(self.learner.outputs(entry))
+        model = self.learner.model(entry)
         algorithm = self.learner.algorithm(name, model, options=options)
         engine = self.experiment.engine(source, model)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
@@ -164,19 +189,16 @@ class Pipeline:
 
     def _choose(self, trained: Trained, clients: Population, what: str) -> dict[int, FineTuning]:
         tick = self.show.stage(f"fine-tuning of {what}", len(self.experiment.shots))
-        chosen = {}
+        chosen, ways = {}, self.settings.evaluation.ways
         for shots in self.experiment.shots:
             source = self.experiment.judged(clients, shots, purpose="validation", episodes=max(3, 9 // len(clients)))
             chosen[shots] = choose_finetuning(
-                self.learner.tunable(trained.model),
+                partial(self.learner.finetuning, trained.model, catalogue.entry(trained.name), ways),
                 self._algorithm(trained),
                 trained.state,
                 self.experiment.engine(source, trained.model),
                 source,
                 self.learner.metric(trained.model),
-                start=self.learner.starting_head(
-                    trained.model, catalogue.entry(trained.name), self.settings.evaluation.ways
-                ),
                 higher_is_better=self.learner.higher_is_better,
                 has_head=trained.model.width > 0,
             )

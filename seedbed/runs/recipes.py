@@ -16,6 +16,10 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "fedasync"): {"rounds": 1000, "schedule": {"buffer": 1}},
     (None, "dpsgd"): {"schedule": {"order": "combine_then_adapt"}},
     (None, "push_sum"): {"schedule": {"topology": "exponential"}},
+    (None, "distill"): {"model": {"hidden": (16,), "channels": 12}},
+    (None, "fedmd"): {"public": 0.1},
+    (None, "feddf"): {"public": 0.1},
+    (None, "fedgkt"): {"model": {"hidden": (32,), "channels": 16}},
     ("digits", "fed_proto"): {
         "rounds": 200,
         "cohort": 5,

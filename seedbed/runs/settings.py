@@ -110,14 +110,47 @@ class ScheduleSettings(Section):
     peer_failure: float = Field(default=0, ge=0, lt=1, description="gossip: how probably a peer does")
 
 
+def _word(word: str) -> str:
+    ModelSettings().like(word)
+    return word
+
+
+Word = Annotated[str, AfterValidator(_word)]  # a model in a word: see ModelSettings.like
+
+
 class ModelSettings(Section):
-    """Which model; none of it is needed."""
+    """Which model; none of it is needed. Further models are said in a word each: a name, or a name and widths, as
+    `conv:32` (32 channels) and `mlp:64-32` (two hidden layers)."""
 
     name: Literal["auto", "mlp", "linear", "conv"] = Field(
         default="auto", description="auto: conv for images, else mlp"
     )
     hidden: Several = Field(default=(64,), description="mlp: width of each hidden layer")
     channels: int = Field(default=48, ge=1, description="conv: channels")
+    several: tuple[Word, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="feddf, fedmd, fd: the clients' architectures in turn, each in a word; none: three of them",
+    )
+    teacher: Word | None = Field(
+        default=None, description="distill: the teacher, in a word; none: like the student, four times as wide"
+    )
+    server: Word = Field(default="mlp:128", description="fedgkt: the server's net on the clients' features, in a word")
+
+    def like(self, word: str) -> "ModelSettings":
+        """The settings of the model that a word names.
+
+        >>> ModelSettings().like("mlp:64-32").hidden, ModelSettings().like("conv:16").channels
+        ((64, 32), 16)
+        """
+        name, colon, widths = word.partition(":")
+        sizes = [int(width) for width in widths.split("-") if width.isdigit() and int(width) > 0]
+        if name not in ("auto", "mlp", "linear", "conv") or (colon and "-".join(map(str, sizes)) != widths):
+            raise ValueError("give auto, mlp, linear or conv, or one with its widths: conv:32, mlp:64-32")
+        if colon and (name in ("auto", "linear") or (name == "conv" and len(sizes) > 1)):
+            raise ValueError(f"{word} has no place for its widths: conv takes one, mlp any, linear and auto none")
+        own = {"channels": sizes[0]} if colon and name == "conv" else {"hidden": tuple(sizes)} if colon else {}
+        return self.model_copy(update={"name": name, **own, "several": None, "teacher": None})
 
 
 class Settings(Section):
@@ -139,6 +172,10 @@ class Settings(Section):
     )
     hold_out: float = Field(
         default=0.2, ge=0, lt=1, description="client as task: rows of known clients kept for testing"
+    )
+    public: Part | Literal[0] = Field(
+        default=0,
+        description="rows of training clients taken away from them as a public set: a fraction or a count",
     )
     budget: int | None = Field(
         default=None,

@@ -1,12 +1,12 @@
 """Choosing how to fine-tune: on validation clients that the model never saw, not on those that it is judged by."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
 from seedbed.federated import Algorithm, Engine, ServerState, adapting
-from seedbed.learning.finetuning import FineTuning, Tunable, along, finetune
+from seedbed.learning.finetuning import FineTuning, along
 from seedbed.learning.objectives import Adapt, Metric
 from seedbed.tasks.sampling import TaskSource
 
@@ -17,28 +17,27 @@ Scored = tuple[float, FineTuning]
 
 
 def choose_finetuning(
-    model: Tunable,
+    path: Callable[[FineTuning, Sequence[int]], Adapt],
     algorithm: Algorithm,
     state: ServerState,
     engine: Engine,
     source: TaskSource,
     metric: Metric,
     *,
-    start: Adapt,
     higher_is_better: bool,
     has_head: bool,
 ) -> FineTuning:
     """The best of: the head alone, all layers, the best head and then all layers; over rates and numbers of steps.
 
     Args:
+        path: a way and numbers of steps to look at -> the adaptation whose result is the params there, stacked.
         state: of a model that was trained without the source's clients.
         source: validation clients' episodes.
-        start: what precedes fine-tuning (a fresh head).
     """
 
     def score(how: FineTuning, at: Sequence[int]) -> Iterator[Scored]:
-        path = replace(algorithm, personalise=adapting(finetune(model, how, start=start, at=at)))
-        scores = engine.evaluate(path, state, source, along(metric)).values()
+        tuned = replace(algorithm, personalise=adapting(path(how, at)))
+        scores = engine.evaluate(tuned, state, source, along(metric)).values()
         means = torch.stack([s.double().mean(0) for s in scores]).mean(0)
         for steps, mean in zip(at, means.tolist(), strict=True):
             reached = replace(how, head_steps=steps) if how.layers == "head" else replace(how, steps=steps)

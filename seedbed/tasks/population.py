@@ -145,6 +145,34 @@ class Population:
         test = self._with_rows(clients, [np.sort(rows[k:]) for rows, k in zip(order, kept, strict=True)])
         return train, test
 
+    def set_apart(self, share: float | int, *, seed: int = 0) -> tuple["Population", "Population"]:
+        """The clients without some of their rows, drawn by the seed, and those rows: one client, in a random order.
+
+        Args:
+            share: how many rows: a fraction of all (float) or a count (int). Every client keeps one at least.
+        Raises:
+            InputError: there are not so many rows.
+        """
+        count = share if isinstance(share, int) else max(1, round(share * len(self.rows)))
+        free = np.setdiff1d(np.arange(len(self.rows)), self.offsets[:-1])  # all but each client's first
+        if not 0 < count <= len(free):
+            raise InputError(f"public={share} of {len(self.rows)} rows: {len(free)} at most can be set apart")
+        drawn = draws.generator(seed, "public").permutation(free)[:count]
+        kept = np.ones(len(self.rows), bool)
+        kept[drawn] = False
+        bounds = zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        rest = self._with_rows(range(len(self)), [self.rows[a:b][kept[a:b]] for a, b in bounds])
+        public = replace(self, rows=self.rows[drawn], offsets=np.array([0, count]), names=("public",), unseen=())
+        return rest, public
+
+    def inputs(self, rows: Any) -> Tensor:
+        """The inputs of some rows as models take them: images 0…1, numbers in the default precision, tokens as they
+        are."""
+        x, dtype = self.x[rows], torch.get_default_dtype()
+        if x.dtype == torch.uint8:
+            return x.to(dtype) / 255
+        return x.to(dtype) if x.is_floating_point() else x
+
     def pooled(self) -> "Population":
         """One client that holds everybody's examples: the centralised baseline."""
         return replace(self, offsets=np.array([0, len(self.rows)]), names=("everyone",), unseen=())

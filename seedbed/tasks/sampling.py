@@ -97,13 +97,8 @@ class Sampled:
 
     def _gather(self, picks: Any) -> Batch:
         dtype = torch.get_default_dtype()
-        x = self.population.x[picks.rows]
-        if x.dtype == torch.uint8:
-            x = x.to(dtype) / 255
-        elif x.is_floating_point():
-            x = x.to(dtype)
         y = picks.labels.to(dtype) if picks.labels.is_floating_point() else picks.labels
-        return Batch(x, y, picks.mask.to(dtype))
+        return Batch(self.population.inputs(picks.rows), y, picks.mask.to(dtype))
 
 
 def stacked(tasks: Sequence[Task]) -> Task:

@@ -164,6 +164,7 @@ class Row:
         items: what its clients work on, by the name in ITEMS.
         net: the network and where its parameters start.
         variant: which of the algorithm's forms it is.
+        bare: why secure aggregation refuses it, in words of the refusal; empty: it sums it.
     """
 
     name: str
@@ -171,6 +172,7 @@ class Row:
     items: str
     net: Callable[[], Net] = field(default=by_hand)
     variant: str = ""
+    bare: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}-{self.variant}" if self.variant else self.name

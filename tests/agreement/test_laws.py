@@ -20,6 +20,7 @@ from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
 from seedbed.engines import OneByOne, Vectorised
+from seedbed.errors import InputError
 from seedbed.federated import Message, Replies
 from seedbed.learning.adaptations import RATE
 from seedbed.privacy.secure import Grid, secure
@@ -122,8 +123,13 @@ def test_scaling_all_weights_changes_nothing(row: Row) -> None:
 @every_row
 def test_summed_behind_masks_is_summed_in_the_open(row: Row) -> None:
     """Every algorithm that sends a sum under secure aggregation, with nothing of it in the algorithm: bit for bit the
-    fixed-point mean, and the floats' mean to a few steps of the grid (here 2⁻³⁵)."""
+    fixed-point mean, and the floats' mean to a few steps of the grid (here 2⁻³⁵). What is no sum is refused, and so
+    is a sum over an architecture that two clients have."""
     grid = Grid(clip=16.0, bits=40)
+    if row.bare:
+        with pytest.raises(InputError, match=row.bare):
+            run(row, OneByOne(clients(row.items)), algorithm=secure(row.algorithm, FixedPointMean(grid)), count=1)
+        return
     plain, masked = (
         run(row, OneByOne(clients(row.items)), algorithm=secure(row.algorithm, FixedPointMean(grid, masked=m)), count=1)
         for m in (False, True)
@@ -154,7 +160,8 @@ def test_a_cohort_of_one_is_that_client_alone(row: Row, kind: type[OneByOne]) ->
     task = tree.index(clients(row.items).tasks([c], 0), 0)
     with torch.no_grad():  # as the engine does
         message, kept = algorithm.client(sent, algorithm.remember(sent), task)
-    replies = Replies(message.value, [c], len(SIZES), torch.zeros(1), message.weight[None], dict(message.info))
+    value = algorithm.reduce(tree.stack([message.value]), message.weight[None])
+    replies = Replies(value, [c], len(SIZES), torch.zeros(1), message.weight[None], dict(message.info))
     error = apart(
         (got.rounds[0].state, dict(got.rounds[0].info)),
         (algorithm.server(state, replies), dict(message.info)),
@@ -203,13 +210,14 @@ def test_evaluation_agrees(row: Row) -> None:
 @every_row
 @every_engine
 def test_everything_is_finite_double_and_cut_from_the_graph(row: Row, kind: type[OneByOne]) -> None:
-    """States, messages and memories hold finite float64 numbers and drag no autograd graph along."""
+    """States, messages and memories hold finite numbers, float64 or the labels' whole ones, and drag no autograd graph
+    along."""
     past, algorithm = reference(row, kind), row.algorithm
     state, engine = past.rounds[-1].state, trained(row, kind)
     messages = [g.messages for g in engine.ask(algorithm, dict.fromkeys((1, 4), algorithm.send(state, 0)), 3)]
     found = tree.leaves((state, messages, past.memories[-1]))
     assert all(torch.isfinite(x).all() for x in found)
-    assert {x.dtype for x in found} == {torch.float64}
+    assert {x.dtype for x in found if x.dtype != torch.int64} == {torch.float64}
     assert not any(x.requires_grad for x in found)
     assert all((m.weight > 0).all() for m in messages)
 

@@ -191,7 +191,7 @@ def test_unknown_sources(refused, tmp_path, monkeypatch):
 
 
 def test_unknown_options(refused):
-    refused(["digits takes no option 'size'", "it takes none"], lambda: read("digits", size=3))
+    refused(["digits takes no option 'size'", "choose from episodic"], lambda: read("digits", size=3))
     refused(["clients=5", "partition=dirichlet"], lambda: read("digits", clients=5))
     refused(["'dirichle'", "choose from iid"], lambda: read("digits", partition="dirichle"))
     refused(["'alph'", "did you mean 'alpha'"], lambda: read("digits", partition="iid", alph=5))

@@ -124,13 +124,12 @@ def test_the_best_way_is_chosen(engine: type[OneByOne], better: bool, monkeypatc
     source = Sampled(population, fresh_support(20, draws=2))
     algorithm = fedavg(supervised(model.predict, cross_entropy))
     chosen = choose_finetuning(
-        Tunable(model.predict, model.features, cross_entropy, model.head),
+        lambda how, at: finetune(Tunable(model.predict, model.features, cross_entropy, model.head), how, at=at),
         algorithm,
         algorithm.init(params),
         engine(source),
         source,
         per_example(model.predict, correct),
-        start=lambda params, batch: params,
         higher_is_better=better,
         has_head=True,
     )
@@ -146,8 +145,8 @@ def test_without_a_head_only_all_layers_are_tried(model: Model, monkeypatch: pyt
     source = Sampled(population, fresh_support(5))
     algorithm = fedavg(supervised(model.predict, cross_entropy))
     chosen = choose_finetuning(
-        Tunable(model.predict, model.features, cross_entropy, ""), algorithm, algorithm.init(model.params),
-        OneByOne(source), source, per_example(model.predict, correct), start=lambda params, batch: params,
+        lambda how, at: finetune(Tunable(model.predict, model.features, cross_entropy, ""), how, at=at),
+        algorithm, algorithm.init(model.params), OneByOne(source), source, per_example(model.predict, correct),
         higher_is_better=True, has_head=False,
     )  # fmt: skip
     assert chosen.layers == "all"

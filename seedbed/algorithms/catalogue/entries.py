@@ -53,6 +53,8 @@ class Entry:
         rounds: the schedules that it makes sense on, its own first. Without gossip: its server needs more than one
             peer's message.
         pushes: along directed links its peers count what they are pushed (push-sum).
+        classes: it needs classes; no regression.
+        same_labels: a label must mean the same for all its clients, so that a client is a task.
     """
 
     factory: Callable[..., Algorithm]
@@ -65,6 +67,12 @@ class Entry:
     pooled: bool = False
     rounds: tuple[Schedule, ...] = ("synchronous", "asynchronous", "gossip")
     pushes: bool = False
+    classes: bool = False
+    same_labels: bool = False
+
+    def takes(self, name: str) -> bool:
+        """Whether the factory has an argument of this name: public inputs, a teacher, an assignment, ..."""
+        return name in inspect.signature(self.factory).parameters
 
     @property
     def equation(self) -> str:

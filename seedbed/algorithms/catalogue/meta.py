@@ -73,6 +73,7 @@ ENTRIES = {
         "test_heads.py",
         Axes("meta: exact", "prototypes", ONE, "gradient of the body", weight="1", server="any optimiser, Adam"),
         number="Clients never seen in training",
+        classes=True,
     ),
     "fed_ridge": Entry(
         fed_ridge,
@@ -80,5 +81,6 @@ ENTRIES = {
         "Bertinetto et al. 2019, arXiv 1805.08136, eq. 3–6",
         "test_heads.py",
         Axes("meta: exact", "ridge regression", ONE, "gradient of the body", weight="1", server="any optimiser, Adam"),
+        classes=True,
     ),
 }

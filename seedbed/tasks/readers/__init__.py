@@ -92,7 +92,7 @@ def options_of(source: str, *, root: str | Path | None = None) -> dict[str, sign
     """The options that `read(source)` takes, beside those of a partition.
 
     >>> sorted(options_of("digits"))
-    []
+    ['episodic']
     """
     parameters = signatures.signature(_reader(source, root)).parameters
     return {name: p for name, p in parameters.items() if name not in ("path", "pooled", "like")}

@@ -11,10 +11,12 @@ FORMS = (0, 130, 256, 386, 516, 646, 776, 906, 1029, 1157, 1287, 1415, 1545, 166
 NEVER_SEEN = 4
 
 
-def read() -> Population:
+def read(*, episodic: bool = True) -> Population:
     """1,797 images [1, 8, 8] of 0…1 by 14 writers, 10 classes; the last four writers are set apart.
 
-    Labels mean the same for all writers, but tasks are episodes: classes and their order are drawn afresh.
+    Args:
+        episodic: tasks are episodes, classes and their order drawn afresh; False: labels mean the same for all writers,
+            as they do, and a writer is a task.
 
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998, CC BY 4.0 (the test
     part).
@@ -30,14 +32,14 @@ def read() -> Population:
     names = [f"writer{i + 1:02d}" for i in range(len(FORMS))]
     target = targets.as_classes(digit)
     how = {"size": [8, 8], "channels": 1, "ink_below": None}
-    encoding = folder.encoding_of(x, how, target, True)
+    encoding = folder.encoding_of(x, how, target, episodic)
     encoding["input"]["range"] = [0, 1]
     return Population.from_arrays(
         x,
         target.y,
         np.repeat(names, sizes),
         classes=target.classes,
-        episodic=True,
+        episodic=episodic,
         unseen=tuple(names[-NEVER_SEEN:]),
         source="digits",
         encoding=encoding,
