@@ -1,7 +1,6 @@
 """What people see: progress while a run works, tables when it is done."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +17,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from seedbed.runs.comparison import Comparison
+from seedbed.runs.comparison_page import cell, choices, in_order, meaning
+from seedbed.runs.page import number, plus_minus, shots_of
 from seedbed.runs.pipeline import COLUMNS, Show
 from seedbed.runs.report import TITLES
 from seedbed.tasks.readers import Summary
@@ -98,6 +100,32 @@ def result_table(result: Mapping[str, Any], which: str = "unseen") -> Table:
     return table
 
 
+def comparison_tables(found: Comparison) -> Iterator[Table]:
+    """For each number of shots: the algorithms, best first; and what was chosen for each."""
+    many = len(found.seeds)
+    for shots in found.rows:
+        title = f"{found.metric} with {shots_of([shots])} on {found.clients} clients never seen in training"
+        table = Table(
+            title=f"{title}, mean over {many} seed{'s' * (many > 1)}",
+            caption=f"{meaning(found)}; behind: client by client, ± 95 % interval over clients",
+        )
+        table.add_column("algorithm", no_wrap=True)
+        for column in ("unadapted", "adapted", "worst tenth", "behind the best"):
+            table.add_column(column, justify="right")
+        for name, row in in_order(found, shots):
+            behind = "" if row.behind is None else number(row.behind[0], found.metric)
+            behind += "" if row.behind is None else plus_minus(row.behind[1], found.metric)
+            cells = (cell(value, found.metric) for value in (row.unadapted, row.adapted, row.worst_tenth))
+            table.add_row(name, *cells, behind)
+        yield table
+    chosen = Table(title="chosen by validation clients, for each", show_lines=True)
+    for column in ("algorithm", "rate", "chosen", "how clients adapt"):
+        chosen.add_column(column)
+    for name, words in choices(found).items():
+        chosen.add_row(name, *words)
+    yield chosen
+
+
 def summary_table(found: Summary) -> Table:
     """Clients, sizes, classes and label skew of a population."""
     table = Table(show_header=False, title=found.source)
@@ -122,13 +150,8 @@ def _spread(values: tuple[int, float, int]) -> str:
     return f"{values[0]} to {values[2]}, median {values[1]:g}"
 
 
-def number(value: float, metric: str) -> str:
-    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.4g}"
-
-
 def _cell(cell: Mapping[str, Any], metric: str, *, bold: bool) -> str:
-    ci95 = "" if cell["ci95"] is None or math.isnan(cell["ci95"]) else f" ± {number(cell['ci95'], metric)}"
-    text = f"{number(cell['mean'], metric)}{ci95} ({number(cell['worst_tenth'], metric)})"
+    text = f"{number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)} ({number(cell['worst_tenth'], metric)})"
     return f"[bold]{text}[/bold]" if bold else text
 
 

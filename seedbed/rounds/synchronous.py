@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seedbed import draws, tree
-from seedbed.errors import InputError
+from seedbed.errors import Diverged, InputError
 from seedbed.federated import Algorithm, ClientId, Engine, Group, Replies, ServerState
 
 
@@ -51,8 +51,8 @@ def synchronous(
         cohort: clients a round, drawn without replacement by (seed, round); None: all.
         done: rounds that `start` has behind it.
     Raises:
-        InputError: the cohort is larger than the population, or the model became NaN or infinite; the last good
-            round has been yielded before.
+        InputError: the cohort is larger than the population.
+        Diverged: the model became NaN or infinite; the last good round has been yielded before.
     """
     population = engine.population
     if cohort is not None and not 1 <= cohort <= len(population):
@@ -65,7 +65,7 @@ def synchronous(
         after = algorithm.server(state, replies)
         number += 1
         if not tree.is_finite(after):
-            raise InputError(
+            raise Diverged(
                 f"round {number}: the model is no longer finite (loss {_loss(replies)}); "
                 "start again with lower learning rates (local.lr, outer.lr); what came before is intact"
             )

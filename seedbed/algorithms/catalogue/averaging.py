@@ -96,6 +96,7 @@ ENTRIES = {
         "test_fedopt.py",
         Axes(server="Adagrad"),
         number=HEART,
+        tunes=("eta",),
         finetunes=True,
     ),
     "fedadam": Entry(
@@ -105,6 +106,7 @@ ENTRIES = {
         "test_fedopt.py",
         Axes(server="Adam"),
         number=HEART,
+        tunes=("eta",),
         finetunes=True,
     ),
     "fedyogi": Entry(
@@ -114,6 +116,7 @@ ENTRIES = {
         "test_fedopt.py",
         Axes(server="Yogi"),
         number=HEART,
+        tunes=("eta",),
         finetunes=True,
     ),
 }
