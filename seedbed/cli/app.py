@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from seedbed.cli.show import Bars, Download, comparison_tables, result_table, summary_table
+from seedbed.cli.show import Bars, Download, card, catalogue_tables, comparison_tables, result_table, summary_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -155,19 +155,19 @@ def adapt(
 
 
 @app.command()
-def algorithms() -> None:
-    """The algorithms, where they are from, and what each has to set."""
-    from seedbed.algorithms.catalogue import CATALOGUE
-    from seedbed.runs.build import settable
+def algorithms(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
+) -> None:
+    """The algorithms and what they compute; one of them with its coordinates and settings."""
+    from seedbed.algorithms.catalogue import entry
 
-    table = Table()
-    for title in ("algorithm", "from", "clients work on", "settings"):
-        table.add_column(title)
-    given: dict[str, Any] = dict.fromkeys(("loss", "features", "head", "ways", "adapt"), object())
-    for name, entry in CATALOGUE.items():
-        words = settable(entry.factory, given)
-        table.add_row(name, entry.paper, entry.items.replace("_", " "), ", ".join(words))
-    console.print(table)
+    if name is None:
+        for table in catalogue_tables():
+            console.print(table)
+        console.print("`seedbed algorithms NAME` shows one whole", style="dim")
+        return
+    for part in card(name, entry(name)):
+        console.print(part)
 
 
 @data_app.command("list")

@@ -17,8 +17,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from seedbed.algorithms.catalogue import FAMILIES, Entry
 from seedbed.runs.comparison import Comparison
 from seedbed.runs.comparison_page import cell, choices, in_order, meaning
+from seedbed.runs.described import described
 from seedbed.runs.page import number, plus_minus, shots_of
 from seedbed.runs.pipeline import COLUMNS, Show
 from seedbed.runs.report import TITLES
@@ -104,9 +106,8 @@ def comparison_tables(found: Comparison) -> Iterator[Table]:
     """For each number of shots: the algorithms, best first; and what was chosen for each."""
     many = len(found.seeds)
     for shots in found.rows:
-        title = f"{found.metric} with {shots_of([shots])} on {found.clients} clients never seen in training"
         table = Table(
-            title=f"{title}, mean over {many} seed{'s' * (many > 1)}",
+            title=f"{shots_of([shots])}: {found.metric}, {found.clients} unseen clients, {many} seed{'s' * (many > 1)}",
             caption=f"{meaning(found)}; behind: client by client, ± 95 % interval over clients",
         )
         table.add_column("algorithm", no_wrap=True)
@@ -124,6 +125,44 @@ def comparison_tables(found: Comparison) -> Iterator[Table]:
     for name, words in choices(found).items():
         chosen.add_row(name, *words)
     yield chosen
+
+
+def catalogue_tables() -> Iterator[Table]:
+    """A table for each family of algorithms."""
+    for family in FAMILIES:
+        table = Table(title=(family.__doc__ or "").rstrip("."), title_justify="left", show_lines=True, expand=True)
+        table.add_column("algorithm", no_wrap=True)
+        table.add_column("what it computes", ratio=2)
+        table.add_column("from", ratio=1)
+        for name, entry in family.ENTRIES.items():
+            table.add_row(name, Text(entry.equation), Text(entry.paper))
+        yield table
+
+
+def card(name: str, entry: Entry) -> Iterator[Table]:
+    """One algorithm whole: what it computes, where it stands among the others, what there is to set."""
+    facts = Table(title=name, show_header=False, title_justify="left", expand=True)
+    facts.add_column(no_wrap=True)
+    facts.add_column(ratio=1)
+    rows = {
+        "computes": entry.equation,
+        "from": entry.paper,
+        "clients work on": entry.items.replace("_", " "),
+        **entry.axes._asdict(),
+        "tuned by compare": ", ".join(entry.rates),
+        "oracle": f"tests/oracles/{entry.oracle}",
+        "number": "not reproduced yet" if entry.number is None else f"docs/results.md, {entry.number}",
+    }
+    for title, value in rows.items():
+        facts.add_row(title, Text(value))
+    yield facts
+    settings = Table(title="settings (--set KEY=VALUE)", title_justify="left", expand=True)
+    for title in ("key", "default"):
+        settings.add_column(title, no_wrap=title == "key")
+    settings.add_column("meaning", ratio=1)
+    for row in described(entry.factory):
+        settings.add_row(*map(Text, row))
+    yield settings
 
 
 def summary_table(found: Summary) -> Table:

@@ -155,7 +155,7 @@ def _table(result: Table, which: str) -> str:
     caption = (
         f"{title_of(result['metric'])} ({'higher' if result['higher_is_better'] else 'lower'} is better): mean ± 95 % "
         f"interval over {clients} client{'s' * (clients != 1)}, below it the worst tenth of them. Best mean of a row "
-        "in bold. The interval is that of clients like these under this one training run; another seed would move it too."
+        "in bold. The interval is that of clients like these under this one training run; another seed moves it too."
     )
     return grid(["shots", *(TITLES.get(c, c) for c in columns)], lines, caption)
 

@@ -133,7 +133,7 @@ def test_compare_two_algorithms_over_two_seeds(tmp_path: Path) -> None:
     words = ("compare", "fed_proto", "per_fedavg", "--seeds", 2, *TINY, "--out", tmp_path / "c")
     said = seedbed(*words)
     assert said.code == 0, said
-    assert "mean over 2 seeds" in said.out
+    assert "4 unseen clients, 2 seeds" in said.out
     assert {p.name for p in (tmp_path / "c").iterdir()} == {
         "fed_proto-0", "fed_proto-1", "per_fedavg-0", "per_fedavg-1", "comparison.json", "comparison.html",
     }  # fmt: skip
@@ -151,6 +151,14 @@ def test_algorithms_lists_all_with_their_settings() -> None:
     said = seedbed("algorithms")
     assert said.code == 0
     assert all(name in said.out for name in CATALOGUE)
+
+
+def test_algorithms_shows_one_whole() -> None:
+    said = seedbed("algorithms", "fedrep")
+    assert said.code == 0
+    for word in ("head_i ← steps", "Collins et al. 2021", "Δ of the body", "head_epochs", "sgd, lr 0.1", "local.lr"):
+        assert word in said.out
+    assert "did you mean 'fedrep'" in seedbed("algorithms", "fedrepp").line
 
 
 def test_data_list_and_inspect() -> None:
