@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Something that was asked for cannot be done. The command line prints it as one line and exits with 2."""
 
 
+class Diverged(InputError):
+    """Training left the finite numbers: a search for a learning rate may go on with the next."""
+
+
 class Stopped(Exception):
     """A run was interrupted by its user, and can be gone on with: the message says how."""
 

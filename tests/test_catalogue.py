@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from seedbed import tree
 from seedbed.algorithms.catalogue import CATALOGUE
+from seedbed.runs.start import plan
 
 ROOT = Path(__file__).parents[1]
 every_entry = pytest.mark.parametrize("name", CATALOGUE)
@@ -26,6 +28,20 @@ def test_every_algorithm_is_a_point_of_its_own() -> None:
     points = [(entry.items, entry.axes) for entry in CATALOGUE.values()]
     alike = [name for name, entry in CATALOGUE.items() if points.count((entry.items, entry.axes)) > 1]
     assert not alike, f"{alike} have the same coordinates"
+
+
+@every_entry
+def test_coordinates_are_what_the_algorithm_does(name: str) -> None:
+    """Weight and memory, of a client run as the command line runs it: n is the client's examples, – is nothing."""
+    experiment = plan({"algorithm": name, "data": "digits"}, ["model.name=mlp"], None)
+    learner, axes = experiment.learner, CATALOGUE[name].axes
+    model = learner.model(learner.outputs(CATALOGUE[name]))
+    algorithm = learner.algorithm(name, model)
+    task = tree.index(experiment.source(name, experiment.train, experiment.settings.options).tasks([0], 0), 0)
+    sent = algorithm.send(algorithm.init(model.params), 0)
+    message, kept = algorithm.client(sent, algorithm.remember(sent), task)
+    assert {"1": 1.0, "n": float(task.examples)}[axes.weight] == float(message.weight)
+    assert (axes.kept == "–") == (not tree.leaves(kept))
 
 
 @every_entry

@@ -41,17 +41,18 @@ def pfedme(
             never seen begins at w. None: K. 0 is the authors' evaluation of known clients.
     """
 
-    def solve(w: Params, theta: Params, item: Item, count: int) -> Params:
-        envelope, state = near(loss, w, lam), inner.init(theta)
+    def solve(w: Params, theta: Params, item: Item, count: int) -> tuple[Params, Tensor]:
+        envelope, state, value = near(loss, w, lam), inner.init(theta), torch.zeros(())
         for _ in range(count):
-            theta, state = inner.update(gradient(envelope, theta, item)[0], state, theta)
-        return theta
+            slope, value = gradient(envelope, theta, item)
+            theta, state = inner.update(slope, state, theta)
+        return theta, value
 
     def client(sent: Params, kept: Params, task: Task) -> tuple[Message, Params]:
         def step(carry: tuple[Params, Params, Tensor], item: Item) -> tuple[Params, Params, Tensor]:
             w, theta, total = carry
-            theta = solve(w, theta, item, steps)
-            return tree.axpy(-eta * lam, tree.sub(w, theta), w), theta, total + loss(theta, item)
+            theta, value = solve(w, theta, item, steps)
+            return tree.axpy(-eta * lam, tree.sub(w, theta), w), theta, total + value
 
         # As in the authors' code, θ̂ begins a round at w and an item at the last item's θ̂; the paper leaves it open.
         # Departure from that code: no weight decay of 1e-3 in `inner`, which the paper does not have.
@@ -59,7 +60,7 @@ def pfedme(
         return Message(tree.sub(sent, w), task.examples, {"loss": total / task.steps}), theta
 
     def personalise(sent: Params, theta: Params, support: Batch) -> Params:
-        return solve(sent, theta, support, steps if test_steps is None else test_steps)
+        return solve(sent, theta, support, steps if test_steps is None else test_steps)[0]
 
     # Departure: only the clients of a round move their θ̂; in Algorithm 1 all do, and the server averages a sample.
     base = replace(fedavg(loss, outer=sgd(beta)), client=client)

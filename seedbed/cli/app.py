@@ -1,5 +1,7 @@
 """The commands. Each reads its arguments, calls one function of the library, and prints what it gives."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,8 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from seedbed.cli.show import Bars, Download, number, result_table, summary_table
-from seedbed.runs.comparison import Cell
+from seedbed.cli.show import Bars, Download, card, catalogue_tables, comparison_tables, result_table, summary_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,6 +89,9 @@ def compare(
     names: Annotated[list[str], typer.Argument(help="Algorithms: see `seedbed algorithms`.")],
     data: Data = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 1,
+    tune: Annotated[
+        bool, typer.Option(help="Let validation clients choose learning rates; other factors: --set tune=[0.1,1,10].")
+    ] = True,
     rounds: Rounds = None,
     seed: Seed = None,
     engine: Engine = None,
@@ -96,24 +100,26 @@ def compare(
     root: Root = None,
     set_: Set = None,
 ) -> None:
-    """Several algorithms on the same clients, episodes and budget of examples."""
+    """Several algorithms on the same clients, episodes and budget of examples, tuned by the same grid.
+
+    Known clients that are not trained on meanwhile choose a learning rate and how to adapt for each of them.
+    """
+    from seedbed.runs.comparison import FACTORS
     from seedbed.runs.comparison import compare as compare_runs
+    from seedbed.runs.comparison_page import comparison_page
+    from seedbed.runs.directory import RunDirectory
 
     asked = {"data": data, "rounds": rounds, "engine": engine, "root": root}
+    assignments = [*([f"tune={list(FACTORS)}"] if tune else []), *(set_ or [])]
     with Bars() as bars:
         found, directory = compare_runs(
-            names, asked, set_ or [], config, out, range(seed or 0, (seed or 0) + seeds), bars
+            names, asked, assignments, config, out, range(seed or 0, (seed or 0) + seeds), bars
         )
-    table = Table(title=f"{found.metric} on clients never seen in training, mean over {seeds} seed{'s' * (seeds > 1)}")
-    table.add_column("algorithm", no_wrap=True)
-    for shots in found.shots:
-        table.add_column(f"{shots} shots: unadapted", justify="right")
-        table.add_column("adapted", justify="right")
-        table.add_column("worst tenth", justify="right")
-    for name, cells in found.rows.items():
-        table.add_row(name, *(f"{_over_seeds(cell, found.metric)}" for cell in cells))
-    console.print(table)
-    console.print(f"runs in {directory}")
+    page = comparison_page(found, shlex.join(["seedbed", *sys.argv[1:]]))
+    RunDirectory(directory).write("comparison.html", page.encode())
+    for table in comparison_tables(found):
+        console.print(table)
+    console.print(f"report: {directory / 'comparison.html'}; runs beside it")
 
 
 @app.command()
@@ -149,19 +155,19 @@ def adapt(
 
 
 @app.command()
-def algorithms() -> None:
-    """The algorithms, where they are from, and what each has to set."""
-    from seedbed.algorithms.catalogue import CATALOGUE
-    from seedbed.runs.build import GIVEN, settable
+def algorithms(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
+) -> None:
+    """The algorithms and what they compute; one of them with its coordinates and settings."""
+    from seedbed.algorithms.catalogue import entry
 
-    table = Table()
-    for title in ("algorithm", "from", "clients work on", "settings"):
-        table.add_column(title)
-    given: dict[str, Any] = dict.fromkeys(GIVEN, object())
-    for name, entry in CATALOGUE.items():
-        words = settable(entry.factory, given)
-        table.add_row(name, entry.paper, entry.items.replace("_", " "), ", ".join(words))
-    console.print(table)
+    if name is None:
+        for table in catalogue_tables():
+            console.print(table)
+        console.print("`seedbed algorithms NAME` shows one whole", style="dim")
+        return
+    for part in card(name, entry(name)):
+        console.print(part)
 
 
 @data_app.command("list")
@@ -201,10 +207,6 @@ def data_get(
 
     with Download() as download:
         console.print(f"{name} is in {get(name, root, download)}")
-
-
-def _over_seeds(cell: Cell, metric: str) -> str:
-    return number(cell.mean, metric) + ("" if cell.spread is None else f" ± {number(cell.spread, metric)}")
 
 
 def _print(result: dict[str, Any], directory: Path) -> None:

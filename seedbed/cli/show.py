@@ -1,7 +1,6 @@
 """What people see: progress while a run works, tables when it is done."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +17,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from seedbed.algorithms.catalogue import FAMILIES, Entry
+from seedbed.runs.comparison import Comparison
+from seedbed.runs.comparison_page import cell, choices, in_order, meaning
+from seedbed.runs.described import described
+from seedbed.runs.page import number, plus_minus, shots_of
 from seedbed.runs.pipeline import COLUMNS, Show
 from seedbed.runs.report import TITLES
 from seedbed.tasks.readers import Summary
@@ -98,6 +102,69 @@ def result_table(result: Mapping[str, Any], which: str = "unseen") -> Table:
     return table
 
 
+def comparison_tables(found: Comparison) -> Iterator[Table]:
+    """For each number of shots: the algorithms, best first; and what was chosen for each."""
+    many = len(found.seeds)
+    for shots in found.rows:
+        table = Table(
+            title=f"{shots_of([shots])}: {found.metric}, {found.clients} unseen clients, {many} seed{'s' * (many > 1)}",
+            caption=f"{meaning(found)}; behind: client by client, ± 95 % interval over clients",
+        )
+        table.add_column("algorithm", no_wrap=True)
+        for column in ("unadapted", "adapted", "worst tenth", "behind the best"):
+            table.add_column(column, justify="right")
+        for name, row in in_order(found, shots):
+            behind = "" if row.behind is None else number(row.behind[0], found.metric)
+            behind += "" if row.behind is None else plus_minus(row.behind[1], found.metric)
+            cells = (cell(value, found.metric) for value in (row.unadapted, row.adapted, row.worst_tenth))
+            table.add_row(name, *cells, behind)
+        yield table
+    chosen = Table(title="chosen by validation clients, for each", show_lines=True)
+    for column in ("algorithm", "rate", "chosen", "how clients adapt"):
+        chosen.add_column(column)
+    for name, words in choices(found).items():
+        chosen.add_row(name, *words)
+    yield chosen
+
+
+def catalogue_tables() -> Iterator[Table]:
+    """A table for each family of algorithms."""
+    for family in FAMILIES:
+        table = Table(title=(family.__doc__ or "").rstrip("."), title_justify="left", show_lines=True, expand=True)
+        table.add_column("algorithm", no_wrap=True)
+        table.add_column("what it computes", ratio=2)
+        table.add_column("from", ratio=1)
+        for name, entry in family.ENTRIES.items():
+            table.add_row(name, Text(entry.equation), Text(entry.paper))
+        yield table
+
+
+def card(name: str, entry: Entry) -> Iterator[Table]:
+    """One algorithm whole: what it computes, where it stands among the others, what there is to set."""
+    facts = Table(title=name, show_header=False, title_justify="left", expand=True)
+    facts.add_column(no_wrap=True)
+    facts.add_column(ratio=1)
+    rows = {
+        "computes": entry.equation,
+        "from": entry.paper,
+        "clients work on": entry.items.replace("_", " "),
+        **entry.axes._asdict(),
+        "tuned by compare": ", ".join(entry.rates),
+        "oracle": f"tests/oracles/{entry.oracle}",
+        "number": "not reproduced yet" if entry.number is None else f"docs/results.md, {entry.number}",
+    }
+    for title, value in rows.items():
+        facts.add_row(title, Text(value))
+    yield facts
+    settings = Table(title="settings (--set KEY=VALUE)", title_justify="left", expand=True)
+    for title in ("key", "default"):
+        settings.add_column(title, no_wrap=title == "key")
+    settings.add_column("meaning", ratio=1)
+    for row in described(entry.factory):
+        settings.add_row(*map(Text, row))
+    yield settings
+
+
 def summary_table(found: Summary) -> Table:
     """Clients, sizes, classes and label skew of a population."""
     table = Table(show_header=False, title=found.source)
@@ -122,13 +189,8 @@ def _spread(values: tuple[int, float, int]) -> str:
     return f"{values[0]} to {values[2]}, median {values[1]:g}"
 
 
-def number(value: float, metric: str) -> str:
-    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.4g}"
-
-
 def _cell(cell: Mapping[str, Any], metric: str, *, bold: bool) -> str:
-    ci95 = "" if cell["ci95"] is None or math.isnan(cell["ci95"]) else f" ± {number(cell['ci95'], metric)}"
-    text = f"{number(cell['mean'], metric)}{ci95} ({number(cell['worst_tenth'], metric)})"
+    text = f"{number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)} ({number(cell['worst_tenth'], metric)})"
     return f"[bold]{text}[/bold]" if bold else text
 
 

@@ -23,12 +23,12 @@ class FineTuning:
     """One way to fine-tune, by gradient steps on the whole support set.
 
     Attributes:
-        layers: all | head | head_then_all.
-        steps, lr: steps of all layers.
+        layers: all | head | head_then_all | own: the algorithm's own way to adapt, which is not fine-tuning.
+        steps, lr: steps of all layers, or the own ones (lr 0: their rate is the algorithm's own too).
         head_steps, head_lr: steps of the head alone, on features computed once.
     """
 
-    layers: Literal["all", "head", "head_then_all"] = "all"
+    layers: Literal["all", "head", "head_then_all", "own"] = "all"
     steps: int = 10
     lr: float = 0.1
     head_steps: int = 50
@@ -36,9 +36,11 @@ class FineTuning:
 
     def __str__(self) -> str:
         head, all = f"{self.head_steps} steps of lr {self.head_lr:g}", f"{self.steps} steps of lr {self.lr:g}"
-        return {"all": f"all layers, {all}", "head": f"the head, {head}"}.get(
-            self.layers, f"the head, {head}, then all layers, {all}"
-        )
+        return {
+            "all": f"all layers, {all}",
+            "head": f"the head, {head}",
+            "own": f"its own, {all if self.lr else f'{self.steps} steps'}",
+        }.get(self.layers, f"the head, {head}, then all layers, {all}")
 
 
 @dataclass(frozen=True)

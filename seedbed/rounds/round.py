@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seedbed import draws, tree
-from seedbed.errors import InputError
+from seedbed.errors import Diverged, InputError
 from seedbed.federated import Algorithm, ClientId, Group, Message, Reducer, Replies, ServerState
 from seedbed.tree import Tree
 
@@ -113,7 +113,7 @@ def refuse_infinite(state: Tree, number: int, info: Mapping[str, Tensor]) -> Non
     """A model that is no longer finite ends the rounds, before it is yielded."""
     if not tree.is_finite(state):
         loss = "unknown" if "loss" not in info else f"{float(info['loss']):.3g}"
-        raise InputError(
+        raise Diverged(
             f"round {number}: the model is no longer finite (loss {loss}); "
             "start again with lower learning rates (local.lr, outer.lr); what came before is intact"
         )

@@ -22,8 +22,8 @@ def synchronous(
         cohort: clients a round, drawn without replacement by (seed, round); None: all.
         done: rounds that `start` has behind it.
     Raises:
-        InputError: the cohort is larger than the population, or the model became NaN or infinite; the last good
-            round has been yielded before.
+        InputError: the cohort is larger than the population.
+        Diverged: the model became NaN or infinite; the last good round has been yielded before.
     """
     population = engine.population
     refuse_other_than(1, cohort, len(population), "cohort")

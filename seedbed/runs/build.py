@@ -79,6 +79,33 @@ def settable(factory: Callable[..., Any], context: Mapping[str, Any] = {}) -> li
     return names
 
 
+def setting(factory: Callable[..., Any], given: Mapping[str, Any], key: str) -> Any:
+    """What a setting is: as given, or else its default.
+
+    >>> from seedbed.algorithms.fedavg import fedavg
+    >>> setting(fedavg, {}, "local.lr"), setting(fedavg, {"local": "adam"}, "local.lr")
+    (0.1, 0.001)
+    """
+    name, _, inner = key.partition(".")
+    default = inspect.signature(factory).parameters[name].default
+    if not inner:
+        return given.get(name, default)
+    table = _table(given.get(name, {}), name, OPTIMIZERS)
+    chosen = table.get("name", default.name)
+    usual = {n: p.default for n, p in inspect.signature(OPTIMIZERS[chosen]).parameters.items()}
+    return (usual | (dict(default.settings) if chosen == default.name else {}) | table)[inner]
+
+
+def with_setting(given: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The settings with one of them changed.
+
+    >>> with_setting({"local": "adam"}, "local.lr", 0.1)
+    {'local': {'name': 'adam', 'lr': 0.1}}
+    """
+    name, _, inner = key.partition(".")
+    return {**given, name: {**_table(given.get(name, {}), name, OPTIMIZERS), inner: value} if inner else value}
+
+
 def _is_plain(value: Any) -> bool:
     return isinstance(value, int | float | str)
 

@@ -12,6 +12,7 @@ from itertools import accumulate
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 270, 46, 14, 12, 40
 ROW = 70  # height of a strip
+NARROW = 24  # height of a row of ranges
 MANY = 400  # points of a line beyond which some are left out
 Point = tuple[float, float]
 Scale = Callable[[float], float]
@@ -52,6 +53,17 @@ class Strip:
     scores: Sequence[float]
     mean: float
     worst: int  # which score is labelled
+
+
+@dataclass(frozen=True)
+class Range:
+    """A row: a mean with half its interval's width, where it was before, and the worst tenth."""
+
+    name: str
+    mean: float
+    half: float | None
+    before: float
+    worst: float
 
 
 def text(value: object) -> str:
@@ -136,6 +148,30 @@ def strips(rows: Sequence[Strip], names: Sequence[str], x: Axis) -> str:
             body.append(f'<g class="client {row.column}">{marker("", *at, 3.4)}<title>{text(label)}</title></g>')
         body.append(_worst_label(row, names, scale, top))
     return _svg(height, f"{x.label} of every client", body)
+
+
+def ranges(rows: Sequence[Range], x: Axis) -> str:
+    """A row for each mean, with its interval as a bar, a ring where it was before, and a tick at the worst tenth."""
+    height, left = NARROW * len(rows) + BOTTOM + 4, 110
+    every = [value for row in rows for value in (row.mean, row.before, row.worst) if math.isfinite(value)]
+    ticks = _ticks(*_range(every or [0.0]), 5)
+    scale = _scale([*every, ticks[0], ticks[-1]], left, WIDTH - 16)
+    body = [f'<path class="grid" d="M{scale(t):.1f} 4V{height - BOTTOM}"/>' for t in ticks]
+    body.append(_x_ticks(x, ticks, scale, height))
+    for number, row in enumerate(rows):
+        y = NARROW * number + 15
+        body.append(f'<text class="tick end" x="{left - 8}" y="{y + 4}">{text(row.name)}</text>')
+        if not all(map(math.isfinite, (row.mean, row.before, row.worst))):
+            continue
+        half = row.half if row.half is not None and math.isfinite(row.half) else 0.0
+        low, high = (min(max(x.clip(end), ticks[0]), ticks[-1]) for end in (row.mean - half, row.mean + half))
+        said = f"{row.name}: {x.text(round(row.before, 4))} → {x.text(round(row.mean, 4))}"
+        body.append(
+            f'<g class="adapted"><path class="bar" d="M{scale(low):.1f} {y}H{scale(high):.1f}"/>'
+            f'<path class="bar" d="M{scale(row.worst):.1f} {y - 5}v10"/>{marker("", scale(row.mean), y, 4)}'
+            f'<circle class="bar" cx="{scale(row.before):.1f}" cy="{y}" r="4"/><title>{text(said)}</title></g>'
+        )
+    return _svg(height, f"{x.label} of each", body)
 
 
 def marker(column: str, x: float, y: float, size: float) -> str:

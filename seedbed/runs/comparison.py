@@ -1,39 +1,75 @@
-"""Several algorithms on the same clients, the same episodes and the same budget of examples."""
+"""Several algorithms on the same clients, the same episodes and the same budget of examples, tuned by the same grid."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
+from seedbed.evaluation import summarise
 from seedbed.runs.directory import RunDirectory
 from seedbed.runs.experiment import Experiment
 from seedbed.runs.pipeline import Show
 from seedbed.runs.settings import Settings
-from seedbed.runs.start import go_on, plan, start
+from seedbed.runs.start import begin, go_on, plan
+
+FACTORS = (0.3, 1.0, 3.0)  # on learning rates; validation clients choose one
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number over seeds."""
+    """A number over seeds.
+
+    Attributes:
+        spread: standard deviation over seeds; of one seed, half the 95 % interval over clients, where there is one.
+    """
 
     mean: float
-    spread: float | None  # standard deviation over seeds; None for one seed
+    spread: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Cell":
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
+    def of(cls, values: Sequence[float], interval: float | None = None) -> "Cell":
+        return cls(fmean(values), stdev(values) if len(values) > 1 else interval)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An algorithm's cells at one number of shots.
+
+    Attributes:
+        behind: how far its clients' adapted scores are behind the best algorithm's, client by client, and half the 95 %
+            interval of that; None for the best itself, and where there are fewer than two clients.
+    """
+
+    unadapted: Cell
+    adapted: Cell
+    worst_tenth: Cell
+    behind: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows by algorithm; for each number of shots the cells unadapted, adapted, worst tenth of adapted."""
+    """What was found.
+
+    Attributes:
+        rows: by number of shots, then by algorithm.
+        chosen: what validation clients chose, by algorithm, for each seed: result.json's "tuning" and "finetuning".
+        clients: unseen ones that each seed judges by.
+        budget: examples that a client passes through its model in a round.
+    """
 
     metric: str
-    shots: tuple[str, ...]
-    rows: Mapping[str, list[Cell]]
+    higher_is_better: bool
+    data: str
+    rounds: int
+    cohort: int
+    budget: int
+    clients: int
+    seeds: tuple[int, ...]
+    rows: Mapping[str, Mapping[str, Row]]
+    chosen: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def compare(
@@ -47,37 +83,72 @@ def compare(
 ) -> tuple[Comparison, Path]:
     """Run each algorithm with each seed (runs that are there already are gone on with), and put them side by side.
 
-    Rounds, cohort and examples per client and round are those of the first algorithm, where they are not asked for.
+    Rounds, cohort, and examples per client and round are those of the first algorithm, where they are not asked for;
+    what is known to be good on this very set is used for none. The table goes to comparison.json in the directory.
     """
     for name in names:
         catalogue.entry(name)
-    base = out or Path("runs") / f"compare-{Path(asked.get('data') or 'digits').stem}"
+    base, seeds = out or Path("runs") / f"compare-{Path(asked.get('data') or 'digits').stem}", tuple(seeds)
     assignments = ["evaluation.baselines=false", "evaluation.curve=false", *assignments]
-    first = plan({**asked, "algorithm": names[0]}, assignments, config)
+
+    def planned(name: str, **more: Any) -> Experiment:
+        return plan({**asked, **more, "algorithm": name}, assignments, config, specific=False)
+
+    first = planned(names[0])
     for name in names[1:]:
-        _refuse_unlike(first, plan({**asked, "algorithm": name}, assignments, config))
-    same = {"rounds": first.settings.rounds, "cohort": first.settings.cohort, "budget": first.budget}
-    asked = {**asked, **{key: value for key, value in same.items() if asked.get(key) is None}}
-    rows: dict[str, list[Cell]] = {}
-    shots: tuple[str, ...] = ()
-    metric = ""
+        _refuse_unlike(first, planned(name))
+    rounds, cohort, budget = first.settings.rounds or 0, first.settings.cohort or 0, first.budget  # complete
+    asked = {**asked, "rounds": rounds, "cohort": cohort, "budget": budget}
+    results: dict[str, list[dict[str, Any]]] = {}
     for name in dict.fromkeys(names):
-        results = []
         for seed in seeds:
-            path = base / f"{name}-{seed}"
-            these = {**asked, "algorithm": name, "seed": seed}
+            path, experiment = base / f"{name}-{seed}", planned(name, seed=seed)
             if (path / "manifest.json").exists():
-                _refuse_other(path, plan(these, assignments, config).settings)
-                results.append(go_on(path, show))
+                _refuse_other(path, experiment.settings)
+                result = go_on(path, show)
             else:
-                results.append(start(these, assignments, config, path, show)[1])
-        metric, shots = results[0]["metric"], tuple(results[0]["unseen"])
-        rows[name] = [
-            Cell.of([result["unseen"][k][column][number] for result in results])
-            for k in shots
-            for column, number in (("unadapted", "mean"), ("adapted", "mean"), ("adapted", "worst_tenth"))
-        ]
-    return Comparison(metric, shots, rows), base
+                result = begin(experiment, path, show)[1]
+            results.setdefault(name, []).append(result)
+    one = results[names[0]][0]
+    found = Comparison(
+        one["metric"],
+        one["higher_is_better"],
+        first.population.source,
+        rounds,
+        cohort,
+        budget,
+        next(iter(one["unseen"].values()))["adapted"]["clients"],
+        seeds,
+        {shots: _rows(results, shots, higher_is_better=one["higher_is_better"]) for shots in one["unseen"]},
+        {
+            name: [{"tuning": r["tuning"].get(name), "adapting": r["finetuning"].get("adapted", {})} for r in made]
+            for name, made in results.items()
+        },
+    )
+    RunDirectory(base).write_json("comparison.json", asdict(found))
+    return found, base
+
+
+def _rows(results: Mapping[str, Sequence[Mapping[str, Any]]], shots: str, *, higher_is_better: bool) -> dict[str, Row]:
+    """Each algorithm's row; all saw the same clients and episodes, so that they are compared client by client."""
+    cells = {name: [result["unseen"][shots] for result in made] for name, made in results.items()}
+    sign = 1 if higher_is_better else -1
+    best = max(cells, key=lambda name: sign * fmean(cell["adapted"]["mean"] for cell in cells[name]))
+
+    def scores(name: str) -> list[float]:
+        return [score for cell in cells[name] for score in cell["adapted"]["scores"]]
+
+    rows = {}
+    for name, made in cells.items():
+        interval = {column: made[0][column]["ci95"] for column in ("unadapted", "adapted")}
+        gap = summarise([sign * (b - a) for a, b in zip(scores(name), scores(best), strict=True)])
+        rows[name] = Row(
+            Cell.of([cell["unadapted"]["mean"] for cell in made], interval["unadapted"]),
+            Cell.of([cell["adapted"]["mean"] for cell in made], interval["adapted"]),
+            Cell.of([cell["adapted"]["worst_tenth"] for cell in made]),
+            None if name == best or gap.clients < 2 else (gap.mean, gap.ci95),
+        )
+    return rows
 
 
 def _refuse_unlike(a: Experiment, b: Experiment) -> None:

@@ -80,6 +80,11 @@ class RunDirectory:
         chosen = (self.result or {}).get("finetuning", {}).get("adapted", {})
         return {int(k): FineTuning(**{n: v for n, v in how.items() if n != "text"}) for k, how in chosen.items()}
 
+    def options(self) -> dict[str, Any]:
+        """The algorithm's settings that the trained start has: those asked for, with the rates that `tune` chose."""
+        options: dict[str, Any] = (self.result or {}).get("options", self.manifest["settings"]["options"])
+        return options
+
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 

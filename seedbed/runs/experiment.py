@@ -22,6 +22,7 @@ from seedbed.learning.objectives import Adapt, Metric, supervised
 from seedbed.models import Model, Several
 from seedbed.models.split import Halves, Split
 from seedbed.runs.build import build
+from seedbed.runs.costs import Costs, costs
 from seedbed.runs.scheduling import refuse_senseless
 from seedbed.runs.settings import ModelSettings, Settings, known_keys
 from seedbed.tasks import sampling
@@ -127,7 +128,7 @@ class Learner:
 
         Args:
             options: its settings; None: those of the run.
-            finetuning: how clients adapt under an algorithm that has no way of its own.
+            finetuning: how clients adapt, where it is chosen.
             ways: classes of a task, for heads that are solved; None: as many as training has.
             test_steps: adaptation steps; None: the algorithm's own.
         """
@@ -146,7 +147,10 @@ class Learner:
             if test_steps is not None:
                 how = replace(how, steps=test_steps, head_steps=test_steps)
             context["adapt"] = self.finetuning(model, entry, ways, how)
-        elif test_steps is not None:
+        elif finetuning is not None:
+            own = {"test_steps": finetuning.steps, "test_lr": finetuning.lr}
+            options = {**options, **{n: v for n, v in own.items() if n == "test_steps" or v}}
+        if test_steps is not None and not entry.tuned(options):
             options = {**options, "test_steps": test_steps}
         if entry.classes and self.shape.classes == 0:
             raise InputError(f"{name} works on classes, but the target is a number: use per_fedavg or fedmeta")
@@ -298,11 +302,10 @@ class Experiment:
         """What clients work on in training.
 
         Args:
-            examples: about how many examples a client passes through its model in a round, instead of the settings'
-                own steps, epochs and episodes; None: those, or the run's budget if it has one.
+            examples: about how many examples a client's items hold in a round, instead of the settings' own steps,
+                epochs and episodes; None: those.
         """
         task, episodic = self.settings.task, self.population.episodic
-        examples = self.settings.budget if examples is None else examples
 
         def times(per_item: float, given: int | None) -> int | None:
             return given if examples is None else max(1, round(examples / per_item))
@@ -334,13 +337,31 @@ class Experiment:
             )
         return sampling.batches(task.size, epochs=task.epochs, steps=steps)
 
-    def source(self, name: str, population: Population, *, examples: int | None = None) -> Sampled:
-        """Training tasks of these clients for this algorithm."""
+    def source(
+        self, name: str, population: Population, options: Mapping[str, Any], *, examples: int | None = None
+    ) -> Sampled:
+        """Training tasks of these clients for this algorithm.
+
+        Args:
+            examples: that a client passes through its model in a round (pooled: everybody of a cohort together); None:
+                the run's budget, or as task.* says.
+        """
         entry = catalogue.entry(name)
-        items = entry.items_for(self.settings.options)
+        items = entry.items_for(options)
+        examples = self.settings.budget if examples is None else examples
+        if examples is not None:
+            together = (self.settings.cohort or len(population)) if entry.pooled else 1
+            examples = max(1, round(together * examples / self.costs(name, options).passes))
         population = self._augmented(population, items)
         population = population.pooled() if entry.pooled else population
         return Sampled(population, self.sampler(items, examples=examples), seed=self.settings.seed)
+
+    def costs(self, name: str, options: Mapping[str, Any]) -> Costs:
+        """What a client's round costs under this algorithm: the first client's of round 0, as task.* says."""
+        entry = catalogue.entry(name)
+        model = self.learner.model(entry)
+        source = Sampled(self.train, self.sampler(entry.items_for(options)), seed=self.settings.seed)
+        return costs(self.learner.algorithm(name, model, options=options), model, tree.index(source.tasks([0], 0), 0))
 
     def _augmented(self, population: Population, items: catalogue.Items) -> Population:
         """Training clients with what the settings add to them; turned classes only where labels are drawn afresh."""
@@ -383,12 +404,13 @@ class Experiment:
     def budget(self) -> int:
         """How many examples a client passes through its model in a round under the run's algorithm, on average: what
         its rivals are given too. Counted on the first clients' tasks of round 0."""
-        source = self.source(self.settings.algorithm, self.train)
+        name, options = self.settings.algorithm, self.settings.options
+        source = self.source(name, self.train, options)
         clients = list(source.clients)[:16]
         task = source.tasks(clients, 0)
         batches = tree.parts(task.items, Batch)
         examples = sum(float((batch.mask * task.real[:, :, None]).sum()) for batch in batches)
-        return max(1, round(examples / len(clients)))
+        return max(1, round(self.costs(name, options).passes * examples / len(clients)))
 
 
 def _refuse_hopeless(population: Population, data: str) -> None:

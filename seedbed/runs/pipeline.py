@@ -8,16 +8,18 @@ from typing import Any
 
 from seedbed import evaluation
 from seedbed.algorithms import catalogue
+from seedbed.errors import Diverged, InputError
 from seedbed.evaluation import Summary
 from seedbed.federated import Algorithm, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning
+from seedbed.runs.build import setting
 from seedbed.runs.directory import RunDirectory, to_bytes
 from seedbed.runs.experiment import AnyModel, Experiment
 from seedbed.runs.scheduling import replies, schedule_for
 from seedbed.runs.settings import ScheduleSettings
 from seedbed.runs.training import train_stage
-from seedbed.runs.tuning import choose_finetuning
+from seedbed.runs.tuning import Judge, Scored, Tried, best, choose_finetuning, choose_own_steps, scaled
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled
 from seedbed.tree import Tree
@@ -78,6 +80,7 @@ class Pipeline:
     def __init__(self, run: RunDirectory, experiment: Experiment, show: Show | None = None):
         self.run, self.experiment, self.show = run, experiment, show or Show()
         self.settings, self.learner = experiment.settings, experiment.learner
+        self.tuning: dict[str, Any] = {}  # what `tune` chose, by algorithm
 
     def execute(self) -> dict[str, Any]:
         """Run whatever is not done yet; returns the result that is also written."""
@@ -89,6 +92,8 @@ class Pipeline:
             "metric": self.learner.metric_name,
             "higher_is_better": self.learner.higher_is_better,
             "algorithm": self.settings.algorithm,
+            "options": main.options,
+            "tuning": self.tuning,
             "unseen": self.table(main, rivals, self.experiment.unseen),
             "seen": self.seen(main),
             "finetuning": {
@@ -105,12 +110,10 @@ class Pipeline:
     # ---- training ----------------------------------------------------------------------------------------------
 
     def train(self, name: str, options: Mapping[str, Any], plan: Plan) -> Trained:
-        """Train the named algorithm on all known clients; choose its fine-tuning first if it has no way of its own."""
+        """Train the named algorithm on all known clients; as validation clients like best where that is open."""
         if catalogue.entry(name).takes("teacher"):
             self.learner.teacher = self.teacher(catalogue.entry(name))
-        finetuning: Mapping[int, FineTuning] = {}
-        if catalogue.entry(name).tuned(options):
-            finetuning = self.choose(name, options, plan)
+        options, finetuning = self.choose(name, options, plan)
         return replace(self._trained(name, options, self.experiment.train, plan), finetuning=finetuning)
 
     def teacher(self, entry: catalogue.Entry) -> Teacher:
@@ -151,7 +154,7 @@ class Pipeline:
     def _trained(self, name: str, options: Mapping[str, Any], clients: Population, plan: Plan) -> Trained:
         entry = catalogue.entry(name)
         budget = None if name == self.settings.algorithm else self.experiment.budget
-        source = self.experiment.source(name, clients, examples=budget)
+        source = self.experiment.source(name, clients, options, examples=budget)
         model = self.learner.model(entry)
         algorithm = self.learner.algorithm(name, model, options=options)
         engine = self.experiment.engine(source, model)
@@ -177,33 +180,73 @@ class Pipeline:
         same = self.settings.algorithm == "fedavg" and self.settings.schedule.name == "synchronous"
         fedavg = main if same else self.train("fedavg", self.settings.rival, self._rival_plan)
         untrained = replace(fedavg, state=self._algorithm(fedavg).init(fedavg.model.params))
-        local = replace(untrained, finetuning=self._choose(untrained, self.experiment.validation()[1], "local"))
+        chosen = self._choose(untrained, self.experiment.validation()[1], "local")
+        local = replace(untrained, finetuning=_ways(chosen))
         return {"fedavg_finetuned": fedavg, "local": local}
 
-    def choose(self, name: str, options: Mapping[str, Any], plan: Plan) -> dict[int, FineTuning]:
-        """Fine-tuning for each number of shots, chosen on clients that a probe (a quarter of the rounds) never saw."""
+    # ---- choosing ----------------------------------------------------------------------------------------------
+
+    def choose(
+        self, name: str, options: Mapping[str, Any], plan: Plan
+    ) -> tuple[Mapping[str, Any], dict[int, FineTuning]]:
+        """Learning rates, and how to adapt for each number of shots, chosen on clients that no probe has seen.
+
+        A probe is a quarter of the rounds; each of the `tune` factors has one.
+        """
+        entry = catalogue.entry(name)
+        tried = [(f, scaled(entry, options, f)) for f in self.settings.tune] or [(1.0, options)]
+        if not (self.settings.tune or entry.tuned(options) or entry.own_steps(options)):
+            return options, {}
         rest, validation = self.experiment.validation()
         if len(rest) == 0:
-            return {k: FineTuning() for k in self.experiment.shots}
-        return self._choose(self._trained(name, options, rest, plan.probe), validation, name)
+            return options, {k: FineTuning() for k in self.experiment.shots} if entry.tuned(options) else {}
+        found: list[Tried] = []
+        for number, (factor, asked) in enumerate(tried):
+            probing = replace(plan.probe, stage=f"{plan.probe.stage}_{number}") if self.settings.tune else plan.probe
+            try:
+                probe = self._trained(name, asked, rest, probing)
+            except Diverged:
+                continue
+            found.append(Tried(factor, asked, self._choose(probe, validation, name)))
+        if not found:
+            raise InputError(f"{name} diverges with each factor of tune={list(self.settings.tune)}: add smaller ones")
+        chosen = best(found)
+        if self.settings.tune:
+            self.tuning[name] = {
+                "rates": {key: setting(entry.factory, chosen.options, key) for key in entry.rates},
+                "factor": chosen.factor,
+                "scores": {str(each.factor): each.score for each in found},
+            }
+        return chosen.options, _ways(chosen.adapting)
 
-    def _choose(self, trained: Trained, clients: Population, what: str) -> dict[int, FineTuning]:
+    def _choose(self, trained: Trained, clients: Population, what: str) -> dict[int, Scored]:
         tick = self.show.stage(f"fine-tuning of {what}", len(self.experiment.shots))
-        chosen, ways = {}, self.settings.evaluation.ways
+        learner, chosen = self.learner, {}
         for shots in self.experiment.shots:
             source = self.experiment.judged(clients, shots, purpose="validation", episodes=max(3, 9 // len(clients)))
-            chosen[shots] = choose_finetuning(
-                partial(self.learner.finetuning, trained.model, catalogue.entry(trained.name), ways),
-                self._algorithm(trained),
-                trained.state,
+            judge = Judge(
                 self.experiment.engine(source, trained.model),
+                trained.state,
                 source,
-                self.learner.metric(trained.model),
-                higher_is_better=self.learner.higher_is_better,
-                has_head=trained.model.width > 0,
+                learner.metric(trained.model),
+                learner.higher_is_better,
             )
-            tick(str(chosen[shots]))
+            chosen[shots] = self._chosen(trained, shots, judge)
+            tick(str(chosen[shots].how or ""))
         return chosen
+
+    def _chosen(self, trained: Trained, shots: int, judge: Judge) -> Scored:
+        entry, learner = catalogue.entry(trained.name), self.learner
+        if entry.tuned(trained.options):
+            path = partial(learner.finetuning, trained.model, entry, self.settings.evaluation.ways)
+            return choose_finetuning(path, self._algorithm(trained), judge, has_head=trained.model.width > 0)
+
+        def adapting(how: FineTuning | None) -> Algorithm:
+            return self._algorithm(replace(trained, finetuning={} if how is None else {shots: how}), shots)
+
+        if entry.own_steps(trained.options):
+            return choose_own_steps(adapting, judge, has_rate="test_lr" in entry.settings)
+        return Scored(judge.scores(adapting(None))[0], None)
 
     @property
     def _few(self) -> int:
@@ -307,6 +350,10 @@ def _word(info: Mapping[str, float]) -> str:
     """
     forms = {"loss": "loss {:.3f}", "time": "{:.1f} s of simulated time", "consensus": "consensus distance {:.2g}"}
     return ", ".join(form.format(info[name]) for name, form in forms.items() if name in info)
+
+
+def _ways(scored: Mapping[int, Scored]) -> dict[int, FineTuning]:
+    return {shots: each.how for shots, each in scored.items() if each.how is not None}
 
 
 def _cells(summary: Summary) -> dict[str, Any]:

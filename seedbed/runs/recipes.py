@@ -29,6 +29,7 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
         "options": {"outer": {"lr": 3e-3}, "test_steps": 10, "test_lr": 0.03},
     },
     ("omniglot", "fed_proto"): {
+        "options": {"test_steps": 0},
         "rounds": 1000,
         "cohort": 4,
         "rival": {"local": {"lr": 0.1}},
@@ -38,11 +39,12 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
 }
 
 
-def complete(given: Mapping[str, Any], population: Population) -> Settings:
+def complete(given: Mapping[str, Any], population: Population, *, specific: bool = True) -> Settings:
     """Settings with nothing left open, for this data.
 
     Args:
         given: what the user set; it wins over every recipe.
+        specific: use what is known to be good on this very set, too; a comparison must not.
     """
     asked = settings_from(given)
     algorithm = asked.algorithm
@@ -54,7 +56,8 @@ def complete(given: Mapping[str, Any], population: Population) -> Settings:
         "cohort": min(10, len(population)),
         "rival": {"local": {"lr": 0.05}},
     }
-    recipes = [RECIPES.get((source, algorithm), {}) for source in (None, population.source)]
+    sources = (None, population.source) if specific else (None,)
+    recipes = [RECIPES.get((source, algorithm), {}) for source in sources]
     chosen = {k: v for k, v in given.items() if v is not None and not (k == "algorithm" and v == "auto")}
     own = {"name": asked.schedule.name or catalogue.entry(algorithm).rounds[0]}
     return settings_from(open_ones, *recipes, chosen, {"schedule": own})

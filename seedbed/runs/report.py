@@ -1,18 +1,28 @@
 """report.html: one file for people, made of what the run directory holds. It says so where adaptation does not help."""
 
-import json
 import math
-import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.evaluation import summarise
 from seedbed.runs import charts
 from seedbed.runs.charts import Axis, Dot, Strip, text
+from seedbed.runs.page import (
+    axis_of,
+    document,
+    figure,
+    grid,
+    number,
+    plus_minus,
+    sections,
+    shots_of,
+    side_by_side,
+    title_of,
+)
 from seedbed.runs.pipeline import COLUMNS
-from seedbed.runs.settings import Settings
+from seedbed.runs.written import nones, toml
 
 TITLES = {
     "unadapted": "unadapted",
@@ -34,60 +44,6 @@ WORDS = {  # by rival: better, no difference that can be told, worse
 }  # fmt: skip
 OUTCOMES = ("better", "within the interval", "worse")
 
-STYLE = """
-:root { color-scheme: light dark; --page: #fff; --ink: #1c2024; --soft: #5d6670; --line: #dfe3e7; --tint: #f4f6f7;
-  --unadapted: #7b848e; --adapted: #14804a; --fedavg_finetuned: #2563c4; --local: #c4570a; --other: #8a3ea8; }
-@media (prefers-color-scheme: dark) { :root { --page: #14171a; --ink: #e6e9ec; --soft: #9aa4ae; --line: #2d3338;
-  --tint: #1c2024; --unadapted: #9aa4ae; --adapted: #45c486; --fedavg_finetuned: #79aaff; --local: #f2994e;
-  --other: #cf92e8; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .8rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 0 0 .9rem; }
-section { border-top: 1px solid var(--line); padding-top: 1.5rem; margin-top: 2rem; }
-.kind, small, .note, figcaption, dt { color: var(--soft); font-size: .85rem; }
-.kind { margin: 0 0 .2rem; }
-.verdict { font-size: 1.15rem; line-height: 1.5; border-left: 4px solid var(--adapted); padding: .1rem 0 .1rem 1rem;
-  margin: 0 0 1.6rem; max-width: 48rem; }
-small { display: block; font-weight: normal; }
-.note, figcaption { max-width: 46rem; margin: .5rem 0 1.5rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: 1rem 1.5rem; margin: 0; }
-dd { margin: 0; }
-.facts dd { font-size: 1.1rem; font-weight: 600; overflow-wrap: anywhere; }
-dl.words { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .5rem 1.5rem; margin: 0; }
-dl.words dt { font-size: 1rem; color: var(--ink); font-weight: 600; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .5rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top;
-  white-space: nowrap; }
-th { font-weight: 600; } thead th { font-size: .9rem; color: var(--soft); }
-th:first-child, .words { text-align: left; padding-left: 0; } td.words { white-space: normal; padding-left: .8rem; }
-.left th, .left td { text-align: left; }
-.best { font-weight: 700; } .o0 small { color: var(--adapted); } .o2 small { color: var(--local); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 0 2rem; }
-figure { margin: .8rem 0 0; max-width: 34rem; break-inside: avoid; }
-figcaption { margin-top: .3rem; }
-svg { display: block; width: 100%; height: auto; overflow: visible; font: 12px system-ui, sans-serif; }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .85rem; margin: 0 0 .4rem; }
-.legend span { display: inline-flex; align-items: center; gap: .35rem; } svg.key { width: .85rem; }
-svg text { fill: var(--soft); } svg .row { fill: var(--c); font-weight: 600; font-size: 13px; }
-.middle { text-anchor: middle; } .end { text-anchor: end; } .own { fill: var(--c); font-weight: 600; }
-.grid { stroke: var(--line); fill: none; }
-.line { stroke: var(--c); fill: none; stroke-width: 2.2; stroke-linejoin: round; }
-.faint { opacity: .28; stroke-width: 1; } .bar { stroke: var(--c); stroke-width: 1.6; fill: none; }
-.mean { stroke: var(--c); stroke-width: 2.5; } .client { opacity: .65; } svg .own { fill: var(--c); }
-svg circle, svg path:not([class]) { fill: var(--c); }
-.unadapted { --c: var(--unadapted); } .adapted, .s0 { --c: var(--adapted); } .local { --c: var(--local); }
-.fedavg_finetuned { --c: var(--fedavg_finetuned); } .s1 { --c: var(--other); }
-.s2 { --c: var(--soft); } .s3 { --c: var(--local); }
-pre { background: var(--tint); padding: .9rem 1rem; overflow-x: auto; border-radius: 6px;
-  font-size: .85rem; line-height: 1.5; }
-code { overflow-wrap: anywhere; font-size: .85em; } details { margin: .4rem 0; } details p { overflow-wrap: anywhere; }
-@media print { body { font-size: 11pt; } main { max-width: none; padding: 0; } pre { white-space: pre-wrap; }
-  section, table { break-inside: avoid-page; } details:not([open]) { display: none; } }
-"""
-
 Table = Mapping[str, Any]
 
 
@@ -99,26 +55,20 @@ def report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
             (no rivals, no curve, no losses, no known clients) are left out.
     """
     title = f"{result['algorithm']} on {manifest['data']['source']}"
-    sections = {
-        "On clients never seen in training": _unseen(result),
-        "Every unseen client": _spread(manifest, result),
-        "How much, and how fast": _adapting(manifest, result),
-        "On known clients": _table(result, "seen"),
-        "Training": _training(metrics),
-        "How fine-tuning was chosen": _finetuning(result),
-        "What the words mean": _meanings(manifest, result),
-        "The data": _data(manifest),
-        "To run it again": _again(manifest),
-    }
-    body = "".join(f"<section><h2>{name}</h2>{inside}</section>" for name, inside in sections.items() if inside)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE}</style></head>\n<body><main>"
-        f"<header><p class='kind'>Seedbed report</p><h1>{text(title)}</h1>"
-        f"<p class='verdict'>{text(verdict(result))}</p>{_facts(manifest, result)}</header>"
-        f"{body}</main></body></html>\n"
+    body = sections(
+        {
+            "On clients never seen in training": _unseen(result),
+            "Every unseen client": _spread(manifest, result),
+            "How much, and how fast": _adapting(manifest, result),
+            "On known clients": _table(result, "seen"),
+            "Training": _training(metrics),
+            "How fine-tuning was chosen": _finetuning(result),
+            "What the words mean": _meanings(manifest, result),
+            "The data": _data(manifest),
+            "To run it again": _again(manifest),
+        }
     )
+    return document(title, kind="Seedbed report", verdict=verdict(result), facts=_facts(manifest, result), body=body)
 
 
 # ---- the verdict ------------------------------------------------------------------------------------------------
@@ -136,7 +86,7 @@ def verdict(result: Table) -> str:
     for rival in _rivals(result):
         found = [(shots, _outcome(result, row, rival)) for shots, row in table.items()]
         by = {o: [shots for shots, outcome in found if outcome == o] for o in range(3)}
-        told.append(", ".join(f"{WORDS[rival][o]} with {_shots(at)}" for o, at in by.items() if at))
+        told.append(", ".join(f"{WORDS[rival][o]} with {shots_of(at)}" for o, at in by.items() if at))
     first, rest = (told[0], told[1:]) if "unadapted" in _rivals(result) else ("was judged", told)
     return f"On {clients} clients never seen in training, adaptation {first}{''.join(f'; it {t}' for t in rest)}."
 
@@ -169,28 +119,20 @@ def _rivals(result: Table) -> list[str]:
     return [c for c in _columns(result["unseen"]) if c not in skipped]
 
 
-def _shots(numbers: Sequence[str]) -> str:
-    *most, last = numbers
-    return f"{', '.join(most)} and {last} shots" if most else f"{last} shot{'s' * (last != '1')}"
-
-
 # ---- sections ---------------------------------------------------------------------------------------------------
 
 
-def _facts(manifest: Table, result: Table) -> str:
+def _facts(manifest: Table, result: Table) -> dict[str, tuple[object, str]]:
     settings, data, clients = manifest["settings"], manifest["data"], manifest["clients"]
     entry = CATALOGUE.get(result["algorithm"])
     kinds = f"{len(data['classes'])} classes" if data["classes"] else "a number to predict"
-    facts = {
+    return {
         "algorithm": (result["algorithm"], entry.paper if entry else ""),
         "data": (data["source"], f"{data['examples']:,} examples, {kinds}"),
         "clients": (f"{len(clients['train'])} known", f"and {len(clients['unseen'])} never seen in training"),
         "rounds": (settings["rounds"], _who_takes_part(settings)),
         "seed": (settings["seed"], "one training run"),
-    }  # fmt: skip
-    tiles = [f"<div><dt>{name}</dt><dd>{text(big)}<small>{text(small)}</small></dd></div>"
-             for name, (big, small) in facts.items()]  # fmt: skip
-    return f"<dl class='facts'>{''.join(tiles)}</dl>"
+    }
 
 
 def _who_takes_part(settings: Table) -> str:
@@ -219,17 +161,17 @@ def _table(result: Table, which: str) -> str:
         lines.append(f"<tr><th>{text(shots)}</th>{''.join(cells)}</tr>")
     clients = next(iter(next(iter(rows.values())).values()))["clients"]
     caption = (
-        f"{_metric(result)} ({'higher' if result['higher_is_better'] else 'lower'} is better): mean ± 95 % interval "
-        f"over {clients} client{'s' * (clients != 1)}, below it the worst tenth of them. Best mean of a row in bold. "
-        "The interval is that of clients like these under this one training run; another seed would move it too."
+        f"{title_of(result['metric'])} ({'higher' if result['higher_is_better'] else 'lower'} is better): mean ± 95 % "
+        f"interval over {clients} client{'s' * (clients != 1)}, below it the worst tenth of them. Best mean of a row "
+        "in bold. The interval is that of clients like these under this one training run; another seed moves it too."
     )
-    return _grid(["shots", *(TITLES.get(c, c) for c in columns)], lines, caption)
+    return grid(["shots", *(TITLES.get(c, c) for c in columns)], lines, caption)
 
 
 def _cell(cell: Table, result: Table, *, best: bool) -> str:
-    mean = f"{number(cell['mean'], result)}{_plus_minus(cell['ci95'], result)}"
+    mean = f"{number(cell['mean'], result['metric'])}{plus_minus(cell['ci95'], result['metric'])}"
     kind = " class='best'" if best else ""
-    return f"<td{kind}>{mean}<small>worst tenth {number(cell['worst_tenth'], result)}</small></td>"
+    return f"<td{kind}>{mean}<small>worst tenth {number(cell['worst_tenth'], result['metric'])}</small></td>"
 
 
 def _gains(result: Table) -> str:
@@ -244,7 +186,7 @@ def _gains(result: Table) -> str:
         "Adapted minus each rival, client by client, ± 95 % interval of that difference. "
         "Below it, for how many clients adapting scored worse than the rival."
     )
-    return _grid(["shots", *(f"minus {TITLES.get(r, r)}" for r in rivals)], lines, caption)
+    return grid(["shots", *(f"minus {TITLES.get(r, r)}" for r in rivals)], lines, caption)
 
 
 def _gain_cell(result: Table, row: Table, rival: str) -> str:
@@ -256,18 +198,21 @@ def _gain_cell(result: Table, row: Table, rival: str) -> str:
     sign = 1 if result["higher_is_better"] else -1
     pairs = list(zip(row["adapted"].get("scores", ()), row[rival].get("scores", ()), strict=False))
     worse = f"; {sum(sign * (a - b) < 0 for a, b in pairs)} of {len(pairs)} clients worse" if pairs else ""
-    value = f"{'+' if difference > 0 else ''}{number(difference, result)}{_plus_minus(half, result)}"
+    value = f"{'+' if difference > 0 else ''}{number(difference, result['metric'])}{plus_minus(half, result['metric'])}"
     return f"<td class='o{outcome}'>{value.replace('-', '−')}<small>{word}{worse}</small></td>"
 
 
 def _over_shots(manifest: Table, result: Table) -> str:
+    metric = result["metric"]
+
+    def dot(column: str, cell: Table) -> Dot:
+        said = f"{TITLES.get(column, column)}: {number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)}"
+        return Dot(column, cell["mean"], cell["ci95"], said)
+
     groups = {
-        f"{shots} shot{'s' * (shots != '1')}": [
-            Dot(c, row[c]["mean"], row[c]["ci95"], f"{TITLES.get(c, c)}: {number(row[c]['mean'], result)}"
-                f"{_plus_minus(row[c]['ci95'], result)}") for c in _columns({shots: row})
-        ] for shots, row in result["unseen"].items()
-    }  # fmt: skip
-    return charts.grouped(groups, Axis(_per(manifest)), _axis(result)) if any(groups.values()) else ""
+        shots_of([shots]): [dot(c, row[c]) for c in _columns({shots: row})] for shots, row in result["unseen"].items()
+    }
+    return charts.grouped(groups, Axis(_per(manifest)), axis_of(metric)) if any(groups.values()) else ""
 
 
 def _spread(manifest: Table, result: Table) -> str:
@@ -277,9 +222,9 @@ def _spread(manifest: Table, result: Table) -> str:
         most = max((len(strip.scores) for strip in rows), default=0)
         names = known if len(known) == most else [f"client {i + 1}" for i in range(most)]
         if rows:
-            figures.append(_figure(f"With {_shots([shots])}: a mark a client, a tick at the mean",
-                                   charts.strips(rows, names, _axis(result))))  # fmt: skip
-    return _grid_of(figures)
+            figures.append(figure(f"With {shots_of([shots])}: a mark a client, a tick at the mean",
+                                   charts.strips(rows, names, axis_of(result["metric"]))))  # fmt: skip
+    return side_by_side(figures)
 
 
 def _strip(column: str, cell: Table, result: Table) -> Strip:
@@ -290,23 +235,23 @@ def _strip(column: str, cell: Table, result: Table) -> Strip:
 
 def _adapting(manifest: Table, result: Table) -> str:
     series = {
-        _shots([shots]): [(float(steps), float(score)) for steps, score in points.items()]
+        shots_of([shots]): [(float(steps), float(score)) for steps, score in points.items()]
         for shots, points in (result.get("curve") or {}).items()
         if points
     }
     figures = [
-        _figure(
-            f"{_metric(result)} of unseen clients over shots; bars are 95 % intervals over clients.",
+        figure(
+            f"{title_of(result['metric'])} of unseen clients over shots; bars are 95 % intervals over clients.",
             _over_shots(manifest, result),
-            legend=_columns(result["unseen"]),
+            legend={c: TITLES[c] for c in _columns(result["unseen"])},
         ),
-        _figure(
-            f"{_metric(result)} of unseen clients, adapted, over adaptation steps; "
+        figure(
+            f"{title_of(result['metric'])} of unseen clients, adapted, over adaptation steps; "
             "on at most five episodes a client, so that values can differ a little from the table's.",
-            charts.lines(series, Axis("adaptation steps"), _axis(result), dots=True) if series else "",
+            charts.lines(series, Axis("adaptation steps"), axis_of(result["metric"]), dots=True) if series else "",
         ),
     ]
-    return _grid_of([figure for figure in figures if figure])
+    return side_by_side([figure for figure in figures if figure])
 
 
 def _training(metrics: Sequence[Table]) -> str:
@@ -317,7 +262,7 @@ def _training(metrics: Sequence[Table]) -> str:
             if isinstance(record.get(key), int | float):
                 stages.setdefault(record["stage"], []).append((record["round"], record[key]))
         drawn += [_over_rounds(stage, points, key, what) for stage, points in stages.items()]
-    return _grid_of(drawn)
+    return side_by_side(drawn)
 
 
 def _over_rounds(stage: str, points: Sequence[charts.Point], key: str, what: str) -> str:
@@ -328,7 +273,7 @@ def _over_rounds(stage: str, points: Sequence[charts.Point], key: str, what: str
         points = [(at, math.log10(number)) for at, number in points if math.isfinite(number)]
     svg = charts.lines({stage: points}, Axis("round"), Axis(key, log=log), smooth=True)
     kind = " (logarithmic axis)" if log else ""
-    return _figure(f"<b>{text(stage)}</b>: {what} of each round{kind}, and its moving mean.", svg)
+    return figure(f"<b>{text(stage)}</b>: {what} of each round{kind}, and its moving mean.", svg)
 
 
 def _finetuning(result: Table) -> str:
@@ -341,7 +286,7 @@ def _finetuning(result: Table) -> str:
     ]
     caption = "Chosen by score on validation clients, set apart from the known ones and not trained on while choosing. \
 The clients that the tables judge by had no part in it."
-    return _grid(["", "shots", "fine-tuning"], lines, caption, words=True) if lines else ""
+    return grid(["", "shots", "fine-tuning"], lines, caption, words=True) if lines else ""
 
 
 def _meanings(manifest: Table, result: Table) -> str:
@@ -365,62 +310,18 @@ def _data(manifest: Table) -> str:
 def _again(manifest: Table) -> str:
     settings = manifest["settings"]
     command = "seedbed run --config run.toml" + "".join(
-        f" --set {shlex.quote(key + '=none')}" for key in _nones(settings)
+        f" --set {shlex.quote(key + '=none')}" for key in nones(settings)
     )
     made = "".join(
         f"<tr><th>{text(k)}</th><td class='words'>{text(v)}</td></tr>" for k, v in manifest["versions"].items()
     )
     return (
         f"<p>Save this as <code>run.toml</code>:</p><pre>{text(toml(settings))}</pre>"
-        f"<p>and run</p><pre>{text(command)}</pre>" + _grid(["made with", "version"], made, "", words=True)
+        f"<p>and run</p><pre>{text(command)}</pre>" + grid(["made with", "version"], made, "", words=True)
     )
 
 
-# ---- words and numbers ------------------------------------------------------------------------------------------
-
-
-def number(value: float, result: Table) -> str:
-    """Accuracy in per cent, anything else as it is."""
-    return f"{100 * value:.1f}" if result["metric"] == "accuracy" else f"{value:.4g}"
-
-
-def toml(table: Table, section: str = "") -> str:
-    """Settings as a TOML text that can be pasted into a file; what is None is left out.
-
-    >>> print(toml({"rounds": 5, "task": {"shots": [1, 5]}, "cohort": None}))
-    rounds = 5
-    <BLANKLINE>
-    [task]
-    shots = [1, 5]
-    """
-    plain = [f"{_key(k)} = {_value(v)}" for k, v in table.items() if v is not None and not isinstance(v, Mapping)]
-    inner = [toml(v, f"{section}{_key(k)}.") for k, v in table.items() if isinstance(v, Mapping) and v]
-    head = [f"[{section[:-1]}]"] if section and plain else []
-    return "\n\n".join(part for part in ["\n".join(head + plain), *inner] if part)
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, float):
-        return repr(value)
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _nones(settings: Table) -> Iterator[str]:
-    """Settings that are None where the default is not: TOML cannot say so, the command line can."""
-    default = Settings().model_dump()
-    for name, value in settings.items():
-        inner = value if isinstance(value, Mapping) else {}
-        yield from (
-            f"{name}.{k}" for k, v in inner.items() if v is None and default.get(name, {}).get(k, ...) is not None
-        )
+# ---- words -----------------------------------------------------------------------------------------------------------
 
 
 def _columns(rows: Table) -> list[str]:
@@ -428,40 +329,5 @@ def _columns(rows: Table) -> list[str]:
     return [c for c in COLUMNS if c in there]
 
 
-def _metric(result: Table) -> str:
-    return f"{result['metric'].capitalize()}{', per cent' if result['metric'] == 'accuracy' else ''}"
-
-
 def _per(manifest: Table) -> str:
     return f"examples {'per class' if manifest['shape']['episodic'] else 'per client'}"
-
-
-def _axis(result: Table) -> Axis:
-    percent = result["metric"] == "accuracy"
-    bounds = (0, 1) if percent else (0, math.inf) if result["metric"] == "squared error" else (-math.inf, math.inf)
-    return Axis("accuracy, %" if percent else result["metric"], percent, bounds)
-
-
-def _plus_minus(half: float | None, result: Table) -> str:
-    return "" if half is None or not math.isfinite(half) else f" ± {number(half, result)}"
-
-
-def _grid(heads: Sequence[str], rows: Sequence[str] | str, caption: str, *, words: bool = False) -> str:
-    head = "".join(f"<th>{text(h)}</th>" for h in heads)
-    kind = " class='left'" if words else ""
-    note = f"<p class='note'>{text(caption)}</p>" if caption else ""
-    table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f"<div class='scroll'>{table}</div>{note}"
-
-
-def _grid_of(figures: Sequence[str]) -> str:
-    return f"<div class='figures'>{''.join(figures)}</div>" if figures else ""
-
-
-def _figure(caption: str, svg: str, legend: Sequence[str] = ()) -> str:
-    keys = "".join(
-        f"<span><svg viewBox='0 0 12 12' class='key {c}'>{charts.marker(c, 6, 6, 4)}</svg>{TITLES[c]}</span>"
-        for c in legend
-    )
-    above = f"<p class='legend'>{keys}</p>" if keys else ""
-    return f"<figure>{above}{svg}<figcaption>{caption}</figcaption></figure>" if svg else ""

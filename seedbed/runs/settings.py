@@ -26,6 +26,8 @@ Several = Annotated[  # at least one; a number alone is one
     tuple[Positive, ...], Field(min_length=1), BeforeValidator(lambda k: (k,) if isinstance(k, int) else k)
 ]
 
+Factors = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+
 
 def _part(value: float) -> float:
     if not (value >= 1 if isinstance(value, int) else 0 < value < 1):
@@ -181,6 +183,11 @@ class Settings(Section):
         default=None,
         ge=1,
         description="examples a client passes through its model a round; none: as task.* says",
+    )
+    tune: Factors = Field(
+        default=(),
+        description="factors on the learning rates that `seedbed algorithms NAME` names, of which validation clients "
+        "choose one; empty: none",
     )
     checkpoint_seconds: float = Field(default=2, ge=0, description="least time between checkpoints; 0: every round")
     drop_short: bool = Field(

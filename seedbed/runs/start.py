@@ -33,7 +33,11 @@ def start(
     asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, out: Path | None, show: Show
 ) -> tuple[Path, dict[str, Any]]:
     """A new run; returns its directory and its result. Arguments and errors: see `plan`."""
-    experiment = plan(asked, assignments, config)
+    return begin(plan(asked, assignments, config), out, show)
+
+
+def begin(experiment: Experiment, out: Path | None, show: Show) -> tuple[Path, dict[str, Any]]:
+    """A new run as planned; returns its directory and its result."""
     for note in experiment.notes:
         show.note(note)
     settings = experiment.settings
@@ -42,11 +46,14 @@ def start(
     return path, _finish(run, experiment, show)
 
 
-def plan(asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None) -> Experiment:
+def plan(
+    asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, *, specific: bool = True
+) -> Experiment:
     """What a run would be, checked.
 
     Args:
         asked: settings that are not None go over the TOML file's; `assignments` (key=value) over both.
+        specific: with the recipe for this very set, if there is one.
     Raises:
         InputError: before anything is written or computed, whatever can be known to fail.
     """
@@ -57,7 +64,7 @@ def plan(asked: Mapping[str, Any], assignments: Iterable[str], config: Path | No
     )
     given |= _absolute(settings_from(given))
     population = population_for(settings_from(given))
-    experiment = Experiment(complete(given, population), population)
+    experiment = Experiment(complete(given, population, specific=specific), population)
     experiment.check()
     return experiment
 
@@ -126,7 +133,7 @@ def trained_start(run: RunDirectory, learner: Learner) -> Trained:
     """The start that a finished run has trained, read from its files."""
     settings = learner.settings
     model = learner.model(catalogue.entry(settings.algorithm))
-    algorithm = learner.algorithm(settings.algorithm, model)
+    algorithm = learner.algorithm(settings.algorithm, model, options=run.options())
     state = algorithm.init(model.params)
     path = run.path / "model.safetensors"
     if run.result is None or not path.exists():
@@ -138,7 +145,7 @@ def trained_start(run: RunDirectory, learner: Learner) -> Trained:
             f"and `seedbed resume {run.path}` makes both again"
         )
     params = fill(state.params, from_bytes(data, str(path)), "params")
-    return Trained(settings.algorithm, model, state._replace(params=params), run.finetuning(), settings.options)
+    return Trained(settings.algorithm, model, state._replace(params=params), run.finetuning(), run.options())
 
 
 def _refuse_changed(experiment: Experiment, run: RunDirectory) -> None:

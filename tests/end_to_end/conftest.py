@@ -73,5 +73,11 @@ def arrays(tmp_path: Path) -> Path:
 @pytest.fixture
 def few_tunings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choosing how to fine-tune looks at few ways: for tests of something else."""
-    for name, values in {"HEAD_RATES": (0.1,), "HEAD_STEPS": (5,), "RATES": (0.1,), "STEPS": (2, 4)}.items():
+    for name, values in {
+        "HEAD_RATES": (0.1,),
+        "HEAD_STEPS": (5,),
+        "RATES": (0.1,),
+        "STEPS": (2, 4),
+        "OWN_STEPS": (2,),
+    }.items():
         monkeypatch.setattr(tuning, name, values)

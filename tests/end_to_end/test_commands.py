@@ -1,7 +1,9 @@
 """Every command on embedded data: what it writes, what it says, and that it can be done again."""
 
+import html
 import json
 import math
+import shlex
 from pathlib import Path
 
 import pytest
@@ -81,7 +83,7 @@ def test_a_lost_report_is_written_again(digits: Path) -> None:
 
 @pytest.mark.parametrize("how", ["manifest", "toml", "options"])
 def test_the_same_settings_give_the_same_run(digits: Path, tmp_path: Path, how: str) -> None:
-    from seedbed.runs.report import toml
+    from seedbed.runs.written import toml
 
     settings = json.loads((digits / "manifest.json").read_text())["settings"]
     (tmp_path / "s.toml").write_text(toml(settings))
@@ -126,14 +128,17 @@ def test_evaluate_keeps_what_training_settled(digits: Path) -> None:
         assert "was settled when" in seedbed("evaluate", digits, "--set", setting).line
 
 
+@pytest.mark.usefixtures("few_tunings")
 def test_compare_two_algorithms_over_two_seeds(tmp_path: Path) -> None:
     words = ("compare", "fed_proto", "per_fedavg", "--seeds", 2, *TINY, "--out", tmp_path / "c")
     said = seedbed(*words)
     assert said.code == 0, said
-    assert "mean over 2 seeds" in said.out
+    assert "4 unseen clients, 2 seeds" in said.out
     assert {p.name for p in (tmp_path / "c").iterdir()} == {
-        "fed_proto-0", "fed_proto-1", "per_fedavg-0", "per_fedavg-1",
+        "fed_proto-0", "fed_proto-1", "per_fedavg-0", "per_fedavg-1", "comparison.json", "comparison.html",
     }  # fmt: skip
+    assert "outer.lr" in said.out
+    assert shlex.join(map(str, ("seedbed", *words))) in html.unescape((tmp_path / "c" / "comparison.html").read_text())
     before = files(tmp_path / "c")
     (tmp_path / "c" / "per_fedavg-1" / "result.json").unlink()
     assert seedbed(*words).out == said.out
@@ -146,6 +151,14 @@ def test_algorithms_lists_all_with_their_settings() -> None:
     said = seedbed("algorithms")
     assert said.code == 0
     assert all(name in said.out for name in CATALOGUE)
+
+
+def test_algorithms_shows_one_whole() -> None:
+    said = seedbed("algorithms", "fedrep")
+    assert said.code == 0
+    for word in ("head_i ← steps", "Collins et al. 2021", "Δ of the body", "head_epochs", "sgd, lr 0.1", "local.lr"):
+        assert word in said.out
+    assert "did you mean 'fedrep'" in seedbed("algorithms", "fedrepp").line
 
 
 def test_data_list_and_inspect() -> None:

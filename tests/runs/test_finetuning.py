@@ -12,7 +12,7 @@ from seedbed.engines import OneByOne, Vectorised
 from seedbed.learning.finetuning import FineTuning, Tunable, along, finetune
 from seedbed.learning.objectives import correct
 from seedbed.runs import tuning
-from seedbed.runs.tuning import choose_finetuning
+from seedbed.runs.tuning import Judge, choose_finetuning
 from seedbed.tasks.types import Batch
 
 HOW = FineTuning("head_then_all", steps=3, lr=0.05, head_steps=4, head_lr=0.2)
@@ -126,13 +126,10 @@ def test_the_best_way_is_chosen(engine: type[OneByOne], better: bool, monkeypatc
     chosen = choose_finetuning(
         lambda how, at: finetune(Tunable(model.predict, model.features, cross_entropy, model.head), how, at=at),
         algorithm,
-        algorithm.init(params),
-        engine(source),
-        source,
-        per_example(model.predict, correct),
-        higher_is_better=better,
+        Judge(engine(source), algorithm.init(params), source, per_example(model.predict, correct), better),
         has_head=True,
-    )
+    ).how
+    assert chosen is not None
     if better:
         assert chosen.layers in ("all", "head_then_all")
         assert chosen.steps == 30
@@ -146,9 +143,11 @@ def test_without_a_head_only_all_layers_are_tried(model: Model, monkeypatch: pyt
     algorithm = fedavg(supervised(model.predict, cross_entropy))
     chosen = choose_finetuning(
         lambda how, at: finetune(Tunable(model.predict, model.features, cross_entropy, ""), how, at=at),
-        algorithm, algorithm.init(model.params), OneByOne(source), source, per_example(model.predict, correct),
-        higher_is_better=True, has_head=False,
-    )  # fmt: skip
+        algorithm,
+        Judge(OneByOne(source), algorithm.init(model.params), source, per_example(model.predict, correct), True),
+        has_head=False,
+    ).how
+    assert chosen is not None
     assert chosen.layers == "all"
 
 
@@ -157,6 +156,7 @@ def test_without_a_head_only_all_layers_are_tried(model: Model, monkeypatch: pyt
     [
         ("all", "all layers, 3 steps of lr 0.05"),
         ("head", "the head, 4 steps of lr 0.2"),
+        ("own", "its own, 3 steps of lr 0.05"),
         ("head_then_all", "the head, 4 steps of lr 0.2, then all layers, 3 steps of lr 0.05"),
     ],
 )

@@ -10,9 +10,11 @@ from xml.etree import ElementTree
 import pytest
 
 from seedbed.evaluation import summarise
+from seedbed.runs.page import number
 from seedbed.runs.pipeline import _cells
-from seedbed.runs.report import gain, number, report, toml, verdict
+from seedbed.runs.report import gain, report, verdict
 from seedbed.runs.settings import Settings
+from seedbed.runs.written import toml
 
 HOSTILE = '<script>alert("x")</script>&\x00\udce9'
 VOID = {"meta", "br"}
@@ -115,12 +117,12 @@ def test_whatever_comes_from_outside_is_escaped(place: str) -> None:
 
 
 def test_every_number_of_the_tables_is_there() -> None:
-    result = full()
+    result, metric = full(), "accuracy"
     page = report(manifest_of(4), METRICS, result)
     for row in [*result["unseen"].values(), *result["seen"].values()]:
         for one in row.values():
-            assert f"{number(one['mean'], result)} ± {number(one['ci95'], result)}<small>worst tenth " in page
-            assert f"worst tenth {number(one['worst_tenth'], result)}" in page
+            assert f"{number(one['mean'], metric)} ± {number(one['ci95'], metric)}<small>worst tenth " in page
+            assert f"worst tenth {number(one['worst_tenth'], metric)}" in page
     for client, score in enumerate(HIGH):
         assert f"<title>writer {client}: {100 * score:g}</title>" in page
     assert "worst: writer 2" in page

@@ -98,6 +98,7 @@ ENTRIES = {
         "test_fedopt.py",
         Axes(server="Adagrad"),
         number=HEART,
+        tunes=("eta",),
         finetunes=True,
     ),
     "fedadam": Entry(
@@ -107,6 +108,7 @@ ENTRIES = {
         "test_fedopt.py",
         Axes(server="Adam"),
         number=HEART,
+        tunes=("eta",),
         finetunes=True,
     ),
     "fedyogi": Entry(
@@ -116,6 +118,7 @@ ENTRIES = {
         "test_fedopt.py",
         Axes(server="Yogi"),
         number=HEART,
+        tunes=("eta",),
         finetunes=True,
     ),
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from seedbed.federated import Algorithm
+from seedbed.learning.optimizers import Optimizer
 
 Items = Literal["batches", "full", "episodes", "episode_batches", "triples"]
 Schedule = Literal["synchronous", "asynchronous", "gossip"]
@@ -55,6 +56,8 @@ class Entry:
         pushes: along directed links its peers count what they are pushed (push-sum).
         classes: it needs classes; no regression.
         same_labels: a label must mean the same for all its clients, so that a client is a task.
+        tunes: the learning rates that `tune` chooses, all by one factor; (): the optimisers of clients, or if there is
+            none, that of the server.
     """
 
     factory: Callable[..., Algorithm]
@@ -74,15 +77,33 @@ class Entry:
         """Whether the factory has an argument of this name: public inputs, a teacher, an assignment, ..."""
         return name in inspect.signature(self.factory).parameters
 
+    tunes: tuple[str, ...] = ()
+
     @property
     def equation(self) -> str:
         """What it computes, in one line: the first paragraph of the factory's docstring."""
         return " ".join((inspect.getdoc(self.factory) or "").split("\n\n")[0].split())
 
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """The settings that `tune` chooses."""
+        optimizers = [n for n, p in self.settings.items() if isinstance(p.default, Optimizer)]
+        inner = [n for n in optimizers if n != "outer"] or optimizers
+        return self.tunes or tuple(f"{name}.lr" for name in inner)
+
+    @property
+    def settings(self) -> Mapping[str, inspect.Parameter]:
+        """What the factory takes."""
+        return inspect.signature(self.factory).parameters
+
     def tuned(self, options: Mapping[str, Any]) -> bool:
-        """Whether how its clients adapt is chosen on validation clients under these options."""
+        """Whether its clients fine-tune under these options, as validation clients like best."""
         return self.finetunes and "test_steps" not in options
+
+    def own_steps(self, options: Mapping[str, Any]) -> bool:
+        """Whether its clients take steps of its own under these options, as many as validation clients like best."""
+        return not self.finetunes and "test_steps" in self.settings and "test_steps" not in options
 
     def items_for(self, options: Mapping[str, Any]) -> Items:
         """What clients work on under these options: Per-FedAvg's estimate of three batches takes triples."""
-        return "triples" if options.get("batches") == 3 else self.items
+        return "triples" if "batches" in self.settings and options.get("batches") == 3 else self.items
