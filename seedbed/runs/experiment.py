@@ -13,8 +13,9 @@ from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
 from seedbed.federated import Algorithm, Engine
 from seedbed.learning import objectives
-from seedbed.learning.adaptations import fresh_head, unadapted
+from seedbed.learning.adaptations import unadapted
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
+from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import Adapt, Metric, supervised
 from seedbed.models import Model
 from seedbed.runs.build import build

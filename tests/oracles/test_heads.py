@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from seedbed import tree
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
-from seedbed.learning.adaptations import RIDGE, fresh_head, prototype_head, ridge_head, ridge_parameters
+from seedbed.learning.heads import RIDGE, fresh_head, learned_numbers, prototype_head, ridge_head
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.tasks.types import Batch, Episode
@@ -201,7 +201,7 @@ def test_large_lambda_points_to_the_nearest_mean() -> None:
 
 def test_where_the_learned_numbers_start() -> None:
     """λ = a = 1 and b = 0, in the model's own precision."""
-    got = ridge_parameters(torch.ones(1, dtype=torch.float32))
+    got = learned_numbers(RIDGE, torch.ones(1, dtype=torch.float32))
     assert [float(got[n]) for n in RIDGE] == [0.0, 0.0, 0.0]
     assert {p.dtype for p in got.values()} == {torch.float32}
 
