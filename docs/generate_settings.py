@@ -22,7 +22,7 @@ from seedbed.tasks.partition import How, repartition
 from seedbed.tasks.readers import READERS
 
 PAGE = Path(__file__).with_name("settings.md")
-BUILT = ("loss", "features", "adapt", "ways", "head")  # what a run builds itself and hands to the factory
+BUILT = ("loss", "features", "model", "adapt", "ways", "head")  # what a run builds itself and hands to the factory
 TITLES = ("key", "type", "default", "meaning")
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 

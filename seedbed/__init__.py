@@ -10,6 +10,8 @@ from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.ditto import ditto
+from seedbed.algorithms.fed_lr import fed_lr
+from seedbed.algorithms.fed_metaoptnet import fed_metaoptnet
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
 from seedbed.algorithms.fedadagrad import fedadagrad
@@ -17,6 +19,7 @@ from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
 from seedbed.algorithms.fedbabu import fedbabu
+from seedbed.algorithms.fedbn import fedbn
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.fednova import fednova
 from seedbed.algorithms.fedper import fedper
@@ -24,6 +27,7 @@ from seedbed.algorithms.fedprox import fedprox
 from seedbed.algorithms.fedrep import fedrep
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.fedyogi import fedyogi
+from seedbed.algorithms.imaml import imaml
 from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.local import local
 from seedbed.algorithms.meta_sgd import meta_sgd
@@ -39,7 +43,7 @@ from seedbed.federated import Algorithm, Message, Replies, ServerState, as_sent
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import after, correct, cross_entropy, squared_error, supervised
 from seedbed.learning.optimizers import adagrad, adam, cosine, linear, sgd, yogi
-from seedbed.models import Model, conv, mlp
+from seedbed.models import BatchNorm, Model, conv, mlp
 from seedbed.rounds import Round, synchronous
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import read
@@ -51,6 +55,7 @@ __version__ = version("seedbed")
 __all__ = [
     "Algorithm",
     "Batch",
+    "BatchNorm",
     "Episode",
     "InputError",
     "Message",
@@ -78,6 +83,8 @@ __all__ = [
     "ditto",
     "episodes",
     "evaluate",
+    "fed_lr",
+    "fed_metaoptnet",
     "fed_proto",
     "fed_ridge",
     "fedadagrad",
@@ -85,6 +92,7 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedbabu",
+    "fedbn",
     "fedmeta",
     "fednova",
     "fedper",
@@ -94,6 +102,7 @@ __all__ = [
     "fedyogi",
     "fresh_support",
     "gradient_steps",
+    "imaml",
     "initialising",
     "lg_fedavg",
     "linear",

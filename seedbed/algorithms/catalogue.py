@@ -8,6 +8,8 @@ from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.ditto import ditto
+from seedbed.algorithms.fed_lr import fed_lr
+from seedbed.algorithms.fed_metaoptnet import fed_metaoptnet
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
 from seedbed.algorithms.fedadagrad import fedadagrad
@@ -15,6 +17,7 @@ from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
 from seedbed.algorithms.fedbabu import fedbabu
+from seedbed.algorithms.fedbn import fedbn
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.fednova import fednova
 from seedbed.algorithms.fedper import fedper
@@ -22,6 +25,7 @@ from seedbed.algorithms.fedprox import fedprox
 from seedbed.algorithms.fedrep import fedrep
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.fedyogi import fedyogi
+from seedbed.algorithms.imaml import imaml
 from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.local import local
 from seedbed.algorithms.meta_sgd import meta_sgd
@@ -46,6 +50,8 @@ class Entry:
         finetunes: its clients adapt by gradient steps; which layers, rates and numbers of steps is then chosen on
             validation clients, for it as for its rivals (unless `test_steps` is set).
         pooled: it runs on everybody's data in one place.
+        solves: its clients solve a head over classes.
+        normalises: its clients keep the statistics of batch normalisation, so that models may have it.
         paper: where it is from.
     """
 
@@ -54,6 +60,8 @@ class Entry:
     paper: str
     finetunes: bool = False
     pooled: bool = False
+    solves: bool = False
+    normalises: bool = False
 
     def tuned(self, options: Mapping[str, Any]) -> bool:
         """Whether how its clients adapt is chosen on validation clients under these options."""
@@ -83,14 +91,18 @@ CATALOGUE: dict[str, Entry] = {
     "per_fedavg": Entry(per_fedavg, "episodes", "Fallah et al. 2020, arXiv 2002.07948, Alg. 1", finetunes=True),
     "meta_sgd": Entry(meta_sgd, "episodes", "Li et al. 2017, arXiv 1707.09835, eq. 4"),
     "anil": Entry(anil, "episodes", "Raghu et al. 2020, arXiv 1909.09157, eq. 2"),
-    "fed_proto": Entry(fed_proto, "episodes", "Snell et al. 2017, arXiv 1703.05175, eq. 1–2"),
-    "fed_ridge": Entry(fed_ridge, "episodes", "Bertinetto et al. 2019, arXiv 1805.08136, eq. 3–6"),
+    "imaml": Entry(imaml, "episodes", "Rajeswaran et al. 2019, arXiv 1909.04630, Alg. 1–2", finetunes=True),
+    "fed_proto": Entry(fed_proto, "episodes", "Snell et al. 2017, arXiv 1703.05175, eq. 1–2", solves=True),
+    "fed_ridge": Entry(fed_ridge, "episodes", "Bertinetto et al. 2019, arXiv 1805.08136, eq. 3–6", solves=True),
+    "fed_lr": Entry(fed_lr, "episodes", "Bertinetto et al. 2019, arXiv 1805.08136, section 3.2", solves=True),
+    "fed_metaoptnet": Entry(fed_metaoptnet, "episodes", "Lee et al. 2019, arXiv 1904.03758, eq. 8–12", solves=True),
     "pfedme": Entry(pfedme, "batches", "Dinh et al. 2020, arXiv 2006.08848, Alg. 1"),
     "ditto": Entry(ditto, "batches", "Li et al. 2021, arXiv 2012.04221, Alg. 1"),
     "fedper": Entry(fedper, "batches", "Arivazhagan et al. 2019, arXiv 1912.00818, Alg. 1–2"),
     "fedrep": Entry(fedrep, "batches", "Collins et al. 2021, arXiv 2102.07078, Alg. 1"),
     "fedbabu": Entry(fedbabu, "batches", "Oh et al. 2022, arXiv 2106.06042, Alg. 1"),
     "lg_fedavg": Entry(lg_fedavg, "batches", "Liang et al. 2020, arXiv 2001.01523, Alg. 1"),
+    "fedbn": Entry(fedbn, "batches", "Li et al. 2021, arXiv 2102.07623, Alg. 1", normalises=True),
     "apfl": Entry(apfl, "batches", "Deng et al. 2020, arXiv 2003.13461, Alg. 1"),
 }
 

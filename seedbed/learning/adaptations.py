@@ -3,7 +3,7 @@
 Heads that a client solves for itself are in `heads`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.func import grad
 
 from seedbed import tree
-from seedbed.learning.objectives import Adapt, Predict, after, hessian_free
+from seedbed.learning.objectives import Adapt, after, hessian_free
 from seedbed.learning.training import Objective, Params
-from seedbed.tasks.types import Batch
+from seedbed.tasks.types import Batch, Episode
 
 Moves = Callable[[str], bool]  # which parameters adapt, by name
 Order = Literal["exact", "first", "hessian_free"]
@@ -75,21 +75,59 @@ def maml(loss: Objective, *, lr: float, steps: int = 1, order: Order = "exact", 
 
 
 RATE = "rate:"  # the prefix of a learned learning rate's name
+DONE = "rounds:done"  # how many rounds there were, sent along for `multi_step`
+Each = Literal["number", "tensor_and_step"]  # what has a learned rate of its own
 
 
-def rates_for(params: Params, lr: float) -> Params:
-    """One learned learning rate per parameter, all starting at lr, under names of their own."""
-    return {RATE + n: torch.full_like(p, lr) for n, p in params.items()}
+def rates_for(params: Params, lr: float, *, each: Each = "number", steps: int = 1) -> Params:
+    """Learned learning rates, all starting at lr, under names of their own.
+
+    Args:
+        each: what has one of its own: every number of a parameter, or every parameter tensor in every step, [steps].
+    """
+    rates = {n: torch.full_like(p, lr) if each == "number" else p.new_full((steps,), lr) for n, p in params.items()}
+    return {RATE + n: rate for n, rate in rates.items()}
 
 
-def learned_steps(loss: Objective, *, steps: int = 1) -> Adapt:
-    """φ ← φ − a ⊙ ∇L(φ; support) with a learned rate a for every parameter (Meta-SGD, Li et al. 2017, eq. 4)."""
+def learned_path(
+    loss: Objective, *, steps: int = 1, each: Each = "number"
+) -> Callable[[Params, Batch], Sequence[Params]]:
+    """φ_0, φ_1, ..., φ_steps with φ_{k+1} = φ_k − a ⊙ ∇L(φ_k; support) and learned rates a, as `rates_for` makes them.
 
-    def adapt(params: Params, support: Batch) -> Params:
-        model = {n: p for n, p in params.items() if not n.startswith(RATE)}
-        for _ in range(steps):
-            g = grad(loss)(model, support)
-            model = {n: p - params[RATE + n] * g[n] for n, p in model.items()}
-        return model
+    One for every number: Meta-SGD, Li et al. 2017, eq. 4. One for every tensor in every step: MAML++, Antoniou, Edwards
+    and Storkey, ICLR 2019, section 4 (LSLR); steps beyond those that have rates go on with the last.
+    """
 
-    return adapt
+    def path(params: Params, support: Batch) -> Sequence[Params]:
+        points = [{n: p for n, p in params.items() if ":" not in n}]
+        for k in range(steps):
+            g = grad(loss)(points[-1], support)
+            a = {n: params[RATE + n] for n in g}
+            a = a if each == "number" else {n: rates[min(k, len(rates) - 1)] for n, rates in a.items()}
+            points.append({n: p - a[n] * g[n] for n, p in points[-1].items()})
+        return points
+
+    return path
+
+
+def learned_steps(loss: Objective, *, steps: int = 1, each: Each = "number") -> Adapt:
+    """The last of `learned_path`."""
+    path = learned_path(loss, steps=steps, each=each)
+    return lambda params, support: path(params, support)[-1]
+
+
+def multi_step(path: Callable[[Params, Batch], Sequence[Params]], loss: Objective, *, rounds: int) -> Objective:
+    """The query losses after every step, weighted: at first alike, in the end the last alone.
+
+    MAML++ (Antoniou et al., ICLR 2019, section 4, multi-step loss): as in the authors' code, the weight of each of the
+    N − 1 earlier steps goes down from 1/N in a straight line to .03/N over so many rounds, and is 0 from then on. The
+    number of rounds done is read from params (`DONE`).
+    """
+
+    def objective(params: Params, episode: Episode) -> Tensor:
+        losses = torch.stack([loss(phi, episode.query) for phi in path(params, episode.support)[1:]])
+        n, part = len(losses), params[DONE].detach() / rounds
+        early = torch.where(part < 1, (1 - part).clamp_min(0.03) / n, 0.0)
+        return early * losses[:-1].sum() + (1 - (n - 1) * early) * losses[-1]
+
+    return objective

@@ -67,11 +67,21 @@ class Learner:
         ways = self.shape.episodic and entry.items not in ("batches", "full")
         return self.settings.evaluation.ways if ways else self.shape.classes
 
-    def model(self, outputs: int) -> Model:
-        """The initial model, a function of the seed."""
-        asked = self.settings.model
+    def model(self, entry: catalogue.Entry) -> Model:
+        """The initial model for an algorithm, a function of the seed.
+
+        Batch normalisation is for those alone whose clients keep its statistics: their rivals have none.
+        """
+        asked, outputs = self.settings.model, self.outputs(entry)
         with draws.initialising(self.settings.seed):
-            made = models.by_name(asked.name, self.shape.inputs, outputs, hidden=asked.hidden, channels=asked.channels)
+            made = models.by_name(
+                asked.name,
+                self.shape.inputs,
+                outputs,
+                hidden=asked.hidden,
+                channels=asked.channels,
+                norm=asked.norm if entry.normalises else "group",
+            )
             return Model(made, head="head")
 
     def metric(self, model: Model) -> Metric:
@@ -112,6 +122,7 @@ class Learner:
             "ways": ways if self.shape.episodic else self.shape.classes,
             "head": model.head,
             "updates": self.settings.rounds,
+            "model": model,
         }
         if entry.tuned(options):
             how = finetuning or FineTuning()
@@ -121,7 +132,7 @@ class Learner:
             context["adapt"] = finetune(self.tunable(model), how, start=start)
         elif test_steps is not None:
             options = {**options, "test_steps": test_steps}
-        if "ways" in context and self.shape.classes == 0 and name in ("fed_proto", "fed_ridge"):
+        if entry.solves and self.shape.classes == 0:
             raise InputError(
                 f"{name} solves a head over classes, but the target is a number: use per_fedavg or fedmeta"
             )
@@ -159,7 +170,8 @@ class Experiment:
         """
         entry = catalogue.entry(self.settings.algorithm)
         training = self.sampler(entry.items_for(self.settings.options))
-        model = self.learner.model(self.learner.outputs(entry))
+        model = self.learner.model(entry)
+        self._check_normalisation(entry, model)
         self.learner.algorithm(self.settings.algorithm, model).init(model.params)
         engines.make(self.settings.engine, Sampled(self.train, training), model.module)
         if not len(self.unseen):
@@ -168,6 +180,20 @@ class Experiment:
         if self.held_out is not None:
             self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
         self._check_unseen()
+
+    def _check_normalisation(self, entry: catalogue.Entry, model: Model) -> None:
+        name = self.settings.algorithm
+        if entry.normalises and not model.normalising:
+            raise InputError(
+                f"{name} leaves every client its own batch normalisation, but the model has none (model.name="
+                f"{self.settings.model.name}, model.norm={self.settings.model.norm}), so that it would be fedavg: set "
+                "model.norm=batch and a model with hidden layers, or use fedavg"
+            )
+        if self.settings.model.norm == "batch" and not entry.normalises:
+            raise InputError(
+                f"model.norm=batch has statistics that a client must keep, and {name}'s clients keep none: use fedbn, "
+                "or leave model.norm=group"
+            )
 
     def _check_unseen(self) -> None:
         judging = self.judged(self.unseen, max(self.shots), purpose="check", episodes=1).sampler

@@ -139,5 +139,6 @@ def load(path: str | Path) -> Personal:
     asked = ModelSettings.model_validate_json(metadata["model"])
     classes, inputs = json.loads(metadata["classes"]), json.loads(metadata["inputs"])
     outputs = len(classes) or int(metadata["targets"])
-    model = Model(by_name(asked.name, inputs, outputs, hidden=asked.hidden, channels=asked.channels), head="head")
+    made = by_name(asked.name, inputs, outputs, hidden=asked.hidden, channels=asked.channels, norm=asked.norm)
+    model = Model(made, head="head")
     return Personal(model, from_bytes(path.read_bytes(), str(path)), tuple(classes))

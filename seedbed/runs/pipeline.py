@@ -105,7 +105,7 @@ class Pipeline:
         entry = catalogue.entry(name)
         budget = None if name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, examples=budget)
-        model = self.learner.model(self.learner.outputs(entry))
+        model = self.learner.model(entry)
         algorithm = self.learner.algorithm(name, model, options=options)
         engine = self.experiment.engine(source, model)
         cohort = self.settings.cohort or len(source.clients)

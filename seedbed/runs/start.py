@@ -125,7 +125,7 @@ def judge_again(
 def trained_start(run: RunDirectory, learner: Learner) -> Trained:
     """The start that a finished run has trained, read from its files."""
     settings = learner.settings
-    model = learner.model(learner.outputs(catalogue.entry(settings.algorithm)))
+    model = learner.model(catalogue.entry(settings.algorithm))
     algorithm = learner.algorithm(settings.algorithm, model)
     state = algorithm.init(model.params)
     path = run.path / "model.safetensors"

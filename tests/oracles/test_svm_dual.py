@@ -30,19 +30,24 @@ def everything(y: Tensor) -> Tensor:
     return torch.ones_like(y)
 
 
-@pytest.mark.parametrize(("count", "width", "ways"), [(5, 64, 5), (25, 64, 5), (25, 8, 5), (60, 16, 10), (4, 3, 2)])
-@pytest.mark.parametrize("scale", [0.01, 1.0, 10.0])
+@pytest.mark.parametrize(("count", "width", "ways"), [(5, 64, 5), (25, 64, 5), (25, 8, 5), (30, 16, 10), (4, 3, 2)])
 @pytest.mark.parametrize("c", [0.1, 1.0])
-def test_the_optimality_conditions_hold(count: int, width: int, ways: int, scale: float, c: float) -> None:
+def test_the_optimality_conditions_hold(count: int, width: int, ways: int, c: float) -> None:
     """After 15 iterations each KKT condition holds to 1e-8, more or fewer examples than features, for a stack of tasks
-    of which some converge sooner; and going on breaks nothing."""
-    stack = [examples(count, width, ways, scale=scale, seed=s) for s in range(6)]
+    with features of scales 0.01 to 10, of which some converge sooner than others."""
+    scales = enumerate((0.01, 1.0, 1.0, 10.0))
+    stack = [examples(count, width, ways, scale=scale, seed=s) for s, scale in scales]
     x, y = (torch.stack(part) for part in zip(*stack, strict=True))
-    k = kernel(x, 1.0)
-    for iterations in (15, 150):
-        point = interior_point(k, y, everything(y), c=c, iterations=iterations)
-        assert kkt_residual(k, y, everything(y), point, c=c).max() < 1e-8
-    assert torch.equal(svm_dual(k, y, everything(y), c=c, iterations=150), point.alpha)
+    point = interior_point(kernel(x, 1.0), y, everything(y), c=c, iterations=15)
+    assert kkt_residual(kernel(x, 1.0), y, everything(y), point, c=c).max() < 1e-8
+    assert torch.equal(svm_dual(kernel(x, 1.0), y, everything(y), c=c), point.alpha)
+
+
+def test_going_on_breaks_nothing() -> None:
+    """Ten times as many iterations: S and Z would underflow if a task that has converged were not left alone."""
+    x, y = examples(6, 4, 3)
+    point = interior_point(kernel(x), y, everything(y), c=C, iterations=150)
+    assert kkt_residual(kernel(x), y, everything(y), point, c=C) < 1e-14
 
 
 def test_the_residual_sees_what_is_wrong() -> None:
@@ -133,13 +138,10 @@ def test_the_gradient_is_that_of_finite_differences(count: int, width: int, ways
     alpha = svm_dual(kernel(x), y, everything(y), c=C)
     free = (C * y - alpha > 1e-9).sum()
     assert count < free < count * ways
-    got, step = grad(some_of)(x, y), 1e-5
-    for i in range(count):
-        for j in range(width):
-            away = torch.zeros_like(x)
-            away[i, j] = step
-            want = (some_of(x + away, y) - some_of(x - away, y)) / (2 * step)
-            assert (got[i, j] - want).abs() < 1e-6
+    away = 1e-5 * torch.eye(count * width).reshape(-1, count, width)
+    beyond, before = (vmap(some_of, in_dims=(0, None))(x + sign * away, y) for sign in (1, -1))
+    want = ((beyond - before) / 2e-5).reshape(count, width)
+    assert (grad(some_of)(x, y) - want).abs().max() < 1e-6
 
 
 def test_second_derivatives_are_right_too() -> None:
