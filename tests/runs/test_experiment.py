@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seedbed import InputError, Population
-from seedbed.algorithms.catalogue import CATALOGUE
+from seedbed.algorithms.catalogue import CATALOGUE, entry
 from seedbed.runs.experiment import Experiment, Shape
 from seedbed.runs.recipes import complete
 from seedbed.tasks.readers import read
@@ -131,7 +131,7 @@ def test_numbers_to_predict() -> None:
     assert made.shape == Shape((2,), 0, 1, False)
     assert (made.learner.metric_name, made.learner.higher_is_better) == ("squared error", False)
     made.check()
-    for name in ("fed_proto", "fed_ridge"):
+    for name in ("fed_proto", "fed_ridge", "fed_lr", "fed_metaoptnet"):
         with pytest.raises(InputError, match=r"target is a number"):
             experiment(hospitals(EVEN, numbers=True), algorithm=name).check()
 
