@@ -79,13 +79,15 @@ def measured(name: str, entry: Entry) -> tuple[str, ...]:
     """What a run of the command line does with it."""
     experiment = plan({"algorithm": name, "data": "digits"}, MODEL, None, specific=False)
     learner, cost = experiment.learner, experiment.costs(name, experiment.settings.options)
-    reduce = learner.algorithm(name, learner.model(learner.outputs(entry))).reduce
+    if entry.takes("teacher"):
+        learner.teacher = learner.initial_teacher(entry)
+    reduce = learner.algorithm(name, learner.model(entry)).reduce
     return (
         f"`{name}`",
         entry.items.replace("_", " "),
         *(f"{size:.2f}" for size in (cost.down, cost.up, cost.kept)),
         f"{cost.passes:g}",
-        "synchronous",
+        ", ".join(entry.rounds),
         f"{reduce}{' (linear)' if reduce.linear else ''}",
         f"[{entry.oracle}](../tests/oracles/{entry.oracle})",
         "" if entry.number is None else f"[{entry.number}](results.md#{entry.number.lower().replace(' ', '-')})",

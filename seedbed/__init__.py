@@ -14,6 +14,8 @@ from seedbed.algorithms.distill import distill
 from seedbed.algorithms.ditto import ditto
 from seedbed.algorithms.dpsgd import dpsgd
 from seedbed.algorithms.fd import fd
+from seedbed.algorithms.fed_lr import fed_lr
+from seedbed.algorithms.fed_metaoptnet import fed_metaoptnet
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
 from seedbed.algorithms.fedadagrad import fedadagrad
@@ -22,6 +24,7 @@ from seedbed.algorithms.fedasync import fedasync
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
 from seedbed.algorithms.fedbabu import fedbabu
+from seedbed.algorithms.fedbn import fedbn
 from seedbed.algorithms.fedbuff import fedbuff
 from seedbed.algorithms.feddf import feddf
 from seedbed.algorithms.fedgkt import fedgkt
@@ -33,6 +36,7 @@ from seedbed.algorithms.fedprox import fedprox
 from seedbed.algorithms.fedrep import fedrep
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.fedyogi import fedyogi
+from seedbed.algorithms.imaml import imaml
 from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.local import local
 from seedbed.algorithms.meta_sgd import meta_sgd
@@ -50,7 +54,7 @@ from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.distillation import distilled, student_of, taught_by
 from seedbed.learning.objectives import after, correct, cross_entropy, squared_error, supervised
 from seedbed.learning.optimizers import adagrad, adam, cosine, linear, sgd, yogi
-from seedbed.models import Model, Several, conv, mlp
+from seedbed.models import BatchNorm, Model, Several, conv, mlp
 from seedbed.rounds import Round, asynchronous, equal_latency, gossip, links_of, lognormal_latency, mixing, synchronous
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import read
@@ -62,6 +66,7 @@ __version__ = version("seedbed")
 __all__ = [
     "Algorithm",
     "Batch",
+    "BatchNorm",
     "Episode",
     "InputError",
     "Message",
@@ -97,6 +102,8 @@ __all__ = [
     "equal_latency",
     "evaluate",
     "fd",
+    "fed_lr",
+    "fed_metaoptnet",
     "fed_proto",
     "fed_ridge",
     "fedadagrad",
@@ -105,6 +112,7 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedbabu",
+    "fedbn",
     "fedbuff",
     "feddf",
     "fedgkt",
@@ -119,6 +127,7 @@ __all__ = [
     "fresh_support",
     "gossip",
     "gradient_steps",
+    "imaml",
     "initialising",
     "lg_fedavg",
     "linear",

@@ -10,8 +10,9 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.algorithms.feddf import Assign, in_turn, own_architecture
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
-from seedbed.learning.adaptations import gradient_steps, one_hot
+from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.distillation import divergence, imitation
+from seedbed.learning.heads import one_hot
 from seedbed.learning.objectives import Predict
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Item, Objective, fold, train

@@ -2,12 +2,14 @@
 arXiv 1703.05175, equations 1–2. Only the body is federated: each client solves its own head from its support set.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, ServerState, uniform
-from seedbed.learning.adaptations import chain, gradient_steps, prototype_head
+from seedbed.learning.adaptations import chain, gradient_steps
+from seedbed.learning.heads import learned_numbers, prototype_head
 from seedbed.learning.objectives import Adapt, Predict, after
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
@@ -34,23 +36,32 @@ def fed_proto(
         test_steps: gradient steps on the support set after the prototypes, when a client adapts; test_lr is theirs.
     """
     solve = prototype_head(features, ways=ways, head=head, scale=scale)
-    adapt = chain(solve, gradient_steps(loss, lr=test_lr, steps=test_steps))
-    return body_only(loss, solve, adapt, head=head, outer=outer)
+    return body_only(loss, solve, head=head, outer=outer, test_steps=test_steps, test_lr=test_lr)
 
 
-def body_only(loss: Objective, solve: Adapt, adapt: Adapt, *, head: str, outer: Optimizer) -> Algorithm:
+def body_only(
+    loss: Objective,
+    solve: Adapt,
+    *,
+    head: str,
+    outer: Optimizer,
+    test_steps: int,
+    test_lr: float,
+    learned: Mapping[str, float] | None = None,
+) -> Algorithm:
     """Meta-learning of a body under a head that each client solves for itself.
 
     Args:
         solve: body's params -> params with the head that the support set gives.
-        adapt: the same when a client adapts, with whatever follows.
+        learned: the head's own learned numbers, which are federated with the body, and where they start.
     """
+    adapt = chain(solve, gradient_steps(loss, lr=test_lr, steps=test_steps))
     base = fedsgd(after(solve, loss), outer=outer, adapt=adapt)
 
     def init(params: Params) -> ServerState:
         body = {n: p for n, p in params.items() if not n.startswith(f"{head}.")}
         if not body:
             raise InputError("the model is all head, so that nothing is left to federate: give it a hidden layer")
-        return base.init(body)
+        return base.init(body | learned_numbers(learned or {}, next(iter(body.values()))))
 
     return uniform(replace(base, init=init))

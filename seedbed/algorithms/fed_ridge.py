@@ -3,11 +3,9 @@ closed-form solvers" (R2D2), ICLR 2019, arXiv 1805.08136, equations 3–6. Only 
 bias are federated; each client solves its own head.
 """
 
-from dataclasses import replace
-
 from seedbed.algorithms.fed_proto import body_only
-from seedbed.federated import Algorithm, Params, ServerState
-from seedbed.learning.adaptations import chain, gradient_steps, ridge_head, ridge_parameters
+from seedbed.federated import Algorithm
+from seedbed.learning.heads import RIDGE, ridge_head
 from seedbed.learning.objectives import Predict
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
@@ -25,10 +23,4 @@ def fed_ridge(
 ) -> Algorithm:
     """As fed_proto, with the head W = Xᵀ(XXᵀ + λI)⁻¹Y instead of prototypes; λ, scale and bias start at 1, 1, 0."""
     solve = ridge_head(features, ways=ways, head=head)
-    adapt = chain(solve, gradient_steps(loss, lr=test_lr, steps=test_steps))
-    base = body_only(loss, solve, adapt, head=head, outer=outer)
-
-    def init(params: Params) -> ServerState:
-        return base.init(params | ridge_parameters(next(iter(params.values()))))
-
-    return replace(base, init=init)
+    return body_only(loss, solve, head=head, outer=outer, test_steps=test_steps, test_lr=test_lr, learned=RIDGE)

@@ -8,8 +8,9 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.algorithms.feddf import Assign, in_turn, own_architecture
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
-from seedbed.learning.adaptations import one_hot, unadapted
+from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import divergence, imitate_scores
+from seedbed.learning.heads import one_hot
 from seedbed.learning.objectives import Adapt, Predict
 from seedbed.learning.optimizers import Optimizer, adam, sgd
 from seedbed.learning.training import Objective, train

@@ -1,18 +1,18 @@
 """How a model adapts to a support set. Params are flat dicts of named tensors.
 
-Shapes: B examples, F features, N classes.
+Heads that a client solves for itself are in `heads`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.learning.objectives import Adapt, Predict, after, hessian_free
+from seedbed.learning.objectives import Adapt, after, hessian_free
 from seedbed.learning.training import Objective, Params, gradient
-from seedbed.tasks.types import Batch
+from seedbed.tasks.types import Batch, Episode
 
 Moves = Callable[[str], bool]  # which parameters adapt, by name
 Order = Literal["exact", "first", "hessian_free"]
@@ -74,87 +74,59 @@ def maml(loss: Objective, *, lr: float, steps: int = 1, order: Order = "exact", 
 
 
 RATE = "rate:"  # the prefix of a learned learning rate's name
+DONE = "rounds:done"  # how many rounds there were, sent along for `multi_step`
+Each = Literal["number", "tensor_and_step"]  # what has a learned rate of its own
 
 
-def rates_for(params: Params, lr: float) -> Params:
-    """One learned learning rate per parameter, all starting at lr, under names of their own."""
-    return {RATE + n: torch.full_like(p, lr) for n, p in params.items()}
-
-
-def learned_steps(loss: Objective, *, steps: int = 1) -> Adapt:
-    """φ ← φ − a ⊙ ∇L(φ; support) with a learned rate a for every parameter (Meta-SGD, Li et al. 2017, eq. 4)."""
-
-    def adapt(params: Params, support: Batch) -> Params:
-        model = {n: p for n, p in params.items() if not n.startswith(RATE)}
-        for _ in range(steps):
-            g, _ = gradient(loss, model, support)
-            model = {n: p - params[RATE + n] * g[n] for n, p in model.items()}
-        return model
-
-    return adapt
-
-
-def one_hot(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:
-    """[B] class numbers -> [B, N], in a form that works under vmap."""
-    return (y[:, None] == torch.arange(ways, device=y.device)).to(dtype)
-
-
-def prototype_head(features: Predict, *, ways: int, head: str = "head", scale: float | None = 1.0) -> Adapt:
-    """The head is the prototypes c_k, the mean features of each class: logits −s‖f − c_k‖².
-
-    Snell, Swersky and Zemel, NeurIPS 2017, eq. 1–2, where s = 1. −‖f − c‖² = 2f·c − ‖c‖² − ‖f‖², and ‖f‖² is the same
-    for all classes: it is left out, so that the head is an ordinary linear layer. A class without an example gets the
-    logit −∞ in effect (−1e9).
+def rates_for(params: Params, lr: float, *, each: Each = "number", steps: int = 1) -> Params:
+    """Learned learning rates, all starting at lr, under names of their own.
 
     Args:
-        scale: s; None: 16/F, which keeps the logits of wide features from saturating (a departure from the paper).
+        each: what has one of its own: every number of a parameter, or every parameter tensor in every step, [steps].
+    """
+    rates = {n: torch.full_like(p, lr) if each == "number" else p.new_full((steps,), lr) for n, p in params.items()}
+    return {RATE + n: rate for n, rate in rates.items()}
+
+
+def learned_path(
+    loss: Objective, *, steps: int = 1, each: Each = "number"
+) -> Callable[[Params, Batch], Sequence[Params]]:
+    """φ_0, φ_1, ..., φ_steps with φ_{k+1} = φ_k − a ⊙ ∇L(φ_k; support) and learned rates a, as `rates_for` makes them.
+
+    One for every number: Meta-SGD, Li et al. 2017, eq. 4. One for every tensor in every step: MAML++, Antoniou, Edwards
+    and Storkey, ICLR 2019, section 4 (LSLR); steps beyond those that have rates go on with the last.
     """
 
-    def adapt(params: Params, support: Batch) -> Params:
-        f = features(params, support.x)  # [B, F]
-        of_class = one_hot(support.y, ways, f.dtype) * support.mask[:, None]  # [B, N]
-        counts = of_class.sum(0)
-        c = (of_class.T @ f) / counts.clamp_min(1)[:, None]  # [N, F]
-        s = 16 / f.shape[1] if scale is None else scale
-        bias = -s * (c * c).sum(1) - 1e9 * (counts == 0).to(f.dtype)
-        return {**params, f"{head}.weight": 2 * s * c, f"{head}.bias": bias}
+    def path(params: Params, support: Batch) -> Sequence[Params]:
+        points = [{n: p for n, p in params.items() if ":" not in n}]
+        for k in range(steps):
+            g, _ = gradient(loss, points[-1], support)
+            a = {n: params[RATE + n] for n in g}
+            a = a if each == "number" else {n: rates[min(k, len(rates) - 1)] for n, rates in a.items()}
+            points.append({n: p - a[n] * g[n] for n, p in points[-1].items()})
+        return points
 
-    return adapt
-
-
-RIDGE = {"ridge:log_lambda": 0.0, "ridge:log_scale": 0.0, "ridge:bias": 0.0}
+    return path
 
 
-def ridge_parameters(like: Tensor) -> Params:
-    """R2D2's three learned numbers: log λ, log a and b, at λ = a = 1 and b = 0."""
-    return {n: torch.full((), v, dtype=like.dtype, device=like.device) for n, v in RIDGE.items()}
+def learned_steps(loss: Objective, *, steps: int = 1, each: Each = "number") -> Adapt:
+    """The last of `learned_path`."""
+    path = learned_path(loss, steps=steps, each=each)
+    return lambda params, support: path(params, support)[-1]
 
 
-def ridge_head(features: Predict, *, ways: int, head: str = "head") -> Adapt:
-    """The head is ridge regression on one-hot labels, solved exactly: W = Xᵀ(XXᵀ + λI)⁻¹Y, logits a·(fW) + b.
+def multi_step(path: Callable[[Params, Batch], Sequence[Params]], loss: Objective, *, rounds: int) -> Objective:
+    """The query losses after every step, weighted: at first alike, in the end the last alone.
 
-    Bertinetto, Henriques, Torr and Vedaldi, ICLR 2019, eq. 3–6 (R2D2). X holds the features with a column of ones;
-    log λ, log a and b are learned (`ridge_parameters`). Padding rows of X and Y are zero and change nothing.
+    MAML++ (Antoniou et al., ICLR 2019, section 4, multi-step loss): as in the authors' code, the weight of each of the
+    N − 1 earlier steps goes down from 1/N in a straight line to .03/N over so many rounds, and is 0 from then on. The
+    number of rounds done is read from params (`DONE`).
     """
 
-    def adapt(params: Params, support: Batch) -> Params:
-        f = features(params, support.x)
-        x = torch.cat([f, torch.ones_like(f[:, :1])], 1) * support.mask[:, None]  # [B, F+1]
-        y = one_hot(support.y, ways, f.dtype) * support.mask[:, None]  # [B, N]
-        penalty = params["ridge:log_lambda"].exp() * torch.eye(len(x), dtype=f.dtype, device=f.device)
-        w = x.T @ torch.linalg.solve(x @ x.T + penalty, y)  # [F+1, N]
-        a = params["ridge:log_scale"].exp()
-        return {**params, f"{head}.weight": a * w[:-1].T, f"{head}.bias": a * w[-1] + params["ridge:bias"]}
+    def objective(params: Params, episode: Episode) -> Tensor:
+        losses = torch.stack([loss(phi, episode.query) for phi in path(params, episode.support)[1:]])
+        n, part = len(losses), params[DONE].detach() / rounds
+        early = torch.where(part < 1, (1 - part).clamp_min(0.03) / n, 0.0)
+        return early * losses[:-1].sum() + (1 - (n - 1) * early) * losses[-1]
 
-    return adapt
-
-
-def fresh_head(*, ways: int, width: int, head: str = "head") -> Adapt:
-    """A head of zeros for so many classes, [N, F]: where fine-tuning starts when the classes are new."""
-
-    def adapt(params: Params, support: Batch) -> Params:
-        like = next(iter(params.values()))
-        zeros = {f"{head}.weight": like.new_zeros(ways, width), f"{head}.bias": like.new_zeros(ways)}
-        return {**params, **zeros}
-
-    return adapt
+    return objective

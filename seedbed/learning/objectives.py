@@ -19,6 +19,8 @@ Predict = Callable[[Params, Tensor], Tensor]  # (params, x [B, ...]) -> predicti
 Loss = Callable[[Tensor, Tensor], Tensor]  # (predictions [B, ...], y [B, ...]) -> one loss per example [B]
 Metric = Callable[[Params, Batch], Tensor]  # -> score []
 
+EXCLUDED = -1e9  # a logit that stands for −∞: of a class that a task does not have
+
 
 def supervised(predict: Predict, loss: Loss) -> Objective:
     """The mean loss over a batch's real examples.
@@ -54,6 +56,22 @@ def cross_entropy(predictions: Tensor, y: Tensor) -> Tensor:
 def squared_error(predictions: Tensor, y: Tensor) -> Tensor:
     """(prediction − y)², averaged over all but the first dimension: [B, ...] or [B, 1] against [B] -> [B]."""
     return ((predictions.reshape(y.shape) - y) ** 2).reshape(len(y), -1).mean(1)
+
+
+def smoothed_cross_entropy(smoothing: float) -> Loss:
+    """Cross-entropy against softened labels: 1 − ε for the right class, the rest in equal shares for the others.
+
+    As in MetaOptNet (Lee et al., CVPR 2019, section 4.1). Excluded classes have no share. [B, N], [B] -> [B].
+    """
+
+    def loss(predictions: Tensor, y: Tensor) -> Tensor:
+        log_p = predictions.log_softmax(-1)
+        right = y[:, None] == torch.arange(predictions.shape[-1], device=y.device)
+        others = ~right & (predictions > EXCLUDED / 2)
+        mean = torch.where(others, log_p, 0.0).sum(-1) / others.sum(-1).clamp_min(1)
+        return -(1 - smoothing) * torch.where(right, log_p, 0.0).sum(-1) - smoothing * mean
+
+    return loss
 
 
 def correct(predictions: Tensor, y: Tensor) -> Tensor:

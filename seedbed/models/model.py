@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from seedbed.errors import InputError
+from seedbed.models.normalisation import STATISTICS, BatchNorm
 
 Params = dict[str, Tensor]
 Made = TypeVar("Made")
@@ -22,6 +23,10 @@ BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._In
 
 class Model:
     """A module's parameters, and what it computes from any others of their kind.
+
+    Attributes:
+        params: the initial parameters, by name.
+        normalising: the names of all that its `BatchNorm` layers have; statistics: those of what `measure` sets.
 
     Args:
         module: any nn.Module that is a function of its parameters: it is copied, never changed.
@@ -48,14 +53,37 @@ class Model:
                 f"head={head!r} is not a linear layer of the model: name an nn.Linear in it, or leave it out"
             )
         self.width = layer.in_features if isinstance(layer, nn.Linear) else 0
+        layers = [name for name, m in module.named_modules() if isinstance(m, BatchNorm)]
+        self.statistics = frozenset(f"{layer}.{s}" for layer in layers for s in STATISTICS)
+        self.normalising = self.statistics | {f"{layer}.{p}" for layer in layers for p in ("weight", "bias")}
         self._skeletons = threading.local()
 
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """The module's output, [B, ...]. Parameters that it does not have are ignored; a head may have any number
         of classes; a missing head is zero, so that a body alone predicts nothing in particular."""
-        whole = {n: params[n] if n in params else torch.zeros_like(p) for n, p in self.params.items()}
-        output: Tensor = functional_call(self._skeleton("module"), whole, (x,))
+        output: Tensor = functional_call(self._skeleton("module"), self._whole(params), (x,))
         return output
+
+    def measure(self, params: Params, x: Tensor, mask: Tensor) -> Params:
+        """The params with the statistics of a batch in its `BatchNorm` layers, each measured under those before it.
+
+        A function of params and batch like `predict`, differentiable in both: the loss under what it gives is the loss
+        of batch normalisation in training.
+
+        Args:
+            x: [B, ...].  mask: [B] 1 = real example, 0 = padding.
+        """
+        skeleton = self._skeleton("measuring")
+        layers = {name: m for name, m in skeleton.named_modules() if isinstance(m, BatchNorm)}
+        for layer in layers.values():
+            layer.mask = mask
+        try:
+            functional_call(skeleton, self._whole(params), (x,))
+            found = {f"{name}.{s}": layer.measured[s] for name, layer in layers.items() for s in STATISTICS}
+        finally:
+            for layer in layers.values():
+                layer.mask, layer.measured = None, {}
+        return {**params, **found}
 
     def features(self, params: Params, x: Tensor) -> Tensor:
         """What the head sees, [B, F]."""
@@ -76,6 +104,9 @@ class Model:
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.params.values())
         return f"Model({type(self.module).__name__}, {count:,} parameters, head {self.head!r})"
+
+    def _whole(self, params: Params) -> Params:
+        return {n: params[n] if n in params else torch.zeros_like(p) for n, p in self.params.items()}
 
     def _skeleton(self, which: str) -> nn.Module:
         """A copy of the module for this thread alone: a functional call puts the parameters in and out of it."""
@@ -99,8 +130,9 @@ def _refuse_impure(module: nn.Module) -> None:
         if isinstance(m, BATCH_STATISTICS) and m.track_running_stats:
             raise InputError(
                 f"layer {name!r} is a {kind} with running statistics, which are no function of the parameters: use "
-                "nn.GroupNorm, or track_running_stats=False (statistics of the batch at hand: predictions then depend "
-                "on the other examples of the batch, which few-shot papers call transductive)"
+                "nn.GroupNorm, or seedbed.BatchNorm with fedbn (each client's own statistics), or "
+                "track_running_stats=False (statistics of the batch at hand: predictions then depend on the other "
+                "examples of the batch, which few-shot papers call transductive)"
             )
         if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 and m.training:
             raise InputError(

@@ -6,10 +6,14 @@ Shapes: B examples, C channels, H and W pixels.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from seedbed.models.normalisation import BatchNorm
+
+Norm = Literal["group", "batch"]
 
 
 class WithHead(nn.Module):
@@ -32,38 +36,45 @@ def mlp(
     *,
     hidden: Sequence[int] = (64,),
     activation: type[nn.Module] = nn.ReLU,
+    norm: Norm | None = None,
 ) -> WithHead:
-    """A multilayer perceptron over inputs of this shape, flattened; no hidden layer makes it linear."""
+    """A multilayer perceptron over inputs of this shape, flattened; no hidden layer makes it linear.
+
+    Args:
+        norm: batch: `BatchNorm` before every activation; group or None: no normalisation.
+    """
     sizes = [math.prod(shape), *hidden]
     layers: list[Any] = [nn.Flatten()]
     for i, o in pairwise(sizes):
-        layers += [nn.Linear(i, o), activation()]
+        layers += [nn.Linear(i, o), *([BatchNorm(o)] if norm == "batch" else []), activation()]
     return WithHead(nn.Sequential(*layers), sizes[-1], outputs)
 
 
-def conv(shape: Sequence[int], outputs: int, *, channels: int = 48) -> WithHead:
-    """Four convolutions with group normalisation, for images [C, H, W]; from 16 pixels on the first has stride 2.
+def conv(shape: Sequence[int], outputs: int, *, channels: int = 48, norm: Norm = "group") -> WithHead:
+    """Four convolutions with normalisation, for images [C, H, W]; from 16 pixels on the first has stride 2.
 
     Half the channels in the first layer; pooling before the normalisation, which is cheaper and no worse.
+
+    Args:
+        norm: group: nn.GroupNorm; batch: `BatchNorm`, for fedbn.
     """
     small = min(shape[1:]) < 16
     first = max(8, channels // 2)
     body = nn.Sequential(
-        _layer(shape[0], first, kernel=3 if small else 5, stride=1 if small else 2),
-        _layer(first, channels, pool=True),
-        _layer(channels, channels, pool=not small),
-        _layer(channels, channels),
+        _layer(shape[0], first, kernel=3 if small else 5, stride=1 if small else 2, norm=norm),
+        _layer(first, channels, pool=True, norm=norm),
+        _layer(channels, channels, pool=not small, norm=norm),
+        _layer(channels, channels, norm=norm),
     )
     with torch.no_grad():
         width = body(torch.zeros(1, *shape)).numel()
     return WithHead(body, width, outputs)
 
 
-def _layer(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, pool: bool = False) -> nn.Module:
-    groups = math.gcd(8, outputs)
+def _layer(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, pool: bool = False, norm: Norm) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.MaxPool2d(2) if pool else nn.Identity(),
-        nn.GroupNorm(groups, outputs),
+        BatchNorm(outputs) if norm == "batch" else nn.GroupNorm(math.gcd(8, outputs), outputs),
         nn.ReLU(),
     )

@@ -30,8 +30,8 @@ AFRESH = ("local.", "personal.", "distil.", "digest.")  # optimisers that are ma
 
 # What a run makes itself and hands to a factory.
 GIVEN = (
-    "loss", "task_loss", "predict", "features", "head", "ways", "adapt", "extract", "exit", "tail", "public", "labels",
-    "teacher", "assign",
+    "loss", "task_loss", "model", "predict", "features", "head", "ways", "adapt", "extract", "exit", "tail", "public",
+    "labels", "teacher", "assign",
 )  # fmt: skip
 
 

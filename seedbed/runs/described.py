@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from seedbed.learning.optimizers import Optimizer
-
-BUILT = ("loss", "features", "adapt", "ways", "head")  # what a run builds itself and hands to the factory
+from seedbed.runs.build import GIVEN
 
 COMMON = {  # names that mean the same everywhere, where a docstring does not say more
     "local": "the clients' optimiser",
@@ -38,7 +37,7 @@ def described(factory: Callable[..., Any]) -> Iterator[tuple[str, str, str]]:
     """
     said = arguments(factory)
     for name, parameter in inspect.signature(factory).parameters.items():
-        if name not in BUILT:
+        if name not in GIVEN:
             default = "" if parameter.default is inspect.Parameter.empty else value(parameter.default)
             yield name, default.replace("`", ""), said.get(name, "")
 

@@ -1,8 +1,9 @@
 """From settings to objects: which clients train, what they work on, which model, how they are judged."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
 from seedbed.federated import Algorithm, Engine
 from seedbed.learning import objectives
-from seedbed.learning.adaptations import fresh_head, unadapted
+from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
+from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import Adapt, Metric, supervised
 from seedbed.models import Model, Several
 from seedbed.models.split import Halves, Split
@@ -77,10 +79,14 @@ class Learner:
         return self.settings.evaluation.ways if ways else self.shape.classes
 
     def model(self, entry: catalogue.Entry) -> AnyModel:
-        """The initial model that an algorithm trains, a function of the seed."""
+        """The initial model that an algorithm trains, a function of the seed.
+
+        Batch normalisation is for those alone whose clients keep its statistics: their rivals have none.
+        """
         asked, outputs = self.settings.model, self.outputs(entry)
         with draws.initialising(self.settings.seed):
             if not entry.takes("assign"):
+                asked = asked if entry.normalises else asked.model_copy(update={"norm": "group"})
                 return built(asked, self.shape.inputs, outputs, split=entry.takes("tail"))
             words = asked.several or SEVERAL[models.is_image(self.shape.inputs)]
             if len(set(words)) < len(words):
@@ -94,6 +100,11 @@ class Learner:
         asked = asked.like(asked.teacher) if asked.teacher else asked.model_copy(update=wide)
         with draws.initialising(self.settings.seed):
             return built(asked, self.shape.inputs, self.outputs(entry))
+
+    def initial_teacher(self, entry: catalogue.Entry) -> Teacher:
+        """A teacher that knows nothing."""
+        model = self.teacher_model(entry)
+        return partial(model.predict, model.params)
 
     def metric(self, model: AnyModel) -> Metric:
         return per_example(model.predict, self._score)
@@ -140,6 +151,7 @@ class Learner:
             "features": model.features,
             "ways": ways if self.shape.episodic else self.shape.classes,
             "updates": self.settings.rounds,
+            "model": model,
             **self._held(entry, model),
         }
         if entry.tuned(options):
@@ -181,7 +193,7 @@ def _no_teacher(x: Tensor) -> Tensor:
 
 def built(asked: ModelSettings, inputs: Sequence[int], outputs: int, *, split: bool = False) -> Model:
     """The model that settings name; split: with a server's net on its features."""
-    made = models.by_name(asked.name, inputs, outputs, hidden=asked.hidden, channels=asked.channels)
+    made = models.by_name(asked.name, inputs, outputs, hidden=asked.hidden, channels=asked.channels, norm=asked.norm)
     if not split:
         return Model(made, head="head")
     large = asked.like(asked.server)
@@ -241,6 +253,7 @@ class Experiment:
         training = self.sampler(entry.items_for(self.settings.options))
         self._check_model(entry)
         model = self.learner.model(entry)
+        self._check_normalisation(entry, model)
         self.learner.algorithm(self.settings.algorithm, model).init(model.params)
         engines.make(self.settings.engine, Sampled(self.train, training), model.module)
         if not len(self.unseen):
@@ -263,6 +276,20 @@ class Experiment:
             raise InputError(f"model.teacher={asked.teacher!r}: {name} has no teacher; use distill")
         if entry.takes("public") and self.public is None:
             raise InputError(f"{name} needs public inputs: set a part of the clients' rows apart, as in public=0.1")
+
+    def _check_normalisation(self, entry: catalogue.Entry, model: AnyModel) -> None:
+        name = self.settings.algorithm
+        if entry.normalises and not (isinstance(model, Model) and model.normalising):
+            raise InputError(
+                f"{name} leaves every client its own batch normalisation, but the model has none (model.name="
+                f"{self.settings.model.name}, model.norm={self.settings.model.norm}), so that it would be fedavg: set "
+                "model.norm=batch and a model with hidden layers, or use fedavg"
+            )
+        if self.settings.model.norm == "batch" and not entry.normalises:
+            raise InputError(
+                f"model.norm=batch has statistics that a client must keep, and {name}'s clients keep none: use fedbn, "
+                "or leave model.norm=group"
+            )
 
     def _check_unseen(self) -> None:
         judging = self.judged(self.unseen, max(self.shots), purpose="check", episodes=1).sampler
@@ -358,10 +385,12 @@ class Experiment:
 
     def costs(self, name: str, options: Mapping[str, Any]) -> Costs:
         """What a client's round costs under this algorithm: the first client's of round 0, as task.* says."""
-        entry = catalogue.entry(name)
-        model = self.learner.model(entry)
+        entry, learner = catalogue.entry(name), copy(self.learner)
+        model = learner.model(entry)
+        if entry.takes("teacher"):  # whatever it knows, it costs the same
+            learner.teacher = learner.initial_teacher(entry)
         source = Sampled(self.train, self.sampler(entry.items_for(options)), seed=self.settings.seed)
-        return costs(self.learner.algorithm(name, model, options=options), model, tree.index(source.tasks([0], 0), 0))
+        return costs(learner.algorithm(name, model, options=options), model, tree.index(source.tasks([0], 0), 0))
 
     def _augmented(self, population: Population, items: catalogue.Items) -> Population:
         """Training clients with what the settings add to them; turned classes only where labels are drawn afresh."""

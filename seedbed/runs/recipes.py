@@ -20,6 +20,7 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "fedmd"): {"public": 0.1},
     (None, "feddf"): {"public": 0.1},
     (None, "fedgkt"): {"model": {"hidden": (32,), "channels": 16}},
+    (None, "fedbn"): {"model": {"norm": "batch"}},
     ("digits", "fed_proto"): {
         "rounds": 200,
         "cohort": 5,

@@ -129,6 +129,10 @@ class ModelSettings(Section):
     )
     hidden: Several = Field(default=(64,), description="mlp: width of each hidden layer")
     channels: int = Field(default=48, ge=1, description="conv: channels")
+    norm: Literal["group", "batch"] = Field(
+        default="group",
+        description="group: group normalisation in conv, none in mlp; batch: batch normalisation (fedbn's default)",
+    )
     several: tuple[Word, ...] | None = Field(
         default=None,
         min_length=1,

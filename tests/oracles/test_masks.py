@@ -14,10 +14,18 @@ from seedbed.learning.adaptations import (
     gradient_steps,
     learned_steps,
     maml,
-    prototype_head,
     rates_for,
+)
+from seedbed.learning.heads import (
+    LOGISTIC,
+    RIDGE,
+    SVM,
+    dual_ridge_head,
+    learned_numbers,
+    logistic_head,
+    prototype_head,
     ridge_head,
-    ridge_parameters,
+    svm_head,
 )
 from seedbed.learning.objectives import (
     Adapt,
@@ -47,7 +55,7 @@ def params_of(name: str) -> dict[str, Tensor]:
     """The network's, with what this adaptation learns beside it."""
     if name == "learned_steps":
         return network() | rates_for(network(), 0.3)
-    return network() | ridge_parameters(torch.ones(1)) if "ridge" in name else network()
+    return network() | learned_numbers(RIDGE | LOGISTIC | SVM, torch.ones(1))
 
 
 def regression(params: Any, x: Tensor) -> Tensor:
@@ -74,6 +82,9 @@ ADAPTATIONS: dict[str, Adapt] = {
     "learned_steps": learned_steps(loss, steps=2),
     "prototype_head": prototype_head(features, ways=CLASSES),
     "ridge_head": ridge_head(features, ways=CLASSES),
+    "logistic_head": logistic_head(features, ways=CLASSES),
+    "svm_head": svm_head(features, ways=CLASSES),
+    "dual_ridge_head": dual_ridge_head(features, ways=CLASSES),
     "ridge_head, then steps": chain(ridge_head(features, ways=CLASSES), gradient_steps(loss, lr=0.1, steps=2)),
 }
 

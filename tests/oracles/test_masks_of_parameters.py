@@ -18,7 +18,8 @@ from seedbed.algorithms.local import local
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers
-from seedbed.learning.adaptations import everything, fresh_head, gradient_steps, unadapted
+from seedbed.learning.adaptations import everything, gradient_steps, unadapted
+from seedbed.learning.heads import fresh_head
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.learning.partial import nothing, outside, part, train_part, within
 from seedbed.learning.training import train

@@ -10,7 +10,7 @@ from torch.func import grad
 from seedbed import tree
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.meta_sgd import meta_sgd
-from seedbed.learning.adaptations import RATE, learned_steps, rates_for
+from seedbed.learning.adaptations import DONE, RATE, learned_path, learned_steps, multi_step, rates_for
 from seedbed.learning.objectives import after
 from seedbed.learning.optimizers import sgd
 from seedbed.tasks.types import Episode
@@ -101,3 +101,62 @@ def test_the_product_is_a_model_without_rates() -> None:
     item, a = bowls(1)[0], torch.tensor([0.1, 0.0, -0.2])
     got = meta_sgd(bowl).personalise({**start(), RATE + "w": a}, {}, item)  # type: ignore[arg-type]
     assert apart(got, {"w": start()["w"] - a * (item["A"] @ (start()["w"] - item["c"]))}) < 1e-15
+
+
+def test_rates_of_tensors_in_steps_have_their_own_gradients() -> None:
+    """MAML++: φ_{k+1} = φ_k − a_k·g_k with g_k = A(φ_k − c). So ∂L_B/∂a_k = −⟨g_k, u_{k+1}⟩, with what comes from above
+    u_K = ∇L_B(φ_K) and u_k = (I − a_k A)u_{k+1}; and ∂L_B/∂θ = u_0."""
+    support, query = bowls(2)
+    a = torch.tensor([0.1, 0.3, 0.2])
+    points, slopes = [start()["w"]], []
+    for rate in a:
+        slopes.append(support["A"] @ (points[-1] - support["c"]))
+        points.append(points[-1] - rate * slopes[-1])
+    above, want = query["A"] @ (points[-1] - query["c"]), torch.zeros(3)
+    for k in (2, 1, 0):
+        want[k] = -slopes[k] @ above
+        above = above - a[k] * support["A"] @ above
+    adapt = learned_steps(bowl, steps=3, each="tensor_and_step")
+    got = grad(after(adapt, bowl))({**start(), RATE + "w": a}, Episode(support, query))  # type: ignore[arg-type]
+    assert apart(got[RATE + "w"], want) < 1e-14
+    assert apart(got["w"], above) < 1e-14
+
+
+def test_steps_beyond_those_with_rates_go_on_with_the_last() -> None:
+    params, support = start(), bowls(1)[0]
+    longer = learned_steps(bowl, steps=4, each="tensor_and_step")(
+        {**params, RATE + "w": torch.tensor([0.1, 0.3])}, support
+    )  # type: ignore[arg-type]
+    told = {**params, RATE + "w": torch.tensor([0.1, 0.3, 0.3, 0.3])}
+    assert apart(longer, learned_steps(bowl, steps=4, each="tensor_and_step")(told, support)) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("done", "early"), [(0, 1 / 3), (5, 1 / 6), (9.9, 0.01), (10, 0.0), (30, 0.0)])
+def test_the_multi_step_loss_weighs_the_steps(done: float, early: float) -> None:
+    """Over 10 rounds the two earlier of three steps weigh (1 − t/10)/3 each, at least .01, then nothing; the last has
+    the rest."""
+    path = learned_path(bowl, steps=3, each="tensor_and_step")
+    support, query = bowls(2)
+    params = {**start(), RATE + "w": torch.tensor([0.1, 0.3, 0.2])}
+    losses = [bowl(phi, query) for phi in path(params, support)[1:]]  # type: ignore[arg-type]
+    want = early * (losses[0] + losses[1]) + (1 - 2 * early) * losses[2]
+    got = multi_step(path, bowl, rounds=10)({**params, DONE: torch.tensor(float(done))}, Episode(support, query))  # type: ignore[arg-type]
+    assert apart(got, want) < 1e-15
+
+
+def test_the_server_counts_the_rounds_whatever_its_optimiser_does() -> None:
+    """The counter has no gradient; weight decay must not shrink it."""
+    decaying = sgd(0.1, weight_decay=0.5)
+    algorithm = meta_sgd(loss, steps=2, each="tensor_and_step", multi_step_rounds=2, outer=decaying)
+    params = final(algorithm, [task(episode(0))], network(), 3).params
+    assert params[DONE] == 3
+    assert params[RATE + "head.bias"].shape == (2,)
+    assert set(algorithm.personalise(params, {}, episode(0).support)) == set(network())
+
+
+def test_with_rates_that_stay_it_is_maml() -> None:
+    """Rates of tensors in steps, all at .3: the gradient of the parameters is MAML's."""
+    algorithm = meta_sgd(loss, lr=0.3, steps=2, each="tensor_and_step")
+    got = sent_by(algorithm, task(episode(0)), network())
+    want = plain_maml(network(), [episode(0)], lr=0.3, steps=2)
+    assert apart({n: got[n] for n in want}, want) < 1e-13

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from seedbed import InputError, Population
-from seedbed.algorithms import catalogue
-from seedbed.algorithms.catalogue import CATALOGUE
+from seedbed.algorithms.catalogue import CATALOGUE, entry
 from seedbed.runs.experiment import Experiment, Shape
 from seedbed.runs.recipes import complete
 from seedbed.tasks.readers import read
@@ -132,7 +131,7 @@ def test_numbers_to_predict() -> None:
     assert made.shape == Shape((2,), 0, 1, False)
     assert (made.learner.metric_name, made.learner.higher_is_better) == ("squared error", False)
     made.check()
-    for name in ("fed_proto", "fed_ridge"):
+    for name in ("fed_proto", "fed_ridge", "fed_lr", "fed_metaoptnet"):
         with pytest.raises(InputError, match=r"target is a number"):
             experiment(hospitals(EVEN, numbers=True), algorithm=name).check()
 
@@ -145,7 +144,7 @@ def test_a_manifest_s_shape_comes_back() -> None:
 
 def test_the_first_model_follows_from_the_seed() -> None:
     def weights(seed: int) -> torch.Tensor:
-        return experiment(hospitals(EVEN), seed=seed).learner.model(catalogue.entry("per_fedavg")).params["head.weight"]
+        return experiment(hospitals(EVEN), seed=seed).learner.model(entry("fedavg")).params["head.weight"]
 
     before = torch.random.get_rng_state()
     assert torch.equal(weights(1), weights(1))

@@ -55,6 +55,7 @@ class Entry:
             peer's message.
         pushes: along directed links its peers count what they are pushed (push-sum).
         classes: it needs classes; no regression.
+        normalises: its clients keep the statistics of batch normalisation, so that models may have it.
         same_labels: a label must mean the same for all its clients, so that a client is a task.
         tunes: the learning rates that `tune` chooses, all by one factor; (): the optimisers of clients, or if there is
             none, that of the server.
@@ -71,6 +72,7 @@ class Entry:
     rounds: tuple[Schedule, ...] = ("synchronous", "asynchronous", "gossip")
     pushes: bool = False
     classes: bool = False
+    normalises: bool = False
     same_labels: bool = False
 
     def takes(self, name: str) -> bool:
