@@ -17,12 +17,12 @@ from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.cli.app import app
 from seedbed.learning.optimizers import Optimizer
 from seedbed.runs.build import OPTIMIZERS, SCHEDULES
+from seedbed.runs.experiment import HANDED
 from seedbed.runs.settings import Settings
 from seedbed.tasks.partition import How, repartition
 from seedbed.tasks.readers import READERS
 
 PAGE = Path(__file__).with_name("settings.md")
-BUILT = ("loss", "features", "adapt", "ways", "head")  # what a run builds itself and hands to the factory
 TITLES = ("key", "type", "default", "meaning")
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -150,7 +150,7 @@ PARTITION = {
 
 
 def factory_rows(
-    factory: Callable[..., Any], said: Mapping[str, str], without: Iterable[str] = BUILT
+    factory: Callable[..., Any], said: Mapping[str, str], without: Iterable[str] = HANDED
 ) -> Iterator[tuple[str, ...]]:
     """(key, type, default, meaning) of what there is to set."""
     hints = get_type_hints(factory)

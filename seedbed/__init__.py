@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
+from seedbed.algorithms.autoregressive import autoregressive
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.ditto import ditto
 from seedbed.algorithms.fed_proto import fed_proto
@@ -28,6 +29,7 @@ from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.local import local
 from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.algorithms.per_fedavg import per_fedavg
+from seedbed.algorithms.pfedhn import pfedhn
 from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.reptile import reptile
 from seedbed.algorithms.scaffold import scaffold
@@ -69,6 +71,7 @@ __all__ = [
     "anil",
     "apfl",
     "as_sent",
+    "autoregressive",
     "batches",
     "centralised",
     "conv",
@@ -102,6 +105,7 @@ __all__ = [
     "mlp",
     "per_example",
     "per_fedavg",
+    "pfedhn",
     "pfedme",
     "read",
     "reptile",

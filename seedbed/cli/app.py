@@ -153,11 +153,12 @@ def algorithms() -> None:
     """The algorithms, where they are from, and what each has to set."""
     from seedbed.algorithms.catalogue import CATALOGUE
     from seedbed.runs.build import settable
+    from seedbed.runs.experiment import HANDED
 
     table = Table()
     for title in ("algorithm", "from", "clients work on", "settings"):
         table.add_column(title)
-    given: dict[str, Any] = dict.fromkeys(("loss", "features", "head", "ways", "adapt"), object())
+    given: dict[str, Any] = dict.fromkeys(HANDED, object())
     for name, entry in CATALOGUE.items():
         words = settable(entry.factory, given)
         table.add_row(name, entry.paper, entry.items.replace("_", " "), ", ".join(words))

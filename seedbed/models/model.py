@@ -52,16 +52,23 @@ class Model:
         """The module's output, [B, ...]. Parameters that it does not have are ignored; a head may have any number
         of classes; a missing head is zero, so that a body alone predicts nothing in particular."""
         whole = {n: params[n] if n in params else torch.zeros_like(p) for n, p in self.params.items()}
-        output: Tensor = functional_call(self._skeleton("module"), whole, (x,))
+        output: Tensor = functional_call(self._skeleton(""), whole, (x,))
         return output
 
     def features(self, params: Params, x: Tensor) -> Tensor:
         """What the head sees, [B, F]."""
         if not self.head:
             raise InputError("the model has no linear layer to be its head: end it with an nn.Linear")
-        body = {n: params[n] for n in self.params if not self.is_head(n)}
-        output: Tensor = functional_call(self._skeleton("body"), body, (x,))
-        return output
+        return self.entering(self.head, params, x)
+
+    def entering(self, layer: str, params: Params, x: Tensor) -> Tensor:
+        """What the layer of this name is given, [B, ...]; parameters of it and of later ones change nothing."""
+        before = {n: params[n] for n in self.params if not n.startswith(f"{layer}.")}
+        try:
+            functional_call(self._skeleton(layer), before, (x,))
+        except _Reached as reached:
+            return reached.given
+        raise InputError(f"layer {layer!r} is not used when the model predicts: leave it out")
 
     def is_head(self, name: str) -> bool:
         """Whether a parameter of this name belongs to the head."""
@@ -71,15 +78,30 @@ class Model:
         count = sum(p.numel() for p in self.params.values())
         return f"Model({type(self.module).__name__}, {count:,} parameters, head {self.head!r})"
 
-    def _skeleton(self, which: str) -> nn.Module:
-        """A copy of the module for this thread alone: a functional call puts the parameters in and out of it."""
-        found: nn.Module | None = getattr(self._skeletons, which, None)
+    def _skeleton(self, layer: str) -> nn.Module:
+        """A copy of the module that stops before this layer, or does not if none is named.
+
+        Each thread has its own: a functional call puts the parameters in and out of it.
+        """
+        found: nn.Module | None = getattr(self._skeletons, layer, None)
         if found is None:
             found = copy.deepcopy(self.module)
-            if which == "body":
-                found.set_submodule(self.head, nn.Identity())
-            setattr(self._skeletons, which, found)
+            if layer:
+                found.set_submodule(layer, _Stop())
+            setattr(self._skeletons, layer, found)
         return found
+
+
+class _Reached(Exception):
+    """A layer was reached: what it is given."""
+
+    def __init__(self, given: Tensor):
+        self.given = given
+
+
+class _Stop(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise _Reached(x)
 
 
 def _last_linear(module: nn.Module) -> str:

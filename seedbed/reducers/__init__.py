@@ -1,1 +1,1 @@
-"""How messages become one: only the mean so far, which may be added up in parts."""
+"""How messages become one: the mean, which may be added up in parts; or each as it is."""

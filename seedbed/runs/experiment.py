@@ -15,8 +15,10 @@ from seedbed.federated import Algorithm, Engine
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import fresh_head, unadapted
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
+from seedbed.learning.generating import numbers
 from seedbed.learning.objectives import Adapt, Metric, supervised
 from seedbed.models import Model
+from seedbed.models.layers import layers_of
 from seedbed.runs.build import build
 from seedbed.runs.settings import Settings, known_keys
 from seedbed.tasks import sampling
@@ -25,6 +27,8 @@ from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, Sampler
 from seedbed.tasks.types import Batch
 
+# What a run builds or knows itself and hands to an algorithm's factory: not for the user to set.
+HANDED = ("loss", "features", "adapt", "ways", "head", "layers", "clients", "seed")
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -36,6 +40,7 @@ class Shape:
     classes: int  # of the clients that train; 0 for regression
     targets: int  # numbers that a regression predicts for each example
     episodic: bool
+    clients: int  # that train
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> "Shape":
@@ -111,6 +116,10 @@ class Learner:
             "ways": ways if self.shape.episodic else self.shape.classes,
             "head": model.head,
             "updates": self.settings.rounds,
+            "layers": layers_of(model),
+            "clients": self.shape.clients,
+            "personal_head": self.shape.episodic,
+            "seed": self.settings.seed,
         }
         if entry.tuned(options):
             how = finetuning or FineTuning()
@@ -120,6 +129,11 @@ class Learner:
             context["adapt"] = finetune(self.tunable(model), how, start=start)
         elif test_steps is not None:
             options = {**options, "test_steps": test_steps}
+        if options.get("personal_head") is False and self.shape.episodic and name == "pfedhn":
+            raise InputError(
+                "pfedhn with personal_head=false would generate heads for the classes of training, but in N-way episodes "
+                "their labels are drawn afresh: leave personal_head out, or use autoregressive"
+            )
         if "ways" in context and self.shape.classes == 0 and name in ("fed_proto", "fed_ridge"):
             raise InputError(
                 f"{name} solves a head over classes, but the target is a number: use per_fedavg or fedmeta"
@@ -148,8 +162,12 @@ class Experiment:
         if population.episodic:
             self.train = self.train.compact()
         targets = 1 if population.y.ndim == 1 else int(population.y[0].numel())
-        self.shape = Shape(tuple(population.x.shape[1:]), len(self.train.classes), targets, population.episodic)
-        self.learner = Learner(settings, self.shape)
+        inputs, classes = tuple(population.x.shape[1:]), len(self.train.classes)
+        self.shape = Shape(inputs, classes, targets, population.episodic, len(self.train))
+
+    @property
+    def learner(self) -> Learner:
+        return Learner(self.settings, self.shape)
 
     def check(self) -> None:
         """Draw every client's task once, so that whoever is too small is found before any work is done.
@@ -164,6 +182,7 @@ class Experiment:
         if not len(self.unseen):
             raise InputError(f"unseen={self.settings.unseen} leaves no client to judge by: set at least one apart")
         self.train = self._usable(self.train, training)
+        self.shape = replace(self.shape, clients=len(self.train))
         if self.held_out is not None:
             self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
         self._check_unseen()
@@ -219,6 +238,9 @@ class Experiment:
         steps = times(size, task.steps)
         if items == "full":
             return sampling.batches(None)
+        if items == "noisy_episodes":
+            model = self.learner.model(self.learner.outputs(catalogue.entry(self.settings.algorithm)))
+            return sampling.noised(self.sampler("episodes", examples=examples), numbers(model.params, layers_of(model)))
         if items == "triples":
             if episodic:
                 raise InputError("batches=3 needs clients as tasks, but this data makes N-way episodes: use batches=2")
@@ -255,7 +277,7 @@ class Experiment:
         task = self.settings.task
         if task.distortions > 1:
             population = with_distortions(population, copies=task.distortions, seed=self.settings.seed)
-        if task.rotations and items == "episodes" and population.episodic:
+        if task.rotations and items in ("episodes", "noisy_episodes") and population.episodic:
             population = with_rotations(population)
         return population
 

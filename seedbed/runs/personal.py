@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.errors import InputError
+from seedbed.federated import NEWCOMER
 from seedbed.models import Model, by_name
 from seedbed.runs.directory import RunDirectory, from_bytes, to_bytes, write_atomically
 from seedbed.runs.experiment import Learner, Shape
@@ -97,7 +98,7 @@ def personalise(
         ways=ways or None,
         test_steps=steps,
     )
-    sent = algorithm.send(trained.state, 0)
+    sent = algorithm.send(trained.state, NEWCOMER)
     params = algorithm.personalise(sent, algorithm.remember(sent), _batch(examples))
     whole = {n: p for n, p in params.items() if n in trained.model.params}
     metadata = {

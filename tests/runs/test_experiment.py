@@ -128,7 +128,7 @@ def test_every_algorithm_is_checked_on_both_kinds_of_task(name: str) -> None:
 
 def test_numbers_to_predict() -> None:
     made = experiment(hospitals(EVEN, numbers=True))
-    assert made.shape == Shape((2,), 0, 1, False)
+    assert made.shape == Shape((2,), 0, 1, False, clients=len(made.train))
     assert (made.learner.metric_name, made.learner.higher_is_better) == ("squared error", False)
     made.check()
     for name in ("fed_proto", "fed_ridge"):
@@ -137,9 +137,8 @@ def test_numbers_to_predict() -> None:
 
 
 def test_a_manifest_s_shape_comes_back() -> None:
-    assert Shape.of({"inputs": [1, 8, 8], "classes": 10, "targets": 1, "episodic": True}) == Shape(
-        (1, 8, 8), 10, 1, True
-    )
+    told = {"inputs": [1, 8, 8], "classes": 10, "targets": 1, "episodic": True, "clients": 9}
+    assert Shape.of(told) == Shape((1, 8, 8), 10, 1, True, 9)
 
 
 def test_the_first_model_follows_from_the_seed() -> None:

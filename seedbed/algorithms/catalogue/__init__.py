@@ -1,12 +1,12 @@
 """Every algorithm by name, from a file for each family: what the command line, settings and comparisons ask for."""
 
-from seedbed.algorithms.catalogue import averaging, meta, personal
+from seedbed.algorithms.catalogue import averaging, generators, meta, personal
 from seedbed.algorithms.catalogue.entries import Axes, Entry, Items
 from seedbed.errors import InputError, nearest
 
 __all__ = ["CATALOGUE", "Axes", "Entry", "Items", "entry"]
 
-FAMILIES = (averaging, meta, personal)
+FAMILIES = (averaging, meta, personal, generators)
 CATALOGUE: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.ENTRIES.items()}
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from seedbed.federated import Algorithm
 
-Items = Literal["batches", "full", "episodes", "episode_batches", "triples"]
+Items = Literal["batches", "full", "episodes", "noisy_episodes", "episode_batches", "triples"]
 
 
 class Axes(NamedTuple):
@@ -40,8 +40,8 @@ class Entry:
 
     Attributes:
         factory: what makes it, from built objects.
-        items: what its clients work on: mini-batches, the whole client as one batch, episodes, mini-batches of one
-            episode, or triples.
+        items: what its clients work on: mini-batches, the whole client as one batch, episodes (noisy ones have random
+            numbers beside them), mini-batches of one episode, or triples.
         paper: where it is from.
         oracle: the file in tests/oracles that proves it.
         axes: where it stands among the others.
@@ -70,5 +70,8 @@ class Entry:
         return self.finetunes and "test_steps" not in options
 
     def items_for(self, options: Mapping[str, Any]) -> Items:
-        """What clients work on under these options: Per-FedAvg's estimate of three batches takes triples."""
+        """What clients work on under these options: Per-FedAvg's estimate of three batches takes triples, a generator
+        that draws takes noise."""
+        if options.get("gaussian"):
+            return "noisy_episodes"
         return "triples" if options.get("batches") == 3 else self.items
