@@ -52,7 +52,9 @@ def autoregressive(
     generator = autoregressive_generator(layers, width=width, size=size, scale=scale, gaussian=gaussian, seed=seed)
 
     def adapt_by(count: int, noise: Tensor | None = None) -> Adapt:
-        return chain(lambda params, support: generator.generate(params, support, noise), learned_steps(loss, steps=count))
+        return chain(
+            lambda params, support: generator.generate(params, support, noise), learned_steps(loss, steps=count)
+        )
 
     def objective(params: Params, item: Item) -> Tensor:
         support: Batch = item.support

@@ -67,43 +67,48 @@ def autoregressive_generator(
         gaussian: φ_l ~ N(θ_l + s_l⊙Head_μ, (s_l⊙exp(Head_σ))²) under the noise that is given; without noise, its mean.
     """
 
+    last = layers[-1]
+
+    def cut(rows: Tensor, layer: Layer) -> int:
+        """How many rows of [R, W] make a block."""
+        return 1 if layer is last else max(1, min(len(rows), size // rows.shape[1]))
+
     def init(theta: Params) -> Params:
         rng = draws.generator(seed, "generator")
-        outputs = len(_rows(theta, layers[-1]))
         psi = gru(rng, "gru", 3 * width, width)
         for number, layer in enumerate(layers):
-            rows, last = _rows(theta, layer), layer is layers[-1]
-            cut = _cut(rows, size, last)
-            block = cut * rows.shape[1]
-            psi |= perceptron(rng, f"{number}.encode", (layer.width + (cut if last else outputs), width, width))
-            psi |= perceptron(rng, f"{number}.head", (width, width, block * (2 if gaussian else 1)))
-            psi |= dense(rng, f"{number}.back", block, width)
-            psi |= {f"{number}.place": rows.new_zeros(-(-len(rows) // cut), width)}
+            rows = _rows(theta, layer)
+            each = cut(rows, layer)
+            told, made = 1 if layer is last else len(_rows(theta, last)), each * rows.shape[1]
+            psi |= perceptron(rng, f"{number}.encode", (layer.width + told, width, width))
+            psi |= perceptron(rng, f"{number}.head", (width, width, made * (2 if gaussian else 1)))
+            psi |= dense(rng, f"{number}.back", made, width)
+            psi |= {f"{number}.place": rows.new_zeros(-(-len(rows) // each), width)}
             psi |= {f"{number}.scale": torch.full_like(rows, scale)}
         return {**theta, **{PSI + n: p for n, p in psi.items()}}
 
     def generate(params: Params, support: Batch, noise: Tensor | None = None) -> Params:
         psi = {n.removeprefix(PSI): p for n, p in params.items() if n.startswith(PSI)}
         phi = {n: p for n, p in params.items() if not n.startswith(PSI)}
-        targets = _targets(support.y, len(_rows(phi, layers[-1])), support.x.dtype)
+        targets = _targets(support.y, len(_rows(phi, last)), support.x.dtype)
         g = back = support.x.new_zeros(width)
         used = 0
         for number, layer in enumerate(layers):
-            theta, s, seen = _rows(phi, layer), psi[f"{number}.scale"], layer.sees(phi, support.x)
-            cut, blocks = _cut(theta, size, layer is layers[-1]), []
-            for place, first in enumerate(range(0, len(theta), cut)):
-                here = slice(first, first + cut)
-                told = targets[:, here] if layer is layers[-1] else targets
+            theta, scales, seen, blocks = _rows(phi, layer), psi[f"{number}.scale"], layer.sees(phi, support.x), []
+            each = cut(theta, layer)
+            for place in range(-(-len(theta) // each)):
+                here = slice(place * each, (place + 1) * each)
+                told = targets[:, here] if layer is last else targets
                 code = apply_perceptron(psi, f"{number}.encode", torch.cat([seen, told], 1)).relu()
                 e = (code * support.mask[:, None]).sum(0) / support.mask.sum().clamp_min(1)
                 g = apply_gru(psi, "gru", torch.cat([e, psi[f"{number}.place"][place], back]), g)
-                move, *spread = apply_perceptron(psi, f"{number}.head", g).view(-1, cut, theta.shape[1])
+                count = len(theta[here])  # the last block of a layer may be short
+                move, *spread = apply_perceptron(psi, f"{number}.head", g).view(-1, each, theta.shape[1])[:, :count]
                 if noise is not None:
-                    drawn = noise[used : used + theta[here].numel()].view_as(theta[here])
-                    move, used = move[: len(drawn)] + (NARROW + spread[0][: len(drawn)]).exp() * drawn, used + drawn.numel()
-                blocks.append(theta[here] + s[here] * move[: len(theta[here])])
-                whole = F.pad(blocks[-1], (0, 0, 0, cut - len(blocks[-1])))
-                back = apply_dense(psi, f"{number}.back", whole.flatten())
+                    drawn = noise[used : used + move.numel()].view_as(move)
+                    move, used = move + (NARROW + spread[0]).exp() * drawn, used + drawn.numel()
+                blocks.append(theta[here] + scales[here] * move)
+                back = apply_dense(psi, f"{number}.back", F.pad(blocks[-1], (0, 0, 0, each - count)).flatten())
             phi |= _from_rows(torch.cat(blocks), phi, layer)
         return phi
 
@@ -123,12 +128,7 @@ def _rows(params: Params, layer: Layer) -> Tensor:
 def _from_rows(rows: Tensor, like: Params, layer: Layer) -> Params:
     """[R, W] -> the layer's parameters by name."""
     widths = [like[n][0].numel() for n in layer.names]
-    return {n: part.reshape(like[n].shape) for n, part in zip(layer.names, rows.split(widths, 1), strict=True)}
-
-
-def _cut(rows: Tensor, size: int, last: bool) -> int:
-    """How many rows of [R, W] make a block."""
-    return 1 if last else max(1, min(len(rows), size // rows.shape[1]))
+    return {n: part.reshape(like[n].shape) for n, part in zip(layer.names, torch.split(rows, widths, 1), strict=True)}
 
 
 def _targets(y: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:

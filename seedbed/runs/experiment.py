@@ -131,8 +131,8 @@ class Learner:
             options = {**options, "test_steps": test_steps}
         if options.get("personal_head") is False and self.shape.episodic and name == "pfedhn":
             raise InputError(
-                "pfedhn with personal_head=false would generate heads for the classes of training, but in N-way episodes "
-                "their labels are drawn afresh: leave personal_head out, or use autoregressive"
+                "pfedhn with personal_head=false would generate heads for the classes of training, but in N-way "
+                "episodes their labels are drawn afresh: leave personal_head out, or use autoregressive"
             )
         if "ways" in context and self.shape.classes == 0 and name in ("fed_proto", "fed_ridge"):
             raise InputError(
