@@ -4,6 +4,8 @@ A piece is two functions: one gives its first parameters, drawn by a generator o
 other computes it from any parameters under that name. Shapes: I inputs, H hidden, O outputs.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ def apply_dense(params: Params, name: str, x: Tensor) -> Tensor:
 def perceptron(rng: np.random.Generator, name: str, sizes: tuple[int, ...]) -> Params:
     """Linear layers of these widths, ReLU between them."""
     layers: Params = {}
-    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         layers |= dense(rng, f"{name}.{i}", inputs, outputs)
     return layers
 
