@@ -12,6 +12,8 @@ PROTOTYPES = {"scale": None, "outer": {"lr": 5e-3, "schedule": "cosine"}}
 RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "fed_proto"): {"options": PROTOTYPES, "task": {"shots": (1, 1), "queries": 3}},
     (None, "per_fedavg"): {"options": {"alpha": 0.1}},
+    (None, "autoregressive"): {"options": {"outer": {"lr": 2e-3, "schedule": "cosine"}}},
+    ("digits", "autoregressive"): {"cohort": 5, "model": {"channels": 32}, "task": {"distortions": 8}},
     ("digits", "fed_proto"): {
         "rounds": 200,
         "cohort": 5,
