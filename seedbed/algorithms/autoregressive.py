@@ -49,6 +49,8 @@ def autoregressive(
     """
     if not layers:
         raise InputError("autoregressive finds no layer to generate: end the model with an nn.Linear")
+    if width < 1:
+        raise InputError("width=0 leaves the generator no state: it must be at least 1")
     generator = autoregressive_generator(layers, width=width, size=size, scale=scale, gaussian=gaussian, seed=seed)
 
     def adapt_by(count: int, noise: Tensor | None = None) -> Adapt:

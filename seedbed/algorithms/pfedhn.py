@@ -42,7 +42,8 @@ def pfedhn(
     Args:
         clients: how many have an embedding (N).
         head: the name of the head's module.
-        personal_head: the head is not generated but the client's own, never sent (pFedHN-PC).
+        personal_head: the head is not generated but the client's own, never sent (pFedHN-PC). Runs turn it on where
+            labels are drawn afresh in every episode.
         dim: of an embedding; None: 1 + N/4, as the authors'.
         width, depth: of the hypernetwork's hidden layers; depth 0: linear.
         local: the authors' learning rate is .005, in 50 steps a round.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seedbed import draws
+from seedbed.errors import InputError
 from seedbed.learning.networks import apply_perceptron, perceptron
 from seedbed.learning.training import Params
 
@@ -23,6 +24,8 @@ def hypernetwork(theta: Params, *, clients: int, dim: int, width: int, depth: in
         dim: D.
         width, depth: of the hidden layers, which all outputs share; depth 0 makes h linear in v.
     """
+    if width < 1 or dim < 1:
+        raise InputError(f"a hypernetwork of width={width} and dim={dim} passes nothing on: both must be at least 1")
     rng = draws.generator(seed, "hypernetwork")
     sizes = (dim, *[width] * depth)
     embeddings = torch.as_tensor(rng.standard_normal((clients, dim)), dtype=torch.get_default_dtype())

@@ -1,5 +1,6 @@
 """From settings to objects: which clients train, what they work on, which model, how they are judged."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -68,7 +69,7 @@ class Learner:
         """How many outputs the model has: a way each in episodes, unless labels are the data's own."""
         if self.shape.classes == 0:
             return self.shape.targets
-        ways = self.shape.episodic and entry.items not in ("batches", "full")
+        ways = self.shape.episodic and not self._new_classes(entry)
         return self.settings.evaluation.ways if ways else self.shape.classes
 
     def model(self, outputs: int) -> Model:
@@ -86,8 +87,23 @@ class Learner:
 
     def starting_head(self, model: Model, entry: catalogue.Entry, ways: int) -> Adapt:
         """What precedes fine-tuning: a head of zeros where an episode's classes are new, else nothing."""
-        new = self.shape.episodic and entry.items in ("batches", "full")
+        new = self._new_classes(entry)
         return fresh_head(ways=ways, width=model.width, head=model.head) if new else unadapted
+
+    def _refuse_more(self, entry: catalogue.Entry, name: str, ways: int | None) -> None:
+        """A head that is neither solved nor made afresh has as many classes as it was trained with, and no more."""
+        trained = self.settings.task.ways if entry.items == "episodes" else 0
+        asked, has = trained if ways is None else ways, self.outputs(entry)
+        solved = "ways" in inspect.signature(entry.factory).parameters
+        if self.shape.episodic and asked > has and not solved and not self._new_classes(entry):
+            raise InputError(
+                f"the models of {name} have {has} outputs, too few for {asked} classes: lower task.ways, or train with "
+                f"evaluation.ways={asked}"
+            )
+
+    def _new_classes(self, entry: catalogue.Entry) -> bool:
+        """Whether clients are judged by other classes than the algorithm is trained on."""
+        return self.shape.episodic and entry.items in ("batches", "full")
 
     def algorithm(
         self,
@@ -109,6 +125,7 @@ class Learner:
         """
         entry = catalogue.entry(name)
         options = self.settings.options if options is None else options
+        self._refuse_more(entry, name, ways)
         ways = max(self.settings.task.ways, self.settings.evaluation.ways) if ways is None else ways
         context: dict[str, Any] = {
             "loss": supervised(model.predict, self.loss),

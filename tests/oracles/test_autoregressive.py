@@ -309,3 +309,5 @@ def test_steps_follow_the_generator_and_their_rates_are_learned() -> None:
 def test_a_model_without_layers_is_refused() -> None:
     with pytest.raises(InputError, match="no layer to generate"):
         autoregressive(loss, [])
+    with pytest.raises(InputError, match="width=0"):
+        autoregressive(loss, LAYERS, width=0)

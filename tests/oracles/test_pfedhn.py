@@ -198,3 +198,5 @@ def test_a_client_without_an_embedding_is_refused() -> None:
     algorithm = pfedhn(loss, clients=N)
     with pytest.raises(InputError, match=r"client 4 has no embedding: pfedhn was made for clients=4"):
         algorithm.send(algorithm.init(network()), N)
+    with pytest.raises(InputError, match="width=0"):
+        pfedhn(loss, clients=N, width=0).init(network())

@@ -126,6 +126,28 @@ def test_every_algorithm_is_checked_on_both_kinds_of_task(name: str) -> None:
         experiment(population, algorithm=name, model={"name": "mlp", "hidden": 4}).check()
 
 
+def test_a_generated_head_is_refused_where_labels_are_drawn_afresh() -> None:
+    """pFedHN would make a head for the classes of training; with one of its own, a client learns the episode's."""
+    net = {"name": "mlp", "hidden": 4}
+    with pytest.raises(InputError, match=r"personal_head=false .* autoregressive"):
+        experiment(read("digits"), algorithm="pfedhn", model=net, options={"personal_head": False}).check()
+    made = experiment(hospitals(EVEN), algorithm="pfedhn", model=net)
+    model = made.learner.model(2)
+    state = made.learner.algorithm("pfedhn", model).init(model.params)
+    assert state.params["hyper:embeddings"].shape[0] == len(made.train) == made.shape.clients
+    assert "head.weight" not in state.params
+
+
+def test_too_few_outputs_are_refused() -> None:
+    made = experiment(read("digits"), algorithm="autoregressive", model={"name": "mlp", "hidden": 4})
+    model = made.learner.model(5)
+    for ways in (2, 5):
+        made.learner.algorithm("autoregressive", model, ways=ways)
+    with pytest.raises(InputError, match=r"5 outputs, too few for 7 classes.*evaluation.ways=7"):
+        made.learner.algorithm("autoregressive", model, ways=7)
+    made.learner.algorithm("fed_proto", model, ways=7)
+
+
 def test_numbers_to_predict() -> None:
     made = experiment(hospitals(EVEN, numbers=True))
     assert made.shape == Shape((2,), 0, 1, False, clients=len(made.train))
