@@ -97,8 +97,8 @@ class Learner:
         solved = "ways" in inspect.signature(entry.factory).parameters
         if self.shape.episodic and asked > has and not solved and not self._new_classes(entry):
             raise InputError(
-                f"the models of {name} have {has} outputs, too few for {asked} classes: give at most {has}, or train with "
-                f"evaluation.ways={asked}"
+                f"the models of {name} have {has} outputs, too few for {asked} classes: give at most {has}, or train "
+                f"with evaluation.ways={asked}"
             )
 
     def _new_classes(self, entry: catalogue.Entry) -> bool:
