@@ -2,13 +2,16 @@
 
 q(φ | A) = Π_l q(φ_l | φ_<l, A) over blocks l: a layer of the model, or some rows of a large one. Step l:
 
-    e_l = mean over (x, y) in A of Enc([h_<l(x), y]) ⊙ (1 + Told(y))    h_<l(x): the layer's input through φ_<l
+    e_l = tanh of the mean over (x, y) in A of Enc([h_<l(x), y]) ⊙ (1 + Told(y))
     g_l = GRU([e_l, place_l, Back(φ_{l−1})], g_{l−1})
-    φ_l = θ_l + s_l ⊙ Head(g_l)                                         θ: a start, meta-learned with the generator
+    φ_l = θ_l + s_l ⊙ Head([g_l, e_l])
 
-The factor 1 + Told(y) lets y tell examples apart from the first round on: e_l of a row of a classifier's output layer
-is what its class looks like beside the others. With y among the inputs of Enc only, where many features outnumber it,
-a generator stays at chance for hundreds of rounds. A class number is told centred: N − 1 for the class, −1 for others.
+with h_<l(x) what the layer sees through the blocks generated so far, and θ a start, meta-learned with the generator.
+
+The factor 1 + Told(y) lets y tell examples apart from the first round on, and Head sees e_l itself: for a row of a
+classifier's output layer, what its class looks like beside the others. With y among the inputs of Enc only, where many
+features outnumber it, and e_l through the GRU only, a generator stays at chance for hundreds of rounds. A class number
+is told centred: N − 1 for the class, −1 for others.
 
 No published method is this one. The nearest generate layer by layer from support activations (HyperTransformer:
 Zhmoginov, Sandler and Vladymyrov, ICML 2022, arXiv 2201.04182; CNAPs: Requeima et al., NeurIPS 2019, arXiv 1906.07697).
@@ -86,7 +89,7 @@ def autoregressive_generator(
             told, made = 1 if layer is last else len(_rows(theta, last)), each * rows.shape[1]
             psi |= perceptron(rng, f"{number}.encode", (layer.width + told, width, width))
             psi |= dense(rng, f"{number}.told", told, width)
-            psi |= perceptron(rng, f"{number}.head", (width, width, made * (2 if gaussian else 1)))
+            psi |= perceptron(rng, f"{number}.head", (2 * width, width, made * (2 if gaussian else 1)))
             psi |= dense(rng, f"{number}.back", made, width)
             psi |= {f"{number}.place": rows.new_zeros(-(-len(rows) // each), width)}
             psi |= {f"{number}.scale": torch.full_like(rows, scale)}
@@ -106,10 +109,12 @@ def autoregressive_generator(
                 told = targets[:, here] if layer is last else targets
                 code = apply_perceptron(psi, f"{number}.encode", torch.cat([seen, told], 1)).relu()
                 code = code * (1 + apply_dense(psi, f"{number}.told", told))
-                e = (code * support.mask[:, None]).sum(0) / support.mask.sum().clamp_min(1)
+                e = torch.tanh((code * support.mask[:, None]).sum(0) / support.mask.sum().clamp_min(1))
                 g = apply_gru(psi, "gru", torch.cat([e, psi[f"{number}.place"][place], back]), g)
                 count = len(theta[here])  # the last block of a layer may be short
-                move, *spread = apply_perceptron(psi, f"{number}.head", g).view(-1, each, theta.shape[1])[:, :count]
+                move, *spread = apply_perceptron(psi, f"{number}.head", torch.cat([g, e])).view(
+                    -1, each, theta.shape[1]
+                )[:, :count]
                 if noise is not None:
                     drawn = noise[used : used + move.numel()].view_as(move)
                     move, used = move + (NARROW + spread[0]).exp() * drawn, used + drawn.numel()

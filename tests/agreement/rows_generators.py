@@ -6,7 +6,7 @@ from seedbed.algorithms.pfedhn import pfedhn
 from seedbed.federated import uniform
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import after
-from seedbed.learning.optimizers import adam, sgd
+from seedbed.learning.optimizers import sgd
 
 from .bench import MOMENTUM, SIZES, Reduction, Row, Still, module
 
@@ -29,7 +29,7 @@ ROWS = [
     ),
     Row(
         "autoregressive",
-        lambda n: autoregressive(n.loss, n.layers, width=8, gaussian=True, outer=adam(0.01)),
+        lambda n: autoregressive(n.loss, n.layers, width=8, gaussian=True, outer=MOMENTUM),
         "noisy_episodes",
         module,
         "gaussian",

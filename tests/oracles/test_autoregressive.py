@@ -89,10 +89,10 @@ def plainly(params: Mapping[str, Tensor], support: Batch) -> dict[str, Tensor]:
                 told = told if name == "body" else told[here]
                 code = two(f"{number}.encode", torch.cat([h, told])).relu()
                 codes.append(code * (1 + layer(f"{number}.told", told)))
-            e = torch.stack(codes).mean(0)
+            e = torch.tanh(torch.stack(codes).mean(0))
             given = torch.cat([e, psi[f"{number}.place"][place], back])
             g = torch.func.functional_call(cell, gru, (given[None], g[None]))[0]
-            move = two(f"{number}.head", g).view(cut, wide + 1)
+            move = two(f"{number}.head", torch.cat([g, e])).view(cut, wide + 1)
             blocks.append(theta[here] + psi[f"{number}.scale"][here] * move)
             back = layer(f"{number}.back", blocks[-1].flatten())
         phi |= {f"{name}.weight": torch.cat(blocks)[:, :-1], f"{name}.bias": torch.cat(blocks)[:, -1]}
