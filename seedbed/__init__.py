@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
+from seedbed.algorithms.autoregressive import autoregressive
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.dif_maml import dif_maml
 from seedbed.algorithms.distill import distill
@@ -41,6 +42,7 @@ from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.local import local
 from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.algorithms.per_fedavg import per_fedavg
+from seedbed.algorithms.pfedhn import pfedhn
 from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.push_sum import push_sum
 from seedbed.algorithms.reptile import reptile
@@ -87,6 +89,7 @@ __all__ = [
     "apfl",
     "as_sent",
     "asynchronous",
+    "autoregressive",
     "batches",
     "centralised",
     "conv",
@@ -139,6 +142,7 @@ __all__ = [
     "mlp",
     "per_example",
     "per_fedavg",
+    "pfedhn",
     "pfedme",
     "push_sum",
     "read",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from scipy import stats
 
-from seedbed.federated import Algorithm, Engine, Params, ServerState, adapting
+from seedbed.federated import NEWCOMER, Algorithm, ClientId, Engine, Params, ServerState, adapting
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, masked_mean
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tasks.types import Batch
@@ -75,8 +75,9 @@ def evaluate(
     """How well the algorithm's start adapts: a score for every client of the source, over its episodes.
 
     Args:
-        source: episodes, of clients seen in training or never seen. Give unseen clients an engine of their own:
-            an engine takes what its clients kept in training for theirs.
+        source: episodes, of clients seen in training or never seen. Give unseen clients an engine of their own
+            (an engine takes what its clients kept in training for theirs), and `to_newcomers(algorithm)` where the
+            server holds something for every client.
     """
     scores = engine.evaluate(algorithm, state, source, metric)
     return summarise([float(s.double().mean()) for s in scores.values()], higher_is_better=higher_is_better)
@@ -89,6 +90,24 @@ def before_adapting(algorithm: Algorithm, start: Adapt) -> Algorithm:
         start: what every model gets all the same: a head of zeros where the classes are new.
     """
     return replace(algorithm, personalise=adapting(start))
+
+
+def renumbered(algorithm: Algorithm, numbers: Sequence[ClientId]) -> Algorithm:
+    """The algorithm for an engine whose clients 0, 1, ... are those of these numbers in training."""
+
+    def send(state: ServerState, client: ClientId) -> Tree:
+        return algorithm.send(state, numbers[client])
+
+    return replace(algorithm, send=send)
+
+
+def to_newcomers(algorithm: Algorithm) -> Algorithm:
+    """The algorithm for an engine of clients that were never seen in training: none has a number there."""
+
+    def send(state: ServerState, client: ClientId) -> Tree:
+        return algorithm.send(state, NEWCOMER)
+
+    return replace(algorithm, send=send)
 
 
 def as_newcomers(algorithm: Algorithm, start: Adapt) -> Algorithm:

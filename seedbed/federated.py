@@ -28,6 +28,7 @@ from seedbed.tree import Tree
 
 Params = Any
 ClientId = int
+NEWCOMER: ClientId = -1  # a client never seen in training, whoever it is: what `send` gives it is what it adapts from
 
 
 class Message(NamedTuple):

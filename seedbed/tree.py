@@ -130,15 +130,18 @@ def alike(trees: Sequence[Tree]) -> bool:
 def parts(tree: Tree, kind: type) -> list[Any]:
     """The subtrees of one type, in order.
 
-    >>> parts({"a": (1, 2), "b": [(3,)]}, tuple)
+    >>> parts({"a": (1, 2), "b": [(3,)], "c": 4}, tuple)
     [(1, 2), (3,)]
     """
-    return list(pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, kind)))
+    found = pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, kind))
+    return [node for node in found if isinstance(node, kind)]
 
 
 def map_parts(f: Callable[[Any], Any], tree: Tree, kind: type) -> Tree:
-    """Apply f to the subtrees of one type."""
-    return pytree.tree_map(f, tree, is_leaf=lambda node: isinstance(node, kind))
+    """Apply f to the subtrees of one type; what lies beside them stays."""
+    return pytree.tree_map(
+        lambda node: f(node) if isinstance(node, kind) else node, tree, is_leaf=lambda node: isinstance(node, kind)
+    )
 
 
 def index(tree: Tree, i: Any) -> Tree:

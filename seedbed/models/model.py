@@ -61,7 +61,7 @@ class Model:
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """The module's output, [B, ...]. Parameters that it does not have are ignored; a head may have any number
         of classes; a missing head is zero, so that a body alone predicts nothing in particular."""
-        output: Tensor = functional_call(self._skeleton("module"), self._whole(params), (x,))
+        output: Tensor = functional_call(self._skeleton(""), self._whole(params), (x,))
         return output
 
     def measure(self, params: Params, x: Tensor, mask: Tensor) -> Params:
@@ -73,7 +73,7 @@ class Model:
         Args:
             x: [B, ...].  mask: [B] 1 = real example, 0 = padding.
         """
-        skeleton = self._skeleton("measuring")
+        skeleton = self._skeleton("")
         layers = {name: m for name, m in skeleton.named_modules() if isinstance(m, BatchNorm)}
         for layer in layers.values():
             layer.mask = mask
@@ -89,9 +89,16 @@ class Model:
         """What the head sees, [B, F]."""
         if not self.head:
             raise InputError("the model has no linear layer to be its head: end it with an nn.Linear")
-        body = {n: params[n] for n in self.params if not self.is_head(n)}
-        output: Tensor = functional_call(self._skeleton("body"), body, (x,))
-        return output
+        return self.entering(self.head, params, x)
+
+    def entering(self, layer: str, params: Params, x: Tensor) -> Tensor:
+        """What the layer of this name is given, [B, ...]; parameters of it and of later ones change nothing."""
+        before = {n: params[n] for n in self.params if not n.startswith(f"{layer}.")}
+        try:
+            functional_call(self._skeleton(layer), before, (x,))
+        except _Reached as reached:
+            return reached.given
+        raise InputError(f"layer {layer!r} is not used when the model predicts: leave it out")
 
     def each(self, make: Callable[["Model"], Made]) -> Made:
         """make(model): what `Several` does for every model of it."""
@@ -108,15 +115,30 @@ class Model:
     def _whole(self, params: Params) -> Params:
         return {n: params[n] if n in params else torch.zeros_like(p) for n, p in self.params.items()}
 
-    def _skeleton(self, which: str) -> nn.Module:
-        """A copy of the module for this thread alone: a functional call puts the parameters in and out of it."""
-        found: nn.Module | None = getattr(self._skeletons, which, None)
+    def _skeleton(self, layer: str) -> nn.Module:
+        """A copy of the module that stops before this layer, or does not if none is named.
+
+        Each thread has its own: a functional call puts the parameters in and out of it.
+        """
+        found: nn.Module | None = getattr(self._skeletons, layer, None)
         if found is None:
             found = copy.deepcopy(self.module)
-            if which == "body":
-                found.set_submodule(self.head, nn.Identity())
-            setattr(self._skeletons, which, found)
+            if layer:
+                found.set_submodule(layer, _Stop())
+            setattr(self._skeletons, layer, found)
         return found
+
+
+class _Reached(Exception):
+    """A layer was reached: what it is given."""
+
+    def __init__(self, given: Tensor):
+        self.given = given
+
+
+class _Stop(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise _Reached(x)
 
 
 def _last_linear(module: nn.Module) -> str:

@@ -31,7 +31,7 @@ AFRESH = ("local.", "personal.", "distil.", "digest.")  # optimisers that are ma
 # What a run makes itself and hands to a factory.
 GIVEN = (
     "loss", "task_loss", "model", "predict", "features", "head", "ways", "adapt", "extract", "exit", "tail", "public",
-    "labels", "teacher", "assign",
+    "labels", "teacher", "assign", "layers", "clients", "seed",
 )  # fmt: skip
 
 

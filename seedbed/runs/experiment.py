@@ -1,5 +1,6 @@
 """From settings to objects: which clients train, what they work on, which model, how they are judged."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -19,9 +20,11 @@ from seedbed.learning import objectives
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
+from seedbed.learning.generating import numbers
 from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import Adapt, Metric, supervised
 from seedbed.models import Model, Several
+from seedbed.models.layers import layers_of
 from seedbed.models.split import Halves, Split
 from seedbed.runs.build import build
 from seedbed.runs.costs import Costs, costs
@@ -46,6 +49,7 @@ class Shape:
     classes: int  # of the clients that train; 0 for regression
     targets: int  # numbers that a regression predicts for each example
     episodic: bool
+    clients: int  # that train
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> "Shape":
@@ -75,7 +79,7 @@ class Learner:
         """How many outputs the model has: a way each in episodes, unless labels are the data's own."""
         if self.shape.classes == 0:
             return self.shape.targets
-        ways = self.shape.episodic and entry.items not in ("batches", "full")
+        ways = self.shape.episodic and not self._new_classes(entry)
         return self.settings.evaluation.ways if ways else self.shape.classes
 
     def model(self, entry: catalogue.Entry) -> AnyModel:
@@ -122,8 +126,23 @@ class Learner:
 
     def starting_head(self, model: AnyModel, entry: catalogue.Entry, ways: int) -> Adapt:
         """What precedes fine-tuning: a head of zeros where an episode's classes are new, else nothing."""
-        new = self.shape.episodic and entry.items in ("batches", "full")
-        return model.each(lambda m: fresh_head(ways=ways, width=m.width, head=m.head)) if new else unadapted
+        made = self._new_classes(entry)
+        return model.each(lambda m: fresh_head(ways=ways, width=m.width, head=m.head)) if made else unadapted
+
+    def _refuse_more(self, entry: catalogue.Entry, name: str, ways: int | None) -> None:
+        """A head that is neither solved nor made afresh has as many classes as it was trained with, and no more."""
+        trained = self.settings.task.ways if entry.items == "episodes" else 0
+        asked, has = trained if ways is None else ways, self.outputs(entry)
+        solved = "ways" in inspect.signature(entry.factory).parameters
+        if self.shape.episodic and asked > has and not solved and not self._new_classes(entry):
+            raise InputError(
+                f"the models of {name} have {has} outputs, too few for {asked} classes: give at most {has}, or train "
+                f"with evaluation.ways={asked}"
+            )
+
+    def _new_classes(self, entry: catalogue.Entry) -> bool:
+        """Whether clients are judged by other classes than the algorithm is trained on."""
+        return self.shape.episodic and entry.items in ("batches", "full")
 
     def algorithm(
         self,
@@ -145,6 +164,7 @@ class Learner:
         """
         entry = catalogue.entry(name)
         options = self.settings.options if options is None else options
+        self._refuse_more(entry, name, ways)
         ways = max(self.settings.task.ways, self.settings.evaluation.ways) if ways is None else ways
         context: dict[str, Any] = {
             "loss": supervised(model.predict, self.loss),
@@ -153,6 +173,10 @@ class Learner:
             "updates": self.settings.rounds,
             "model": model,
             **self._held(entry, model),
+            "layers": layers_of(model) if entry.takes("layers") and isinstance(model, Model) else (),
+            "clients": self.shape.clients,
+            "personal_head": self.shape.episodic,
+            "seed": self.settings.seed,
         }
         if entry.tuned(options):
             how = finetuning or FineTuning()
@@ -166,6 +190,11 @@ class Learner:
             options = {**options, "test_steps": test_steps}
         if entry.classes and self.shape.classes == 0:
             raise InputError(f"{name} works on classes, but the target is a number: use per_fedavg or fedmeta")
+        if options.get("personal_head") is False and self.shape.episodic and name == "pfedhn":
+            raise InputError(
+                "pfedhn with personal_head=false would generate heads for the classes of training, but in N-way "
+                "episodes their labels are drawn afresh: leave personal_head out, or use autoregressive"
+            )
         algorithm: Algorithm = build(entry.factory, options, context, also=known_keys())
         start = self.starting_head(model, entry, ways)
         return algorithm if entry.finetunes or start is unadapted else as_newcomers(algorithm, start)
@@ -226,7 +255,8 @@ class Experiment:
         if not population.episodic and settings.hold_out:
             self.train, self.held_out = self.train.hold_out(settings.hold_out, seed=settings.seed)
         targets = 1 if population.y.ndim == 1 else int(population.y[0].numel())
-        self.shape = Shape(tuple(population.x.shape[1:]), len(self.train.classes), targets, population.episodic)
+        inputs, classes = tuple(population.x.shape[1:]), len(self.train.classes)
+        self.shape = Shape(inputs, classes, targets, population.episodic, len(self.train))
         self.learner = Learner(settings, self.shape)
         self.public = public
         if public is not None:
@@ -259,6 +289,7 @@ class Experiment:
         if not len(self.unseen):
             raise InputError(f"unseen={self.settings.unseen} leaves no client to judge by: set at least one apart")
         self.train = self._usable(self.train, training)
+        self.shape = self.learner.shape = replace(self.shape, clients=len(self.train))
         if self.held_out is not None:
             self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
         refuse_senseless(self.settings, entry, len(self.train))
@@ -341,6 +372,10 @@ class Experiment:
         steps = times(size, task.steps)
         if items == "full":
             return sampling.batches(None)
+        if items == "noisy_episodes":
+            model = self.learner.model(catalogue.entry(self.settings.algorithm))
+            assert isinstance(model, Model)  # one that is generated is of one architecture
+            return sampling.noised(self.sampler("episodes", examples=examples), numbers(model.params, layers_of(model)))
         if items == "triples":
             if episodic:
                 raise InputError("batches=3 needs clients as tasks, but this data makes N-way episodes: use batches=2")
@@ -397,7 +432,7 @@ class Experiment:
         task = self.settings.task
         if task.distortions > 1:
             population = with_distortions(population, copies=task.distortions, seed=self.settings.seed)
-        if task.rotations and items == "episodes" and population.episodic:
+        if task.rotations and items in ("episodes", "noisy_episodes") and population.episodic:
             population = with_rotations(population)
         return population
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.errors import InputError
+from seedbed.federated import NEWCOMER
 from seedbed.models import Model, Several
 from seedbed.models.split import Split
 from seedbed.runs.directory import RunDirectory, from_bytes, to_bytes, write_atomically
@@ -98,7 +99,7 @@ def personalise(
         ways=ways or None,
         test_steps=steps,
     )
-    sent = algorithm.send(trained.state, 0)
+    sent = algorithm.send(trained.state, NEWCOMER)
     params = algorithm.personalise(sent, algorithm.remember(sent), _batch(examples))
     model, asked_model = trained.model, settings.model
     if isinstance(model, Several):

@@ -313,6 +313,11 @@ class Pipeline:
             known: the clients were trained on: they have what they kept.
         """
         algorithm = self._algorithm(trained, shots, steps)
+        if known:
+            numbers = [self.experiment.train.names.index(name) for name in source.population.names]
+            algorithm = evaluation.renumbered(algorithm, numbers)
+        else:
+            algorithm = evaluation.to_newcomers(algorithm)
         if plain:
             start = self.learner.starting_head(
                 trained.model, catalogue.entry(trained.name), self.settings.evaluation.ways

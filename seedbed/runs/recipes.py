@@ -21,6 +21,8 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "feddf"): {"public": 0.1},
     (None, "fedgkt"): {"model": {"hidden": (32,), "channels": 16}},
     (None, "fedbn"): {"model": {"norm": "batch"}},
+    (None, "autoregressive"): {"options": {"outer": {"lr": 2e-3, "schedule": "cosine"}}},
+    ("digits", "autoregressive"): {"cohort": 5, "model": {"channels": 32}, "task": {"distortions": 8}},
     ("digits", "fed_proto"): {
         "rounds": 200,
         "cohort": 5,

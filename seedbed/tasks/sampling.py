@@ -14,7 +14,7 @@ import torch
 from seedbed import draws, tree
 from seedbed.errors import InputError
 from seedbed.tasks.population import Population
-from seedbed.tasks.types import Batch, Episode, Task, Tree, Triple
+from seedbed.tasks.types import Batch, Episode, Noisy, Task, Tree, Triple
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +37,7 @@ class Picks(NamedTuple):
 
 
 class Draw(NamedTuple):
-    items: Tree  # Picks in the places of batches
+    items: Tree  # Picks in the places of batches; beside them arrays [K, ...] of noise
     examples: int
 
 
@@ -73,7 +73,7 @@ class Sampled:
         drawn = [self.draw(client, round) for client in clients]
         items = [tree.leaves(d.items) for d in drawn]
         steps = [len(leaves[0]) for leaves in items]
-        padded = [torch.as_tensor(_pad(arrays)) for arrays in zip(*items, strict=True)]
+        padded = [_tensor(_pad(arrays)) for arrays in zip(*items, strict=True)]
         picks = tree.with_leaves(drawn[0].items, padded)
         real = np.arange(max(steps)) < np.array(steps)[:, None]
         return Task(
@@ -97,8 +97,7 @@ class Sampled:
 
     def _gather(self, picks: Any) -> Batch:
         dtype = torch.get_default_dtype()
-        y = picks.labels.to(dtype) if picks.labels.is_floating_point() else picks.labels
-        return Batch(self.population.inputs(picks.rows), y, picks.mask.to(dtype))
+        return Batch(self.population.inputs(picks.rows), picks.labels, picks.mask.to(dtype))
 
 
 def stacked(tasks: Sequence[Task]) -> Task:
@@ -223,6 +222,17 @@ def triples(size: int = 10, *, steps: int = 1) -> Sampler:
     return sampler
 
 
+def noised(sampler: Sampler, numbers: int) -> Sampler:
+    """The episodes of another sampler, each with so many standard normal numbers: for models that draw at random."""
+
+    def noisy(client: Client, rng: np.random.Generator) -> Draw:
+        drawn = sampler(client, rng)
+        noise = rng.standard_normal((len(drawn.items.support.rows), numbers))
+        return drawn._replace(items=Noisy(drawn.items.support, drawn.items.query, noise))  # type: ignore[arg-type]
+
+    return noisy
+
+
 # ---- episodes: N classes of the client, their labels drawn afresh ---------------------------------------------------
 
 
@@ -316,6 +326,11 @@ def _refuse_short(client: Client, least: int, what: str) -> None:
             f"client {client.name!r} has {len(client.rows)} examples, fewer than the {least} needed ({what}): "
             "ask for fewer shots, or leave such clients out (drop_short=true)"
         )
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """Real numbers in the precision of models, others as they are."""
+    return torch.as_tensor(array, dtype=torch.get_default_dtype() if array.dtype.kind == "f" else None)
 
 
 def _pad(arrays: Sequence[Array]) -> Array:

@@ -34,10 +34,18 @@ class Triple(NamedTuple):
     curvature: Batch
 
 
+class Noisy(NamedTuple):
+    """An episode, and what a model that draws at random draws on it."""
+
+    support: Batch
+    query: Batch
+    noise: Tensor  # [Z]  standard normal numbers
+
+
 class Task(NamedTuple):
     """What one client works on in one round."""
 
-    items: Tree  # K batches, episodes or triples, stacked: leaves [K, ...]
+    items: Tree  # K batches, episodes, noisy ones or triples, stacked: leaves [K, ...]
     real: Tensor  # [K]  1 = real item, 0 = padding
     examples: Tensor  # []  how many real examples: the paper's n_k
 

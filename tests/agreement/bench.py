@@ -17,6 +17,7 @@ from seedbed import tree
 from seedbed.draws import initialising
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.federated import Algorithm, ClientId, ServerState
+from seedbed.learning.generating import Layer
 from seedbed.learning.objectives import Objective, Predict, cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model
@@ -31,6 +32,7 @@ from seedbed.tasks.sampling import (
     batches,
     episode_batches,
     episodes,
+    noised,
     support_query,
     triples,
 )
@@ -38,6 +40,7 @@ from seedbed.tasks.types import Batch, Task
 
 SIZES = (9, 12, 14, 10, 17, 13)  # examples of each client
 INPUTS, HIDDEN, CLASSES = 4, 8, 3
+NUMBERS = HIDDEN * (INPUTS + 1) + CLASSES * (HIDDEN + 1)  # parameters of the networks below
 COHORT = 4
 TOLERANCE = 1e-10
 MOMENTUM = sgd(0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
@@ -53,6 +56,12 @@ class Net(NamedTuple):
     features: Predict
     loss: Objective
     params: Mapping[str, Tensor]
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Both, for those who generate them."""
+        body = Layer(("body.weight", "body.bias"), lambda p, x: x, INPUTS)
+        return [body, Layer(("head.weight", "head.bias"), self.features, HIDDEN)]
 
 
 @functools.cache
@@ -107,6 +116,7 @@ ITEMS: dict[str, Sampler] = {
     "full": batches(None),  # one batch of 9 to 17 examples
     "episodes": ragged(lambda k: episodes(ways=CLASSES, shots=(1, 2), queries=3, count=k)),
     "parts": ragged(lambda k: support_query(0.4, steps=k)),  # episodes too: of 4 to 7 and 5 to 10 examples
+    "noisy_episodes": noised(ragged(lambda k: support_query(0.4, steps=k)), NUMBERS),
     "triples": ragged(lambda k: triples(5, steps=k)),
     "episode_batches": ragged(lambda k: episode_batches(ways=CLASSES, shots=3, size=4, steps=k)),
 }
@@ -137,8 +147,10 @@ class Padded:
         return Task(items, torch.cat([real, torch.zeros(len(clients), 2)], 1), examples)
 
 
-def _longer(batch: Batch) -> Batch:
-    """[C, K, B, ...] -> [C, K+2, B+3, ...]."""
+def _longer(batch: Batch | Tensor) -> Batch | Tensor:
+    """[C, K, B, ...] -> [C, K+2, B+3, ...]; noise [C, K, Z] -> [C, K+2, Z]."""
+    if isinstance(batch, Tensor):
+        return torch.cat([batch, 1e6 * batch[:, :1], batch[:, :1]], 1)
     g = torch.Generator().manual_seed(9)
     x = torch.cat([batch.x, 1e6 * torch.randn(*batch.x.shape[:2], 3, INPUTS, generator=g)], 2)
     y = torch.cat([batch.y, batch.y[:, :, :3].flip(2)], 2)

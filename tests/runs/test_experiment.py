@@ -126,9 +126,31 @@ def test_every_algorithm_is_checked_on_both_kinds_of_task(name: str) -> None:
         experiment(population, algorithm=name, model={"name": "mlp", "hidden": 4}).check()
 
 
+def test_a_generated_head_is_refused_where_labels_are_drawn_afresh() -> None:
+    """pFedHN would make a head for the classes of training; with one of its own, a client learns the episode's."""
+    net = {"name": "mlp", "hidden": 4}
+    with pytest.raises(InputError, match=r"personal_head=false .* autoregressive"):
+        experiment(read("digits"), algorithm="pfedhn", model=net, options={"personal_head": False}).check()
+    made = experiment(hospitals(EVEN), algorithm="pfedhn", model=net)
+    model = made.learner.model(2)
+    state = made.learner.algorithm("pfedhn", model).init(model.params)
+    assert state.params["hyper:embeddings"].shape[0] == len(made.train) == made.shape.clients
+    assert "head.weight" not in state.params
+
+
+def test_too_few_outputs_are_refused() -> None:
+    made = experiment(read("digits"), algorithm="autoregressive", model={"name": "mlp", "hidden": 4})
+    model = made.learner.model(5)
+    for ways in (2, 5):
+        made.learner.algorithm("autoregressive", model, ways=ways)
+    with pytest.raises(InputError, match=r"5 outputs, too few for 7 classes.*evaluation.ways=7"):
+        made.learner.algorithm("autoregressive", model, ways=7)
+    made.learner.algorithm("fed_proto", model, ways=7)
+
+
 def test_numbers_to_predict() -> None:
     made = experiment(hospitals(EVEN, numbers=True))
-    assert made.shape == Shape((2,), 0, 1, False)
+    assert made.shape == Shape((2,), 0, 1, False, clients=len(made.train))
     assert (made.learner.metric_name, made.learner.higher_is_better) == ("squared error", False)
     made.check()
     for name in ("fed_proto", "fed_ridge", "fed_lr", "fed_metaoptnet"):
@@ -137,9 +159,8 @@ def test_numbers_to_predict() -> None:
 
 
 def test_a_manifest_s_shape_comes_back() -> None:
-    assert Shape.of({"inputs": [1, 8, 8], "classes": 10, "targets": 1, "episodic": True}) == Shape(
-        (1, 8, 8), 10, 1, True
-    )
+    told = {"inputs": [1, 8, 8], "classes": 10, "targets": 1, "episodic": True, "clients": 9}
+    assert Shape.of(told) == Shape((1, 8, 8), 10, 1, True, 9)
 
 
 def test_the_first_model_follows_from_the_seed() -> None:

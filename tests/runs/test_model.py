@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from seedbed import InputError, Model
-from seedbed.models import by_name
+from seedbed.models import by_name, conv, mlp
+from seedbed.models.layers import layers_of
 
 
 def net() -> nn.Sequential:
@@ -126,3 +127,52 @@ def test_models_by_name(name: str, shape: tuple[int, ...], kind: str) -> None:
 def test_conv_needs_images() -> None:
     with pytest.raises(InputError, match="at least 8×8"):
         by_name("conv", (1, 4, 4), 2)
+
+
+# ---- what its layers see ---------------------------------------------------------------------------------
+
+
+def test_what_a_layer_sees_is_the_model_up_to_it() -> None:
+    """Under any parameters, whatever those of it and of later layers are."""
+    model, x = Model(net()), torch.randn(4, 3)
+    params = {n: torch.randn_like(p) for n, p in model.params.items()}
+    before = torch.relu(x @ params["0.weight"].T + params["0.bias"])
+    assert torch.allclose(model.entering("2", params, x), before)
+    assert torch.equal(model.entering("0", params, x), x)
+    assert torch.equal(model.entering("2", {**params, "2.weight": torch.ones(1)}, x), model.features(params, x))
+    assert torch.allclose(model.predict(params, x), before @ params["2.weight"].T + params["2.bias"])
+
+
+def test_a_layer_that_is_not_used_sees_nothing() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.used(x)  # type: ignore[no-any-return]
+
+    model = Model(Spare(), head="used")
+    with pytest.raises(InputError, match="'spare' is not used"):
+        model.entering("spare", model.params, torch.ones(1, 3))
+
+
+def test_layers_that_can_be_generated() -> None:
+    """All of a perceptron; of a convolutional network the head and what follows the normalisations, with the mean over
+    positions of what each of them is given. The head is last, wherever it was registered; no head, no layers."""
+    model = Model(mlp((1, 4, 4), 3, hidden=(5, 6)), head="head")
+    layers = layers_of(model)
+    assert [layer.width for layer in layers] == [16, 5, 6]
+    assert {n for layer in layers for n in layer.names} == set(model.params)
+    model = Model(conv((1, 8, 8), 3, channels=16), head="head")
+    layers, x = layers_of(model), torch.randn(2, 1, 8, 8)
+    assert [layer.width for layer in layers] == [8, 16, 16, 16, 256]
+    assert [layer.names[0] for layer in layers] == [*(f"body.{i}.2.weight" for i in range(4)), "head.weight"]
+    assert all(layer.sees(model.params, x).shape == (2, layer.width) for layer in layers)
+    first = torch.nn.functional.conv2d(x, model.params["body.0.0.weight"], padding=1)
+    assert torch.allclose(layers[0].sees(model.params, x), first.mean((2, 3)), atol=1e-6)
+    assert layers_of(Model(net(), head="0"))[-1].names == ("0.weight", "0.bias")
+    assert layers_of(Model(nn.Sequential(nn.Flatten(), nn.Bilinear(1, 1, 1)))) == []
+    many = Model(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
+    positions = torch.randn(2, 5, 3)
+    assert torch.allclose(layers_of(many)[0].sees(many.params, positions), positions.mean(1), atol=1e-6)

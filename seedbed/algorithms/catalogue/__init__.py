@@ -1,12 +1,12 @@
 """Every algorithm by name, from a file for each family: what the command line, settings and comparisons ask for."""
 
-from seedbed.algorithms.catalogue import averaging, distillation, heads, meta, personal, rounds
+from seedbed.algorithms.catalogue import averaging, distillation, generators, heads, meta, personal, rounds
 from seedbed.algorithms.catalogue.entries import Axes, Entry, Items
 from seedbed.errors import InputError, nearest
 
 __all__ = ["CATALOGUE", "Axes", "Entry", "Items", "entry"]
 
-FAMILIES = (averaging, meta, heads, personal, rounds, distillation)
+FAMILIES = (averaging, meta, heads, personal, rounds, distillation, generators)
 CATALOGUE: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.ENTRIES.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from seedbed.federated import Algorithm
 from seedbed.learning.optimizers import Optimizer
 
-Items = Literal["batches", "full", "episodes", "episode_batches", "triples"]
+Items = Literal["batches", "full", "episodes", "noisy_episodes", "episode_batches", "triples"]
 Schedule = Literal["synchronous", "asynchronous", "gossip"]
 
 
@@ -42,8 +42,8 @@ class Entry:
 
     Attributes:
         factory: what makes it, from built objects.
-        items: what its clients work on: mini-batches, the whole client as one batch, episodes, mini-batches of one
-            episode, or triples.
+        items: what its clients work on: mini-batches, the whole client as one batch, episodes (noisy ones have random
+            numbers beside them), mini-batches of one episode, or triples.
         paper: where it is from.
         oracle: the file in tests/oracles that proves it.
         axes: where it stands among the others.
@@ -107,5 +107,8 @@ class Entry:
         return not self.finetunes and "test_steps" in self.settings and "test_steps" not in options
 
     def items_for(self, options: Mapping[str, Any]) -> Items:
-        """What clients work on under these options: Per-FedAvg's estimate of three batches takes triples."""
+        """What clients work on under these options: Per-FedAvg's estimate of three batches takes triples, a generator
+        that draws takes noise."""
+        if "gaussian" in self.settings and options.get("gaussian"):
+            return "noisy_episodes"
         return "triples" if "batches" in self.settings and options.get("batches") == 3 else self.items
