@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from seedbed import tree
 from seedbed.federated import Algorithm
 from seedbed.models import Model, Several
+from seedbed.models.split import Split
 from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
@@ -39,7 +40,8 @@ def costs(algorithm: Algorithm, model: Model | Several, task: Task) -> Costs:
         rows += len(inputs[0])
 
     models = model.models.values() if isinstance(model, Several) else [model]
-    handles = [one.module.register_forward_pre_hook(count) for one in models]
+    modules = [one.module.edge if isinstance(one.module, Split) else one.module for one in models]
+    handles = [module.register_forward_pre_hook(count) for module in modules]
     sent = algorithm.send(algorithm.init(model.params), 0)
     message, kept = algorithm.client(sent, algorithm.remember(sent), task)
     for handle in handles:

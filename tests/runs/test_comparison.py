@@ -141,9 +141,9 @@ def test_the_best_is_the_first_of_the_highest_and_nan_is_none() -> None:
 class Watched(Pipeline):
     """Notes who is trained on and who chooses, in each probe."""
 
-    def _trained(self, name: str, options: Any, clients: Any, *, stage: str, rounds: int) -> Any:
-        self.stages = {**getattr(self, "stages", {}), stage: (set(clients.names), rounds, options)}
-        return super()._trained(name, options, clients, stage=stage, rounds=rounds)
+    def _trained(self, name: str, options: Any, clients: Any, plan: Any) -> Any:
+        self.stages = {**getattr(self, "stages", {}), plan.stage: (set(clients.names), plan.rounds, options)}
+        return super()._trained(name, options, clients, plan)
 
     def _choose(self, trained: Any, clients: Any, what: str) -> Any:
         self.judges = {*getattr(self, "judges", ()), *clients.names}
@@ -188,7 +188,7 @@ def test_a_rate_that_diverges_is_not_chosen(tmp_path: Path) -> None:
 def test_chosen_steps_are_used_when_a_client_adapts() -> None:
     """Under `own`, test_steps and test_lr are those chosen: 0 steps leave FedRep's model as it is, 5 do not."""
     experiment = planned("fedrep")
-    learner, model = experiment.learner, experiment.learner.model(10)
+    learner, model = experiment.learner, experiment.learner.model(CATALOGUE["fedrep"])
     task = experiment.judged(experiment.unseen, 1, purpose="t", episodes=1).tasks([0], 0)
     support = tree.index(tree.index(task.items, 0), 0).support
 

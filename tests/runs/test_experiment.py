@@ -132,7 +132,7 @@ def test_a_generated_head_is_refused_where_labels_are_drawn_afresh() -> None:
     with pytest.raises(InputError, match=r"personal_head=false .* autoregressive"):
         experiment(read("digits"), algorithm="pfedhn", model=net, options={"personal_head": False}).check()
     made = experiment(hospitals(EVEN), algorithm="pfedhn", model=net)
-    model = made.learner.model(2)
+    model = made.learner.model(entry("pfedhn"))
     state = made.learner.algorithm("pfedhn", model).init(model.params)
     assert state.params["hyper:embeddings"].shape[0] == len(made.train) == made.shape.clients
     assert "head.weight" not in state.params
@@ -140,7 +140,7 @@ def test_a_generated_head_is_refused_where_labels_are_drawn_afresh() -> None:
 
 def test_too_few_outputs_are_refused() -> None:
     made = experiment(read("digits"), algorithm="autoregressive", model={"name": "mlp", "hidden": 4})
-    model = made.learner.model(5)
+    model = made.learner.model(entry("autoregressive"))
     for ways in (2, 5):
         made.learner.algorithm("autoregressive", model, ways=ways)
     with pytest.raises(InputError, match=r"5 outputs, too few for 7 classes.*evaluation.ways=7"):
