@@ -1,5 +1,6 @@
 """What a client's round costs, measured on one: examples through the model, and what is sent and kept."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class Costs(NamedTuple):
     kept: float
 
 
-def costs(algorithm: Algorithm, model: Model | Several, task: Task) -> Costs:
+def costs(make: Callable[[], Algorithm], model: Model | Several, task: Task) -> Costs:
     """Run the algorithm's client once on a task, [K, B, ...], that it begins with.
 
     Args:
@@ -42,6 +43,7 @@ def costs(algorithm: Algorithm, model: Model | Several, task: Task) -> Costs:
     models = model.models.values() if isinstance(model, Several) else [model]
     modules = [one.module.edge if isinstance(one.module, Split) else one.module for one in models]
     handles = [module.register_forward_pre_hook(count) for module in modules]
+    algorithm = make()  # now, so that copies of the model that it takes are counted at too
     sent = algorithm.send(algorithm.init(model.params), 0)
     message, kept = algorithm.client(sent, algorithm.remember(sent), task)
     for handle in handles:

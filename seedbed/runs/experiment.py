@@ -425,7 +425,8 @@ class Experiment:
         if entry.takes("teacher"):  # whatever it knows, it costs the same
             learner.teacher = learner.initial_teacher(entry)
         source = Sampled(self.train, self.sampler(entry.items_for(options)), seed=self.settings.seed)
-        return costs(learner.algorithm(name, model, options=options), model, tree.index(source.tasks([0], 0), 0))
+        task = tree.index(source.tasks([0], 0), 0)
+        return costs(lambda: learner.algorithm(name, model, options=options), model, task)
 
     def _augmented(self, population: Population, items: catalogue.Items) -> Population:
         """Training clients with what the settings add to them; turned classes only where labels are drawn afresh."""
