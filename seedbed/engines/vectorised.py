@@ -86,16 +86,18 @@ def _alike(trees: Mapping[ClientId, Tree]) -> list[list[ClientId]]:
     return [members for _, members in groups]
 
 
-def _together(payloads: list[Tree]) -> tuple[Tree, Any]:
-    """One tree for all clients, and where vmap finds the clients in it: a leaf that all were sent as the same object is
-    not copied (None), others are stacked (0)."""
+def _together(payloads: list[Tree]) -> tuple[Tree, int | None]:
+    """One tree for all clients, and where vmap finds the clients in it: as it is (None) if all were sent the same tensors,
+    else stacked (0).
+
+    All or nothing: a leaf that some versions of a model have in common is another object after a restart, and sums of
+    stacked numbers round otherwise.
+    """
     first = payloads[0]
-    if all(payload is first for payload in payloads):
+    columns = zip(*map(tree.leaves, payloads), strict=True)
+    if all(leaf is column[0] for column in columns for leaf in column):
         return first, None
-    columns = list(zip(*map(tree.leaves, payloads), strict=True))
-    shared = [all(leaf is column[0] for leaf in column) for column in columns]
-    leaves = [column[0] if same else torch.stack(column) for column, same in zip(columns, shared, strict=True)]
-    return tree.with_leaves(first, leaves), tree.with_leaves(first, [None if same else 0 for same in shared])
+    return tree.stack(payloads), 0
 
 
 def _explained(run: Callable[..., Any], *arguments: Any) -> Any:

@@ -36,7 +36,8 @@ def test_stopped_and_gone_on_with_is_never_stopped(
 ) -> None:
     """Ctrl-C after the fourth checkpoint of seven, with clients at work, messages computed and not yet received, and
     what clients keep: bit for bit, metrics too."""
-    words = ("run", "--algorithm", name, "--engine", engine, *TINY, "--rounds", 7, *schedule)
+    own = ("--set", "test_steps=1")  # nothing to choose, so that no probe comes first
+    words = ("run", "--algorithm", name, "--engine", engine, *TINY, "--rounds", 7, *own, *schedule)
     stopping(4)
     assert seedbed(*words, "--out", "r").code == 130
     stopping(0)

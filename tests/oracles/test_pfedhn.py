@@ -11,7 +11,7 @@ from seedbed.algorithms.pfedhn import OWN, pfedhn
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, renumbered, to_newcomers
 from seedbed.federated import NEWCOMER, Algorithm, ServerState
-from seedbed.learning.adaptations import fresh_head
+from seedbed.learning.heads import fresh_head
 from seedbed.learning.hypernetwork import EMBEDDINGS, HYPER, generated
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds.synchronous import gather

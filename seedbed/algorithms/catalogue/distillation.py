@@ -25,6 +25,7 @@ ENTRIES = {
         Axes("KL to the consensus, then plain", loop="digest, then revisit", payload="logits of public inputs",
              weight="1", server="the consensus; students of it", kept="model"),
         finetunes=True,
+        rounds=("synchronous", "asynchronous"),
         classes=True,
     ),
     "feddf": Entry(
@@ -35,6 +36,7 @@ ENTRIES = {
         Axes(payload="Δ and logits of public inputs", weight="n; 1 for logits",
              combiner="mean within architectures", server="ensemble distillation"),
         finetunes=True,
+        rounds=("synchronous",),
         classes=True,
     ),
     "fd": Entry(
@@ -44,6 +46,7 @@ ENTRIES = {
         "test_fd.py",
         Axes("plain + γ·T²·KL of the others' mean logits of the label", adapt="gradient steps on the same",
              payload="mean logits by label", weight="1", server="adds up", kept="model"),
+        rounds=("synchronous", "asynchronous"),
         classes=True,
         same_labels=True,
     ),
@@ -55,6 +58,7 @@ ENTRIES = {
         Axes("plain + T²·KL of the server's logits", payload="features, labels and logits",
              combiner="each", server="Adam on plain + T²·KL of clients' logits", kept="extractor and head"),
         finetunes=True,
+        rounds=("synchronous",),
         classes=True,
     ),
 }  # fmt: skip
