@@ -87,8 +87,8 @@ def _alike(trees: Mapping[ClientId, Tree]) -> list[list[ClientId]]:
 
 
 def _together(payloads: list[Tree]) -> tuple[Tree, int | None]:
-    """One tree for all clients, and where vmap finds the clients in it: as it is (None) if all were sent the same tensors,
-    else stacked (0).
+    """One tree for all clients, and where vmap finds the clients in it: as it is (None) if all were sent
+    the same tensors, else stacked (0).
 
     All or nothing: a leaf that some versions of a model have in common is another object after a restart, and sums of
     stacked numbers round otherwise.
