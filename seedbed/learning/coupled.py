@@ -32,9 +32,9 @@ def factor(kernel: Tensor, d: Tensor, real: Tensor) -> Factors:
     own = torch.where(real > 0, d, 1.0).mT
     blocks = both * kernel[..., None, :, :] + torch.diag_embed(own)
     eye = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device).expand_as(blocks)
-    inverse = both * torch.cholesky_solve(eye, torch.linalg.cholesky(blocks))
+    inverse = both * torch.cholesky_solve(eye, _cholesky(blocks))
     missing = 1 - real.amax(-1)
-    return Factors(inverse, torch.linalg.cholesky(inverse.sum(-3) + torch.diag_embed(missing)))
+    return Factors(inverse, _cholesky(inverse.sum(-3) + torch.diag_embed(missing)))
 
 
 def solve(factors: Factors, r: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,3 +47,10 @@ def solve(factors: Factors, r: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
 def _times(blocks: Tensor, x: Tensor) -> Tensor:
     """Column k of x [..., N, W] times block k of [..., W, N, N]."""
     return (blocks @ x.mT[..., None])[..., 0].mT
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """The lower factor. A matrix that has none gives numbers that mean nothing, not an error: it may be of a task of
+    the stack that is padding."""
+    lower: Tensor = torch.linalg.cholesky_ex(matrix).L
+    return lower

@@ -82,7 +82,7 @@ def logistic_head(features: Predict, *, ways: int, head: str = "head", steps: in
         x = _with_ones(f, support).double()
         y = _labels(support, ways).double()
         present = y.sum(0) > 0
-        real = support.mask[:, None] * present.to(x.dtype)
+        real = ((support.mask[:, None] > 0) & present).to(x.dtype)
         kernel, strength = x @ x.T, params["logistic:log_lambda"].exp().double()
         a = torch.zeros_like(y)
         for _ in range(steps):
@@ -124,7 +124,7 @@ def svm_head(
         x = features(params, support.x) * support.mask[:, None]
         y = _labels(support, ways)
         present = y.sum(0) > 0
-        real = support.mask[:, None] * present.to(x.dtype)
+        real = ((support.mask[:, None] > 0) & present).to(x.dtype)
         kernel = x @ x.T + epsilon * torch.eye(len(x), dtype=x.dtype, device=x.device)
         alpha = svm_dual(kernel, y, real, c=c, iterations=iterations)
         bias = torch.where(present, 0.0, EXCLUDED).to(x.dtype)

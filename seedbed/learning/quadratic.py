@@ -41,10 +41,9 @@ def svm_dual(kernel: Tensor, y: Tensor, real: Tensor, *, c: float = 0.1, iterati
             task does not have. What takes no part changes nothing.
         c: C.
     """
-    alpha: Tensor = _Dual.apply(  # type: ignore[no-untyped-call]
-        kernel.double(), y.double(), real.double(), c, iterations
-    )[0]
-    return alpha.to(kernel.dtype)
+    alpha, _ = _Dual.apply(kernel.double(), y.double(), real.double(), c, iterations)  # type: ignore[no-untyped-call]
+    found: Tensor = alpha.to(kernel.dtype)
+    return found
 
 
 class Point(NamedTuple):

@@ -32,14 +32,12 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, ...] -> [B, C, ...]."""
-        mean: Tensor = self.mean
-        var: Tensor = self.var
         if self.mask is not None:
             self.measured = statistics(x, self.mask)
-            mean, var = self.measured["mean"], self.measured["var"]
+        now = self.measured or {"mean": self.mean, "var": self.var}
         shape = (-1, *[1] * (x.ndim - 2))
-        scale = self.weight / (var + self.epsilon).sqrt()
-        return (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        scale = self.weight / (now["var"] + self.epsilon).sqrt()
+        return (x - now["mean"].view(shape)) * scale.view(shape) + self.bias.view(shape)
 
 
 def statistics(x: Tensor, mask: Tensor) -> dict[str, Tensor]:

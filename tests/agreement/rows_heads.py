@@ -52,7 +52,7 @@ ROWS = [
     Row(
         "fed_lr",
         lambda n: fed_lr(n.loss, n.features, ways=CLASSES, newton_steps=2, outer=sgd(0.3), test_steps=2),
-        "parts",
+        "episodes",
         variant="finetuned",
     ),
     Row("fed_metaoptnet", lambda n: fed_metaoptnet(n.loss, n.features, ways=CLASSES), "episodes"),
@@ -61,14 +61,14 @@ ROWS = [
         lambda n: fed_metaoptnet(
             n.loss, n.features, ways=CLASSES, c=1.0, epsilon=0.1, smoothing=0.1, outer=sgd(0.3), test_steps=2
         ),
-        "parts",
+        "episodes",
         module,
         "smoothed, finetuned",
     ),
     Row(
         "fed_metaoptnet",
         lambda n: fed_metaoptnet(n.loss, n.features, ways=CLASSES, form="ridge", lam=2.0, outer=sgd(0.3)),
-        "episodes",
+        "parts",
         module,
         "ridge",
     ),

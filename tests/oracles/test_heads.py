@@ -390,6 +390,7 @@ def test_fed_metaoptnet_trains_on_softened_labels_if_asked() -> None:
     """Its message's loss is the smoothed one of the query set under the solved head."""
     algorithm, e = fed_metaoptnet(loss, features, ways=CLASSES, smoothing=0.1), episode(0)
     begin = algorithm.init(network()).params
+    assert abs(begin["svm:log_scale"].exp() - 10) < 1e-12
     solved = svm_head(features, ways=CLASSES)(begin, e.support)
     want = smoothed_cross_entropy(0.1)(predict(solved, e.query.x), e.query.y).mean()
     assert apart(algorithm.client(begin, {}, task(e))[0].info["loss"], want) < 1e-14
