@@ -33,7 +33,7 @@ def described(factory: Callable[..., Any]) -> Iterator[tuple[str, str, str]]:
 
     >>> from seedbed.algorithms.fedprox import fedprox
     >>> next(described(fedprox))
-    ('mu', '0.1', 'μ ≥ 0; 0 is FedAvg. Clients may do unequal work: a task's items are its steps')
+    ('mu', '0.1', "μ ≥ 0; 0 is FedAvg. Clients may do unequal work: a task's items are its steps")
     """
     said = arguments(factory)
     for name, parameter in inspect.signature(factory).parameters.items():
