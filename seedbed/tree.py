@@ -31,6 +31,15 @@ def named_leaves(tree: Tree) -> dict[str, Tensor]:
     return {".".join(_step(key) for key in path): leaf for path, leaf in pytree.tree_leaves_with_path(tree)}
 
 
+def nesting(tree: Tree) -> str:
+    """How the leaves are nested, in words: equal for trees of one structure.
+
+    >>> nesting({"a": (1,)}) == nesting({"a": (2,)}), nesting({"a": (1,)}) == nesting({"a": [1]})
+    (True, False)
+    """
+    return str(pytree.tree_structure(tree))
+
+
 def with_leaves(template: Tree, values: Sequence[Any]) -> Tree:
     """A tree of the template's structure with other leaves, in the order of `leaves`."""
     return pytree.tree_unflatten(list(values), pytree.tree_structure(template))

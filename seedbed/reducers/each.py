@@ -1,4 +1,4 @@
-"""Every message as it is, for servers that learn from each: no sum, so that the server sees what each client sent."""
+"""Every message as it is, for servers that need each of them; whose each one is, `Replies.clients` says."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ class Each:
     linear = False
 
     def __call__(self, stacked: Tree, weights: Tensor) -> Tree:
-        """Leaves [C, ...], clients in order of their numbers; those of unequal sizes are filled up with zeros."""
+        """Leaves [C, ...], clients in order of their numbers; the weights do not touch them."""
         return stacked
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 Shapes: C clients of a round.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
@@ -21,7 +22,8 @@ Rest = Mapping[str, Tensor]
 class Round(NamedTuple):
     """What a schedule yields: the server's state after `number` rounds.
 
-    `rest()` gives what else the schedule needs to go on from here, by name: nothing in synchronous rounds.
+    `rest()` gives what else the schedule needs to go on from here, by name: nothing in synchronous rounds. Where too
+    few messages were left for the rule that reduces them, the model is as it was, and `info` says `abandoned`: 1.
     """
 
     number: int
@@ -29,6 +31,7 @@ class Round(NamedTuple):
     clients: Sequence[ClientId]
     info: Mapping[str, float]
     rest: Callable[[], Rest] = dict
+    refused: Mapping[ClientId, str] = {}  # whose message the gate did not let through, and why
 
     def _repr_html_(self) -> str:
         numbers = {"round": str(self.number), "clients": str(len(self.clients))}
@@ -117,6 +120,20 @@ def refuse_infinite(state: Tree, number: int, info: Mapping[str, Tensor]) -> Non
             f"round {number}: the model is no longer finite (loss {loss}); "
             "start again with lower learning rates (local.lr, outer.lr); what came before is intact"
         )
+
+
+def refuse_hopeless(number: int, groups: Sequence[Group], refused: Mapping[ClientId, str]) -> None:
+    """Messages were refused, and nobody's is left."""
+    if not refused or groups:
+        return
+    reasons = Counter(refused.values())
+    said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    if list(reasons) == ["not finite"]:
+        raise Diverged(
+            f"round {number}: the model is no longer finite for any of its {len(refused)} clients; start again with "
+            "lower learning rates (local.lr, outer.lr); what came before is intact"
+        )
+    raise InputError(f"round {number}: {said}: no message is left; what came before is intact")
 
 
 def named(prefix: str, tree_: Tree) -> dict[str, Tensor]:

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 
+import torch
+
 from seedbed.federated import Algorithm, Engine, ServerState
-from seedbed.rounds.round import Round, choose_cohort, gather, refuse_infinite, refuse_other_than
+from seedbed.gate import Admitted, Gate
+from seedbed.reducers.robust import TooFew
+from seedbed.rounds.round import Round, choose_cohort, gather, refuse_hopeless, refuse_infinite, refuse_other_than
 
 
 def synchronous(
@@ -14,6 +18,7 @@ def synchronous(
     cohort: int | None = None,
     seed: int = 0,
     done: int = 0,
+    gate: Gate | None = None,
 ) -> Iterator[Round]:
     """Endless rounds; stop by leaving the loop.
 
@@ -21,6 +26,7 @@ def synchronous(
         start: `algorithm.init(params)`, or the state of an earlier round to go on from.
         cohort: clients a round, drawn without replacement by (seed, round); None: all.
         done: rounds that `start` has behind it.
+        gate: what messages must be to be counted; None: anything.
     Raises:
         InputError: the cohort is larger than the population.
         Diverged: the model became NaN or infinite; the last good round has been yielded before.
@@ -31,7 +37,17 @@ def synchronous(
     while True:
         chosen = choose_cohort(population, cohort, seed, number)
         sent = {c: algorithm.send(state, c) for c in chosen}
-        replies = gather(algorithm, list(engine.ask(algorithm, sent, number)), len(population))
-        state, number = algorithm.server(state, replies), number + 1
-        refuse_infinite(state, number, replies.info)
-        yield Round(number, state, chosen, {name: float(value) for name, value in replies.info.items()})
+        arrived = list(engine.ask(algorithm, sent, number))
+        groups, refused = Admitted(arrived, {}) if gate is None else gate.admit(arrived, chosen)
+        number += 1
+        refuse_hopeless(number, groups, refused)
+        info = {"refused": torch.tensor(float(len(refused)))} if refused else {}
+        try:
+            replies = gather(algorithm, groups, len(population))
+            state, info = algorithm.server(state, replies), {**info, **replies.info}
+        except TooFew:
+            if not refused:
+                raise
+            info |= {"abandoned": torch.tensor(1.0)}
+        refuse_infinite(state, number, info)
+        yield Round(number, state, chosen, {name: float(value) for name, value in info.items()}, refused=refused)

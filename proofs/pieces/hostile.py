@@ -1,0 +1,97 @@
+"""What the proofs of robustness share: 25 clients unlike one another, some of which attack, and one run of FedAvg.
+
+MNIST (of SEEDBED_DATA) in 14×14 pixels, 8,000 images dealt by Dirichlet(0.5), judged on 4,000 others.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import seedbed as sb
+from seedbed import reducers
+from seedbed.algorithms.momentum import with_momentum
+from seedbed.attacks import Attack, Attacked, Poisoned, choose_attackers
+from seedbed.errors import InputError
+from seedbed.federated import uniform
+from seedbed.tasks.partition import repartition
+from seedbed.tasks.types import Batch
+
+CLIENTS, TRAIN, TEST, SHAPE, CLASSES = 25, 8000, 4000, (1, 14, 14), 10
+
+
+class Outcome(NamedTuple):
+    accuracy: float
+    opened: float  # of the examples of other classes that call the backdoor, how many are given its target
+
+
+@cache
+def data(seed: int) -> tuple[sb.Population, Batch]:
+    """The clients of a seed, and the examples to judge by."""
+    try:
+        everyone = sb.read("mnist", root=os.environ.get("SEEDBED_DATA"))
+    except InputError as error:
+        print(error)
+        sys.exit(2)
+    rows = torch.randperm(len(everyone.x), generator=torch.Generator().manual_seed(seed))[: TRAIN + TEST]
+    x, y = functional.avg_pool2d(everyone.x[rows].float() / 255, 2), everyone.y[rows]
+    known = sb.Population.from_arrays(x[:TRAIN], y[:TRAIN], ["everyone"] * TRAIN, classes=everyone.classes)
+    clients = repartition(known, "dirichlet", clients=CLIENTS, alpha=0.5, minimum=40, seed=seed)
+    return clients, Batch(x[TRAIN:], y[TRAIN:], torch.ones(TEST))
+
+
+def outcome(
+    rule: str,
+    settings: Mapping[str, float],
+    make: Callable[..., Attack] | None,
+    part: float,
+    *,
+    seed: int,
+    rounds: int,
+    momentum: float = 0,
+    steps: int = 4,
+    size: int = 16,
+) -> Outcome:
+    """Train FedAvg, every client the same, with this rule for the messages and this attack on them.
+
+    Args:
+        rule: by name; mean: the mean.
+        make: the attack's factory; None: nobody attacks.
+        part: how many of the clients attack.
+        momentum: β of momentum on the clients.
+        steps, size: of a client's local training in a round.
+    """
+    clients, judged = data(seed)
+    with sb.initialising(seed):
+        model = sb.Model(sb.mlp(SHAPE, outputs=CLASSES, hidden=(24,)))
+    algorithm = uniform(sb.fedavg(sb.supervised(model.predict, sb.cross_entropy), local=sb.sgd(0.3)))
+    if momentum:
+        algorithm = with_momentum(algorithm, beta=momentum)
+    if rule != "mean":
+        algorithm = replace(algorithm, reduce=reducers.make(rule, **settings))
+    source, start = sb.Sampled(clients, sb.batches(size, steps=steps), seed=seed), algorithm.init(model.params)
+    engine, attack = sb.Vectorised(source), make() if make else None
+    if attack is not None:
+        attackers = choose_attackers(source.clients, part, seed)
+        poison = attack.poison
+        engine = sb.Vectorised(source if poison is None else Poisoned(source, poison, attackers))
+        engine = Attacked(engine, attack, attackers, start, seed=seed)
+    for round in sb.synchronous(algorithm, engine, start, seed=seed):
+        if round.number == rounds:
+            break
+
+    def right(batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return (model.predict(round.state.params, batch.x).argmax(1) == batch.y).double()
+
+    opened = torch.zeros(1, dtype=torch.float64)
+    if attack is not None and attack.trigger is not None:
+        called = attack.trigger(judged)
+        opened = right(called)[judged.y != called.y]
+    return Outcome(float(right(judged).mean()), float(opened.mean()))
