@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
-from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.learning.training import Item, Objective, Params
@@ -50,7 +49,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def cross_entropy(predictions: Tensor, y: Tensor) -> Tensor:
     """−log softmax(predictions)[y], natural logarithm: [B, N], [B] -> [B]."""
-    return F.cross_entropy(predictions, y, reduction="none")
+    # Under vmap this takes a fifth less time of a small model's whole step than F.cross_entropy.
+    return torch.logsumexp(predictions, -1) - predictions.gather(-1, y[:, None])[:, 0]
 
 
 def squared_error(predictions: Tensor, y: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """Rounds with a server: send to a cohort, wait for all of it, reduce, step. FedAvg's schedule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from seedbed.federated import Algorithm, Engine, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.rounds.round import Round, choose_cohort, gather, refuse_infinite, refuse_other_than
+
+Answering = Callable[[Sequence[ClientId], int], Sequence[ClientId]]  # (a cohort, round) -> those who answer
 
 
 def synchronous(
@@ -14,6 +16,7 @@ def synchronous(
     cohort: int | None = None,
     seed: int = 0,
     done: int = 0,
+    answering: Answering | None = None,
 ) -> Iterator[Round]:
     """Endless rounds; stop by leaving the loop.
 
@@ -21,6 +24,8 @@ def synchronous(
         start: `algorithm.init(params)`, or the state of an earlier round to go on from.
         cohort: clients a round, drawn without replacement by (seed, round); None: all.
         done: rounds that `start` has behind it.
+        answering: who of a round's cohort answers in time; the others are as if not asked, and a round that nobody
+            answers changes nothing. None: all do.
     Raises:
         InputError: the cohort is larger than the population.
         Diverged: the model became NaN or infinite; the last good round has been yielded before.
@@ -30,6 +35,12 @@ def synchronous(
     state, number = start, done
     while True:
         chosen = choose_cohort(population, cohort, seed, number)
+        if answering is not None:
+            chosen = list(answering(chosen, number))
+        if not chosen:
+            number += 1
+            yield Round(number, state, [], {})
+            continue
         sent = {c: algorithm.send(state, c) for c in chosen}
         replies = gather(algorithm, list(engine.ask(algorithm, sent, number)), len(population))
         state, number = algorithm.server(state, replies), number + 1
