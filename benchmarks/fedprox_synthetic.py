@@ -31,11 +31,11 @@ import numpy as np
 import torch
 from figures import Figure, arguments, over_seeds, progress, report
 from rich.progress import Progress
+from softmax import first_weights, predict
 from together import Copies, together
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from seedbed import draws, tree
+from seedbed import draws
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.engines import Vectorised
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
@@ -96,7 +96,8 @@ class Synthetic:
 def synthetic(alpha: float, beta: float, seed: int) -> Synthetic:
     """Synthetic(α, β) as in the authors' generator, where α and β are standard deviations (in the paper variances).
 
-    u_k ~ N(0, α), B_k ~ N(0, β), v_k ~ N(B_k, 1), x ~ N(v_k, diag(j^−1.2)), W_k and b_k ~ N(u_k, 1), y = argmax(xW + b).
+    u_k ~ N(0, α), B_k ~ N(0, β), v_k ~ N(B_k, 1), x ~ N(v_k, diag(j^−1.2)), W_k and b_k ~ N(u_k, 1), y = argmax(xW_k +
+    b_k).
     """
     rng = draws.generator(seed, "synthetic")
     sizes = rng.lognormal(4, 2, CLIENTS).astype(int) + 50
@@ -162,8 +163,7 @@ def with_mu_in_state(loss: Objective) -> Algorithm:
 
 def run(data: list[Synthetic], seeds: list[int], settings: argparse.Namespace, bar: Progress) -> Tensor:
     """Train everything: late (loss, accuracy) by draw and way, [D, W, 2]. `seeds` has one for each draw."""
-    with draws.initialising(0):
-        params = dict(nn.Linear(FEATURES, CLASSES).named_parameters())
+    params = first_weights(FEATURES, 0)
     algorithm = with_mu_in_state(supervised(predict, cross_entropy))
     runs = list(product(range(len(data)), WAYS))
     of = [CLIENTS * d + k for d, _ in runs for k in range(CLIENTS)]
@@ -177,7 +177,7 @@ def run(data: list[Synthetic], seeds: list[int], settings: argparse.Namespace, b
         return [c for c in cohort if not way.drops or c % CLIENTS in active(seeds[d], way.stragglers, round)]
 
     source = Shortened(Copies(Sampled(population(data), batches(BATCH, epochs=EPOCHS)), of), share)
-    starts = [ServerState(tree.detach(params), {"mu": torch.tensor(way.mu)}) for _, way in runs]
+    starts = [ServerState(params, {"mu": torch.tensor(way.mu)}) for _, way in runs]
     rounds = together(
         algorithm,
         Vectorised(source, chunk=512),
@@ -193,11 +193,6 @@ def run(data: list[Synthetic], seeds: list[int], settings: argparse.Namespace, b
         if round == settings.rounds:
             break
     return torch.stack(late).mean(0)
-
-
-def predict(params: Params, x: Tensor) -> Tensor:
-    """[B, 60] -> [B, 10]."""
-    return F.linear(x, params["weight"], params["bias"])
 
 
 def judged(data: list[Synthetic], params: list[Params]) -> Tensor:
@@ -226,7 +221,9 @@ def figures(late: Tensor) -> list[Figure]:
         for part in (0.0, 0.5, 0.9):
             loss = {way.name: late[i, :, j, 0].mean() for j, way in enumerate(WAYS) if way.stragglers == part}
             least = min(value for way, value in loss.items() if way != "μ=1")
-            rows.append(Figure(f"{name} {part:.0%}: loss of μ=1 / lowest other", float(loss["μ=1"] / least), at_most=1.01))
+            rows.append(
+                Figure(f"{name} {part:.0%}: loss of μ=1 / lowest other", float(loss["μ=1"] / least), at_most=1.01)
+            )
         accuracy = {way.stragglers: 100 * late[i, :, j, 1].mean() for j, way in enumerate(WAYS) if way.name == "μ=1"}
         moved = float(abs(accuracy[0.9] - accuracy[0.0]))
         rows.append(Figure(f"{name} μ=1: |accuracy at 90 % − at 0 %|, points", moved, at_most=1.0))

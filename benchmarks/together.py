@@ -6,16 +6,19 @@ Each run has a cohort, a server and a state of its own; that they share an engin
 Shapes: R runs, N clients of a run; client n of run r is number r·N + n.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 
 import torch
+from rich.progress import Progress
 
 from seedbed import tree
-from seedbed.federated import Algorithm, Engine, Group, ServerState
-from seedbed.learning.objectives import Metric
+from seedbed.federated import Algorithm, Engine, Group, Params, ServerState
+from seedbed.learning.objectives import Metric, Predict, correct
 from seedbed.rounds.synchronous import choose_cohort, gather
+from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tasks.types import Task
 
@@ -65,6 +68,14 @@ def together(
         yield list(states)
 
 
+def last(rounds: Iterator[list[ServerState]], count: int, bar: Progress, description: str) -> list[ServerState]:
+    """The states after so many rounds, shown on the bar while they last."""
+    task = bar.add_task(description, total=count)
+    states = deque(bar.track(islice(rounds, count), total=count, task_id=task), maxlen=1).pop()
+    bar.remove_task(task)
+    return states
+
+
 def scores(
     algorithm: Algorithm, engine: Engine, states: Sequence[ServerState], source: TaskSource, metric: Metric
 ) -> torch.Tensor:
@@ -73,6 +84,29 @@ def scores(
     own = replace(algorithm, send=lambda states, client: algorithm.send(states[client // n], client))
     found = engine.evaluate(own, states, source, metric)  # type: ignore[arg-type]
     return torch.stack([found[client].mean(0) for client in source.clients]).reshape(len(states), n, -1).squeeze(-1)
+
+
+def global_accuracies(predict: Predict, models: Sequence[Params], test: Population) -> torch.Tensor:
+    """The accuracy of each run's one model over all its clients' test examples: [R]."""
+    n, found = len(test) // len(models), []
+    for run, params in enumerate(models):
+        rows = torch.as_tensor(test.only(range(run * n, (run + 1) * n)).rows)
+        found.append(correct(predict(params, test.x[rows]), test.y[rows]).mean())
+    return torch.stack(found)
+
+
+def own_accuracies(predict: Predict, models: Sequence[Params], test: Population, *, runs: int) -> torch.Tensor:
+    """The accuracy of each run over all its clients' test examples, each client by a model of its own: [R].
+
+    Args:
+        models: R·N of them.
+    """
+    right = []
+    for client, params in enumerate(models):
+        rows = torch.as_tensor(test.rows_of(client))
+        right.append(correct(predict(params, test.x[rows]), test.y[rows]).sum())
+    sizes = torch.as_tensor(test.sizes).reshape(runs, -1)
+    return torch.stack(right).reshape(runs, -1).sum(1) / sizes.sum(1)
 
 
 def _those(group: Group, clients: set[int]) -> list[Group]:
