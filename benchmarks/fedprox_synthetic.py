@@ -39,7 +39,7 @@ from seedbed import draws
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.engines import Vectorised
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
-from seedbed.learning.objectives import Objective, cross_entropy, supervised
+from seedbed.learning.objectives import Objective, cross_entropy, softmax_regression
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds.synchronous import choose_cohort
 from seedbed.tasks.population import Population
@@ -164,7 +164,7 @@ def with_mu_in_state(loss: Objective) -> Algorithm:
 def run(data: list[Synthetic], seeds: list[int], settings: argparse.Namespace, bar: Progress) -> Tensor:
     """Train everything: late (loss, accuracy) by draw and way, [D, W, 2]. `seeds` has one for each draw."""
     params = first_weights(FEATURES, 0)
-    algorithm = with_mu_in_state(supervised(predict, cross_entropy))
+    algorithm = with_mu_in_state(softmax_regression())
     runs = list(product(range(len(data)), WAYS))
     of = [CLIENTS * d + k for d, _ in runs for k in range(CLIENTS)]
 

@@ -32,7 +32,7 @@ from seedbed.algorithms.pfedme import pfedme
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import by_examples
-from seedbed.learning.objectives import cross_entropy, supervised
+from seedbed.learning.objectives import softmax_regression
 from seedbed.learning.optimizers import sgd
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches
@@ -46,7 +46,7 @@ PUBLISHED = {"personal models": ".9454 [1] · .9562 ± .0004 [2]", "global model
 def run(train: Population, test: Population, settings: argparse.Namespace, bar: Progress) -> dict[str, Tensor]:
     """The accuracies of all seeds, [S] each."""
     inner = sgd(INNER_LR, weight_decay=0.0 if settings.paper else DECAY)
-    algorithm = pfedme(supervised(predict, cross_entropy), lam=LAM, eta=ETA, inner=inner, steps=K)
+    algorithm = pfedme(softmax_regression(), lam=LAM, eta=ETA, inner=inner, steps=K)
     algorithm = algorithm if settings.paper else by_examples(algorithm)
     starts = [algorithm.init(first_weights(784, seed)) for seed in settings.seeds]
     engine = Vectorised(Sampled(train, batches(BATCH, steps=R)))
