@@ -8,7 +8,7 @@ examples through the model (the second pass of Ditto, APFL and FedRep, pFedMe's 
 meta-learning count); 50 rounds instead of 2,000.
 
 A fifth of every client's training images is set apart for tuning. Each method has three rates, and four ways of
-adapting at the end on 200 of the client's training images (not at all; 10 or 50 full-batch steps of rate .1; 50 of
+adapting at the end on 100 of the client's training images (not at all; 10 or 20 full-batch steps of rate .1; 20 of
 .5), the same for all, and is shown with what is best on the images set apart, on average over the seeds. Methods
 that need no adapting thus may have it.
 
@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +70,7 @@ CLIENTS, SHARE, CLASSES, HIDDEN = 20, 0.1, 10, 64
 BATCH, BUDGET = 10, 200  # examples of a step, and of a client's round
 RATES = (0.02, 0.1, 0.3)  # of the clients' steps
 OUTER = {0.02: 0.001, 0.1: 0.003, 0.3: 0.01}  # Adam's, of methods whose server takes the one step of a round
-SUPPORT, QUERIES = 200, 1000  # training images to adapt on, test images to be judged on, at most
+SUPPORT, QUERIES = 100, 1000  # training images to adapt on, test images to be judged on, at most
 
 
 class End(NamedTuple):
@@ -79,7 +80,7 @@ class End(NamedTuple):
     lr: float
 
 
-ENDS = (End(0, 0.1), End(10, 0.1), End(50, 0.1), End(50, 0.5))
+ENDS = (End(0, 0.1), End(10, 0.1), End(20, 0.1), End(20, 0.5))
 
 
 @dataclass(frozen=True)
@@ -242,10 +243,10 @@ def tuned(name: str, problem: Problem, settings: argparse.Namespace, bar: Progre
         rounds = together(algorithm, engine, starts, seeds=settings.seeds)
         states = last(rounds, settings.rounds, bar, f"{name}, rate {rate:g}")
         for end in method.ends:
-            ending = method.make(problem, rate, end)
-            tuning, test = (judged(ending, engine, states, problem, p) for p in (problem.tuning, problem.test))
-            if tuning.mean() > best:
-                best, found, what = float(tuning.mean()), test, f"rate {rate:g}, {end.steps} steps"
+            judge = partial(judged, method.make(problem, rate, end), engine, states, problem)
+            tuning = float(judge(problem.tuning).mean())
+            if tuning > best:
+                best, found, what = tuning, judge(problem.test), f"rate {rate:g}, {end.steps} steps"
                 what += f" of {end.lr:g}" if end.steps else ""
     return found, what
 

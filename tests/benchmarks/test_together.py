@@ -35,7 +35,7 @@ def mnist_clients(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return mnist_clients
 
 
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("float64")
 def test_runs_in_step_are_the_runs_one_by_one(together: ModuleType) -> None:
     """Three runs of Ditto on the same clients, unlike starts and cohorts: each as `synchronous` alone has it."""
     g = torch.Generator().manual_seed(0)
