@@ -81,20 +81,42 @@ def power_law(labels: np.ndarray, seed: int) -> Parts:
 
 
 def two_labels(labels: np.ndarray, seed: int) -> Parts:
-    """20 clients of two digits each: every digit's images are broken into four parts of unlike size, one a client.
-
-    As in pFedMe's generator (data/Mnist/generate_niid_20users.py): of what is left of a digit, the first three take
-    between a fifth and a half, and the last the rest.
-    """
+    """20 clients of two digits each, k and k + 1: every digit's images are broken into four parts, one a client."""
     rng = draws.generator(seed, "two labels")
     owned: list[list[np.ndarray]] = [[] for _ in range(20)]
     for digit in range(10):
         rows = rng.permutation(np.flatnonzero(labels == digit))
-        for client in (digit, (digit - 1) % 10, digit + 10, 10 + (digit - 1) % 10):
-            count = len(rows) if client == 10 + (digit - 1) % 10 else int(rng.integers(len(rows) // 5, len(rows) // 2))
-            owned[client].append(rows[:count])
-            rows = rows[count:]
+        ends = np.cumsum(_broken(len(rows), rng.integers))
+        before = (digit - 1) % 10
+        for client, part in zip((digit, before, 10 + digit, 10 + before), np.split(rows, ends[:3]), strict=True):
+            owned[client].append(part)
     return [np.concatenate(mine) for mine in owned]
+
+
+def two_labels_shared(labels: np.ndarray, seed: int) -> Parts:
+    """pFedMe's own clients: two digits each, of which a client holds the *first* so many images, as do others.
+
+    So clients share images, and what one tests on another may have trained on. The first version of the authors'
+    generator (data/Mnist/generate_niid_20users.py of May 2020) never moves on within a digit, and with its seed, 1,
+    gives the sizes that the paper names: 1,165 to 3,834 training images. The split does not depend on our seed.
+    """
+    random = np.random.RandomState(1).randint
+    pools = [np.flatnonzero(labels == digit) for digit in range(10)]
+    sizes = np.array(
+        [_broken(len(pool), random) for pool in pools]
+    ).T.ravel()  # as dealt: digit after digit, four times
+    return [
+        np.concatenate([pools[(client + j) % 10][: sizes[2 * client + j]] for j in range(2)]) for client in range(20)
+    ]
+
+
+def _broken(count: int, draw: Callable[[int, int], int]) -> list[int]:
+    """A number broken into four: three times between a fifth and a half of what is left, then the rest."""
+    parts = []
+    for _ in range(3):
+        parts.append(int(draw(count // 5, count // 2)))
+        count -= parts[-1]
+    return [*parts, count]
 
 
 def unlike_halves(labels: np.ndarray, seed: int, *, clients: int = 50, a: int = 196) -> Parts:

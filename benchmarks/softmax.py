@@ -1,4 +1,4 @@
-"""Softmax regression as plain functions: one linear map, nothing else to call. Shapes: B examples, F features, N classes."""
+"""Softmax regression as plain functions, one linear map. Shapes: B examples, F features, N classes."""
 
 import torch
 from torch import Tensor, nn

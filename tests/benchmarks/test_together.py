@@ -93,6 +93,16 @@ def test_two_labels(mnist_clients: ModuleType) -> None:
     assert sum((c for c in clients), Counter()).total() == 70_000
 
 
+def test_pfedmes_own_clients(mnist_clients: ModuleType) -> None:
+    """With as many images of each digit as MNIST has, 1,167 to 3,834 training images: the paper's range is 1,165 to 3,834,
+    because there a client may miss the first image of a digit."""
+    labels = np.repeat(np.arange(10), [6903, 7877, 6990, 7141, 6824, 6313, 6876, 7293, 6825, 6958])
+    parts = mnist_clients.two_labels_shared(labels, 0)
+    sizes = [int(0.75 * len(part)) for part in parts]
+    assert (min(sizes), max(sizes), len(parts)) == (1167, 3834, 20)
+    assert all(set(labels[part]) == {k % 10, (k + 1) % 10} for k, part in enumerate(parts))
+
+
 def test_unlike_halves(mnist_clients: ModuleType) -> None:
     """25 clients of 196 images of each of 0 to 4; 25 of 98 of one of these and 392 of one of 5 to 9, all pairs."""
     clients = held(mnist_clients.unlike_halves(LABELS, 1, a=196))

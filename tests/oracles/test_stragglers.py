@@ -13,7 +13,7 @@ from seedbed.learning.optimizers import sgd
 from seedbed.rounds import synchronous
 from seedbed.tasks.stragglers import Shortened, Stragglers
 
-from .bench import D, ENGINES, Given, apart, bowl, bowls, power, rounds, start, task
+from .bench import ENGINES, D, Given, apart, bowl, bowls, power, rounds, start, task
 
 STEPS, SHARES, DONE = [10, 4, 6], [0.3, 1.0, 0.01], [3, 4, 1]
 EXAMPLES = [3.0, 1.0, 2.0]
