@@ -145,8 +145,8 @@ def by_own_way(factory: Callable[..., Algorithm], *optimizers: str, **given: Any
 
 
 def make_pfedme(problem: Problem, rate: float, end: End) -> Algorithm:
-    """λ = 15 and K = 5, the authors'; η = 1/λ, the largest safe one; the rate is that of the inner steps."""
-    return pfedme(problem.loss, eta=1 / 15, inner=sgd(min(rate, 0.1)), test_steps=end.steps)
+    """λ = 15 and K = 5, the authors'; η = 1/λ, the largest safe one; the rate, over 3, is that of the inner steps."""
+    return pfedme(problem.loss, eta=1 / 15, inner=sgd(rate / 3), test_steps=end.steps)
 
 
 def by_server(factory: Callable[..., Algorithm], **given: Any) -> Callable[[Problem, float, End], Algorithm]:

@@ -94,8 +94,8 @@ def test_two_labels(mnist_clients: ModuleType) -> None:
 
 
 def test_pfedmes_own_clients(mnist_clients: ModuleType) -> None:
-    """With as many images of each digit as MNIST has, 1,167 to 3,834 training images: the paper's range is 1,165 to 3,834,
-    because there a client may miss the first image of a digit."""
+    """With as many images of each digit as MNIST has, 1,167 to 3,834 training images: the paper's range is 1,165 to
+    3,834, because there a client may miss the first image of a digit."""
     labels = np.repeat(np.arange(10), [6903, 7877, 6990, 7141, 6824, 6313, 6876, 7293, 6825, 6958])
     parts = mnist_clients.two_labels_shared(labels, 0)
     sizes = [int(0.75 * len(part)) for part in parts]
