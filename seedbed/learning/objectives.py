@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
+from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.learning.training import Explicit, Item, Objective, Params, gradient
@@ -90,7 +91,7 @@ def softmax_regression(*, weight: str = "weight", bias: str = "bias") -> Objecti
     """
 
     def logits(params: Params, x: Tensor) -> Tensor:
-        return x @ params[weight].T + params[bias]
+        return F.linear(x, params[weight], params[bias])
 
     def slope(params: Params, batch: Batch) -> tuple[Params, Tensor]:
         scores = logits(params, batch.x)
