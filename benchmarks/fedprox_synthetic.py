@@ -41,7 +41,7 @@ from seedbed.engines import Vectorised
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
 from seedbed.learning.objectives import Objective, cross_entropy, softmax_regression
 from seedbed.learning.optimizers import sgd
-from seedbed.rounds.synchronous import choose_cohort
+from seedbed.rounds.round import choose_cohort
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches
 from seedbed.tasks.stragglers import Shortened

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from seedbed import tree
 from seedbed.federated import Algorithm, Engine, Group, Params, ServerState
 from seedbed.learning.objectives import Metric, Predict, correct
-from seedbed.rounds.synchronous import choose_cohort, gather
+from seedbed.rounds.round import choose_cohort, gather
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tasks.types import Task

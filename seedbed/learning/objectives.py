@@ -84,7 +84,7 @@ def softmax_regression(*, weight: str = "weight", bias: str = "bias") -> Objecti
     """The mean cross-entropy of logits xWᵀ + b over a batch's real examples, with its gradient in closed form.
 
     With P = softmax(xWᵀ + b) − Y for one-hot labels Y, a row of it for each of B real examples: ∇_W = Pᵀx/B and
-    ∇_b = Σ P/B. On the vectorised engine a client's step takes a third of the time of the derived gradient.
+    ∇_b = Σ P/B. On the vectorised engine a step takes half to two thirds of the time of the derived gradient.
 
     Args:
         weight, bias: the names of W [N, F] and b [N]; the params hold nothing else. x is [B, F], flat.

@@ -6,4 +6,14 @@ from seedbed.rounds.mixing import links_of, mixing
 from seedbed.rounds.round import Round
 from seedbed.rounds.synchronous import Answering, synchronous
 
-__all__ = ["Answering", "Round", "asynchronous", "equal_latency", "gossip", "links_of", "lognormal_latency", "mixing", "synchronous"]
+__all__ = [
+    "Answering",
+    "Round",
+    "asynchronous",
+    "equal_latency",
+    "gossip",
+    "links_of",
+    "lognormal_latency",
+    "mixing",
+    "synchronous",
+]

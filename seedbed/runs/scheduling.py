@@ -120,9 +120,10 @@ def refuse_senseless(settings: Settings, entry: Entry, clients: int) -> None:
             f"mean: use push_sum, or one of {', '.join(t for t in TOPOLOGIES if t not in DIRECTED)}"
         )
     if asked.name != "synchronous" and settings.stragglers.part and settings.stragglers.work == "dropped":
+        instead = "schedule.latency" if asked.name == "asynchronous" else "schedule.peer_failure"
         raise InputError(
             f"stragglers.work=dropped is for rounds that wait for a cohort, but this run's are {asked.name}: use "
-            f"stragglers.work=partial, or {'schedule.latency' if asked.name == 'asynchronous' else 'schedule.peer_failure'}"
+            f"stragglers.work=partial, or {instead}"
         )
     refuse_other_than(1, asked.concurrency, clients, "schedule.concurrency")
     schedule_for(settings, asked, clients)

@@ -40,3 +40,9 @@ def test_slow_clients_do_a_part_or_do_not_answer(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(word: str, tmp_path: Path) -> None:
     said = seedbed("run", *TINY, "--set", word, "--out", tmp_path / "r")
     assert word.partition("=")[0] in said.line
+
+
+def test_dropping_needs_rounds_that_wait(tmp_path: Path) -> None:
+    words = ("--set", "stragglers.part=0.5", "--set", "stragglers.work=dropped", "--set", "schedule.name=asynchronous")
+    said = seedbed("run", "--algorithm", "fedbuff", *TINY, *words, "--out", tmp_path / "r")
+    assert "stragglers.work=dropped is for rounds that wait" in said.line
