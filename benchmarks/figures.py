@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Figure:
     def band(self) -> str:
         low = "" if self.at_least is None else f"≥ {self.at_least:g}"
         return f"{low} {'' if self.at_most is None else f'≤ {self.at_most:g}'}".strip()
+
+
+def over_seeds(values: Tensor) -> tuple[float, float | None]:
+    """The mean over seeds, and their standard deviation if there are several: [S] -> a figure's `ours`, `spread`."""
+    return float(values.mean()), float(values.std()) if len(values) > 1 else None
 
 
 def report(

@@ -47,7 +47,7 @@ from seedbed.algorithms.local import local
 from seedbed.algorithms.scaffold import scaffold
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, Message, Params
+from seedbed.federated import Algorithm, Params, by_examples
 from seedbed.learning.objectives import supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.learning.training import Objective
@@ -55,23 +55,11 @@ from seedbed.models import Model
 from seedbed.rounds import synchronous
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches
-from seedbed.tasks.types import Task
-from seedbed.tree import Tree
 
 CENTRES = ("cleveland", "hungarian", "switzerland", "va")
 LR, BATCH, STEPS, ROUNDS = 0.001, 4, 100, 15
 EPOCHS = 50  # of FLamby's pooled and local training, which use Adam
 BAND = 0.03  # how far from FLamby's
-
-
-def by_examples(algorithm: Algorithm) -> Algorithm:
-    """The same with every client counting by its number of examples."""
-
-    def client(sent: Tree, kept: Tree, task: Task) -> tuple[Message, Tree]:
-        message, kept = algorithm.client(sent, kept, task)
-        return message._replace(weight=task.examples), kept
-
-    return replace(algorithm, client=client)
 
 
 def strategies(loss: Objective) -> dict[str, Algorithm]:

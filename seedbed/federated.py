@@ -126,6 +126,16 @@ def uniform(algorithm: Algorithm) -> Algorithm:
     return replace(algorithm, client=client)
 
 
+def by_examples(algorithm: Algorithm) -> Algorithm:
+    """The same algorithm with every client counting by its number of examples, instead of all alike."""
+
+    def client(sent: Tree, kept: Tree, task: Task) -> tuple[Message, Tree]:
+        message, kept = algorithm.client(sent, kept, task)
+        return message._replace(weight=task.examples), kept
+
+    return replace(algorithm, client=client)
+
+
 class Group(NamedTuple):
     """Messages of some clients, stacked: leaves [c, ...]."""
 

@@ -17,6 +17,7 @@ from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 
 EPISODES = 16  # of a client at once, in evaluation
+ALIKE, FEW = 4, 32  # a chunk of at least FEW clients ends where they become ALIKE times as large as its first
 
 
 class Vectorised(Owning):
@@ -70,7 +71,20 @@ def _chunks(
     """Clients that can be stacked, those of like size together, so that little is padding."""
     ordered = sorted(sent, key=lambda c: (source.size(c), c))
     for alike in _alike({c: (sent[c], kept[c]) for c in ordered}):
-        yield from (alike[i : i + size] for i in range(0, len(alike), size))
+        yield from _sized(alike, source, size)
+
+
+def _sized(clients: list[ClientId], source: TaskSource, size: int) -> list[list[ClientId]]:
+    """Clients in order of size, cut so that little is padding; a few go along with larger ones, which is cheaper."""
+    chunks: list[list[ClientId]] = []
+    for client in clients:
+        last = chunks[-1] if chunks else []
+        much = len(last) >= FEW and source.size(client) > ALIKE * source.size(last[0])
+        if not last or len(last) == size or much:
+            chunks.append([client])
+        else:
+            last.append(client)
+    return chunks
 
 
 def _alike(trees: Mapping[ClientId, Tree]) -> list[list[ClientId]]:

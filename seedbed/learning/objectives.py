@@ -11,7 +11,7 @@ from torch.func import grad, grad_and_value, vjp
 from torch.nn import functional as F
 
 from seedbed import tree
-from seedbed.learning.training import Item, Objective, Params
+from seedbed.learning.training import Explicit, Item, Objective, Params, gradient
 from seedbed.tasks.types import Batch, Episode, Triple
 
 Adapt = Callable[[Params, Batch], Params]  # how a model adapts to a support set
@@ -50,7 +50,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def cross_entropy(predictions: Tensor, y: Tensor) -> Tensor:
     """−log softmax(predictions)[y], natural logarithm: [B, N], [B] -> [B]."""
-    return F.cross_entropy(predictions, y, reduction="none")
+    # Under vmap this takes a fifth less time of a small model's whole step than F.cross_entropy.
+    return torch.logsumexp(predictions, -1) - predictions.gather(-1, y[:, None])[:, 0]
 
 
 def squared_error(predictions: Tensor, y: Tensor) -> Tensor:
@@ -79,9 +80,43 @@ def correct(predictions: Tensor, y: Tensor) -> Tensor:
     return (predictions.argmax(-1) == y).to(predictions.dtype)
 
 
-def near(objective: Objective, anchor: Params, mu: float) -> Objective:
-    """objective + (μ/2)·‖params − anchor‖²: FedProx's, Ditto's and pFedMe's pull."""
-    return lambda params, item: objective(params, item) + mu / 2 * tree.squared_norm(tree.sub(params, anchor))
+def softmax_regression(*, weight: str = "weight", bias: str = "bias") -> Objective:
+    """The mean cross-entropy of logits xWᵀ + b over a batch's real examples, with its gradient in closed form.
+
+    With P = softmax(xWᵀ + b) − Y for one-hot labels Y, a row of it for each of B real examples: ∇_W = Pᵀx/B and
+    ∇_b = Σ P/B. On the vectorised engine a step takes half to two thirds of the time of the derived gradient.
+
+    Args:
+        weight, bias: the names of W [N, F] and b [N]; the params hold nothing else. x is [B, F], flat.
+    """
+
+    def logits(params: Params, x: Tensor) -> Tensor:
+        return F.linear(x, params[weight], params[bias])
+
+    def slope(params: Params, batch: Batch) -> tuple[Params, Tensor]:
+        scores = logits(params, batch.x)
+        norm = torch.logsumexp(scores, -1, keepdim=True)
+        hot = (batch.y[:, None] == torch.arange(scores.shape[-1], device=scores.device)).to(scores.dtype)
+        share = batch.mask[:, None] / batch.mask.sum().clamp_min(1)  # of each example in the mean, [B, 1]
+        p = ((scores - norm).exp() - hot) * share
+        value = ((norm - (scores * hot).sum(-1, keepdim=True)) * share).sum()
+        return {weight: p.T @ batch.x, bias: p.sum(0)}, value.detach()
+
+    return Explicit(supervised(logits, cross_entropy), slope)
+
+
+def near(objective: Objective, anchor: Params, mu: float | Tensor) -> Objective:
+    """objective + (μ/2)·‖params − anchor‖²: FedProx's, Ditto's and pFedMe's pull, of gradient μ(params − anchor)."""
+
+    def value(params: Params, item: Item) -> Tensor:
+        return objective(params, item) + mu / 2 * tree.squared_norm(tree.sub(params, anchor))
+
+    def slope(params: Params, item: Item) -> tuple[Params, Tensor]:
+        slope, value = gradient(objective, params, item)
+        away = tree.sub(params, anchor)
+        return tree.axpy(mu, away, slope), value + mu / 2 * tree.squared_norm(tree.detach(away))
+
+    return Explicit(value, slope)
 
 
 def tilted(objective: Objective, direction: Params) -> Objective:

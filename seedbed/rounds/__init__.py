@@ -4,6 +4,16 @@ from seedbed.rounds.asynchronous import asynchronous, equal_latency, lognormal_l
 from seedbed.rounds.gossip import gossip
 from seedbed.rounds.mixing import links_of, mixing
 from seedbed.rounds.round import Round
-from seedbed.rounds.synchronous import synchronous
+from seedbed.rounds.synchronous import Answering, synchronous
 
-__all__ = ["Round", "asynchronous", "equal_latency", "gossip", "links_of", "lognormal_latency", "mixing", "synchronous"]
+__all__ = [
+    "Answering",
+    "Round",
+    "asynchronous",
+    "equal_latency",
+    "gossip",
+    "links_of",
+    "lognormal_latency",
+    "mixing",
+    "synchronous",
+]

@@ -1,13 +1,15 @@
 """Rounds with a server: send to a cohort, wait for all of it, reduce, step. FedAvg's schedule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from seedbed.federated import Algorithm, Engine, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.gate import Admitted, Gate
 from seedbed.reducers.robust import TooFew
 from seedbed.rounds.round import Round, choose_cohort, gather, refuse_hopeless, refuse_infinite, refuse_other_than
+
+Answering = Callable[[Sequence[ClientId], int], Sequence[ClientId]]  # (a cohort, round) -> those who answer
 
 
 def synchronous(
@@ -19,6 +21,7 @@ def synchronous(
     seed: int = 0,
     done: int = 0,
     gate: Gate | None = None,
+    answering: Answering | None = None,
 ) -> Iterator[Round]:
     """Endless rounds; stop by leaving the loop.
 
@@ -27,6 +30,8 @@ def synchronous(
         cohort: clients a round, drawn without replacement by (seed, round); None: all.
         done: rounds that `start` has behind it.
         gate: what messages must be to be counted; None: anything.
+        answering: who of a round's cohort answers in time; the others are as if not asked, and a round that nobody
+            answers changes nothing. None: all do.
     Raises:
         InputError: the cohort is larger than the population.
         Diverged: the model became NaN or infinite; the last good round has been yielded before.
@@ -36,6 +41,12 @@ def synchronous(
     state, number = start, done
     while True:
         chosen = choose_cohort(population, cohort, seed, number)
+        if answering is not None:
+            chosen = list(answering(chosen, number))
+        if not chosen:
+            number += 1
+            yield Round(number, state, [], {})
+            continue
         sent = {c: algorithm.send(state, c) for c in chosen}
         arrived = list(engine.ask(algorithm, sent, number))
         groups, refused = Admitted(arrived, {}) if gate is None else gate.admit(arrived, chosen)

@@ -33,7 +33,8 @@ from seedbed.runs.settings import ModelSettings, Settings, known_keys
 from seedbed.tasks import sampling
 from seedbed.tasks.augment import with_distortions, with_rotations
 from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, Sampler
+from seedbed.tasks.sampling import Sampled, Sampler, TaskSource
+from seedbed.tasks.stragglers import Stragglers
 from seedbed.tasks.types import Batch
 
 AnyModel = Model | Several
@@ -428,6 +429,10 @@ class Experiment:
         task = tree.index(source.tasks([0], 0), 0)
         return costs(lambda: learner.algorithm(name, model, options=options), model, task)
 
+    def stragglers(self, entry: catalogue.Entry) -> Stragglers:
+        """Who is slow in a round of training; nobody where all data is in one place."""
+        return Stragglers(0.0 if entry.pooled else self.settings.stragglers.part, self.settings.seed)
+
     def _augmented(self, population: Population, items: catalogue.Items) -> Population:
         """Training clients with what the settings add to them; turned classes only where labels are drawn afresh."""
         task = self.settings.task
@@ -462,7 +467,7 @@ class Experiment:
         order = draws.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 
-    def engine(self, source: Sampled, model: AnyModel) -> Engine:
+    def engine(self, source: TaskSource, model: AnyModel) -> Engine:
         return engines.make(self.settings.engine, source, model.module, workers=self.settings.workers)
 
     @cached_property

@@ -22,6 +22,7 @@ from seedbed.runs.training import train_stage
 from seedbed.runs.tuning import Judge, Scored, Tried, best, choose_finetuning, choose_own_steps, scaled
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled
+from seedbed.tasks.stragglers import Shortened
 from seedbed.tree import Tree
 
 COLUMNS = ("unadapted", "adapted", "fedavg_finetuned", "local")
@@ -157,7 +158,9 @@ class Pipeline:
         source = self.experiment.source(name, clients, options, examples=budget)
         model = self.learner.model(entry)
         algorithm = self.learner.algorithm(name, model, options=options)
-        engine = self.experiment.engine(source, model)
+        slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
+        shortened = source if dropped or slow.part == 0 else Shortened(source, slow.share)
+        engine = self.experiment.engine(shortened, model)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         state = train_stage(
             self.run,
@@ -165,7 +168,12 @@ class Pipeline:
             algorithm,
             engine,
             model.params,
-            schedule=schedule_for(self.settings, plan.schedule, len(source.clients)),
+            schedule=schedule_for(
+                self.settings,
+                plan.schedule,
+                len(source.clients),
+                answering=slow.answering if dropped else None,
+            ),
             rounds=plan.rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             watch=lambda round: tick(_word(round.info)),

@@ -5,7 +5,17 @@ from collections.abc import Callable, Iterator
 from seedbed.algorithms.catalogue import Entry
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Engine, ServerState
-from seedbed.rounds import Round, asynchronous, equal_latency, gossip, links_of, lognormal_latency, mixing, synchronous
+from seedbed.rounds import (
+    Answering,
+    Round,
+    asynchronous,
+    equal_latency,
+    gossip,
+    links_of,
+    lognormal_latency,
+    mixing,
+    synchronous,
+)
 from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES
 from seedbed.rounds.round import Rest, refuse_other_than
 from seedbed.runs.settings import ScheduleSettings, Settings
@@ -28,9 +38,13 @@ REASONS = {  # an algorithm's own schedule, or any (None); the one asked for
 }
 
 
-def schedule_for(settings: Settings, asked: ScheduleSettings, clients: int) -> Schedule:
+def schedule_for(
+    settings: Settings, asked: ScheduleSettings, clients: int, *, answering: Answering | None = None
+) -> Schedule:
     """The schedule that is asked for, of so many clients.
 
+    Args:
+        answering: who of a cohort answers in synchronous rounds; None: all.
     Raises:
         InputError: it cannot be made.
     """
@@ -65,7 +79,7 @@ def schedule_for(settings: Settings, asked: ScheduleSettings, clients: int) -> S
             algorithm, engine, start, mixing=exchange, order=asked.order, done=done, rest=rest
         )
     return lambda algorithm, engine, start, done, rest: synchronous(
-        algorithm, engine, start, cohort=cohort, seed=seed, done=done
+        algorithm, engine, start, cohort=cohort, seed=seed, done=done, answering=answering
     )
 
 
@@ -104,6 +118,12 @@ def refuse_senseless(settings: Settings, entry: Entry, clients: int) -> None:
         raise InputError(
             f"schedule.topology={asked.topology} has links of one direction, along which {algorithm} would lose the "
             f"mean: use push_sum, or one of {', '.join(t for t in TOPOLOGIES if t not in DIRECTED)}"
+        )
+    if asked.name != "synchronous" and settings.stragglers.part and settings.stragglers.work == "dropped":
+        instead = "schedule.latency" if asked.name == "asynchronous" else "schedule.peer_failure"
+        raise InputError(
+            f"stragglers.work=dropped is for rounds that wait for a cohort, but this run's are {asked.name}: use "
+            f"stragglers.work=partial, or {instead}"
         )
     refuse_other_than(1, asked.concurrency, clients, "schedule.concurrency")
     schedule_for(settings, asked, clients)

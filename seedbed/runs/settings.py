@@ -159,6 +159,17 @@ class ModelSettings(Section):
         return self.model_copy(update={"name": name, **own, "several": None, "teacher": None})
 
 
+class StragglerSettings(Section):
+    """Clients too slow for a round of training, drawn afresh in each."""
+
+    part: float = Field(default=0.0, ge=0, lt=1, description="how probable it is that a client is slow; 0: never")
+    work: Literal["partial", "dropped"] = Field(
+        default="partial",
+        description="partial: a slow client does a part of its work, uniform in 0…1, and that counts; dropped: it does "
+        "not answer",
+    )
+
+
 class Settings(Section):
     """A run."""
 
@@ -201,6 +212,7 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     model: ModelSettings = ModelSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    stragglers: StragglerSettings = StragglerSettings()
     options: dict[str, Any] = Field(default={}, description="the algorithm's own settings")
     rival: dict[str, Any] = Field(default={}, description="settings of the FedAvg that the algorithm is compared with")
     reader: dict[str, Any] = Field(default={}, description="how the data is read: client, target, ...")
