@@ -16,6 +16,7 @@ ENTRIES = {
         "Dinh et al. 2020, arXiv 2006.08848, Alg. 1",
         "test_pfedme.py",
         Axes("Moreau envelope λ", "proximal steps", "K steps, then 1, an item", weight="1", server="SGD β", kept="θ̂_i"),
+        number="Published figures",
         tunes=("eta",),
     ),
     "ditto": Entry(
