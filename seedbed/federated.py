@@ -28,6 +28,7 @@ from seedbed.tree import Tree
 
 Params = Any
 ClientId = int
+Cohort = Callable[[Sequence[ClientId], int], list[ClientId]]  # (population, round from 0) -> who takes part, or nobody
 NEWCOMER: ClientId = -1  # a client never seen in training, whoever it is: what `send` gives it is what it adapts from
 
 
@@ -103,6 +104,7 @@ class Algorithm:
     remember: Callable[[Tree], Tree] = no_memory  # a client's state, made from the first thing it is sent
     personalise: Callable[[Tree, Tree, Batch], Params] = as_sent
     reduce: Reducer = mean
+    cohort: Cohort | None = None  # who takes part, where it is not for the schedule to choose
     discount: Callable[[Tensor], Tensor] = undiminished  # staleness [C] -> a factor on each message's weight [C]
 
 

@@ -163,6 +163,11 @@ def weighted_sum(stacked: Tree, weights: Tensor) -> Tree:
     return map(lambda x: torch.tensordot(weights.to(x.dtype), x, 1), stacked)
 
 
+def same(a: Tree, b: Tree) -> bool:
+    """Whether two trees hold the very same tensors: not equal ones, the same."""
+    return all(x is y for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
 def is_finite(tree: Tree) -> bool:
     return all(bool(torch.isfinite(x).all()) for x in leaves(tree))
 
