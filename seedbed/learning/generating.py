@@ -11,7 +11,7 @@ with h_<l(x) what the layer sees through the blocks generated so far, and θ a s
 The factor 1 + Told(y) lets y tell examples apart from the first round on, and Head sees e_l itself: for a row of a
 classifier's output layer, what its class looks like beside the others. With y among the inputs of Enc only, where many
 features outnumber it, and e_l through the GRU only, a generator stays at chance for hundreds of rounds. A class number
-is told centred: N − 1 for the class, −1 for others.
+is told centred: N − 1 for the class, −1 for others; of a number, which may be large, the factor is 1 + tanh(Told(y)).
 
 No published method is this one. The nearest generate layer by layer from support activations (HyperTransformer:
 Zhmoginov, Sandler and Vladymyrov, ICML 2022, arXiv 2201.04182; CNAPs: Requeima et al., NeurIPS 2019, arXiv 1906.07697).
@@ -108,7 +108,8 @@ def autoregressive_generator(
                 here = slice(place * each, (place + 1) * each)
                 told = targets[:, here] if layer is last else targets
                 code = apply_perceptron(psi, f"{number}.encode", torch.cat([seen, told], 1)).relu()
-                code = code * (1 + apply_dense(psi, f"{number}.told", told))
+                factor = apply_dense(psi, f"{number}.told", told)
+                code = code * (1 + (factor.tanh() if support.y.is_floating_point() else factor))
                 e = torch.tanh((code * support.mask[:, None]).sum(0) / support.mask.sum().clamp_min(1))
                 g = apply_gru(psi, "gru", torch.cat([e, psi[f"{number}.place"][place], back]), g)
                 count = len(theta[here])  # the last block of a layer may be short
