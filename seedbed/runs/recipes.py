@@ -15,6 +15,7 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "per_fedavg"): {"options": {"alpha": 0.1}},
     (None, "fedasync"): {"rounds": 1000, "schedule": {"buffer": 1}},
     (None, "dpsgd"): {"schedule": {"order": "combine_then_adapt"}},  # of rates it bears a third of what FedSGD does
+    (None, "dif_maml"): {"options": {"outer": {"lr": 5e-3}}},
     (None, "push_sum"): {"schedule": {"topology": "exponential"}, "options": {"outer": {"lr": 0.3}}},
     (None, "distill"): {"model": {"hidden": (16,), "channels": 12}},
     (None, "fedmd"): {"public": 0.1},
