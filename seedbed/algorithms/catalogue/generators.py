@@ -17,6 +17,7 @@ ENTRIES = {
             server="Jᵀ of the hypernetwork; any optimiser, SGD; v_i",
             kept="– or head",
         ),
+        rounds=("synchronous", "asynchronous"),
     ),
     "autoregressive": Entry(
         autoregressive,
