@@ -104,6 +104,7 @@ class Algorithm:
     personalise: Callable[[Tree, Tree, Batch], Params] = as_sent
     reduce: Reducer = mean
     discount: Callable[[Tensor], Tensor] = undiminished  # staleness [C] -> a factor on each message's weight [C]
+    unlike: bool = False  # clients' messages differ in structure or shapes, so that the gate cannot compare them
 
 
 def model_in(sent: Tree) -> Params:
