@@ -58,7 +58,8 @@ from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import per_example
 from seedbed.federated import Algorithm, uniform
-from seedbed.learning.adaptations import gradient_steps, ridge_head
+from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.heads import ridge_head
 from seedbed.learning.objectives import Objective, after, correct, cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.models import Model, mlp

@@ -13,8 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from seedbed.algorithms.catalogue import CATALOGUE
+from seedbed.attacks import ATTACKS
 from seedbed.cli.app import app
 from seedbed.learning.optimizers import Optimizer
+from seedbed.reducers import RULES, STEPS
 from seedbed.runs.build import GIVEN, OPTIMIZERS, SCHEDULES
 from seedbed.runs.described import arguments, first_line, plainly, value
 from seedbed.runs.settings import Settings
@@ -55,7 +57,9 @@ A key that is none of the run's is taken for one of the algorithm's: `outer.lr` 
 def page() -> str:
     """The whole page."""
     parts = [INTRO, "## The run\n", *settings_tables(), "## The algorithm's own: `options`\n", *algorithm_tables()]
-    parts += ["## Optimisers and schedules\n", *optimizer_tables(), "## Reading data: `reader`\n", *reader_tables()]
+    parts += ["## Optimisers and schedules\n", *optimizer_tables()]
+    parts += ["## Rules: `reduce`\n", *rule_tables(), "## Attacks: `attack`\n", *attack_tables()]
+    parts += ["## Reading data: `reader`\n", *reader_tables()]
     return "\n".join(parts)
 
 
@@ -108,6 +112,20 @@ def optimizer_tables() -> Iterator[str]:
         word = "optimiser" if name in OPTIMIZERS else "schedule"
         yield f"### {word} `{name}`\n\n{escaped(first_line(factory))}\n"
         yield table(TITLES, factory_rows(factory, arguments(factory)))
+
+
+def rule_tables() -> Iterator[str]:
+    yield "`--reduce nnm+trimmed_mean --set reduce.f=0.3`. What they are: [robustness](robustness.md).\n"
+    for name, factory in {**RULES, **STEPS}.items():
+        yield f"### rule `{name}`\n\n{escaped(first_line(factory))}\n"
+        yield table(TITLES, factory_rows(factory, arguments(factory)))
+
+
+def attack_tables() -> Iterator[str]:
+    yield "`--attack alie --attackers 0.2 --set attack.scale=1`. What they are: [robustness](robustness.md).\n"
+    for name, factory in ATTACKS.items():
+        yield f"### attack `{name}`\n\n{escaped(first_line(factory))}\n"
+        yield table(TITLES, factory_rows(factory, arguments(factory), ("classes", "shape", "episodic")))
 
 
 def reader_tables() -> Iterator[str]:

@@ -106,6 +106,7 @@ class Algorithm:
     reduce: Reducer = mean
     cohort: Cohort | None = None  # who takes part, where it is not for the schedule to choose
     discount: Callable[[Tensor], Tensor] = undiminished  # staleness [C] -> a factor on each message's weight [C]
+    unlike: bool = False  # clients' messages differ in structure or shapes, so that the gate cannot compare them
 
 
 def model_in(sent: Tree) -> Params:

@@ -36,24 +36,30 @@ class Gate:
             the other checks); None: any. It is the round's own median, so that there is no state to lose in a crash.
         norm_cap: the most that ‖value‖ may be, in the units of the message; None: any.
         weight_cap: the most that a weight may be; None: any finite one. Weights must be above 0.
-        alike: all messages of a round must have one schema; False: for algorithms whose clients send unlike messages.
     """
 
     norm: float | None = None
     norm_cap: float | None = None
     weight_cap: float | None = None
-    alike: bool = True
 
-    def admit(self, groups: Sequence[Group], asked: Collection[ClientId], schema: Schema | None = None) -> Admitted:
+    def admit(
+        self,
+        groups: Sequence[Group],
+        asked: Collection[ClientId],
+        *,
+        schema: Schema | None = None,
+        alike: bool = True,
+    ) -> Admitted:
         """Judge a round's messages.
 
         Args:
             asked: the clients whose messages are waited for.
             schema: what a message must look like; None: as most of them do.
+            alike: False: there is no such thing, for clients that send unlike messages (`Algorithm.unlike`).
         """
         refused: dict[ClientId, str] = {}
         groups = _once(_sound(groups, refused), asked, refused)
-        if self.alike or schema is not None:
+        if alike or schema is not None:
             groups = _of_schema(groups, schema, refused)
         groups = _left(_without(group, self._reasons(group), refused) for group in groups)
         most = self._most(groups)

@@ -88,4 +88,5 @@ def feddf(
 
         return state._replace(params={name: fused(name, params) for name, params in state.params.items()})
 
-    return Algorithm(init, client, server, send=own_architecture(assign), personalise=adapting(adapt))
+    send = own_architecture(assign)
+    return Algorithm(init, client, server, send=send, personalise=adapting(adapt), unlike=True)

@@ -111,4 +111,6 @@ def fedgkt(
     def personalise(sent: ServerState, edge: Params, support: Batch) -> Params:
         return adapt({**sent.params, **edge}, support)
 
-    return Algorithm(init, client, server, send=send, remember=remember, personalise=personalise, reduce=each)
+    return Algorithm(
+        init, client, server, send=send, remember=remember, personalise=personalise, reduce=each, unlike=True
+    )

@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from seedbed.cli.show import Bars, Download, card, catalogue_tables, comparison_tables, result_table, summary_table
+from seedbed.cli.show import (
+    Bars,
+    Download,
+    attack_lines,
+    card,
+    catalogue_tables,
+    comparison_tables,
+    result_table,
+    summary_table,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +47,12 @@ Config = Annotated[
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")]
 Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]
+Reduce = Annotated[
+    str | None,
+    typer.Option(help="How messages become one: trimmed_mean, nnm+trimmed_mean, krum, ...; default: the mean."),
+]
+Attack = Annotated[str | None, typer.Option(help="How some clients attack the training: alie, label_flip, ...")]
+Attackers = Annotated[str | None, typer.Option(help="Known clients that attack: a fraction or a count; default: 0.2.")]
 Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
 
 
@@ -48,6 +63,9 @@ def run(
     rounds: Rounds = None,
     seed: Seed = None,
     engine: Engine = None,
+    reduce: Reduce = None,
+    attack: Attack = None,
+    attackers: Attackers = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write; default: runs/DATA-ALGORITHM-SEED. Must be new.")
     ] = None,
@@ -69,8 +87,10 @@ def run(
         "engine": engine,
         "root": root,
     }
+    named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
+    words = [f"{key}={value}" for key, value in named.items() if value is not None]
     with Bars() as bars:
-        directory, result = start(asked, set_ or [], config, out, bars)
+        directory, result = start(asked, [*words, *(set_ or [])], config, out, bars)
     _print(result, directory)
 
 
@@ -211,6 +231,8 @@ def data_get(
 
 def _print(result: dict[str, Any], directory: Path) -> None:
     console.print(result_table(result))
+    for line in attack_lines(result):
+        console.print(line)
     for name, chosen in result["finetuning"].items():
         for shots, how in chosen.items():
             console.print(f"  {name.replace('_', ' ')}, {shots} shots: {how['text']}", style="dim")

@@ -165,6 +165,18 @@ def card(name: str, entry: Entry) -> Iterator[Table]:
     yield settings
 
 
+def attack_lines(result: Mapping[str, Any]) -> list[str]:
+    """Who attacked, and for a backdoor how often it opens."""
+    attack = result.get("attack")
+    if not attack:
+        return []
+    lines = [f"attacked: {attack['name']} by {len(attack['attackers'])} of {attack['clients']} known clients"]
+    for shots, row in attack.get("success", {}).items():
+        rates = ", ".join(f"{TITLES[column]} {cell['mean']:.1%}" for column, cell in row.items())
+        lines.append(f"  backdoor opens on unseen clients, {shots} shots: {rates}")
+    return lines
+
+
 def summary_table(found: Summary) -> Table:
     """Clients, sizes, classes and label skew of a population."""
     table = Table(show_header=False, title=found.source)

@@ -22,8 +22,9 @@ Rest = Mapping[str, Tensor]
 class Round(NamedTuple):
     """What a schedule yields: the server's state after `number` rounds.
 
-    `rest()` gives what else the schedule needs to go on from here, by name: nothing in synchronous rounds. Where too
-    few messages were left for the rule that reduces them, the model is as it was, and `info` says `abandoned`: 1.
+    `rest()` gives what else the schedule needs to go on from here, by name: nothing in synchronous rounds. Where
+    messages were refused, `info` counts them (`refused`); where too few were left for the rule that reduces them, the
+    model is as it was before, and `info` says `abandoned`: 1.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Rounds with a server: send to a cohort, wait for all of it, reduce, step. FedAvg's schedule."""
+"""Rounds with a server: send to a cohort, wait for all of it, judge, reduce, step. FedAvg's schedule."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,7 +22,7 @@ def synchronous(
     cohort: int | None = None,
     seed: int = 0,
     done: int = 0,
-    gate: Gate | None = None,
+    gate: Gate | None = Gate(),
     answering: Answering | None = None,
 ) -> Iterator[Round]:
     """Endless rounds; stop by leaving the loop.
@@ -36,8 +36,9 @@ def synchronous(
         answering: who of a round's cohort answers in time; the others are as if not asked, and a round that nobody
             answers changes nothing. None: all do.
     Raises:
-        InputError: the cohort is larger than the population, or asked for of an algorithm that chooses its own.
-        Diverged: the model became NaN or infinite; the last good round has been yielded before.
+        InputError: the cohort is larger than the population, too small for the algorithm's reduce, or asked for of an
+            algorithm that chooses its own; or every message of a round was refused.
+        Diverged: the model, or every message, became NaN or infinite; the last good round has been yielded before.
     """
     population = engine.population
     refuse_other_than(1, cohort, len(population), "cohort")
@@ -62,7 +63,9 @@ def synchronous(
             continue
         sent = {c: algorithm.send(state, c) for c in chosen}
         arrived = list(engine.ask(algorithm, sent, number))
-        groups, refused = Admitted(arrived, {}) if gate is None else gate.admit(arrived, chosen)
+        groups, refused = (
+            Admitted(arrived, {}) if gate is None else gate.admit(arrived, chosen, alike=not algorithm.unlike)
+        )
         number += 1
         refuse_hopeless(number, groups, refused)
         info = {"refused": torch.tensor(float(len(refused)))} if refused else {}

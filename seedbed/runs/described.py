@@ -24,6 +24,11 @@ COMMON = {  # names that mean the same everywhere, where a docstring does not sa
     "beta1": "β1",
     "beta2": "β2",
     "epsilon": "ε",
+    "f": "how many messages may be hostile: a count, or a fraction, rounded up",
+    "weighted": "clients count by their weights",
+    "scale": "the factor above",
+    "weight": "what they claim",
+    "names": "as how many clients each speaks",
     "bias_correction": "divide by 1 − β^t; false: Reddi et al. 2021",
 }
 

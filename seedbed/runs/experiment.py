@@ -13,6 +13,7 @@ from torch import Tensor
 from seedbed import draws, engines, models, tree
 from seedbed.algorithms import catalogue
 from seedbed.algorithms.feddf import in_turn
+from seedbed.attacks import Attack
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
 from seedbed.federated import Algorithm, Engine
@@ -26,6 +27,7 @@ from seedbed.learning.objectives import Adapt, Metric, supervised
 from seedbed.models import Model, Several
 from seedbed.models.layers import layers_of
 from seedbed.models.split import Halves, Split
+from seedbed.runs import hostile
 from seedbed.runs.build import build
 from seedbed.runs.costs import Costs, costs
 from seedbed.runs.scheduling import refuse_senseless
@@ -291,6 +293,7 @@ class Experiment:
             raise InputError(f"unseen={self.settings.unseen} leaves no client to judge by: set at least one apart")
         self.train = self._usable(self.train, training)
         self.shape = self.learner.shape = replace(self.shape, clients=len(self.train))
+        self._check_hostile(model)
         if self.held_out is not None:
             self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
         refuse_senseless(self.settings, entry, len(self.train))
@@ -321,6 +324,17 @@ class Experiment:
             raise InputError(
                 f"model.norm=batch has statistics that a client must keep, and {name}'s clients keep none: use fedbn, "
                 "or leave model.norm=group"
+            )
+
+    def _check_hostile(self, model: AnyModel) -> None:
+        """Build the rule and the attack once, so that what cannot work is found."""
+        name, entry = self.settings.algorithm, catalogue.entry(self.settings.algorithm)
+        hostile.refuse_elsewhere(self.settings)
+        cohort = 1 if entry.pooled else min(self.settings.cohort or len(self.train), len(self.train))
+        self.defended(name, self.learner.algorithm(name, model), cohort)
+        if self.attack is not None and entry.pooled:
+            raise InputError(
+                f"attack={self.attack.name} with {name}: it trains on pooled data, where nobody can attack"
             )
 
     def _check_unseen(self) -> None:
@@ -466,6 +480,19 @@ class Experiment:
         apart = min(3, max(1, round(len(self.train) / 5)))
         order = draws.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
+
+    @cached_property
+    def attack(self) -> Attack | None:
+        """How some known clients attack the training."""
+        classes = self.settings.task.ways if self.shape.episodic else self.shape.classes
+        context = {"classes": classes, "shape": self.shape.inputs, "episodic": self.shape.episodic}
+        return hostile.attack_of(self.settings, context)
+
+    def defended(self, name: str, algorithm: Algorithm, clients: int) -> Algorithm:
+        """The algorithm with the run's rule for the messages of so many clients a round."""
+        sampler = self.sampler(catalogue.entry(name).items_for(self.settings.options))
+        root = partial(hostile.root_of, self.train, sampler, self.settings)
+        return hostile.defended(algorithm, self.settings, root, clients)
 
     def engine(self, source: TaskSource, model: AnyModel) -> Engine:
         return engines.make(self.settings.engine, source, model.module, workers=self.settings.workers)

@@ -1,6 +1,7 @@
 """A whole run: train, choose the rivals' fine-tuning, judge on unseen clients, write everything down."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -8,11 +9,15 @@ from typing import Any
 
 from seedbed import evaluation
 from seedbed.algorithms import catalogue
+from seedbed.attacks import Triggered
+from seedbed.attacks.attack import Poison
 from seedbed.errors import Diverged, InputError
 from seedbed.evaluation import Summary
 from seedbed.federated import Algorithm, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning
+from seedbed.rounds import Round
+from seedbed.runs import hostile
 from seedbed.runs.build import setting
 from seedbed.runs.directory import RunDirectory, to_bytes
 from seedbed.runs.experiment import AnyModel, Experiment
@@ -21,7 +26,7 @@ from seedbed.runs.settings import ScheduleSettings
 from seedbed.runs.training import train_stage
 from seedbed.runs.tuning import Judge, Scored, Tried, best, choose_finetuning, choose_own_steps, scaled
 from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled
+from seedbed.tasks.sampling import Sampled, TaskSource
 from seedbed.tasks.stragglers import Shortened
 from seedbed.tree import Tree
 
@@ -103,6 +108,7 @@ class Pipeline:
                 if t.finetuning
             },
             "curve": self.curve(main) if self.settings.evaluation.curve else {},
+            **self.attacked(main),
             "model_sha256": hashlib.sha256(model).hexdigest(),
         }
         self.run.write_json("result.json", result)
@@ -157,11 +163,22 @@ class Pipeline:
         budget = None if name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, options, examples=budget)
         model = self.learner.model(entry)
-        algorithm = self.learner.algorithm(name, model, options=options)
+        cohort = min(self.settings.cohort or len(source.clients), len(source.clients))
+        algorithm = self.experiment.defended(name, self.learner.algorithm(name, model, options=options), cohort)
         slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
         shortened = source if dropped or slow.part == 0 else Shortened(source, slow.share)
-        engine = self.experiment.engine(shortened, model)
+        attack, attackers = self.experiment.attack, hostile.attackers_of(self.settings, source)
+        plain = self.experiment.engine(hostile.poisoned(shortened, attack, attackers), model)
+        engine = hostile.attacked(plain, attack, attackers, algorithm.init(model.params), self.settings.seed)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
+        refused: Counter[tuple[str, str]] = Counter()
+
+        def watch(round: Round) -> None:
+            tick(_word(round.info))
+            for client, why in round.refused.items():
+                known = 0 <= client < len(clients.names)
+                refused[clients.names[client] if known else "an unknown client", why] += 1
+
         state = train_stage(
             self.run,
             plan.stage,
@@ -176,9 +193,12 @@ class Pipeline:
             ),
             rounds=plan.rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
-            watch=lambda round: tick(_word(round.info)),
+            watch=watch,
         )
-        memory = {clients.names[c]: kept for c, kept in engine.memory().items()} if not entry.pooled else {}
+        for (client, why), times in refused.items():
+            self.show.note(f"{plan.stage}: {client} was refused in {times} rounds: {why}")
+        own = partial(hostile.kept_by_the_algorithm, settings=self.settings)
+        memory = {clients.names[c]: own(kept) for c, kept in engine.memory().items()} if not entry.pooled else {}
         return Trained(name, model, state, {}, options, memory)
 
     # ---- rivals ------------------------------------------------------------------------------------------------
@@ -303,10 +323,35 @@ class Pipeline:
                 tick(f"{steps} steps")
         return curve
 
+    def attacked(self, main: Trained) -> dict[str, Any]:
+        """Who attacked; for a backdoor, on how many of unseen clients' other classes it gives its target."""
+        attack = self.experiment.attack
+        if attack is None:
+            return {}
+        source = self.experiment.source(self.settings.algorithm, self.experiment.train, main.options)
+        attackers = hostile.attackers_of(self.settings, source)
+        said: dict[str, Any] = {
+            "name": attack.name,
+            "clients": len(source.clients),
+            "attackers": [source.population.names[c] for c in sorted(attackers)],
+        }
+        if attack.trigger is not None:
+            said["success"] = {
+                str(shots): self._openings(main, attack.trigger, shots) for shots in self.experiment.shots
+            }
+        return {"attack": said}
+
+    def _openings(self, main: Trained, trigger: Poison, shots: int) -> dict[str, Any]:
+        source = Triggered(self.experiment.judged(self.experiment.unseen, shots, purpose="judge unseen"), trigger)
+        return {
+            "unadapted": _cells(self.judge(main, source, shots, plain=True)),
+            "adapted": _cells(self.judge(main, source, shots)),
+        }
+
     def judge(
         self,
         trained: Trained,
-        source: Sampled,
+        source: TaskSource,
         shots: int,
         *,
         plain: bool = False,
@@ -322,6 +367,7 @@ class Pipeline:
         """
         algorithm = self._algorithm(trained, shots, steps)
         if known:
+            assert isinstance(source, Sampled)
             numbers = [self.experiment.train.names.index(name) for name in source.population.names]
             algorithm = evaluation.renumbered(algorithm, numbers)
         else:
@@ -333,6 +379,7 @@ class Pipeline:
             algorithm = evaluation.before_adapting(algorithm, start)
         engine = self.experiment.engine(source, trained.model)
         if known:
+            assert isinstance(source, Sampled)
             names = enumerate(source.population.names)
             engine.recall({i: trained.memory[name] for i, name in names if name in trained.memory})
         return evaluation.evaluate(

@@ -60,6 +60,7 @@ def report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
             "On clients never seen in training": _unseen(result),
             "Every unseen client": _spread(manifest, result),
             "How much, and how fast": _adapting(manifest, result),
+            "Attacked": _attacked(manifest, result),
             "On known clients": _table(result, "seen"),
             "Training": _training(metrics),
             "How fine-tuning was chosen": _finetuning(result),
@@ -252,6 +253,25 @@ def _adapting(manifest: Table, result: Table) -> str:
         ),
     ]
     return side_by_side([figure for figure in figures if figure])
+
+
+def _attacked(manifest: Table, result: Table) -> str:
+    """Who attacked, what stood against it, and for a backdoor how often it opens."""
+    attack = result.get("attack")
+    if not attack:
+        return ""
+    rule = (manifest["settings"].get("reduce") or {}).get("name") or "the algorithm's own (mean)"
+    said = (
+        f"<p>{text(attack['name'])} by {len(attack['attackers'])} of {attack['clients']} known clients in all training "
+        f"above ({text(', '.join(attack['attackers']))}). Messages were reduced by {text(rule)}.</p>"
+    )
+    lines = [
+        f"<tr><th>{text(shots)}</th>" + "".join(f"<td>{100 * cell['mean']:.1f}</td>" for cell in row.values()) + "</tr>"
+        for shots, row in attack.get("success", {}).items()
+    ]
+    caption = "The backdoor's success: of unseen clients' examples of other classes, marked with the trigger, \
+the per cent that the model takes for the attackers' class. Accuracy, in the tables above, is of unmarked examples."
+    return said + (grid(["shots", "unadapted", "adapted"], lines, caption) if lines else "")
 
 
 def _training(metrics: Sequence[Table]) -> str:

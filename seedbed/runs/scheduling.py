@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from seedbed.algorithms.catalogue import Entry
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Engine, ServerState
+from seedbed.gate import Gate
 from seedbed.rounds import (
     Answering,
     Round,
@@ -79,7 +80,14 @@ def schedule_for(
             algorithm, engine, start, mixing=exchange, order=asked.order, done=done, rest=rest
         )
     return lambda algorithm, engine, start, done, rest: synchronous(
-        algorithm, engine, start, cohort=cohort, seed=seed, done=done, answering=answering
+        algorithm,
+        engine,
+        start,
+        cohort=cohort,
+        seed=seed,
+        done=done,
+        gate=Gate(**settings.gate.model_dump()),
+        answering=answering,
     )
 
 

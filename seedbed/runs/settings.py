@@ -170,6 +170,37 @@ class StragglerSettings(Section):
     )
 
 
+class GateSettings(Section):
+    """What a client's message must be to be counted; one that is not finite or not as agreed never is."""
+
+    norm: float | None = Field(
+        default=None, gt=0, description="its norm at most so many times the median of the round; none: any"
+    )
+    norm_cap: float | None = Field(default=None, gt=0, description="its norm at most this; none: any")
+    weight_cap: float | None = Field(default=None, gt=0, description="its weight at most this; none: any finite one")
+
+
+class AttackSettings(Section):
+    """Known clients that attack the training, to measure what a defence is worth."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str | None = Field(default=None, description="which attack; none: nobody attacks")
+    part: Part = Field(default=0.2, description="known clients that attack, a fraction or a count; drawn by the seed")
+
+
+class ReduceSettings(Section):
+    """How the messages of a round become one."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str | None = Field(
+        default=None, description="a robust rule, `nnm+` or `norm_bounding+` before it; none: the algorithm's own"
+    )
+    momentum: float = Field(
+        default=0, ge=0, lt=1, description="β of momentum on the clients, which helps robust rules; 0: none"
+    )
+    root: Positive = Field(default=100, description="fltrust: examples that the server trusts, drawn from all clients'")
+
+
 class Settings(Section):
     """A run."""
 
@@ -213,6 +244,9 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     stragglers: StragglerSettings = StragglerSettings()
+    reduce: ReduceSettings = ReduceSettings()
+    gate: GateSettings = GateSettings()
+    attack: AttackSettings = AttackSettings()
     options: dict[str, Any] = Field(default={}, description="the algorithm's own settings")
     rival: dict[str, Any] = Field(default={}, description="settings of the FedAvg that the algorithm is compared with")
     reader: dict[str, Any] = Field(default={}, description="how the data is read: client, target, ...")
@@ -269,7 +303,12 @@ def known_keys() -> list[str]:
 
 
 def _place(parts: list[str]) -> list[str]:
-    """Where a key belongs: what is no setting of the run is the algorithm's, as is a bare `schedule`: a rate's."""
+    """Where a key belongs: what is no setting of the run is the algorithm's, as is a bare `schedule`: a rate's.
+
+    A rule or an attack alone is its name.
+    """
+    if parts in (["reduce"], ["attack"]):
+        return [*parts, "name"]
     rate = parts[0] == "schedule" and not ScheduleSettings.model_fields.keys() & set(parts[1:2])
     return parts if parts[0] in Settings.model_fields and not rate else ["options", *parts]
 

@@ -40,7 +40,8 @@ def train_stage(
     if done >= rounds:
         return state
     for round in schedule(algorithm, engine, state, done, rest):
-        run.log({"stage": stage, "round": round.number, "clients": len(round.clients), **round.info})
+        refused = {"reasons": {str(c): why for c, why in round.refused.items()}} if round.refused else {}
+        run.log({"stage": stage, "round": round.number, "clients": len(round.clients), **round.info, **refused})
         watch(round)
         last = round.number == rounds
         if last or time.monotonic() - saved >= checkpoint_seconds:

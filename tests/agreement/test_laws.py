@@ -24,6 +24,7 @@ from seedbed.errors import InputError
 from seedbed.federated import Message, Replies
 from seedbed.privacy.secure import Grid, secure
 from seedbed.privacy.secure.together import FixedPointMean
+from seedbed.reducers import make, mean
 from seedbed.rounds.synchronous import gather
 
 from .bench import (
@@ -224,6 +225,59 @@ def test_everything_is_finite_double_and_cut_from_the_graph(row: Row, kind: type
     assert {x.dtype for x in found if x.dtype != torch.int64} == {torch.float64}
     assert not any(x.requires_grad for x in found)
     assert all((m.weight > 0).all() for m in messages)
+
+
+# ---- robust rules in the place of the mean --------------------------------------------------------------------
+
+RULES = {  # of a cohort of four, for bulyan too
+    "median": {},
+    "trimmed_mean": {"f": 1},
+    "geometric_median": {},
+    "krum": {"f": 0},
+    "multi_krum": {"f": 0, "keep": 3},
+    "bulyan": {"f": 0},
+    "centered_clipping": {},
+    "norm_bounding": {},
+    "nnm+trimmed_mean": {"f": 1},
+}
+every_summed_row = pytest.mark.parametrize("row", [row for row in ROWS if row.name != "centralised"], ids=str)
+
+
+def _skip_unless_rules_make_sense(row: Row) -> None:
+    if row.algorithm.reduce is not mean or row.algorithm.unlike:
+        pytest.skip("its server reduces by a rule of its own, or messages are unlike")
+
+
+@every_summed_row
+def test_trimming_nothing_is_the_mean(row: Row) -> None:
+    """f = 0, clients counted by their weights: two rounds of the mean."""
+    _skip_unless_rules_make_sense(row)
+    algorithm = replace(row.algorithm, reduce=make("trimmed_mean", f=0, weighted=True))
+    trimmed = run(row, Vectorised(clients(row.items), chunk=3), algorithm=algorithm, count=2)
+    assert runs_apart(first(2, reference(row, OneByOne)), trimmed) <= TOLERANCE
+
+
+@every_summed_row
+def test_engines_agree_under_robust_rules_in_any_order(row: Row) -> None:
+    """From where three rounds of the mean have led: on one engine in two orders bit for bit, on the other too; and the
+    server makes a finite step of what every rule gives."""
+    algorithm, state, asked = row.algorithm, reference(row, OneByOne).rounds[-1].state, []
+    _skip_unless_rules_make_sense(row)
+    for engine, order in (
+        (trained(row, OneByOne), [0, 2, 4, 5]),
+        (trained(row, OneByOne), [4, 0, 5, 2]),
+        (Vectorised(clients(row.items), chunk=3), [5, 4, 2, 0]),
+    ):
+        engine.recall(reference(row, OneByOne).memories[-1])
+        asked.append(list(engine.ask(algorithm, {c: algorithm.send(state, c) for c in order}, 7)))
+    for name, settings in RULES.items():
+        ruled = replace(algorithm, reduce=make(name, **settings))
+        found = [gather(ruled, groups, len(SIZES)) for groups in asked]
+        assert [replies.clients for replies in found] == [[0, 2, 4, 5]] * 3
+        values = [(replies.value, replies.weights) for replies in found]
+        assert apart(values[0], values[1]) == 0, name
+        assert apart(values[0], values[2]) <= 1e-9, name
+        assert tree.is_finite(ruled.server(state, found[0])), name
 
 
 # ---- a hyper-parameter of zero is the parent -------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What the benchmarks stand on: several runs in step are the runs one by one, and clients hold what the papers say."""
 
+import runpy
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -110,3 +111,11 @@ def test_unlike_halves(mnist_clients: ModuleType) -> None:
     assert Counter(tuple(sorted(c.items())) for c in clients[25:]) == {
         ((low, 98), (high, 392)): 1 for low in range(5) for high in range(5, 10)
     }
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_finds_what_it_imports(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run by hand and rarely: a name that moved would be noticed only then."""
+    pytest.importorskip("pandas")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    runpy.run_path(str(path), run_name="imported")

@@ -163,8 +163,8 @@ def test_a_schema_that_was_agreed_upon_beats_the_majority() -> None:
     group = Group([0, 1], Message({"w": torch.ones(2, 3)}, torch.ones(2), {}))
     other = Group([2], Message({"w": torch.ones(1, 4)}, torch.ones(1), {}))
     assert set(Gate().admit([group, other], range(3)).refused) == {2}
-    assert set(Gate().admit([group, other], range(3), schema_of(other)).refused) == {0, 1}
-    assert not Gate(alike=False).admit([group, other], range(3)).refused
+    assert set(Gate().admit([group, other], range(3), schema=schema_of(other)).refused) == {0, 1}
+    assert not Gate().admit([group, other], range(3), alike=False).refused
 
 
 def test_too_few_left_is_a_round_without_a_step_and_nobody_left_the_end() -> None:
@@ -179,12 +179,12 @@ def test_too_few_left_is_a_round_without_a_step_and_nobody_left_the_end() -> Non
             bad = groups[0].messages._replace(weight=torch.tensor([-1.0]))
             return [Group(groups[0].clients, bad), *groups[1:]]
 
-    abandoned = next(synchronous(algorithm, Some(KINDS["NaN"]), start, gate=Gate()))
+    abandoned = next(synchronous(algorithm, Some(KINDS["NaN"]), start))
     assert abandoned.info == {"refused": 3, "abandoned": 1}
     assert abandoned.state is start
     with pytest.raises(InputError, match="krum with f=6 needs at least 15 messages"):
-        next(synchronous(replace(algorithm, reduce=make("krum", f=6)), Told(None), start, gate=Gate()))
+        next(synchronous(replace(algorithm, reduce=make("krum", f=6)), Told(None), start))
     broken = Some(KINDS["NaN"])
     broken.ask = lambda *asked: [Group([c], tree.stack(one_nan(honest(c, 0)))) for c in range(15)]  # type: ignore[method-assign]
     with pytest.raises(InputError, match="round 1: the model is no longer finite for any of its 15 clients"):
-        next(synchronous(algorithm, broken, start, gate=Gate()))
+        next(synchronous(algorithm, broken, start))
