@@ -28,6 +28,9 @@ from seedbed.tree import Tree
 
 Params = Any
 ClientId = int
+Cohort = Callable[
+    [Sequence[ClientId], int], list[ClientId]
+]  # (population, round from 0) -> who is in it; may be nobody
 NEWCOMER: ClientId = -1  # a client never seen in training, whoever it is: what `send` gives it is what it adapts from
 
 
@@ -104,6 +107,7 @@ class Algorithm:
     personalise: Callable[[Tree, Tree, Batch], Params] = as_sent
     reduce: Reducer = mean
     discount: Callable[[Tensor], Tensor] = undiminished  # staleness [C] -> a factor on each message's weight [C]
+    cohort: Cohort | None = None  # who takes part, where it is not for the schedule to choose
 
 
 def model_in(sent: Tree) -> Params:

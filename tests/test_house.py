@@ -28,7 +28,7 @@ ROOMS = {
     "attacks": ["errors", "tree", "draws", "tasks", "learning", "federated"],
     "engines": ["errors", "tree", "tasks", "learning", "federated"],
     "evaluation": ["tree", "tasks", "learning", "federated"],
-    "privacy": ["errors", "tree", "draws", "tasks", "learning", "reducers", "federated"],
+    "privacy": ["errors", "tree", "draws", "tasks", "learning", "reducers", "federated", "rounds"],
 }
 
 

@@ -4,10 +4,19 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.gate import Admitted, Gate
 from seedbed.reducers.robust import TooFew
-from seedbed.rounds.round import Round, choose_cohort, gather, refuse_hopeless, refuse_infinite, refuse_other_than
+from seedbed.rounds.round import (
+    Round,
+    choose_cohort,
+    gather,
+    nobodys,
+    refuse_hopeless,
+    refuse_infinite,
+    refuse_other_than,
+)
 
 Answering = Callable[[Sequence[ClientId], int], Sequence[ClientId]]  # (a cohort, round) -> those who answer
 
@@ -27,34 +36,43 @@ def synchronous(
 
     Args:
         start: `algorithm.init(params)`, or the state of an earlier round to go on from.
-        cohort: clients a round, drawn without replacement by (seed, round); None: all.
+        cohort: clients a round, drawn without replacement by (seed, round); None: all, or whom the algorithm's own
+            `cohort` chooses. That may be nobody: then the server steps on a sum that is zero, and the shape of it is
+            learned from one client, of whose message nothing else is used and whose memory is put back.
         done: rounds that `start` has behind it.
         gate: what messages must be to be counted; None: anything.
         answering: who of a round's cohort answers in time; the others are as if not asked, and a round that nobody
             answers changes nothing. None: all do.
     Raises:
-        InputError: the cohort is larger than the population.
+        InputError: the cohort is larger than the population, or asked for of an algorithm that chooses its own, or the
+            gate would let one client decide on another's message in such an algorithm.
         Diverged: the model became NaN or infinite; the last good round has been yielded before.
     """
     population = engine.population
     refuse_other_than(1, cohort, len(population), "cohort")
+    _refuse_beside_own(algorithm, cohort, gate)
     state, number = start, done
     while True:
-        chosen = choose_cohort(population, cohort, seed, number)
+        own = algorithm.cohort
+        chosen = choose_cohort(population, cohort, seed, number) if own is None else own(population, number)
         if answering is not None:
             chosen = list(answering(chosen, number))
-        if not chosen:
+        if not chosen and own is None:
             number += 1
             yield Round(number, state, [], {})
             continue
-        sent = {c: algorithm.send(state, c) for c in chosen}
+        memory = {} if chosen else dict(engine.memory())
+        sent = {c: algorithm.send(state, c) for c in chosen or population[:1]}
         arrived = list(engine.ask(algorithm, sent, number))
-        groups, refused = Admitted(arrived, {}) if gate is None else gate.admit(arrived, chosen)
+        groups, refused = Admitted(arrived, {}) if gate is None or not chosen else gate.admit(arrived, chosen)
         number += 1
         refuse_hopeless(number, groups, refused)
         info = {"refused": torch.tensor(float(len(refused)))} if refused else {}
         try:
             replies = gather(algorithm, groups, len(population))
+            if not chosen:
+                engine.recall(memory)
+                replies = nobodys(replies)
             state, info = algorithm.server(state, replies), {**info, **replies.info}
         except TooFew:
             if not refused:
@@ -62,3 +80,19 @@ def synchronous(
             info |= {"abandoned": torch.tensor(1.0)}
         refuse_infinite(state, number, info)
         yield Round(number, state, chosen, {name: float(value) for name, value in info.items()}, refused=refused)
+
+
+def _refuse_beside_own(algorithm: Algorithm, cohort: int | None, gate: Gate | None) -> None:
+    """What would void the promise of an algorithm that chooses its own cohorts."""
+    if algorithm.cohort is None:
+        return
+    if cohort is not None:
+        raise InputError(
+            f"cohort={cohort} draws a fixed number of clients, but this algorithm chooses its cohorts itself, as what "
+            "it promises of privacy is accounted for: leave cohort out; the mechanism has the expected number"
+        )
+    if gate is not None and gate.norm is not None:
+        raise InputError(
+            f"a gate of norm={gate.norm} times the median lets one client decide on another's message, so that more "
+            "than the clip hangs on it: use norm_cap, or none, for the clip bounds messages already"
+        )

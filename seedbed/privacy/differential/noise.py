@@ -1,0 +1,106 @@
+"""Noise that is a function of a secret key and of what it is for: a round computed again after a crash is the same
+release, not a second one from which the noise could be averaged away.
+
+Key (32 bytes) → HKDF-SHA256 with the purpose and its numbers → AES-256-CTR keystream → 64-bit words → uniform numbers
+→ normal ones by Box and Muller (1958), in double precision: tails end at 8.6 deviations, where 2⁻⁵³ of them lie.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from seedbed import tree
+from seedbed.errors import InputError
+from seedbed.tree import Tree
+
+Words = npt.NDArray[np.uint64]
+Normals = npt.NDArray[np.float64]
+KEY_BYTES = 32
+
+
+class Noise:
+    """Draws from a secret key; each purpose and its numbers have a stream of their own.
+
+    >>> noise = Noise(bytes(32))
+    >>> bool((noise.normal(3, "sum", 7) == noise.normal(3, "sum", 7)).all())
+    True
+    """
+
+    def __init__(self, key: bytes):
+        if len(key) != KEY_BYTES:
+            raise InputError(f"a noise key has {KEY_BYTES} bytes, this one {len(key)}: make one by new_key()")
+        self._key = key
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells keys apart, and tells nothing of them."""
+        return self._derived("fingerprint", ()).hex()[:32]
+
+    def words(self, count: int, purpose: str, *numbers: int) -> Words:
+        """[count] uniform 64-bit words."""
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+        stream = Cipher(algorithms.AES(self._derived(purpose, numbers)), modes.CTR(bytes(16))).encryptor()
+        return np.frombuffer(stream.update(bytes(8 * count)), np.uint64)
+
+    def uniform(self, count: int, purpose: str, *numbers: int) -> Normals:
+        """[count] uniform numbers in (0, 1], multiples of 2⁻⁵³."""
+        drawn = (self.words(count, purpose, *numbers) >> np.uint64(11)) + np.uint64(1)
+        return drawn.astype(np.float64) * 2.0**-53
+
+    def normal(self, count: int, purpose: str, *numbers: int) -> Normals:
+        """[count] standard normal numbers."""
+        half = -(-count // 2)
+        u = self.uniform(2 * half, purpose, *numbers)
+        length, angle = np.sqrt(-2 * np.log(u[:half])), 2 * np.pi * u[half:]
+        return np.concatenate([length * np.cos(angle), length * np.sin(angle)])[:count]
+
+    def normal_like(self, like: Tree, purpose: str, *numbers: int) -> Tree:
+        """A tree of standard normal numbers in double precision, of another's shapes."""
+        leaves = tree.leaves(like)
+        drawn = torch.as_tensor(self.normal(sum(x.numel() for x in leaves), purpose, *numbers))
+        parts = torch.split(drawn, [x.numel() for x in leaves])
+        return tree.with_leaves(like, [part.reshape(x.shape) for part, x in zip(parts, leaves, strict=True)])
+
+    def of(self, purpose: str, *numbers: int) -> "Noise":
+        """Another's noise: a client's own, from a key of its own."""
+        return Noise(self._derived(purpose, numbers))
+
+    def _derived(self, purpose: str, numbers: tuple[int, ...]) -> bytes:
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        info = purpose.encode() + b"\0" + b"".join(n.to_bytes(8, "big", signed=True) for n in numbers)
+        return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(self._key)
+
+
+def new_key() -> bytes:
+    """A secret key from the system's randomness."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def key_file(path: Path) -> Noise:
+    """The key in this file, which only its owner may read; made if it is not there.
+
+    Raises:
+        InputError: the file is not a key, or others may read it.
+    """
+    if not path.exists():
+        beside = path.with_name(path.name + ".part")
+        beside.unlink(missing_ok=True)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w") as file:
+            file.write(new_key().hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    if path.stat().st_mode & 0o077:
+        raise InputError(f"{path} may be read by others: with it the noise can be taken off again; chmod 600 {path}")
+    try:
+        return Noise(bytes.fromhex(path.read_text().strip()))
+    except ValueError as error:
+        raise InputError(f"{path} is no noise key ({error}): restore it, or start another run") from error

@@ -1,0 +1,111 @@
+"""One client changes what the server sums by the clip at most, whatever it sends. 10,000 cases: scripts/prove."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from seedbed import tree
+from seedbed.privacy.differential import Adaptive
+from seedbed.privacy.differential.clipping import clipped
+
+from .parrots import quiet, summed
+
+FEW, MANY = 300, 10_000
+HOSTILE = [0.0, -0.0, 1e-320, 5e-324, 1e308, -1e308, 1e200, math.nan, math.inf, -math.inf]
+
+number = st.one_of(st.floats(-10, 10), st.sampled_from(HOSTILE), st.floats(width=64))
+said = st.tuples(
+    st.fixed_dictionaries({
+        "a": st.lists(number, min_size=3, max_size=3).map(lambda x: torch.tensor(x, dtype=torch.float64)),
+        "b": number.map(lambda x: torch.tensor(x, dtype=torch.float64)),
+    }),
+    st.sampled_from([1.0, 0.0, -40.0, 1e18, math.nan, math.inf]),  # the weight that a client claims
+)  # fmt: skip
+cases = given(
+    others=st.lists(said, min_size=1, max_size=5),
+    one=said,
+    clip=st.sampled_from([1e-6, 0.1, 1.0, 50.0]),
+    groups=st.integers(1, 3),
+    adaptive=st.booleans(),
+)
+LIKE = {"a": torch.zeros(3, dtype=torch.float64), "b": torch.tensor(0.0, dtype=torch.float64)}
+
+
+def one_client_more(others: Any, one: Any, clip: float, groups: int, adaptive: bool) -> None:
+    """‖Σ with − Σ without‖ ≤ C, and where the clip adapts the number within it moves by 1/2. Rounding of sums apart."""
+    algorithm = quiet(LIKE, Adaptive(start=clip) if adaptive else clip)
+    state = algorithm.init(LIKE)
+    sums = []
+    for cohort in (others, [*others, one]):
+        replies = summed(algorithm, state, cohort, groups)
+        assert replies.weights.tolist() == [1.0] * len(cohort)
+        assert not replies.info
+        sums.append(tree.scale(replies.weights.sum(), replies.value))
+    change = tree.sub(sums[1], sums[0])
+    assert float(tree.squared_norm(change.value)) ** 0.5 <= clip * (1 + 1e-12)
+    if adaptive:
+        assert abs(float(change.within)) <= 0.5 + 1e-12
+    after = algorithm.server(state, replies)
+    assert tree.is_finite(after)
+
+
+@cases
+@settings(max_examples=FEW, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+def test_sensitivity(**case: Any) -> None:
+    one_client_more(**case)
+
+
+@pytest.mark.slow
+@cases
+@settings(max_examples=MANY, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_sensitivity_ten_thousand_times(**case: Any) -> None:
+    one_client_more(**case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_rounding_carries_over_the_clip(dtype: torch.dtype) -> None:
+    """2,000 random values, in the precision they are sent in, measured in double."""
+    g = torch.Generator().manual_seed(0)
+    for _ in range(2000):
+        scale = 10 ** float(torch.empty(()).uniform_(-3, 3, generator=g))
+        value = {"x": (scale * torch.randn(50, generator=g, dtype=torch.float64)).to(dtype)}
+        got, within = clipped(value, 0.3)
+        assert float((got["x"].double() ** 2).sum().sqrt()) <= 0.3
+        if within:
+            assert torch.equal(got["x"], value["x"])
+
+
+def test_direction_and_length() -> None:
+    """3-4-5 over two leaves, clip 1: each number a fifth."""
+    got, within = clipped({"a": torch.tensor([3.0]), "b": torch.tensor(4.0)}, 1.0)
+    assert got["a"].tolist() == pytest.approx([0.6], abs=1e-6)
+    assert float(got["b"]) == pytest.approx(0.8, abs=1e-6)
+    assert within == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_contributes_zero(bad: float) -> None:
+    got, within = clipped({"a": torch.tensor([3.0, bad]), "b": torch.tensor(4.0)}, 1.0)
+    assert got["a"].tolist() == [0, 0]
+    assert got["b"] == 0
+    assert within == 0
+
+
+def test_zero_and_large_stay_right() -> None:
+    """Zero divides nothing by zero; 1e30 in single precision has a square that overflows there."""
+    got, within = clipped({"a": torch.zeros(3)}, 1.0)
+    assert got["a"].tolist() == [0, 0, 0]
+    assert within == 1
+    got, _ = clipped({"a": torch.tensor([1e30, 0.0], dtype=torch.float32)}, 2.0)
+    assert got["a"].tolist() == pytest.approx([2.0, 0.0], rel=1e-5)
+
+
+def test_it_runs_for_many_clients_at_once() -> None:
+    values = {"a": torch.tensor([[3.0, 4.0], [0.0, 0.0], [math.nan, 1.0], [0.3, 0.4]])}
+    got, within = torch.func.vmap(lambda v: clipped(v, 1.0))(values)
+    assert torch.allclose(got["a"], torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0], [0.3, 0.4]]), atol=1e-6)
+    assert within.tolist() == [0, 1, 0, 1]
