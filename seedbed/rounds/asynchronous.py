@@ -24,6 +24,7 @@ from seedbed.rounds.round import (
     one_by_one,
     refuse_infinite,
     refuse_other_than,
+    refuse_own_cohorts,
     unnamed,
 )
 
@@ -116,6 +117,7 @@ def asynchronous(
             infinite.
     """
     population = engine.population
+    refuse_own_cohorts(algorithm, "asynchronous")
     refuse_other_than(1, concurrency, len(population), "concurrency")
     if buffer < 1:
         raise InputError(f"buffer={buffer} replies for a step of the server: it must be at least 1")

@@ -23,7 +23,17 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.federated import Algorithm, ClientId, Engine, Group, Message, ServerState, model_in
 from seedbed.rounds.mixing import Mixing, second_eigenvalue
-from seedbed.rounds.round import Rest, Round, averaged, gather, named, one_by_one, refuse_infinite, unnamed
+from seedbed.rounds.round import (
+    Rest,
+    Round,
+    averaged,
+    gather,
+    named,
+    one_by_one,
+    refuse_infinite,
+    refuse_own_cohorts,
+    unnamed,
+)
 from seedbed.tree import Tree
 
 Order = Literal["adapt_then_combine", "combine_then_adapt"]
@@ -54,6 +64,7 @@ def gossip(
     Raises:
         InputError: a peer's model became NaN or infinite.
     """
+    refuse_own_cohorts(algorithm, "gossip")
     peers, number = engine.population, done
     states = [start] * len(peers) if rest is None else _each(unnamed("peers", start, rest), len(peers))
     while True:

@@ -53,6 +53,21 @@ def choose_cohort(population: Sequence[ClientId], cohort: int | None, seed: int,
     return sorted(population[int(i)] for i in drawn)
 
 
+def refuse_own_cohorts(algorithm: Algorithm, schedule: str) -> None:
+    """A schedule that cannot leave the choice of clients to the algorithm."""
+    if algorithm.cohort is not None:
+        raise InputError(
+            f"{schedule} rounds choose who takes part, but this algorithm does so itself, as what it promises of "
+            "privacy is accounted for: use synchronous rounds"
+        )
+
+
+def nobodys(replies: Replies) -> Replies:
+    """The replies of an empty cohort: a zero of the shape that messages have, learned from those of somebody."""
+    nobody = replies.weights[:0]
+    return Replies(tree.zeros_like(replies.value), [], replies.population, nobody, nobody, {})
+
+
 def refuse_other_than(low: int, value: int | None, high: int, name: str) -> None:
     """A number of clients must be one that there is; None: all."""
     if value is not None and not low <= value <= high:

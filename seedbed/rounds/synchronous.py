@@ -4,12 +4,19 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from seedbed import tree
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Engine, Replies, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.gate import Admitted, Gate
 from seedbed.reducers.robust import TooFew
-from seedbed.rounds.round import Round, choose_cohort, gather, refuse_hopeless, refuse_infinite, refuse_other_than
+from seedbed.rounds.round import (
+    Round,
+    choose_cohort,
+    gather,
+    nobodys,
+    refuse_hopeless,
+    refuse_infinite,
+    refuse_other_than,
+)
 
 Answering = Callable[[Sequence[ClientId], int], Sequence[ClientId]]  # (a cohort, round) -> those who answer
 
@@ -30,47 +37,45 @@ def synchronous(
     Args:
         start: `algorithm.init(params)`, or the state of an earlier round to go on from.
         cohort: clients a round, drawn without replacement by (seed, round); None: all, or whom the algorithm's own
-            `cohort` chooses. Its cohort may be empty: then the server steps on a sum that is zero.
+            `cohort` chooses. That may be nobody: then the server steps on a sum that is zero, and the shape of it is
+            learned from one client, of whose message nothing else is used and whose memory is put back.
         done: rounds that `start` has behind it.
         gate: what messages must be to be counted; None: anything.
         answering: who of a round's cohort answers in time; the others are as if not asked, and a round that nobody
             answers changes nothing. None: all do.
     Raises:
         InputError: the cohort is larger than the population, too small for the algorithm's reduce, or asked for of an
-            algorithm that chooses its own; or every message of a round was refused.
+            algorithm that chooses its own; in such a one the gate would let one client decide on another's message; or
+            every message of a round was refused.
         Diverged: the model, or every message, became NaN or infinite; the last good round has been yielded before.
     """
     population = engine.population
     refuse_other_than(1, cohort, len(population), "cohort")
-    if cohort is not None and algorithm.cohort is not None:
-        raise InputError(
-            f"cohort={cohort} draws a fixed number of clients, but this algorithm chooses its cohorts itself, as "
-            "what it promises of privacy is accounted for: leave cohort out; the mechanism has the expected number"
-        )
+    _refuse_beside_own(algorithm, cohort, gate)
     state, number = start, done
     while True:
         own = algorithm.cohort
         chosen = choose_cohort(population, cohort, seed, number) if own is None else own(population, number)
         if answering is not None:
             chosen = list(answering(chosen, number))
-        if not chosen and own is not None:
-            state, number = algorithm.server(state, from_nobody(algorithm, engine, state, number)), number + 1
-            yield Round(number, state, [], {})
-            continue
-        if not chosen:
+        if not chosen and own is None:
             number += 1
             yield Round(number, state, [], {})
             continue
-        sent = {c: algorithm.send(state, c) for c in chosen}
+        memory = {} if chosen else dict(engine.memory())
+        sent = {c: algorithm.send(state, c) for c in chosen or population[:1]}
         arrived = list(engine.ask(algorithm, sent, number))
         groups, refused = (
-            Admitted(arrived, {}) if gate is None else gate.admit(arrived, chosen, alike=not algorithm.unlike)
+            gate.admit(arrived, chosen, alike=not algorithm.unlike) if gate and chosen else Admitted(arrived, {})
         )
         number += 1
         refuse_hopeless(number, groups, refused)
         info = {"refused": torch.tensor(float(len(refused)))} if refused else {}
         try:
             replies = gather(algorithm, groups, len(population))
+            if not chosen:
+                engine.recall(memory)
+                replies = nobodys(replies)
             state, info = algorithm.server(state, replies), {**info, **replies.info}
         except TooFew:
             if not refused:
@@ -80,14 +85,17 @@ def synchronous(
         yield Round(number, state, chosen, {name: float(value) for name, value in info.items()}, refused=refused)
 
 
-def from_nobody(algorithm: Algorithm, engine: Engine, state: ServerState, number: int) -> Replies:
-    """What a round without clients gives: a zero of the shape that messages have.
-
-    That shape is learned by asking one client, of whose message nothing else is used and whose memory is put back.
-    """
-    population, memory = engine.population, dict(engine.memory())
-    one = population[0]
-    replies = gather(algorithm, list(engine.ask(algorithm, {one: algorithm.send(state, one)}, number)), len(population))
-    engine.recall(memory)
-    nobody = replies.weights[:0]
-    return Replies(tree.zeros_like(replies.value), [], len(population), nobody, nobody, {})
+def _refuse_beside_own(algorithm: Algorithm, cohort: int | None, gate: Gate | None) -> None:
+    """What would void the promise of an algorithm that chooses its own cohorts."""
+    if algorithm.cohort is None:
+        return
+    if cohort is not None:
+        raise InputError(
+            f"cohort={cohort} draws a fixed number of clients, but this algorithm chooses its cohorts itself, as what "
+            "it promises of privacy is accounted for: leave cohort out; the mechanism has the expected number"
+        )
+    if gate is not None and gate.norm is not None:
+        raise InputError(
+            f"a gate of norm={gate.norm} times the median lets one client decide on another's message, so that more "
+            "than the clip hangs on it: use norm_cap, or none, for the clip bounds messages already"
+        )

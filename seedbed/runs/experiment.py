@@ -30,6 +30,7 @@ from seedbed.models.split import Halves, Split
 from seedbed.runs import hostile
 from seedbed.runs.build import build
 from seedbed.runs.costs import Costs, costs
+from seedbed.runs.protection import Promise, refuse_unprotected
 from seedbed.runs.scheduling import refuse_senseless
 from seedbed.runs.settings import ModelSettings, Settings, known_keys
 from seedbed.tasks import sampling
@@ -239,6 +240,7 @@ class Experiment:
     Attributes:
         train: known clients' training rows.  held_out: their other rows (client as task only).
         unseen: clients never trained on.
+        privacy: what the known clients are promised, once planned; None: nothing.
     """
 
     def __init__(self, settings: Settings, population: Population):
@@ -261,6 +263,7 @@ class Experiment:
         inputs, classes = tuple(population.x.shape[1:]), len(self.train.classes)
         self.shape = Shape(inputs, classes, targets, population.episodic, len(self.train))
         self.learner = Learner(settings, self.shape)
+        self.privacy: Promise | None = None  # what `plan_privacy` has found
         self.public = public
         if public is not None:
             self.learner.public = Batch(public.inputs(public.rows), public.y[public.rows], torch.ones(len(public.rows)))
@@ -297,7 +300,12 @@ class Experiment:
         if self.held_out is not None:
             self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
         refuse_senseless(self.settings, entry, len(self.train))
+        refuse_unprotected(self.settings, entry)
         self._check_unseen()
+
+    def plan_privacy(self) -> None:
+        """Find the noise for the budget that is asked for, after `check`."""
+        self.privacy = Promise.of(self.settings, len(self.train))
 
     def _check_model(self, entry: catalogue.Entry) -> None:
         """What is said of a model, or set apart, must be of use to the algorithm."""

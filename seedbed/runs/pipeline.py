@@ -16,14 +16,16 @@ from seedbed.evaluation import Summary
 from seedbed.federated import Algorithm, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning
+from seedbed.privacy.differential.central import public
 from seedbed.rounds import Round
 from seedbed.runs import hostile
 from seedbed.runs.build import setting
 from seedbed.runs.directory import RunDirectory, to_bytes
 from seedbed.runs.experiment import AnyModel, Experiment
+from seedbed.runs.protection import Protection
 from seedbed.runs.scheduling import replies, schedule_for
 from seedbed.runs.settings import ScheduleSettings
-from seedbed.runs.training import train_stage
+from seedbed.runs.training import train_stage, unguarded
 from seedbed.runs.tuning import Judge, Scored, Tried, best, choose_finetuning, choose_own_steps, scaled
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, TaskSource
@@ -94,6 +96,7 @@ class Pipeline:
         model = to_bytes({"params": main.state.params})
         self.run.write("model.safetensors", model)
         rivals = self.rivals(main) if self.settings.evaluation.baselines else {}
+        promise = self.experiment.privacy
         result = {
             "metric": self.learner.metric_name,
             "higher_is_better": self.learner.higher_is_better,
@@ -101,7 +104,7 @@ class Pipeline:
             "options": main.options,
             "tuning": self.tuning,
             "unseen": self.table(main, rivals, self.experiment.unseen),
-            "seen": self.seen(main),
+            "seen": {} if promise else self.seen(main),
             "finetuning": {
                 name: {str(k): {"text": str(how), **asdict(how)} for k, how in t.finetuning.items()}
                 for name, t in {"adapted": main, **rivals}.items()
@@ -111,6 +114,8 @@ class Pipeline:
             **self.attacked(main),
             "model_sha256": hashlib.sha256(model).hexdigest(),
         }
+        if promise:
+            result["privacy"] = promise.table()
         self.run.write_json("result.json", result)
         return result
 
@@ -169,6 +174,9 @@ class Pipeline:
         shortened = source if dropped or slow.part == 0 else Shortened(source, slow.share)
         attack, attackers = self.experiment.attack, hostile.attackers_of(self.settings, source)
         plain = self.experiment.engine(hostile.poisoned(shortened, attack, attackers), model)
+        protection = None if self.experiment.privacy is None else Protection(self.run.path, self.experiment.privacy)
+        if protection:
+            algorithm, plain = protection.algorithm(algorithm), protection.engine(plain)
         engine = hostile.attacked(plain, attack, attackers, algorithm.init(model.params), self.settings.seed)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         refused: Counter[tuple[str, str]] = Counter()
@@ -190,11 +198,16 @@ class Pipeline:
                 plan.schedule,
                 len(source.clients),
                 answering=slow.answering if dropped else None,
+                own_cohorts=protection is not None,
             ),
             rounds=plan.rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             watch=watch,
+            guard=protection.rounds if protection else unguarded,
         )
+        if protection:
+            protection.finish()
+            state = public(state)
         for (client, why), times in refused.items():
             self.show.note(f"{plan.stage}: {client} was refused in {times} rounds: {why}")
         own = partial(hostile.kept_by_the_algorithm, settings=self.settings)
@@ -204,7 +217,16 @@ class Pipeline:
     # ---- rivals ------------------------------------------------------------------------------------------------
 
     def rivals(self, main: Trained) -> dict[str, Trained]:
-        """FedAvg with fine-tuning, and local only: each with the fine-tuning that validation clients like best."""
+        """FedAvg with fine-tuning, and local only: each with the fine-tuning that validation clients like best.
+
+        Under privacy another FedAvg would be another release, and known clients may choose nothing: local only is left,
+        with the fine-tuning that suits the very clients that judge, which is in its favour.
+        """
+        if self.experiment.privacy:
+            model = self.learner.model(catalogue.entry("fedavg"))
+            blank = self.learner.algorithm("fedavg", model, options=self.settings.rival).init(model.params)
+            alone = Trained("fedavg", model, blank, {}, self.settings.rival)
+            return {"local": replace(alone, finetuning=_ways(self._choose(alone, self.experiment.unseen, "local")))}
         same = self.settings.algorithm == "fedavg" and self.settings.schedule.name == "synchronous"
         fedavg = main if same else self.train("fedavg", self.settings.rival, self._rival_plan)
         untrained = replace(fedavg, state=self._algorithm(fedavg).init(fedavg.model.params))
@@ -219,15 +241,19 @@ class Pipeline:
     ) -> tuple[Mapping[str, Any], dict[int, FineTuning]]:
         """Learning rates, and how to adapt for each number of shots, chosen on clients that no probe has seen.
 
-        A probe is a quarter of the rounds; each of the `tune` factors has one.
+        A probe is a quarter of the rounds; each of the `tune` factors has one. Under privacy nothing is chosen, for
+        that would show something of those clients: fine-tuning is the usual one.
         """
         entry = catalogue.entry(name)
+        usual = {k: FineTuning() for k in self.experiment.shots} if entry.tuned(options) else {}
+        if self.experiment.privacy:
+            return options, usual
         tried = [(f, scaled(entry, options, f)) for f in self.settings.tune] or [(1.0, options)]
         if not (self.settings.tune or entry.tuned(options) or entry.own_steps(options)):
             return options, {}
         rest, validation = self.experiment.validation()
         if len(rest) == 0:
-            return options, {k: FineTuning() for k in self.experiment.shots} if entry.tuned(options) else {}
+            return options, usual
         found: list[Tried] = []
         for number, (factor, asked) in enumerate(tried):
             probing = replace(plan.probe, stage=f"{plan.probe.stage}_{number}") if self.settings.tune else plan.probe

@@ -58,6 +58,7 @@ def report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
     body = sections(
         {
             "On clients never seen in training": _unseen(result),
+            "What is protected": _privacy(result),
             "Every unseen client": _spread(manifest, result),
             "How much, and how fast": _adapting(manifest, result),
             "Attacked": _attacked(manifest, result),
@@ -296,6 +297,11 @@ def _over_rounds(stage: str, points: Sequence[charts.Point], key: str, what: str
     return figure(f"<b>{text(stage)}</b>: {what} of each round{kind}, and its moving mean.", svg)
 
 
+def _privacy(result: Table) -> str:
+    said = (result.get("privacy") or {}).get("said", ())
+    return f"<ul>{''.join(f'<li>{text(line)}</li>' for line in said)}</ul>" if said else ""
+
+
 def _finetuning(result: Table) -> str:
     chosen = result.get("finetuning") or {}
     lines = [
@@ -306,6 +312,11 @@ def _finetuning(result: Table) -> str:
     ]
     caption = "Chosen by score on validation clients, set apart from the known ones and not trained on while choosing. \
 The clients that the tables judge by had no part in it."
+    if result.get("privacy"):
+        caption = (
+            "The usual one, for choosing on known clients would show something of them; that of local only is the \
+one that suits the judging clients best."
+        )
     return grid(["", "shots", "fine-tuning"], lines, caption, words=True) if lines else ""
 
 
@@ -319,10 +330,14 @@ def _meanings(manifest: Table, result: Table) -> str:
 def _data(manifest: Table) -> str:
     data = manifest["data"]
     notes = "".join(f"<li>{text(note)}</li>" for note in data.get("notes", ()))
+    private = (manifest["settings"].get("privacy") or {}).get("epsilon") is not None
+    shown = {} if private else {"known": manifest["clients"]["train"]}
     names = "".join(
         f"<details><summary>{len(of)} {word} clients</summary><p>{text(', '.join(map(str, of)))}</p></details>"
-        for word, of in (("known", manifest["clients"]["train"]), ("unseen", manifest["clients"]["unseen"]))
+        for word, of in (shown | {"unseen": manifest["clients"]["unseen"]}).items()
     )
+    if private:
+        return f"{names}<p>Who the known clients are, and what reading their data changed, stands in manifest.json.</p>"
     said = f"<p>What reading it changed:</p><ul>{notes}</ul>" if notes else "<p>Reading it changed nothing.</p>"
     return f"{said}{names}<p>Fingerprint <code>{text(data.get('fingerprint', '–'))}</code></p>"
 

@@ -40,12 +40,18 @@ REASONS = {  # an algorithm's own schedule, or any (None); the one asked for
 
 
 def schedule_for(
-    settings: Settings, asked: ScheduleSettings, clients: int, *, answering: Answering | None = None
+    settings: Settings,
+    asked: ScheduleSettings,
+    clients: int,
+    *,
+    answering: Answering | None = None,
+    own_cohorts: bool = False,
 ) -> Schedule:
     """The schedule that is asked for, of so many clients.
 
     Args:
         answering: who of a cohort answers in synchronous rounds; None: all.
+        own_cohorts: the algorithm chooses them.
     Raises:
         InputError: it cannot be made.
     """
@@ -83,7 +89,7 @@ def schedule_for(
         algorithm,
         engine,
         start,
-        cohort=cohort,
+        cohort=None if own_cohorts else cohort,
         seed=seed,
         done=done,
         gate=Gate(**settings.gate.model_dump()),

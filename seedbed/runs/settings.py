@@ -201,6 +201,28 @@ class ReduceSettings(Section):
     root: Positive = Field(default=100, description="fltrust: examples that the server trusts, drawn from all clients'")
 
 
+class PrivacySettings(Section):
+    """Differential privacy of the clients that train."""
+
+    epsilon: float | None = Field(default=None, gt=0, description="ε, the budget of the run; none: no privacy")
+    delta: float | None = Field(
+        default=None, gt=0, lt=1, description="δ; none: 1e-5, or 1/clients^1.1 where that is less"
+    )
+    mechanism: Literal["gaussian", "tree", "banded", "local"] = Field(
+        default="gaussian",
+        description="gaussian: fresh noise, cohorts by chance; tree, banded: noise over rounds, clients in turn; "
+        "local: every client noises its own message",
+    )
+    clip: float | None = Field(
+        default=None,
+        gt=0,
+        description="the most that a client's message may measure; none: follows a quantile (gaussian only)",
+    )
+    quantile: float = Field(
+        default=0.5, gt=0, lt=1, description="the share of clients that such a clip leaves as they are"
+    )
+
+
 class Settings(Section):
     """A run."""
 
@@ -210,7 +232,9 @@ class Settings(Section):
     )
     algorithm: str = Field(default="auto", description="see `seedbed algorithms`")
     rounds: int | None = Field(default=None, ge=1, description="rounds of training; none: a recipe's, or 200")
-    cohort: int | None = Field(default=None, ge=1, description="clients a round; none: a recipe's, or at most 10")
+    cohort: int | None = Field(
+        default=None, ge=1, description="clients a round; none: a recipe's, or at most 10, or with privacy at most 100"
+    )
     seed: int = Field(default=0, ge=0, description="everything drawn at random follows from it")
     engine: str = Field(default="auto", description="auto | one_by_one | vectorised")
     workers: int | None = Field(default=None, ge=1, description="threads of one_by_one; none: one for each core")
@@ -247,6 +271,7 @@ class Settings(Section):
     reduce: ReduceSettings = ReduceSettings()
     gate: GateSettings = GateSettings()
     attack: AttackSettings = AttackSettings()
+    privacy: PrivacySettings = PrivacySettings()
     options: dict[str, Any] = Field(default={}, description="the algorithm's own settings")
     rival: dict[str, Any] = Field(default={}, description="settings of the FedAvg that the algorithm is compared with")
     reader: dict[str, Any] = Field(default={}, description="how the data is read: client, target, ...")

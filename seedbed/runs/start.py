@@ -66,6 +66,7 @@ def plan(
     population = population_for(settings_from(given))
     experiment = Experiment(complete(given, population, specific=specific), population)
     experiment.check()
+    experiment.plan_privacy()
     return experiment
 
 
@@ -91,6 +92,7 @@ def go_on(path: Path, show: Show) -> dict[str, Any]:
     experiment = _experiment(run)
     _refuse_changed(experiment, run)
     experiment.check()
+    experiment.plan_privacy()
     run.recover()
     return _finish(run, experiment, show)
 

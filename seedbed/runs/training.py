@@ -1,16 +1,23 @@
 """Training that survives: rounds with a journal and checkpoints, resumed bit for bit."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
 
 from seedbed.federated import Algorithm, Engine, Params, ServerState
+from seedbed.privacy.differential.ledger import NOT_NAMED
 from seedbed.rounds import Round
 from seedbed.runs.directory import RunDirectory, fill
 from seedbed.runs.scheduling import Schedule
 
 Watch = Callable[[Round], None]  # shown every round, in order
+Guard = Callable[[Iterator[Round], int], Iterator[Round]]  # (rounds, how many lie behind) -> the same rounds
+
+
+def unguarded(rounds: Iterator[Round], done: int) -> Iterator[Round]:
+    """The rounds as they are."""
+    return rounds
 
 
 def train_stage(
@@ -24,10 +31,15 @@ def train_stage(
     rounds: int,
     checkpoint_seconds: float,
     watch: Watch,
+    guard: Guard = unguarded,
 ) -> ServerState:
     """Train for so many rounds, or for those that are left after the stage's last checkpoint.
 
-    When checkpoints are written depends on the clock; what they and the metrics hold does not.
+    When checkpoints are written depends on the clock; what they and the metrics hold does not. Metrics tell how many
+    clients took part only where rounds name them.
+
+    Args:
+        guard: stands between the schedule and what is released of it.
     """
     state, done, rest = algorithm.init(params), 0, None
     found = run.latest(stage)
@@ -39,9 +51,10 @@ def train_stage(
     saved = time.monotonic()
     if done >= rounds:
         return state
-    for round in schedule(algorithm, engine, state, done, rest):
+    for round in guard(schedule(algorithm, engine, state, done, rest), done):
+        took_part = {} if round.clients is NOT_NAMED else {"clients": len(round.clients)}
         refused = {"reasons": {str(c): why for c, why in round.refused.items()}} if round.refused else {}
-        run.log({"stage": stage, "round": round.number, "clients": len(round.clients), **round.info, **refused})
+        run.log({"stage": stage, "round": round.number, **took_part, **round.info, **refused})
         watch(round)
         last = round.number == rounds
         if last or time.monotonic() - saved >= checkpoint_seconds:

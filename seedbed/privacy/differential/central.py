@@ -31,6 +31,15 @@ class Sent(NamedTuple):
     clip: Tensor  # []
 
 
+class Contribution(NamedTuple):
+    """What a private client sends. No dict, for its keys could be other ones from client to client: their sum is not
+    one over all, and `gather` refuses it."""
+
+    value: Tree  # clipped
+    within: Tensor  # []  whether it was within the clip, −1/2 (adaptive clips; else 0)
+    noised: Tensor  # []  whether it carries noise of the client's own
+
+
 @dataclass(frozen=True)
 class Adaptive:
     """A clip that follows a quantile of the clients' norms: C ← C·exp(−η(b̃ − γ)), b̃ the noised share within C.
@@ -103,26 +112,28 @@ def private(algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptiv
         message, kept = algorithm.client(sent.model, kept, task)
         value, within = clipped(message.value, sent.clip)
         # Centred, so that a client changes the sum by 1/2 at most (Andrew et al., section 2.2).
-        numbers = {"value": value} | ({"within": within - 0.5} if adaptive else {})
-        return Message(numbers, torch.ones_like(message.weight), {}), kept
+        centred = within - 0.5 if adaptive else torch.zeros_like(within)
+        return Message(
+            Contribution(value, centred, torch.zeros_like(within)), torch.ones_like(message.weight), {}
+        ), kept
 
     def server(state: ServerState, replies: Replies) -> ServerState:
-        if isinstance(mechanism, Local) and "noised" not in replies.value:
+        if isinstance(mechanism, Local) and replies.value.noised < 0.999:
             raise InputError("the clients sent no noise of their own: run them on LocallyNoised(engine, ...)")
         round, bound = int(state.extra["round"]), float(state.extra.get("clip", fixed))
         answered = replies.weights.sum().double()
-        sums = tree.map(lambda x: answered * x.double(), replies.value)
+        value, within, _ = tree.map(lambda x: answered * x.double(), replies.value)
         if z > 0:
-            noise = mechanism.noise(sums["value"], round)
-            sums["value"] = tree.axpy(bound * louder, noise, sums["value"])
+            value = tree.axpy(bound * louder, mechanism.noise(value, round), value)
             if adaptive:
                 assert isinstance(mechanism, Independent)  # the only one that _refuse lets through
-                sums["within"] = sums["within"] + deviation * mechanism.key.normal_like(sums["within"], "within", round)
-        means = tree.map(lambda s, x: (s / mechanism.expected).to(x.dtype), sums, replies.value)
-        after = algorithm.server(public(state), _anonymous(means["value"], mechanism, replies))
+                within = within + deviation * mechanism.key.normal_like(within, "within", round)
+        mean = tree.map(lambda s, x: (s / mechanism.expected).to(x.dtype), value, replies.value.value)
+        after = algorithm.server(public(state), _anonymous(mean, mechanism, replies))
         extra = {"inner": after.extra, "round": state.extra["round"] + 1}
         if adaptive:
-            extra["clip"] = state.extra["clip"] * torch.exp(-adaptive.lr * (means["within"] + 0.5 - adaptive.quantile))
+            off = (within / mechanism.expected).to(state.extra["clip"].dtype) + 0.5 - adaptive.quantile
+            extra["clip"] = state.extra["clip"] * torch.exp(-adaptive.lr * off)
         return ServerState(after.params, extra)
 
     def personalise(sent: Sent, kept: Tree, support: Batch) -> Params:

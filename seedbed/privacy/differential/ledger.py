@@ -9,15 +9,17 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seedbed.errors import InputError
+from seedbed.federated import ClientId
 from seedbed.privacy.differential.accountant import Gaussian, epsilon
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.rounds import Round
 
+NOT_NAMED: Sequence[ClientId] = ()  # the clients of a round that does not tell who they were
 AHEAD = (64, 8, 1)  # so many rounds are looked ahead at once, so that not every one computes an ε
 
 
@@ -150,7 +152,7 @@ class Ledger:
 
 
 def charged(rounds: Iterator[Round], ledger: Ledger, mechanism: Mechanism, *, done: int = 0) -> Iterator[Round]:
-    """The same rounds, each charged before it is computed, and without the names of those who took part.
+    """The same rounds, each charged before it is computed, and without what tells of those who took part.
 
     Args:
         done: rounds that lie behind.
@@ -162,4 +164,4 @@ def charged(rounds: Iterator[Round], ledger: Ledger, mechanism: Mechanism, *, do
         ledger.charge(number, mechanism.cost(number))
         round = next(rounds)
         number += 1
-        yield round._replace(clients=())
+        yield round._replace(clients=NOT_NAMED, info={}, refused={})

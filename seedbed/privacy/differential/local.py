@@ -25,9 +25,11 @@ class LocallyNoised:
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         for group in self.engine.ask(algorithm, sent, round):
-            plain = group.messages.value["value"]
+            plain = group.messages.value.value
             noised = [self._noised(tree.index(plain, i), c, round) for i, c in enumerate(group.clients)]
-            value = {"value": tree.stack(noised), "noised": torch.ones_like(group.messages.weight)}
+            value = group.messages.value._replace(
+                value=tree.stack(noised), noised=torch.ones_like(group.messages.value.noised)
+            )
             yield group._replace(messages=group.messages._replace(value=value))
 
     def _noised(self, value: Tree, client: ClientId, round: int) -> Tree:

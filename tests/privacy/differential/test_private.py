@@ -172,9 +172,9 @@ def test_local_noise_is_in_the_message(kind: Any) -> None:
     engine = LocallyNoised(kind(clients("batches")), local, clip=0.01)
     for group in engine.ask(algorithm, asked, 0):
         for i, c in enumerate(group.clients):
-            sent = tree.index(group.messages.value["value"], i)
+            sent = tree.index(group.messages.value.value, i)
             noise = tree.scale(0.01, local.own_noise(sent, c, 0))
-            want = tree.add(plain[c].value["value"], noise)
+            want = tree.add(plain[c].value.value, noise)
             assert all(
                 torch.allclose(a, b, atol=1e-12) for a, b in zip(tree.leaves(sent), tree.leaves(want), strict=True)
             )

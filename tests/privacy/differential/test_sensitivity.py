@@ -46,9 +46,9 @@ def one_client_more(others: Any, one: Any, clip: float, groups: int, adaptive: b
         assert not replies.info
         sums.append(tree.scale(replies.weights.sum(), replies.value))
     change = tree.sub(sums[1], sums[0])
-    assert float(tree.squared_norm(change["value"])) ** 0.5 <= clip * (1 + 1e-12)
+    assert float(tree.squared_norm(change.value)) ** 0.5 <= clip * (1 + 1e-12)
     if adaptive:
-        assert abs(float(change["within"])) <= 0.5 + 1e-12
+        assert abs(float(change.within)) <= 0.5 + 1e-12
     after = algorithm.server(state, replies)
     assert tree.is_finite(after)
 

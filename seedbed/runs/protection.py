@@ -1,0 +1,227 @@
+"""A run's differential privacy: from settings to noise, key and ledger, and to the words that say what is promised."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from seedbed.algorithms.catalogue import Entry
+from seedbed.errors import InputError
+from seedbed.federated import Algorithm, Engine
+from seedbed.privacy.differential.accountant import epsilon, gaussian_epsilon, noise_for
+from seedbed.privacy.differential.central import Adaptive, private
+from seedbed.privacy.differential.ledger import Ledger, charged
+from seedbed.privacy.differential.local import LocallyNoised
+from seedbed.privacy.differential.mechanisms import Banded, Independent, InTurn, Local, Mechanism, TreeAggregation
+from seedbed.privacy.differential.noise import Noise, key_file
+from seedbed.rounds import Round
+from seedbed.runs.settings import PrivacySettings, Settings
+
+KEY, LEDGER = "noise.key", "ledger.jsonl"
+RARE = 1e-3  # the chance that some client takes part more often than is said
+IN_TURN: dict[str, type[TreeAggregation] | type[Banded] | type[Local]] = {
+    "tree": TreeAggregation,
+    "banded": Banded,
+    "local": Local,
+}
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a run promises, known before it begins.
+
+    Attributes:
+        epsilon, delta: the budget.
+        noise_multiplier: z, found for it.
+        expected, population, rounds: m, N, T.
+    """
+
+    settings: PrivacySettings
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    expected: int
+    population: int
+    rounds: int
+    seed: int
+
+    @classmethod
+    def of(cls, settings: Settings, clients: int) -> "Promise | None":
+        """The plan for so many known clients; None: no privacy is asked for.
+
+        Raises:
+            InputError: what is asked for cannot be had.
+        """
+        asked = settings.privacy
+        if asked.epsilon is None:
+            if asked != PrivacySettings():
+                raise InputError("privacy.* is set, but no budget: give --epsilon, such as --epsilon 4")
+            return None
+        rounds, cohort = settings.rounds or 1, settings.cohort or clients  # complete() has filled them in
+        if asked.mechanism != "gaussian" and asked.clip is None:
+            raise InputError(
+                f"privacy.mechanism={asked.mechanism} has noise that spans rounds, so that the clip cannot follow the "
+                "clients' norms: set it, such as privacy.clip=0.5"
+            )
+        delta = min(1e-5, clients**-1.1) if asked.delta is None else asked.delta
+        if delta >= 1 / clients:
+            raise InputError(
+                f"delta={delta:g} with {clients} clients would allow one of them to be published whole: choose it well "
+                f"below 1/{clients}, or leave it out"
+            )
+        plan = cls(asked, asked.epsilon, delta, 1.0, min(cohort, clients), clients, rounds, settings.seed)
+        [(release, times)] = plan.mechanism(Noise(bytes(32))).spent(rounds).items()
+        return replace(plan, noise_multiplier=noise_for(plan.epsilon, delta, rate=release.rate, times=times))
+
+    def mechanism(self, key: Noise) -> Mechanism:
+        args = (key, self.noise_multiplier, self.expected, self.population)
+        name = self.settings.mechanism
+        return Independent(*args) if name == "gaussian" else IN_TURN[name](*args, self.seed)
+
+    @property
+    def clip(self) -> float | Adaptive:
+        return Adaptive(quantile=self.settings.quantile) if self.settings.clip is None else self.settings.clip
+
+    @property
+    def often(self) -> int:
+        """In so many rounds each client takes part at most; in Poisson cohorts, but for a chance of RARE."""
+        from scipy.stats import binom
+
+        mechanism = self.mechanism(Noise(bytes(32)))
+        if isinstance(mechanism, InTurn):
+            return next(iter(mechanism.spent(self.rounds).values()))
+        return int(binom.isf(RARE / self.population, self.rounds, self.expected / self.population))
+
+    def table(self) -> dict[str, Any]:
+        """For result.json."""
+        mechanism, z = self.mechanism(Noise(bytes(32))), self.noise_multiplier
+        return {
+            "epsilon": epsilon(mechanism.spent(self.rounds), self.delta),
+            "delta": self.delta,
+            "epsilon_if_cohorts_are_seen": gaussian_epsilon(math.sqrt(self.often) / z, self.delta),
+            "takes_part_at_most": self.often,
+            "mechanism": self.settings.mechanism,
+            "noise_multiplier": z,
+            "clip": self.settings.clip,
+            "clients": self.population,
+            "expected_cohort": self.expected,
+            "rounds": self.rounds,
+            "unit": "client",
+            "said": self.lines(),
+        }
+
+    def lines(self) -> list[str]:
+        """What is protected, against whom, at what ε, and what is not."""
+        mechanism, z = self.mechanism(Noise(bytes(32))), self.noise_multiplier
+        spent = epsilon(mechanism.spent(self.rounds), self.delta)
+        seen = gaussian_epsilon(math.sqrt(self.often) / z, self.delta)
+        budget, local = f"ε = {spent:.3g} at δ = {self.delta:.2g}", self.settings.mechanism == "local"
+        times = f"{self.often} of {self.rounds} rounds"
+        lines = [
+            "Protected: the whole data of every known client (a client is a task), by differential privacy with "
+            f"{budget}: "
+            + ("whatever its data are" if local else "whether it took part at all")
+            + f", no outcome becomes more likely by more than a factor {_factor(spent)}, but for δ.",
+        ]
+        if local:
+            lines.append(
+                f"Against: everybody, the server too, who sees each client's noised message in at most {times}."
+            )
+        else:
+            lines.append(
+                "Against: whoever sees the trained model, and the model after every round; not the server itself, "
+                "which sees each client's clipped message (privacy.mechanism=local protects from it too)."
+            )
+            if isinstance(mechanism, Independent) and mechanism.rate < 1:
+                lines.append(
+                    f"That counts on nobody seeing who takes part in which round. Whoever does: ε = {seen:.3g} for a "
+                    f"client in {times}, which is as often as any will be, but for a chance of one in a thousand."
+                )
+            else:
+                lines.append(f"It holds whoever sees who takes part: nothing is gained from chance ({times} each).")
+        few = ", of too few clients for the model to learn much" if self.expected < 10 * z else ""
+        lines += [
+            f"Price: noise of {z:.3g} clips in every number of a sum over about {self.expected} clients{few}.",
+            "Withheld, as ε does not cover them: losses, who and how many took part, scores on known clients, and "
+            "fine-tuning chosen on them.",
+            "Not covered: scores on unseen clients, who only judge; the number of clients; what reading the data made "
+            "of all rows (means of columns, names of classes); manifest.json and checkpoints/, the operator's own.",
+            "A client that adapts uses its own data without noise, and its model stays with it.",
+            "Another run on the same clients is another release: the ε of all of them add up.",
+        ]
+        return lines
+
+
+def _factor(epsilon: float) -> str:
+    return f"e^{epsilon:.3g} = {math.exp(epsilon):.3g}" if epsilon < 20 else f"e^{epsilon:.3g}: no protection"
+
+
+def refuse_unprotected(settings: Settings, entry: Entry) -> None:
+    """What would release something of known clients beside the model: with a budget, it cannot be had."""
+    name, why = settings.algorithm, ""
+    if settings.privacy.epsilon is None:
+        return
+    if entry.pooled:
+        why = f"{name} pools everybody's data in one place, where no client is left to be protected from it"
+    elif entry.takes("teacher") or settings.public:
+        why = "public rows, and a teacher trained on clients, would show the clients' data to everybody"
+    elif settings.model.several or entry.takes("assign"):
+        why = f"{name}'s clients send messages of unlike structure, of which no sum is a bounded number of clients'"
+    elif settings.reduce.name not in (None, "mean"):
+        why = (
+            f"under reduce={settings.reduce.name} one client can change by more than its clip what the others add up to"
+        )
+    elif settings.gate.norm is not None:
+        why = f"with gate.norm={settings.gate.norm:g} one client's message decides on another's"
+    elif settings.tune:
+        why = "learning rates chosen on known clients (tune) would show something of them"
+    elif settings.schedule.name != "synchronous":
+        why = f"schedule.name={settings.schedule.name} takes clients as they come, and ε needs cohorts drawn as it says"
+    if why:
+        raise InputError(f"--epsilon cannot be kept: {why}; leave one of the two out")
+
+
+class Protection:
+    """A plan at work in a run's directory: its key, its ledger, and what they are wrapped around.
+
+    noise.key is secret: whoever has it can take the noise off. It is there while rounds may have to be computed again,
+    and removed after the last. ledger.jsonl tells what was spent.
+    """
+
+    def __init__(self, folder: Path, plan: Promise):
+        self.plan, self._key_path, ledger = plan, folder / KEY, folder / LEDGER
+        self._has_key = self._key_path.exists() or not ledger.exists()
+        key = key_file(self._key_path) if self._has_key else Noise(bytes(32))
+        self.mechanism = plan.mechanism(key)
+        what: dict[str, Any] = {
+            "mechanism": plan.settings.mechanism,
+            "noise_multiplier": plan.noise_multiplier,
+            "expected": plan.expected,
+            "population": plan.population,
+        }
+        if self._has_key:
+            what["key"] = key.fingerprint
+        self.ledger = Ledger(ledger, epsilon=plan.epsilon, delta=plan.delta, plan=what, rounds=plan.rounds)
+
+    def algorithm(self, algorithm: Algorithm) -> Algorithm:
+        return private(algorithm, self.mechanism, clip=self.plan.clip)
+
+    def engine(self, engine: Engine) -> Engine:
+        if not isinstance(self.mechanism, Local):
+            return engine
+        assert self.plan.settings.clip is not None  # Promise.of refuses it
+        return LocallyNoised(engine, self.mechanism, clip=self.plan.settings.clip)
+
+    def rounds(self, rounds: Iterator[Round], done: int) -> Iterator[Round]:
+        """The rounds after so many, each charged first."""
+        if not self._has_key:
+            raise InputError(
+                f"{self._key_path} is gone, but rounds are left: with another key they would be second releases of "
+                "what the ledger counts once; restore the file, or start another run"
+            )
+        return charged(rounds, self.ledger, self.mechanism, done=done)
+
+    def finish(self) -> None:
+        """After the last round: nothing is left to compute again, so that nobody needs the key."""
+        self._key_path.unlink(missing_ok=True)
