@@ -37,8 +37,8 @@ from torch.nn import functional as F
 import seedbed as sb
 from seedbed import draws
 from seedbed.federated import Algorithm
-from seedbed.learning.adaptations import fresh_head
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
+from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.models import Model, mlp
