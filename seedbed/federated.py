@@ -140,10 +140,15 @@ def by_examples(algorithm: Algorithm) -> Algorithm:
 
 
 class Group(NamedTuple):
-    """Messages of some clients, stacked: leaves [c, ...]."""
+    """Messages of some clients, stacked: leaves [c, ...].
 
-    clients: Sequence[ClientId]
+    Under secure aggregation a message is the mean over several clients, and no other comes out of an engine.
+    """
+
+    clients: Sequence[ClientId]  # who sent each; of a mean one of its members, to call it by
     messages: Message
+    members: Sequence[Sequence[ClientId]] | None = None  # over whom each message is the mean; None: its client alone
+    lost: Mapping[ClientId, str] = {}  # who was asked, but is in no message, and why
 
 
 class Engine(Protocol):

@@ -157,7 +157,8 @@ def _without(group: Group, wrong: Sequence[str], refused: dict[ClientId, str]) -
         return group
     refused |= {c: why for c, why in zip(group.clients, wrong, strict=True) if why}
     good = [i for i, why in enumerate(wrong) if not why]
-    return Group([group.clients[i] for i in good], tree.index(group.messages, good))
+    members = None if group.members is None else [group.members[i] for i in good]
+    return Group([group.clients[i] for i in good], tree.index(group.messages, good), members)
 
 
 def _left(groups: Iterable[Group]) -> list[Group]:

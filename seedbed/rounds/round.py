@@ -23,7 +23,7 @@ class Round(NamedTuple):
     """What a schedule yields: the server's state after `number` rounds.
 
     `rest()` gives what else the schedule needs to go on from here, by name: nothing in synchronous rounds. Where
-    messages were refused, `info` counts them (`refused`); where too few were left for the rule that reduces them, the
+    messages were refused or lost, `info` counts them (`refused`, `lost`); where too few were left to reduce them, the
     model is as it was before, and `info` says `abandoned`: 1.
     """
 
@@ -33,6 +33,7 @@ class Round(NamedTuple):
     info: Mapping[str, float]
     rest: Callable[[], Rest] = dict
     refused: Mapping[ClientId, str] = {}  # whose message the gate did not let through, and why
+    lost: Mapping[ClientId, str] = {}  # whose message did not arrive, and why
 
     def _repr_html_(self) -> str:
         numbers = {"round": str(self.number), "clients": str(len(self.clients))}
@@ -86,6 +87,8 @@ def gather(
         staleness: of each message of one group [C]; None: all are fresh.
     """
     groups = sorted(groups, key=lambda group: group.clients[0])
+    if any(group.members is not None for group in groups):
+        return _gathered_sums(algorithm, groups, population)
     clients = [c for group in groups for c in group.clients]
     given = torch.cat([group.messages.weight for group in groups])
     stale = torch.zeros_like(given) if staleness is None else torch.tensor(staleness).to(given)
@@ -96,6 +99,19 @@ def gather(
     info = tree.index(tree.concatenate([dict(group.messages.info) for group in groups]), order)
     value, weights = _reduced(algorithm.reduce, parts), weights[order]
     return Replies(value, [clients[i] for i in order], population, stale[order], weights, averaged(info, weights))
+
+
+def _gathered_sums(algorithm: Algorithm, groups: Sequence[Group], population: int) -> Replies:
+    """Replies of messages that are means over several clients each, of whom nobody's own weight is known."""
+    stacked = tree.concatenate([group.messages for group in groups])
+    members = [some for group in groups for some in group.members or [[c] for c in group.clients]]
+    who = [c for some in members for c in some]
+    order = sorted(range(len(who)), key=who.__getitem__)
+    counts = torch.tensor([len(some) for some in members])
+    weights = torch.repeat_interleave(stacked.weight / counts, counts)[order]
+    value = algorithm.reduce(stacked.value, stacked.weight)
+    info = averaged(stacked.info, stacked.weight)
+    return Replies(value, [who[i] for i in order], population, torch.zeros_like(weights), weights, info)
 
 
 Part = tuple[Sequence[ClientId], Tree, Tensor]  # clients, what they sent (stacked), their weights
@@ -125,6 +141,12 @@ def averaged(info: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
 
 def one_by_one(groups: Iterable[Group]) -> dict[ClientId, Message]:
     """Each client's own message."""
+    groups = list(groups)
+    if any(group.members is not None for group in groups):
+        raise InputError(
+            "these rounds need each client's own message, but secure aggregation gives sums alone: use synchronous "
+            "rounds, or leave it out"
+        )
     return {c: tree.index(group.messages, i) for group in groups for i, c in enumerate(group.clients)}
 
 

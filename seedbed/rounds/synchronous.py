@@ -64,25 +64,31 @@ def synchronous(
             continue
         memory = {} if chosen else dict(engine.memory())
         sent = {c: algorithm.send(state, c) for c in chosen or population[:1]}
-        arrived = list(engine.ask(algorithm, sent, number))
+        asked = list(engine.ask(algorithm, sent, number))
+        lost = {c: why for group in asked for c, why in group.lost.items()}
+        arrived = [group for group in asked if group.clients]
+        if not chosen:
+            engine.recall(memory)
         groups, refused = (
             gate.admit(arrived, chosen, alike=not algorithm.unlike) if gate and chosen else Admitted(arrived, {})
         )
         number += 1
         refuse_hopeless(number, groups, refused)
-        info = {"refused": torch.tensor(float(len(refused)))} if refused else {}
+        counts = {"refused": len(refused), "lost": len(lost)}
+        info = {name: torch.tensor(float(count)) for name, count in counts.items() if count}
         try:
+            if not groups:
+                raise TooFew("nobody's message arrived")
             replies = gather(algorithm, groups, len(population))
-            if not chosen:
-                engine.recall(memory)
-                replies = nobodys(replies)
+            replies = replies if chosen else nobodys(replies)
             state, info = algorithm.server(state, replies), {**info, **replies.info}
         except TooFew:
-            if not refused:
+            if not refused and not lost:
                 raise
             info |= {"abandoned": torch.tensor(1.0)}
         refuse_infinite(state, number, info)
-        yield Round(number, state, chosen, {name: float(value) for name, value in info.items()}, refused=refused)
+        numbers = {name: float(value) for name, value in info.items()}
+        yield Round(number, state, chosen, numbers, refused=refused, lost=lost)
 
 
 def _refuse_beside_own(algorithm: Algorithm, cohort: int | None, gate: Gate | None) -> None:

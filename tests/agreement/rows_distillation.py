@@ -70,7 +70,7 @@ def teacher(x: Tensor) -> Tensor:
     return module().predict(module().params, x)
 
 
-TWO = "does not protect"  # of the cohort of four, an architecture has two or three: too few to hide in a sum
+TWO = "unlike structure"  # two architectures: there is no one sum over the cohort
 
 
 def gkt(n: Net, **settings: Any) -> Any:
@@ -145,7 +145,7 @@ ROWS = [
         lambda: both("deep"),
         "adam",
     ),
-    Row("fedgkt", lambda n: gkt(n, local=sgd(0.2), outer=sgd(0.1)), "batches", whole, bare="cannot compute each"),
+    Row("fedgkt", lambda n: gkt(n, local=sgd(0.2), outer=sgd(0.1)), "batches", whole, bare="compute reduce=each"),
     Row(
         "fedgkt",
         lambda n: gkt(
@@ -159,7 +159,7 @@ ROWS = [
         "full",
         whole,
         "adam, finetuned",
-        bare="cannot compute each",
+        bare="compute reduce=each",
     ),
 ]
 

@@ -22,8 +22,8 @@ from seedbed.algorithms.local import local
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Message, Replies
-from seedbed.privacy.secure import Grid, secure
-from seedbed.privacy.secure.together import FixedPointMean
+from seedbed.privacy.secure import Grid, Masks, Shares, Summed, Unmasked, Weighted
+from seedbed.privacy.secure.forms import Form
 from seedbed.reducers import make, mean
 from seedbed.rounds.synchronous import gather
 
@@ -32,6 +32,7 @@ from .bench import (
     SIZES,
     TOLERANCE,
     Padded,
+    Past,
     Row,
     apart,
     by_hand,
@@ -122,23 +123,21 @@ def test_scaling_all_weights_changes_nothing(row: Row) -> None:
 
 @every_row
 def test_summed_behind_masks_is_summed_in_the_open(row: Row) -> None:
-    """Every algorithm that sends a sum under secure aggregation, with nothing of it in the algorithm: bit for bit the
-    fixed-point mean, and the floats' mean to a few steps of the grid (here 2⁻³⁵). What is no sum is refused, and so
-    is a sum over an architecture that two clients have."""
-    if not row.algorithm.reduce.linear:
-        with pytest.raises(InputError, match="only sees sums"):
-            secure(row.algorithm)
+    """Every algorithm that sends a sum under secure aggregation, with nothing of it in the algorithm: masks and shares
+    give bit for bit what the arithmetic alone does, and the floats' rounds to a few steps of the grid (here 2⁻⁴³).
+    What is no sum over all is refused."""
+    encoding = Weighted(Grid(clip=16.0, bits=48, cap=max(SIZES)))
+
+    def summed(form: Form) -> Past:
+        return run(row, Summed(OneByOne(clients(row.items)), encoding, form), count=1)
+
+    if row.bare or not row.algorithm.reduce.linear:
+        with pytest.raises(InputError, match=row.bare or "only sees sums"):
+            summed(Masks())
         return
-    grid = Grid(clip=16.0, bits=40)
-    if row.bare:
-        with pytest.raises(InputError, match=row.bare):
-            run(row, OneByOne(clients(row.items)), algorithm=secure(row.algorithm, FixedPointMean(grid)), count=1)
-        return
-    plain, masked = (
-        run(row, OneByOne(clients(row.items)), algorithm=secure(row.algorithm, FixedPointMean(grid, masked=m)), count=1)
-        for m in (False, True)
-    )
+    plain, masked, shared = (summed(form) for form in (Unmasked(), Masks(), Shares()))
     assert runs_apart(plain, masked) == 0
+    assert runs_apart(plain, shared) == 0
     assert runs_apart(first(1, reference(row, OneByOne)), masked) <= 1e-7
 
 

@@ -2,25 +2,36 @@
 
 Read in this order: `fixed_point` (numbers as integers that can be added in any order), `shamir` and `keys` (the
 primitives), `protocol` (what is agreed on, and the messages), `client`, `server`, `together` (all of it in one
-process), and `additive` (the other form, with several servers).
+process), `additive` (the other form, with several servers); then `encoding` (messages as words), `forms`, `dealing`,
+and `summed`: the engine out of which only sums come.
 """
 
 from seedbed.privacy.secure.additive import AdditiveServer, split
 from seedbed.privacy.secure.client import SecureClient
+from seedbed.privacy.secure.dealing import dealt, losing
+from seedbed.privacy.secure.encoding import Weighted
 from seedbed.privacy.secure.fixed_point import Grid
+from seedbed.privacy.secure.forms import Masks, Shares, Unmasked
 from seedbed.privacy.secure.protocol import Aborted, Plan, Refused
 from seedbed.privacy.secure.server import SecureServer
-from seedbed.privacy.secure.together import secure, secure_sum
+from seedbed.privacy.secure.summed import Summed
+from seedbed.privacy.secure.together import secure_sum
 
 __all__ = [
     "Aborted",
     "AdditiveServer",
     "Grid",
+    "Masks",
     "Plan",
     "Refused",
     "SecureClient",
     "SecureServer",
-    "secure",
+    "Shares",
+    "Summed",
+    "Unmasked",
+    "Weighted",
+    "dealt",
+    "losing",
     "secure_sum",
     "split",
 ]

@@ -6,7 +6,7 @@ It answers each stage once and in order. What it refuses is what a server that d
 from collections.abc import Iterable, Mapping, Sequence
 
 from seedbed.privacy.secure import keys, shamir
-from seedbed.privacy.secure.fixed_point import Numbers, add
+from seedbed.privacy.secure.fixed_point import Numbers, Words, add
 from seedbed.privacy.secure.masks import own_mask, pair_mask
 from seedbed.privacy.secure.protocol import (
     ClientId,
@@ -93,14 +93,18 @@ class SecureClient:
             sealed: what neighbours have sealed for this client.
             numbers: the update, [plan.length].
         """
+        return self.mask_words(sealed, self.plan.grid.encode(numbers, weight))
+
+    def mask_words(self, sealed: Mapping[ClientId, bytes], words: Words) -> Masked:
+        """Stage 2 of an update that is in words already, [plan.words]."""
         self._turn("mask", "confirm" if self.plan.malicious_server else "unmask")
-        if len(numbers) != self.plan.length:
-            raise Refused(f"the update has {len(numbers)} numbers, the plan {self.plan.length}")
+        if words.shape != (self.plan.words,) or words.dtype != self.plan.grid.dtype:
+            raise Refused(f"the update has {len(words)} words of {words.dtype}, the plan {self.plan.words}")
         for sender, content in sealed.items():
             self._hold(sender, content)
         if len(self._held) < self.plan.threshold:
             raise Refused(f"{len(self._held)} of its neighbours are left, fewer than {self.plan.threshold}")
-        words = self.plan.grid.encode(numbers, weight)
+        words = words.copy()
         add(words, own_mask(self.plan, self._self_mask))
         for other in self._held:
             add(words, pair_mask(self.plan, self._masking, self._roster[other].masking, self.client, other))

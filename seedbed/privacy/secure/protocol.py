@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from seedbed.errors import InputError
 from seedbed.privacy.secure.fixed_point import Grid, Words
+from seedbed.reducers.robust import TooFew
 
 ClientId = int
 
@@ -36,7 +37,7 @@ class Refused(InputError):
     """A client will not go on: the server asked for something that would unmask an update."""
 
 
-class Aborted(InputError):
+class Aborted(TooFew):
     """An attempt that cannot end: too many clients were lost. Nothing was revealed; try again as a new attempt."""
 
 
