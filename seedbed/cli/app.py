@@ -71,6 +71,9 @@ def run(
         typer.Option(help="Differential privacy of the known clients: the budget ε of the run, such as 4."),
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Its δ; default: 1e-5, or less for many clients.")] = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Secure aggregation: of clients' messages the server sees sums alone.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Where to write; default: runs/DATA-ALGORITHM-SEED. Must be new.")
     ] = None,
@@ -92,6 +95,7 @@ def run(
         "engine": engine,
         "root": root,
         "privacy": {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None} or None,
+        "secure": {"form": "masks"} if secure else None,
     }
     named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
@@ -242,6 +246,6 @@ def _print(result: dict[str, Any], directory: Path) -> None:
     for name, chosen in result["finetuning"].items():
         for shots, how in chosen.items():
             console.print(f"  {name.replace('_', ' ')}, {shots} shots: {how['text']}", style="dim")
-    for line in result.get("privacy", {}).get("said", ()):
+    for line in [*result.get("secure", {}).get("said", ()), *result.get("privacy", {}).get("said", ())]:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {directory / 'report.html'}")

@@ -32,6 +32,7 @@ from seedbed.runs.build import build
 from seedbed.runs.costs import Costs, costs
 from seedbed.runs.protection import Promise, refuse_unprotected
 from seedbed.runs.scheduling import refuse_senseless
+from seedbed.runs.secured import Secured, one_message
 from seedbed.runs.settings import ModelSettings, Settings, known_keys
 from seedbed.tasks import sampling
 from seedbed.tasks.augment import with_distortions, with_rotations
@@ -241,6 +242,7 @@ class Experiment:
         train: known clients' training rows.  held_out: their other rows (client as task only).
         unseen: clients never trained on.
         privacy: what the known clients are promised, once planned; None: nothing.
+        secured: what the server sees under secure aggregation, once checked; None: every message.
     """
 
     def __init__(self, settings: Settings, population: Population):
@@ -264,6 +266,7 @@ class Experiment:
         self.shape = Shape(inputs, classes, targets, population.episodic, len(self.train))
         self.learner = Learner(settings, self.shape)
         self.privacy: Promise | None = None  # what `plan_privacy` has found
+        self.secured: Secured | None = None  # what `check` has found
         self.public = public
         if public is not None:
             self.learner.public = Batch(public.inputs(public.rows), public.y[public.rows], torch.ones(len(public.rows)))
@@ -296,6 +299,7 @@ class Experiment:
             raise InputError(f"unseen={self.settings.unseen} leaves no client to judge by: set at least one apart")
         self.train = self._usable(self.train, training)
         self.shape = self.learner.shape = replace(self.shape, clients=len(self.train))
+        self.secured = self._planned_secured(entry)
         self._check_hostile(model)
         if self.held_out is not None:
             self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
@@ -305,7 +309,26 @@ class Experiment:
 
     def plan_privacy(self) -> None:
         """Find the noise for the budget that is asked for, after `check`."""
-        self.privacy = Promise.of(self.settings, len(self.train))
+        size, honest = 1, 1
+        if self.secured is not None and self.settings.privacy.epsilon is not None:
+            size, honest = self._message_size(), self.secured.honest
+        self.privacy = Promise.of(self.settings, len(self.train), size=size, honest=honest)
+
+    def _planned_secured(self, entry: catalogue.Entry) -> Secured | None:
+        """Secure aggregation as asked for; some choose how clients adapt wherever something is open."""
+        options, asked = self.settings.options, self.settings.evaluation.baselines or bool(self.settings.tune)
+        chosen = asked or entry.tuned(options) or entry.own_steps(options)
+        private = self.settings.privacy.epsilon is not None
+        choosing = len(self.validation()[1]) if chosen and not private else 0
+        return Secured.of(self.settings, entry, len(self.train), choosing)
+
+    def _message_size(self) -> int:
+        """How many numbers a client's message holds."""
+        name = self.settings.algorithm
+        model, source = self.learner.model(catalogue.entry(name)), self.source(name, self.train, self.settings.options)
+        algorithm = self.defended(name, self.learner.algorithm(name, model), len(self.train))
+        message = one_message(self.engine(source, model), algorithm, model.params)
+        return sum(leaf.numel() for leaf in tree.leaves(message.value))
 
     def _check_model(self, entry: catalogue.Entry) -> None:
         """What is said of a model, or set apart, must be of use to the algorithm."""
@@ -339,7 +362,11 @@ class Experiment:
         name, entry = self.settings.algorithm, catalogue.entry(self.settings.algorithm)
         hostile.refuse_elsewhere(self.settings)
         cohort = 1 if entry.pooled else min(self.settings.cohort or len(self.train), len(self.train))
-        self.defended(name, self.learner.algorithm(name, model), cohort)
+        algorithm = self.defended(name, self.learner.algorithm(name, model), cohort)
+        if self.secured is not None:
+            from seedbed.privacy.secure.summed import refuse_unsummable
+
+            refuse_unsummable(algorithm, self.secured.messages)
         if self.attack is not None and entry.pooled:
             raise InputError(
                 f"attack={self.attack.name} with {name}: it trains on pooled data, where nobody can attack"
@@ -484,8 +511,11 @@ class Experiment:
         return Sampled(tested, sampler, seed=self.settings.seed, purpose="judge seen")
 
     def validation(self) -> tuple[Population, Population]:
-        """Known clients in two: to train a probe on, and to choose fine-tuning by (a fifth, at most three)."""
+        """Known clients in two: to train a probe on, and to choose fine-tuning by: a fifth, at most three; under secure
+        aggregation three, for a sum over fewer would say too much of each."""
         apart = min(3, max(1, round(len(self.train) / 5)))
+        if self.settings.secure.form != "none":
+            apart = min(3, len(self.train) - 1)
         order = draws.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 
@@ -500,7 +530,8 @@ class Experiment:
         """The algorithm with the run's rule for the messages of so many clients a round."""
         sampler = self.sampler(catalogue.entry(name).items_for(self.settings.options))
         root = partial(hostile.root_of, self.train, sampler, self.settings)
-        return hostile.defended(algorithm, self.settings, root, clients)
+        messages = clients if self.settings.secure.groups is None else self.settings.secure.groups
+        return hostile.defended(algorithm, self.settings, root, messages)
 
     def engine(self, source: TaskSource, model: AnyModel) -> Engine:
         return engines.make(self.settings.engine, source, model.module, workers=self.settings.workers)

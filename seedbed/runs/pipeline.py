@@ -96,7 +96,7 @@ class Pipeline:
         model = to_bytes({"params": main.state.params})
         self.run.write("model.safetensors", model)
         rivals = self.rivals(main) if self.settings.evaluation.baselines else {}
-        promise = self.experiment.privacy
+        promise, secured = self.experiment.privacy, self.experiment.secured
         result = {
             "metric": self.learner.metric_name,
             "higher_is_better": self.learner.higher_is_better,
@@ -104,7 +104,7 @@ class Pipeline:
             "options": main.options,
             "tuning": self.tuning,
             "unseen": self.table(main, rivals, self.experiment.unseen),
-            "seen": {} if promise else self.seen(main),
+            "seen": {} if promise or secured else self.seen(main),
             "finetuning": {
                 name: {str(k): {"text": str(how), **asdict(how)} for k, how in t.finetuning.items()}
                 for name, t in {"adapted": main, **rivals}.items()
@@ -114,6 +114,8 @@ class Pipeline:
             **self.attacked(main),
             "model_sha256": hashlib.sha256(model).hexdigest(),
         }
+        if secured:
+            result["secure"] = secured.table(self.run.metrics())
         if promise:
             result["privacy"] = promise.table()
         self.run.write_json("result.json", result)
@@ -137,16 +139,19 @@ class Pipeline:
         source = Sampled(clients, self.experiment.sampler("batches"), seed=self.settings.seed)
         rounds, synchronous = self._plan.rounds, ScheduleSettings(name="synchronous")
         tick = self.show.stage("teacher", rounds)
+        algorithm, engine = self.learner.algorithm(name, model, options=options), self.experiment.engine(source, model)
+        if self.experiment.secured and public is None:
+            engine = self.experiment.secured.engine(engine, algorithm, source, model.params)
         state = train_stage(
             self.run,
             "teacher",
-            self.learner.algorithm(name, model, options=options),
-            self.experiment.engine(source, model),
+            algorithm,
+            engine,
             model.params,
             schedule=schedule_for(self.settings, synchronous, len(source.clients)),
             rounds=rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
-            watch=lambda round: tick(f"loss {round.info['loss']:.3f}"),
+            watch=lambda round: tick(_word(round.info)),
         )
         return partial(model.predict, state.params)
 
@@ -178,11 +183,16 @@ class Pipeline:
         if protection:
             algorithm, plain = protection.algorithm(algorithm), protection.engine(plain)
         engine = hostile.attacked(plain, attack, attackers, algorithm.init(model.params), self.settings.seed)
+        if self.experiment.secured:
+            mechanism = protection.distributed if protection else None
+            engine = self.experiment.secured.engine(engine, algorithm, source, model.params, mechanism)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         refused: Counter[tuple[str, str]] = Counter()
+        cut: list[float] = []
 
         def watch(round: Round) -> None:
             tick(_word(round.info))
+            cut.append(round.info.get("cut", 0.0))
             for client, why in round.refused.items():
                 known = 0 <= client < len(clients.names)
                 refused[clients.names[client] if known else "an unknown client", why] += 1
@@ -210,6 +220,12 @@ class Pipeline:
             state = public(state)
         for (client, why), times in refused.items():
             self.show.note(f"{plan.stage}: {client} was refused in {times} rounds: {why}")
+        if any(cut):
+            asked = self.settings.secure.clip
+            self.show.note(
+                f"{plan.stage}: in {sum(c > 0 for c in cut)} rounds numbers beyond secure.clip={asked:g} were cut, "
+                f"{max(cut):.2%} of them at most: raise it, or lower learning rates"
+            )
         own = partial(hostile.kept_by_the_algorithm, settings=self.settings)
         memory = {clients.names[c]: own(kept) for c, kept in engine.memory().items()} if not entry.pooled else {}
         return Trained(name, model, state, {}, options, memory)
@@ -434,6 +450,8 @@ def _word(info: Mapping[str, float]) -> str:
     >>> _word({"loss": 0.5, "time": 12.25, "staleness": 1.0})
     'loss 0.500, 12.2 s of simulated time'
     """
+    if "abandoned" in info:
+        return "given up: too few clients were left"
     forms = {"loss": "loss {:.3f}", "time": "{:.1f} s of simulated time", "consensus": "consensus distance {:.2g}"}
     return ", ".join(form.format(info[name]) for name, form in forms.items() if name in info)
 

@@ -9,8 +9,9 @@ from typing import Any
 from seedbed.algorithms.catalogue import Entry
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Engine
-from seedbed.privacy.differential.accountant import epsilon, gaussian_epsilon, noise_for
+from seedbed.privacy.differential.accountant import Gaussian, epsilon, gaussian_epsilon, noise_for, skellam_for
 from seedbed.privacy.differential.central import Adaptive, private
+from seedbed.privacy.differential.distributed import Distributed
 from seedbed.privacy.differential.ledger import Ledger, charged
 from seedbed.privacy.differential.local import LocallyNoised
 from seedbed.privacy.differential.mechanisms import Banded, Independent, InTurn, Local, Mechanism, TreeAggregation
@@ -45,11 +46,15 @@ class Promise:
     population: int
     rounds: int
     seed: int
+    size: int = 1
+    honest: int = 1
 
     @classmethod
-    def of(cls, settings: Settings, clients: int) -> "Promise | None":
+    def of(cls, settings: Settings, clients: int, *, size: int = 1, honest: int = 1) -> "Promise | None":
         """The plan for so many known clients; None: no privacy is asked for.
 
+        Args:
+            size, honest: as of `Distributed`.
         Raises:
             InputError: what is asked for cannot be had.
         """
@@ -70,13 +75,21 @@ class Promise:
                 f"delta={delta:g} with {clients} clients would allow one of them to be published whole: choose it well "
                 f"below 1/{clients}, or leave it out"
             )
-        plan = cls(asked, asked.epsilon, delta, 1.0, min(cohort, clients), clients, rounds, settings.seed)
-        [(release, times)] = plan.mechanism(Noise(bytes(32))).spent(rounds).items()
-        return replace(plan, noise_multiplier=noise_for(plan.epsilon, delta, rate=release.rate, times=times))
+        plan = cls(asked, asked.epsilon, delta, 1.0, min(cohort, clients), clients, rounds, settings.seed, size, honest)
+        mechanism = plan.mechanism(Noise(bytes(32)))
+        [(release, times)] = mechanism.spent(rounds).items()
+        if isinstance(release, Gaussian):
+            return replace(plan, noise_multiplier=noise_for(plan.epsilon, delta, rate=release.rate, times=times))
+        steps = math.sqrt(release.variance)  # of z = 1: so many a clip
+        z = skellam_for(plan.epsilon, delta, longest=release.longest, steps=steps, size=size, times=times)
+        return replace(plan, noise_multiplier=z)
 
     def mechanism(self, key: Noise) -> Mechanism:
         args = (key, self.noise_multiplier, self.expected, self.population)
-        name = self.settings.mechanism
+        name = self.settings.mechanism or "gaussian"
+        if name == "distributed":
+            assert self.settings.clip is not None  # Promise.of refuses it
+            return Distributed(*args, self.seed, self.size, self.honest, self.settings.clip)
         return Independent(*args) if name == "gaussian" else IN_TURN[name](*args, self.seed)
 
     @property
@@ -93,13 +106,21 @@ class Promise:
             return next(iter(mechanism.spent(self.rounds).values()))
         return int(binom.isf(RARE / self.population, self.rounds, self.expected / self.population))
 
+    @property
+    def _if_seen(self) -> float:
+        """ε against those who see who takes part."""
+        mechanism = self.mechanism(Noise(bytes(32)))
+        if isinstance(mechanism, InTurn):
+            return epsilon(mechanism.spent(self.rounds), self.delta)
+        return gaussian_epsilon(math.sqrt(self.often) / self.noise_multiplier, self.delta)
+
     def table(self) -> dict[str, Any]:
         """For result.json."""
         mechanism, z = self.mechanism(Noise(bytes(32))), self.noise_multiplier
         return {
             "epsilon": epsilon(mechanism.spent(self.rounds), self.delta),
             "delta": self.delta,
-            "epsilon_if_cohorts_are_seen": gaussian_epsilon(math.sqrt(self.often) / z, self.delta),
+            "epsilon_if_cohorts_are_seen": self._if_seen,
             "takes_part_at_most": self.often,
             "mechanism": self.settings.mechanism,
             "noise_multiplier": z,
@@ -115,19 +136,26 @@ class Promise:
         """What is protected, against whom, at what ε, and what is not."""
         mechanism, z = self.mechanism(Noise(bytes(32))), self.noise_multiplier
         spent = epsilon(mechanism.spent(self.rounds), self.delta)
-        seen = gaussian_epsilon(math.sqrt(self.often) / z, self.delta)
         budget, local = f"ε = {spent:.3g} at δ = {self.delta:.2g}", self.settings.mechanism == "local"
         times = f"{self.often} of {self.rounds} rounds"
         lines = [
             "Protected: the whole data of every known client (a client is a task), by differential privacy with "
             f"{budget}: "
-            + ("whatever its data are" if local else "whether it took part at all")
+            + self._neighbours()
             + f", no outcome becomes more likely by more than a factor {_factor(spent)}, but for δ.",
         ]
         if local:
             lines.append(
                 f"Against: everybody, the server too, who sees each client's noised message in at most {times}."
             )
+        elif isinstance(mechanism, Distributed):
+            lines.append(
+                f"Against: everybody, the server too, who sees noisy sums alone, and who takes part. Each client adds "
+                f"a share of the noise, sized so that {self.honest} of a round's {self.expected} suffice: a sum over "
+                "fewer is not unmasked. Clients in league with the server, or that leave their noise out, must be "
+                f"counted off: at least {self.honest} honest ones must be in every sum."
+            )
+            lines.append(f"Each client takes part in at most {times}; nothing is gained from chance.")
         else:
             lines.append(
                 "Against: whoever sees the trained model, and the model after every round; not the server itself, "
@@ -135,14 +163,16 @@ class Promise:
             )
             if isinstance(mechanism, Independent) and mechanism.rate < 1:
                 lines.append(
-                    f"That counts on nobody seeing who takes part in which round. Whoever does: ε = {seen:.3g} for a "
-                    f"client in {times}, which is as often as any will be, but for a chance of one in a thousand."
+                    "That counts on nobody seeing who takes part in which round. Whoever does: ε = "
+                    f"{self._if_seen:.3g} for a client in {times}, which is as often as any will be, but for "
+                    "a chance of one in a thousand."
                 )
             else:
                 lines.append(f"It holds whoever sees who takes part: nothing is gained from chance ({times} each).")
         few = ", of too few clients for the model to learn much" if self.expected < 10 * z else ""
         lines += [
-            f"Price: noise of {z:.3g} clips in every number of a sum over about {self.expected} clients{few}.",
+            f"Price: noise of {self._loudest(mechanism):.3g} clips in every number of a sum over about {self.expected} "
+            f"clients{few}.",
             "Withheld, as ε does not cover them: losses, who and how many took part, scores on known clients, and "
             "fine-tuning chosen on them.",
             "Not covered: scores on unseen clients, who only judge; the number of clients; what reading the data made "
@@ -151,6 +181,19 @@ class Promise:
             "Another run on the same clients is another release: the ε of all of them add up.",
         ]
         return lines
+
+    def _neighbours(self) -> str:
+        """What two data sets that cannot be told apart differ in."""
+        if self.settings.mechanism == "local":
+            return "whatever its data are"
+        if self.settings.mechanism == "distributed":
+            return "whether or not its contribution was in the sums"
+        return "whether it took part at all"
+
+    def _loudest(self, mechanism: Mechanism) -> float:
+        """The noise in a sum, in clips: of distributed noise when nobody is lost."""
+        more = self.expected / self.honest if isinstance(mechanism, Distributed) else 1.0
+        return self.noise_multiplier * math.sqrt(more)
 
 
 def _factor(epsilon: float) -> str:
@@ -176,6 +219,9 @@ def refuse_unprotected(settings: Settings, entry: Entry) -> None:
         why = f"with gate.norm={settings.gate.norm:g} one client's message decides on another's"
     elif settings.tune:
         why = "learning rates chosen on known clients (tune) would show something of them"
+    elif settings.privacy.mechanism == "distributed" and settings.secure.form == "none":
+        why = "privacy.mechanism=distributed shares the noise of a sum among clients, whose messages alone have too "
+        why += "little: give --secure, so that only sums are seen"
     elif settings.schedule.name != "synchronous":
         why = f"schedule.name={settings.schedule.name} takes clients as they come, and ε needs cohorts drawn as it says"
     if why:
@@ -200,6 +246,8 @@ class Protection:
             "expected": plan.expected,
             "population": plan.population,
         }
+        if isinstance(self.mechanism, Distributed):
+            what |= {"honest": plan.honest, "size": plan.size, "clip": plan.settings.clip}
         if self._has_key:
             what["key"] = key.fingerprint
         self.ledger = Ledger(ledger, epsilon=plan.epsilon, delta=plan.delta, plan=what, rounds=plan.rounds)
@@ -212,6 +260,11 @@ class Protection:
             return engine
         assert self.plan.settings.clip is not None  # Promise.of refuses it
         return LocallyNoised(engine, self.mechanism, clip=self.plan.settings.clip)
+
+    @property
+    def distributed(self) -> Distributed | None:
+        """The mechanism whose noise clients add to what is summed securely."""
+        return self.mechanism if isinstance(self.mechanism, Distributed) else None
 
     def rounds(self, rounds: Iterator[Round], done: int) -> Iterator[Round]:
         """The rounds after so many, each charged first."""

@@ -66,4 +66,7 @@ def complete(given: Mapping[str, Any], population: Population, *, specific: bool
         recipes.append({"cohort": min(100, len(population))})
     chosen = {k: v for k, v in given.items() if v is not None and not (k == "algorithm" and v == "auto")}
     own = {"name": asked.schedule.name or catalogue.entry(algorithm).rounds[0]}
-    return settings_from(open_ones, *recipes, chosen, {"schedule": own})
+    decided: dict[str, Any] = {"schedule": own}
+    if asked.privacy.epsilon is not None and asked.privacy.mechanism is None:
+        decided["privacy"] = {"mechanism": "gaussian" if asked.secure.form == "none" else "distributed"}
+    return settings_from(open_ones, *recipes, chosen, decided)

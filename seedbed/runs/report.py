@@ -298,7 +298,7 @@ def _over_rounds(stage: str, points: Sequence[charts.Point], key: str, what: str
 
 
 def _privacy(result: Table) -> str:
-    said = (result.get("privacy") or {}).get("said", ())
+    said = [line for of in ("secure", "privacy") for line in (result.get(of) or {}).get("said", ())]
     return f"<ul>{''.join(f'<li>{text(line)}</li>' for line in said)}</ul>" if said else ""
 
 

@@ -208,10 +208,11 @@ class PrivacySettings(Section):
     delta: float | None = Field(
         default=None, gt=0, lt=1, description="δ; none: 1e-5, or 1/clients^1.1 where that is less"
     )
-    mechanism: Literal["gaussian", "tree", "banded", "local"] = Field(
-        default="gaussian",
+    mechanism: Literal["gaussian", "tree", "banded", "local", "distributed"] | None = Field(
+        default=None,
         description="gaussian: fresh noise, cohorts by chance; tree, banded: noise over rounds, clients in turn; "
-        "local: every client noises its own message",
+        "local: every client noises its own message; distributed: every client adds a share of the noise, for "
+        "secure aggregation; none: gaussian, or with --secure distributed",
     )
     clip: float | None = Field(
         default=None,
@@ -220,6 +221,41 @@ class PrivacySettings(Section):
     )
     quantile: float = Field(
         default=0.5, gt=0, lt=1, description="the share of clients that such a clip leaves as they are"
+    )
+    honest: Part = Field(
+        default=2 / 3,
+        description="distributed: clients of a round whose noise is counted on, a fraction or a count; if fewer are "
+        "left, the round is given up",
+    )
+
+
+class SecureSettings(Section):
+    """Secure aggregation: of clients' messages the server sees sums alone."""
+
+    form: Literal["none", "masks", "shares"] = Field(
+        default="none",
+        description="masks: SecAgg+, one server; shares: several servers, of which one at least does not collude",
+    )
+    neighbours: int | None = Field(
+        default=None, ge=2, description="masks: with how many others a client masks; none: 2·log2 of all, at least 8"
+    )
+    threshold: Part | None = Field(
+        default=None,
+        description="masks: how many of its neighbours must stay, and how many must collude to unmask it: more than "
+        "this part of them, or a count; none: more than half, or with secure.malicious two thirds",
+    )
+    malicious: bool = Field(default=False, description="masks: protect from a server that deviates, too")
+    servers: int = Field(default=2, ge=2, description="shares: how many servers")
+    groups: int | None = Field(
+        default=None, ge=2, description="sums of so many groups, whose means a robust rule reduces; none: one sum"
+    )
+    clip: float = Field(default=8, gt=0, description="the grid: numbers beyond this are cut")
+    bits: int = Field(default=20, ge=8, le=48, description="the grid: bits of a number")
+    cap: float | None = Field(
+        default=None, gt=0, description="examples that weigh most; none: as many as the largest known client has"
+    )
+    dropout: float = Field(
+        default=0, ge=0, lt=1, description="how probable it is that a client is lost in a round, at any of four stages"
     )
 
 
@@ -272,6 +308,7 @@ class Settings(Section):
     gate: GateSettings = GateSettings()
     attack: AttackSettings = AttackSettings()
     privacy: PrivacySettings = PrivacySettings()
+    secure: SecureSettings = SecureSettings()
     options: dict[str, Any] = Field(default={}, description="the algorithm's own settings")
     rival: dict[str, Any] = Field(default={}, description="settings of the FedAvg that the algorithm is compared with")
     reader: dict[str, Any] = Field(default={}, description="how the data is read: client, target, ...")

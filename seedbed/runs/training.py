@@ -53,7 +53,8 @@ def train_stage(
         return state
     for round in guard(schedule(algorithm, engine, state, done, rest), done):
         took_part = {} if round.clients is NOT_NAMED else {"clients": len(round.clients)}
-        refused = {"reasons": {str(c): why for c, why in round.refused.items()}} if round.refused else {}
+        reasons = {str(c): why for c, why in {**round.refused, **round.lost}.items()}
+        refused = {"reasons": reasons} if reasons else {}
         run.log({"stage": stage, "round": round.number, **took_part, **round.info, **refused})
         watch(round)
         last = round.number == rounds

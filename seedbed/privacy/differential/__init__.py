@@ -2,6 +2,7 @@
 
 from seedbed.privacy.differential.accountant import Gaussian, epsilon, noise_for
 from seedbed.privacy.differential.central import Adaptive, private, public
+from seedbed.privacy.differential.distributed import Distributed
 from seedbed.privacy.differential.ledger import Ledger, charged
 from seedbed.privacy.differential.local import LocallyNoised
 from seedbed.privacy.differential.mechanisms import Banded, Independent, Local, TreeAggregation
@@ -10,6 +11,7 @@ from seedbed.privacy.differential.noise import Noise, new_key
 __all__ = [
     "Adaptive",
     "Banded",
+    "Distributed",
     "Gaussian",
     "Independent",
     "Ledger",

@@ -19,6 +19,7 @@ from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
 from seedbed.privacy.differential.clipping import clipped
+from seedbed.privacy.differential.distributed import Distributed
 from seedbed.privacy.differential.mechanisms import Independent, Local, Mechanism
 from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
@@ -118,8 +119,9 @@ def private(algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptiv
         ), kept
 
     def server(state: ServerState, replies: Replies) -> ServerState:
-        if isinstance(mechanism, Local) and replies.value.noised < 0.999:
-            raise InputError("the clients sent no noise of their own: run them on LocallyNoised(engine, ...)")
+        if isinstance(mechanism, Local | Distributed) and replies.value.noised < 0.999:
+            engine = "LocallyNoised(engine, ...)" if isinstance(mechanism, Local) else "Summed(engine, Noised(...))"
+            raise InputError(f"the clients sent no noise of their own: run them on {engine}")
         round, bound = int(state.extra["round"]), float(state.extra.get("clip", fixed))
         answered = replies.weights.sum().double()
         value, within, _ = tree.map(lambda x: answered * x.double(), replies.value)

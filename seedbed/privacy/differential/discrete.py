@@ -10,6 +10,7 @@ Shapes: P numbers of a message, n clients that noise.
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,6 @@ from seedbed.privacy.differential.noise import Noise
 
 Whole = npt.NDArray[np.int64]
 Flat = npt.NDArray[np.float64]
-ORDERS = range(2, 257)
 
 
 class Grid(NamedTuple):
@@ -72,36 +72,25 @@ def skellam(count: int, variance: float, noise: Noise, *numbers: int) -> Whole:
 
     By the inverse of its distribution function, to the 2⁻⁵³ of uniform numbers.
     """
-    from scipy.stats import skellam as distribution
-
-    reach = math.ceil(10 * math.sqrt(variance) + 40)
-    support = np.arange(-reach, reach + 1)
-    pmf = distribution.pmf(support, variance / 2, variance / 2)
-    cdf = np.cumsum(pmf / pmf.sum())
-    places = np.searchsorted(cdf, noise.uniform(count, "skellam", *numbers), side="left")
+    support, below = _distribution(variance)
+    places = np.searchsorted(below, noise.uniform(count, "skellam", *numbers), side="left")
     found: Whole = support[np.minimum(places, len(support) - 1)]
     return found
 
 
-def skellam_epsilon(delta: float, *, variance: float, longest: float, size: int, times: int = 1) -> float:
-    """ε of releasing a sum of whole numbers with Skellam noise, so often.
+def reach(variance: float) -> int:
+    """The most that one draw of `skellam` can be; beyond it lies less than 2⁻⁵³ of the distribution."""
+    return math.ceil(10 * math.sqrt(variance) + 40)
 
-    Rényi divergence of order α, summed over releases and turned into (ε, δ): αΔ₂²/2μ + min(((2α − 1)Δ₂² + 6Δ₁)/4μ²,
-    3Δ₁/2μ) (Agarwal et al., Theorem 3.5), Δ₁ ≤ min(√P·Δ₂, Δ₂²) for whole numbers; then Canonne, Kamath and Steinke,
-    NeurIPS 2020, Proposition 12.
 
-    Args:
-        variance: μ of the whole sum's noise, of those clients alone that are sure to have added theirs.
-        longest: Δ₂, see `Grid`.
-    """
-    l1 = min(math.sqrt(size) * longest, longest**2)
+@lru_cache(maxsize=8)
+def _distribution(variance: float) -> tuple[Whole, Flat]:
+    """The whole numbers within reach, and P(X ≤ each) by P(X = k) = e^(−μ)·I_k(μ)."""
+    from scipy.special import ive
 
-    def at(order: int) -> float:
-        extra = min(((2 * order - 1) * longest**2 + 6 * l1) / (4 * variance**2), 3 * l1 / (2 * variance))
-        divergence = times * (order * longest**2 / (2 * variance) + extra)
-        return divergence + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
-
-    return max(0.0, min(at(order) for order in ORDERS))
+    support = np.arange(-reach(variance), reach(variance) + 1)
+    probabilities = ive(np.abs(support), variance)
+    return support, np.cumsum(probabilities / probabilities.sum())
 
 
 def share_of(variance: float, clients: int, may_drop: int) -> float:

@@ -15,10 +15,11 @@ from typing import Any
 
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
-from seedbed.privacy.differential.accountant import Gaussian, epsilon
+from seedbed.privacy.differential.accountant import Release, epsilon, release
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.rounds import Round
 
+OF_THE_NETWORK = ("lost", "abandoned")  # what is told of a round, for it does not depend on anybody's data
 NOT_NAMED: Sequence[ClientId] = ()  # the clients of a round that does not tell who they were
 AHEAD = (64, 8, 1)  # so many rounds are looked ahead at once, so that not every one computes an ε
 
@@ -39,10 +40,10 @@ class Ledger:
         self, path: Path, *, epsilon: float, delta: float, plan: Mapping[str, Any] | None = None, rounds: int = 0
     ):
         self.path, self.budget, self.delta, self.rounds = path, epsilon, delta, rounds
-        self._spent: Counter[Gaussian] = Counter()
+        self._spent: Counter[Release] = Counter()
         self.charged_rounds = 0
         self._last = ""
-        self._allowed: tuple[Gaussian | None, int] = (None, 0)
+        self._allowed: tuple[Release | None, int] = (None, 0)
         first = {"epsilon": epsilon, "delta": delta, **(plan or {})}
         lines = self._read() if path.exists() else []
         if not lines:
@@ -57,7 +58,7 @@ class Ledger:
             self._count(line)
 
     @property
-    def spent(self) -> Mapping[Gaussian, int]:
+    def spent(self) -> Mapping[Release, int]:
         """The releases so far."""
         return self._spent
 
@@ -66,7 +67,7 @@ class Ledger:
         """ε of the releases so far, at the budget's δ."""
         return epsilon(self._spent, self.delta)
 
-    def charge(self, round: int, cost: Gaussian | None) -> None:
+    def charge(self, round: int, cost: Release | None) -> None:
         """Write a round down, on disk when this returns; one that is written down already is a replay, and free.
 
         Args:
@@ -91,9 +92,9 @@ class Ledger:
         self._append(line)
         self._count(line)
 
-    def _affords(self, cost: Gaussian) -> bool:
+    def _affords(self, cost: Release) -> bool:
         """Whether one more is within the budget; an answer for several ahead is kept."""
-        if cost.noise_multiplier == 0:
+        if not cost.noisy:
             return False
         kind, left = self._allowed
         if kind != cost or left == 0:
@@ -107,7 +108,7 @@ class Ledger:
             raise InputError(f"{self.path} has no round {self.charged_rounds} where it should: restore it")
         self.charged_rounds += 1
         if line["cost"] is not None:
-            cost = Gaussian(**line["cost"])
+            cost = release(line["cost"])
             self._spent[cost] += 1
             kind, left = self._allowed
             self._allowed = (kind, left - 1) if kind == cost and left else (None, 0)
@@ -164,4 +165,5 @@ def charged(rounds: Iterator[Round], ledger: Ledger, mechanism: Mechanism, *, do
         ledger.charge(number, mechanism.cost(number))
         round = next(rounds)
         number += 1
-        yield round._replace(clients=NOT_NAMED, info={}, refused={})
+        told = {name: number for name, number in round.info.items() if name in OF_THE_NETWORK}
+        yield round._replace(clients=NOT_NAMED, info=told, refused={}, lost={})

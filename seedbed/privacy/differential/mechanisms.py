@@ -1,7 +1,8 @@
 """How noise is laid on the rounds, and who takes part in them: the two are accounted together, so they stand together.
 
 Shapes: N clients in all, m of them expected in a round (q = m/N), T rounds. Each mechanism's noise has the standard
-deviation z in units of the clip; what a round costs is a `Gaussian`, or None where an earlier charge covers it.
+deviation z in units of the clip; what a round costs is a `Gaussian` (or `Skellam`), or None where an earlier charge
+covers it.
 """
 
 import math
@@ -17,7 +18,7 @@ import torch
 from seedbed import draws, tree
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
-from seedbed.privacy.differential.accountant import Gaussian
+from seedbed.privacy.differential.accountant import Gaussian, Release
 from seedbed.privacy.differential.noise import Noise
 from seedbed.tree import Tree
 
@@ -44,11 +45,11 @@ class Mechanism(Protocol):
         """What is added to a round's sum, in double precision."""
         ...
 
-    def cost(self, round: int) -> Gaussian | None:
+    def cost(self, round: int) -> Release | None:
         """What is charged before a round."""
         ...
 
-    def spent(self, rounds: int) -> dict[Gaussian, int]:
+    def spent(self, rounds: int) -> dict[Release, int]:
         """What so many rounds cost in all."""
         ...
 
@@ -85,10 +86,10 @@ class Independent:
     def noise(self, like: Tree, round: int) -> Tree:
         return tree.scale(self.noise_multiplier, self.key.normal_like(like, SUM, round))
 
-    def cost(self, round: int) -> Gaussian | None:
+    def cost(self, round: int) -> Release | None:
         return Gaussian(self.noise_multiplier, self.rate)
 
-    def spent(self, rounds: int) -> dict[Gaussian, int]:
+    def spent(self, rounds: int) -> dict[Release, int]:
         return {Gaussian(self.noise_multiplier, self.rate): rounds}
 
 
@@ -125,10 +126,10 @@ class InTurn:
         chosen = self.order(pass_)[place * self.expected : (place + 1) * self.expected]
         return sorted(population[int(i)] for i in chosen)
 
-    def cost(self, round: int) -> Gaussian | None:
+    def cost(self, round: int) -> Release | None:
         return None if round % self.rounds_of_a_pass else Gaussian(self.noise_multiplier)
 
-    def spent(self, rounds: int) -> dict[Gaussian, int]:
+    def spent(self, rounds: int) -> dict[Release, int]:
         return {Gaussian(self.noise_multiplier): -(-rounds // self.rounds_of_a_pass)}
 
 

@@ -2,8 +2,8 @@
 
 Read in this order: `fixed_point` (numbers as integers that can be added in any order), `shamir` and `keys` (the
 primitives), `protocol` (what is agreed on, and the messages), `client`, `server`, `together` (all of it in one
-process), `additive` (the other form, with several servers); then `encoding` (messages as words), `forms`, `dealing`,
-and `summed`: the engine out of which only sums come.
+process), `additive` (the other form, with several servers); then `encoding` and `noised` (messages as words),
+`forms`, `dealing`, and `summed`: the engine out of which only sums come.
 """
 
 from seedbed.privacy.secure.additive import AdditiveServer, split
@@ -12,6 +12,7 @@ from seedbed.privacy.secure.dealing import dealt, losing
 from seedbed.privacy.secure.encoding import Weighted
 from seedbed.privacy.secure.fixed_point import Grid
 from seedbed.privacy.secure.forms import Masks, Shares, Unmasked
+from seedbed.privacy.secure.noised import Noised
 from seedbed.privacy.secure.protocol import Aborted, Plan, Refused
 from seedbed.privacy.secure.server import SecureServer
 from seedbed.privacy.secure.summed import Summed
@@ -22,6 +23,7 @@ __all__ = [
     "AdditiveServer",
     "Grid",
     "Masks",
+    "Noised",
     "Plan",
     "Refused",
     "SecureClient",

@@ -1,6 +1,6 @@
 """How a client's message becomes words that can be summed, and how their sum becomes a message again.
 
-Shapes: D numbers of a value, I numbers for people, W words.
+Shapes: D numbers of a value, I numbers for people (the last is `cut`), W words.
 """
 
 from dataclasses import dataclass, field
@@ -42,7 +42,8 @@ class Weighted:
     """The weighted mean on a grid: w·x of each number, two words for each number for people, and w: W = D + 2I + 1.
 
     A number for people (a loss) has no bound that is known beforehand. It travels as w·z in units of 32/(2ᵇ⁻¹ − 1), in
-    two digits of base 2ᵇ⁻¹ − 1: at 20 bits to 6e-5, up to 1.6e7.
+    two digits of base 2ᵇ⁻¹ − 1: at 20 bits to 6e-5, up to 1.6e7. So does the part of a client's numbers that the grid
+    cuts: the mean's info has it as `cut` where it is not 0.
     """
 
     grid: Grid = field(default_factory=Grid)
@@ -55,17 +56,22 @@ class Weighted:
         weight = float(message.weight)
         if self.grid.cap is None and weight > 1:
             raise NotSent(f"a weight of {weight:g} is above 1: give the grid a cap, the weight that counts 1")
-        words = self.grid.encode(flat(message.value), weight)
-        digits = self._digits(np.array([float(message.info[name]) for name in sorted(message.info)]), weight)
+        numbers = flat(message.value)
+        words = self.grid.encode(numbers, weight)
+        cut = float((np.abs(numbers) > self.grid.clip).mean()) if len(numbers) else 0.0
+        said = np.array([*(float(message.info[name]) for name in sorted(message.info)), cut])
+        digits = self._digits(said, weight)
         return np.concatenate([words[:-1], digits, words[-1:]])
 
     def message(self, total: Words, like: Message, clients: int) -> Message:
         names = sorted(like.info)
-        at = len(total) - 1 - 2 * len(names)
+        at = len(total) - 1 - 2 * (len(names) + 1)
         mean, weight = self.grid.decode(np.delete(total, slice(at, -1)))
         high, low = self.grid.signed(total[at:-1]).astype(np.float64).reshape(-1, 2).T
-        said = (high * self.grid.largest + low) * self._unit / (weight or 1.0)
+        *said, cut = ((high * self.grid.largest + low) * self._unit / (weight or 1.0)).tolist()
         info = {name: like.info[name].new_tensor(number) for name, number in zip(names, said, strict=True)}
+        if cut > 0:
+            info["cut"] = like.weight.new_tensor(cut)
         return Message(unflat(mean, like.value), like.weight.new_tensor(weight * (self.grid.cap or 1.0)), info)
 
     def _digits(self, numbers: Numbers, weight: float) -> Words:

@@ -73,8 +73,11 @@ class Masks:
 
     def sum(self, words: Mapping[ClientId, Words], grid: Grid, round: int, lost: Lost) -> Sum:
         refuse_few(len(words), self.min_cohort, round)
-        length = len(next(iter(words.values())))
-        return masked_sum(self.plan(len(words), length, grid, round), words, lost)
+        try:
+            plan = self.plan(len(words), len(next(iter(words.values()))), grid, round)
+        except InputError as error:
+            raise Aborted(f"round {round + 1}: {error}") from error
+        return masked_sum(plan, words, lost)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def secure_sum(
 
 
 def masked_sum(plan: Plan, words: Mapping[ClientId, Words], lost: Lost = NOBODY) -> Sum:
-    """Run the protocol over these clients' words. One that refuses, because too few of its neighbours are left, is lost.
+    """Run the protocol over these clients' words. One that refuses, as too few of its neighbours are left, is lost.
 
     Raises:
         Aborted: too few are left.

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from seedbed import InputError
-from seedbed.privacy.differential.accountant import gaussian_epsilon
-from seedbed.privacy.differential.discrete import Grid, rounded, share_of, skellam, skellam_epsilon
+from seedbed.privacy.differential.accountant import Skellam, epsilon, gaussian_epsilon
+from seedbed.privacy.differential.discrete import Grid, rounded, share_of, skellam
 
 from .parrots import KEY
 
@@ -62,7 +62,7 @@ def test_the_bound_lies_above_the_exact_divergence(variance: float, shift: int) 
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if np.maximum(0, p - math.exp(middle) * moved).sum() > 1e-5 else (low, middle)
-    bound = skellam_epsilon(1e-5, variance=variance, longest=shift, size=1)
+    bound = epsilon({Skellam(variance, shift, 1): 1}, 1e-5)
     assert bound >= high
     assert bound <= 1.35 * high + 0.2
 
@@ -71,6 +71,6 @@ def test_with_a_fine_grid_it_is_the_gaussian() -> None:
     """s → ∞: Δ₂/√μ → 1/z, and the bound tends to a Rényi bound of the Gaussian, some 10 % above its exact ε."""
     z, size = 4.0, 1000
     grid = Grid(scale=1e6, clip=1.0, size=size)
-    got = skellam_epsilon(1e-5, variance=(z * 1e6) ** 2, longest=grid.longest, size=size, times=10)
+    got = epsilon({Skellam((z * 1e6) ** 2, grid.longest, size): 10}, 1e-5)
     exact = gaussian_epsilon(10**0.5 / z, 1e-5)
     assert exact <= got <= 1.1 * exact
