@@ -173,8 +173,9 @@ class Promise:
         lines += [
             f"Price: noise of {self._loudest(mechanism):.3g} clips in every number of a sum over about {self.expected} "
             f"clients{few}.",
-            "Withheld, as ε does not cover them: losses, who and how many took part, scores on known clients, and "
-            "fine-tuning chosen on them.",
+            "Withheld, as ε does not cover them: losses, "
+            + ("" if isinstance(mechanism, Distributed) else "who and how many took part, ")
+            + "scores on known clients, and fine-tuning chosen on them.",
             "Not covered: scores on unseen clients, who only judge; the number of clients; what reading the data made "
             "of all rows (means of columns, names of classes); manifest.json and checkpoints/, the operator's own.",
             "A client that adapts uses its own data without noise, and its model stays with it.",

@@ -30,6 +30,7 @@ class Secured:
         cohort: clients of a round.
         choosing: validation clients, whose mean scores choose how clients adapt; 0: nothing is chosen.
         honest: clients that a sum is taken over at least.
+        private: with a budget ε, so that clients add noise to what they send.
     """
 
     settings: SecureSettings
@@ -38,6 +39,7 @@ class Secured:
     clients: int
     choosing: int = 0
     honest: int = LEAST
+    private: bool = False
 
     @classmethod
     def of(cls, settings: Settings, entry: Entry, clients: int, choosing: int) -> "Secured | None":
@@ -54,8 +56,8 @@ class Secured:
         _refuse_beside(settings, entry)
         honest = settings.privacy.honest
         counted = honest if isinstance(honest, int) else max(LEAST, math.ceil(honest * cohort - 1e-9))
-        least = counted if settings.privacy.epsilon is not None else LEAST
-        plan = cls(asked, settings.seed, cohort, clients, choosing, least)
+        private = settings.privacy.epsilon is not None
+        plan = cls(asked, settings.seed, cohort, clients, choosing, counted if private else LEAST, private)
         plan._refuse_small(min(cohort, clients - choosing))
         return plan
 
@@ -127,6 +129,8 @@ class Secured:
         if smallest < LEAST:
             of = f"secure.groups={self.messages} of {clients} clients" if self.messages > 1 else f"{clients} clients"
             fewer = ", or fewer groups" if self.messages > 1 else ""
+            if clients < self.cohort:
+                of += f" ({self.choosing} of the {self.clients} known ones choose how clients adapt)"
             raise InputError(
                 f"{of} a round would be sums over {smallest}, but the least is {LEAST}: of a sum over two, each knows "
                 f"the other's update; ask more clients (cohort){fewer}"
@@ -161,6 +165,7 @@ class Secured:
                 f"Lost on the way, in all training: {lost} messages in {rounds} rounds; {given_up} rounds were given "
                 "up, for too few were left to unmask a sum: the model stayed as it was, and nothing was revealed."
             )
+        bounded = " (--epsilon bounds that)" if not self.private else ", but as ε says"
         withheld = "Withheld: losses of single clients, and scores on known clients."
         if self.choosing:
             withheld += (
@@ -170,14 +175,16 @@ class Secured:
         return [
             *lines,
             withheld,
-            "Not covered: what a sum itself tells (--epsilon bounds that); false updates; who took part, and when; a "
-            "client's own machine.",
+            f"Not covered: what a sum itself tells{bounded}; false updates; who took part, and when; a client's own "
+            "machine.",
             "A run is a simulation: all of the protocol is computed, keys and masks too, but in one process, whose "
             "owner sees everything; checkpoints/ hold what simulated clients keep.",
         ]
 
     def _seen(self) -> str:
         of, groups = f"{self.cohort} of {self.clients} known clients a round", self.settings.groups
+        if self.private:
+            return f"of {of} the server sees the noisy sum over those whose message arrived, and who they are."
         what = "weighted mean, the sum of weights and the mean loss"
         if groups is None:
             return f"of {of} the server sees the {what} over those whose update arrived, and who they are."

@@ -10,12 +10,25 @@ from typing import NamedTuple
 import pytest
 
 from seedbed.cli import main
+from seedbed.runs import tuning
 
 NET = ("--set", "model.name=mlp", "--set", "model.hidden=8")
 ONCE = ("--set", "evaluation.episodes=2", "--set", "evaluation.shots=1")
 PLAIN = ("--set", "evaluation.baselines=false", "--set", "evaluation.curve=false")
 TINY = ("--rounds", "3", "--set", "checkpoint_seconds=0", *NET, *ONCE, *PLAIN)
 KEPT = ("model.safetensors", "metrics.jsonl", "result.json")  # what must not depend on how often a run was stopped
+
+
+def look_at_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing how to fine-tune looks at few ways."""
+    for name, values in {
+        "HEAD_RATES": (0.1,),
+        "HEAD_STEPS": (5,),
+        "RATES": (0.1,),
+        "STEPS": (2, 4),
+        "OWN_STEPS": (2,),
+    }.items():
+        monkeypatch.setattr(tuning, name, values)
 
 
 class Said(NamedTuple):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.runs import tuning
 from seedbed.runs.directory import RunDirectory
 
-from .bench import table
+from .bench import look_at_few, table
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"
 
@@ -73,11 +72,4 @@ def arrays(tmp_path: Path) -> Path:
 @pytest.fixture
 def few_tunings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choosing how to fine-tune looks at few ways: for tests of something else."""
-    for name, values in {
-        "HEAD_RATES": (0.1,),
-        "HEAD_STEPS": (5,),
-        "RATES": (0.1,),
-        "STEPS": (2, 4),
-        "OWN_STEPS": (2,),
-    }.items():
-        monkeypatch.setattr(tuning, name, values)
+    look_at_few(monkeypatch)

@@ -82,7 +82,7 @@ def test_the_released_sum_has_the_stated_noise(lost: int, stage: int) -> None:
 
 
 def test_frequencies_of_few_values() -> None:
-    """Where the grid is coarse: χ² of the sum of nine clients' shares against the probabilities of each whole number."""
+    """Where the grid is coarse: χ² of the sum of nine shares against the probabilities of each whole number."""
     made = mechanism(40_000, z=1e-3, honest=CLIENTS)
     assert made.variance < 20
     noise = np.rint(summed(released(torch.zeros(CLIENTS, 40_000, dtype=torch.float64), made), made)).astype(int)
