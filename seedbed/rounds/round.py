@@ -139,17 +139,17 @@ def refuse_infinite(state: Tree, number: int, info: Mapping[str, Tensor]) -> Non
 
 
 def refuse_hopeless(number: int, groups: Sequence[Group], refused: Mapping[ClientId, str]) -> None:
-    """Messages were refused, and nobody's is left."""
-    if not refused or groups:
-        return
-    reasons = Counter(refused.values())
-    said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    if list(reasons) == ["not finite"]:
+    """Messages were refused, and nobody's is left, or more are not finite than are left: no attack of a few, but a
+    model that diverges."""
+    left, reasons = sum(len(group.clients) for group in groups), Counter(refused.values())
+    if reasons["not finite"] > left:
         raise Diverged(
-            f"round {number}: the model is no longer finite for any of its {len(refused)} clients; start again with "
-            "lower learning rates (local.lr, outer.lr); what came before is intact"
+            f"round {number}: the model is no longer finite for {reasons['not finite']} of its {left + len(refused)} "
+            "clients; start again with lower learning rates (local.lr, outer.lr); what came before is intact"
         )
-    raise InputError(f"round {number}: {said}: no message is left; what came before is intact")
+    if refused and not left:
+        said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise InputError(f"round {number}: {said}: no message is left; what came before is intact")
 
 
 def named(prefix: str, tree_: Tree) -> dict[str, Tensor]:
