@@ -250,7 +250,7 @@ def fill(template: Tree, tensors: Mapping[str, Tensor], prefix: str) -> Tree:
         if found is None or found.shape != leaf.shape:
             shape = "is missing" if found is None else f"has shape {tuple(found.shape)}, not {tuple(leaf.shape)}"
             raise InputError(f"{prefix}.{path} {shape}: the file belongs to another model or algorithm")
-        values.append(found)
+        values.append(found.to(leaf.device))
     return tree.with_leaves(template, values)
 
 

@@ -102,7 +102,7 @@ class FixedPointMean:
 
     def __call__(self, stacked: Tree, weights: Tensor) -> Tree:
         leaves = [leaf.double().reshape(len(leaf), -1) for leaf in tree.leaves(stacked)]
-        flat = torch.cat(leaves, 1).numpy()
+        flat = torch.cat(leaves, 1).cpu().numpy()
         updates = dict(enumerate(flat))
         whole = self._relative(weights)
         if self.masked:
