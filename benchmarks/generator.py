@@ -86,7 +86,7 @@ def figures(found: dict[int, list[dict[int, float]]]) -> list[Figure]:
 def main() -> int:
     parser = arguments(__doc__ or "")
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 5], help="gradient steps in the training loop")
-    parser.add_argument("--lr", type=float, default=0.01, help="where their learned rates start")
+    parser.add_argument("--lr", type=float, default=0.001, help="where their learned rates start")
     parser.add_argument("--rounds", type=int, default=1000, help="meta-iterations")
     parser.add_argument("--tasks", type=int, default=1000, help="fresh sinusoids to judge on, at least")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from --seed on")

@@ -10,6 +10,7 @@ allow. `--full` is the papers' length (60,000 and 100,000 iterations), for a mac
 
     SEEDBED_DATA=... python benchmarks/omniglot.py                     prototypes: about 10 minutes on 2 cores
     SEEDBED_DATA=... python benchmarks/omniglot.py --methods maml reptile
+    SEEDBED_DATA=... python benchmarks/omniglot.py --methods prototypes maml reptile --full --device cuda   on a GPU
 """
 
 import os
@@ -131,7 +132,7 @@ def run(name: str, seed: int, settings: Any, bar: Progress) -> dict[tuple[int, i
     rounds = method.full if settings.full else settings.rounds or method.rounds
     known, unseen = split(seed, settings.root)
     with draws.initialising(seed):
-        model = Model(conv((1, 28, 28), max(method.ways), channels=64))
+        model = Model(conv((1, 28, 28), max(method.ways), channels=64)).to(settings.device)
     algorithm = algorithm_for(name, model, ways=20, rounds=rounds)
     engine = OneByOne(Sampled(known, method.sampler, seed=seed), workers=settings.workers)
     state = algorithm.init(model.params)
@@ -155,6 +156,7 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["prototypes"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rounds", type=int, help="of training, instead of each method's own")
+    parser.add_argument("--device", default="cpu", help="where clients compute: cpu, cuda")
     parser.add_argument("--full", action="store_true", help="the papers' lengths")
     parser.add_argument("--episodes", type=int, default=400, help="to judge on, for each number of ways and shots")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="clients side by side")

@@ -89,6 +89,16 @@ def squared_norm(a: Tree) -> Tensor:
     return dot(a, a)
 
 
+def beside(a: Tree, b: Tree) -> Tree:
+    """The first tree on the device where the second's leaves lie; as it is where the second has none.
+
+    >>> beside(torch.ones(1), torch.empty(1, device="meta")).device.type
+    'meta'
+    """
+    there = leaves(b)
+    return map(lambda x: x.to(there[0].device), a) if there else a
+
+
 def where(condition: Tensor, a: Tree, b: Tree) -> Tree:
     """a where the condition [] holds, else b."""
     return map(lambda x, y: torch.where(condition, x, y), a, b)

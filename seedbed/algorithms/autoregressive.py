@@ -28,7 +28,7 @@ def autoregressive(
     scale: float = 0.1,
     gaussian: bool = False,
     steps: int = 0,
-    lr: float = 0.01,
+    lr: float = 0.001,
     outer: Optimizer = adam(1e-3),
     test_steps: int | None = None,
     seed: int = 0,
@@ -43,7 +43,8 @@ def autoregressive(
         gaussian: φ is drawn in training, from normal distributions that are generated; clients then adapt to the mean.
             The clients' items are `Noisy` episodes. Nothing but the loss on queries holds the spread up.
         steps: gradient steps on the support set that follow the generator, in training too.
-        lr: where the rates of those steps start; with steps=0 they are not learned, and steps do harm.
+        lr: where the rates of those steps start, small, for a generated model may be steep; with steps=0 they are not
+            learned, and steps do harm.
         test_steps: such steps when a client adapts; None: as many as in training.
         seed: of the generator's first parameters.
     """

@@ -28,7 +28,7 @@ def pfedhn(
     dim: int | None = None,
     width: int = 100,
     depth: int = 3,
-    local: Optimizer = sgd(0.05, momentum=0.9),
+    local: Optimizer = sgd(0.005, momentum=0.9),
     outer: Optimizer = sgd(0.01, momentum=0.9),
     clip: float = 50.0,
     test_steps: int = 20,
@@ -46,7 +46,7 @@ def pfedhn(
             labels are drawn afresh in every episode.
         dim: of an embedding; None: 1 + N/4, as the authors'.
         width, depth: of the hypernetwork's hidden layers; depth 0: linear.
-        local: the authors' learning rate is .005, in 50 steps a round.
+        local: the authors'; they do 50 steps a round.
         outer: of φ and of the embeddings.
         clip: the longest gradient that `outer` is given; 0: any.
         test_steps: gradient steps when a client adapts: of its embedding, from the mean embedding, under a fixed h, if

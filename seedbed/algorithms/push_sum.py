@@ -29,7 +29,9 @@ def push_sum(loss: Objective, *, outer: Optimizer = sgd(0.1), adapt: Adapt = una
     def init(params: Params) -> ServerState:
         params = tree.detach(params)
         # In double precision, so that the mean of w over peers stays 1, and the mean of x is that of the peers.
-        return ServerState(params, {"w": torch.ones((), dtype=torch.float64), "outer": outer.init(params)})
+        return ServerState(
+            params, {"w": tree.beside(torch.ones((), dtype=torch.float64), params), "outer": outer.init(params)}
+        )
 
     def send(state: ServerState, client: ClientId) -> Params:
         return tree.map(lambda x: x / state.extra["w"].to(x), state.params)

@@ -38,7 +38,7 @@ class OneByOne(Owning):
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         def run(client: ClientId) -> tuple[ClientId, Group, Tree]:
-            task = tree.index(self.source.tasks([client], round), 0)
+            task = tree.index(self.tasks(self.source, [client], round, sent[client]), 0)
             kept = self.kept_by(algorithm, client, sent[client])
             with torch.no_grad():  # nobody differentiates through a client: see `learning.training.gradient`
                 message, kept = algorithm.client(sent[client], kept, task)
@@ -54,8 +54,8 @@ class OneByOne(Owning):
         """Personalise on each episode's support, score on its query: {client: scores [E]}."""
 
         def score(client: ClientId) -> Tensor:
-            task = tree.index(source.tasks([client], 0), 0)
             sent = algorithm.send(state, client)
+            task = tree.index(self.tasks(source, [client], 0, sent), 0)
             kept = self.kept_by(algorithm, client, sent)
             episodes = [tree.index(task.items, k) for k in range(len(task.real)) if task.real[k]]
             with torch.no_grad():

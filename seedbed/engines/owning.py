@@ -1,10 +1,12 @@
 """What every engine of one process owns: where its clients' tasks come from, and what the clients keep."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from seedbed import tree
 from seedbed.federated import Algorithm, ClientId
 from seedbed.tasks.sampling import TaskSource
+from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 
@@ -22,6 +24,10 @@ class Owning:
     def kept_by(self, algorithm: Algorithm, client: ClientId, sent: Tree) -> Tree:
         """What a client has kept, or for one not asked before, what it makes of what it is sent."""
         return self._kept[client] if client in self._kept else algorithm.remember(sent)
+
+    def tasks(self, source: TaskSource, clients: Sequence[ClientId], round: int, sent: Tree) -> Task:
+        """The clients' tasks, on the device where what they are sent lies."""
+        return cast(Task, tree.beside(source.tasks(clients, round), sent))
 
     def keep(self, client: ClientId, kept: Tree) -> None:
         """Put away what a client keeps, if it is anything."""

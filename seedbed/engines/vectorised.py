@@ -35,8 +35,8 @@ class Vectorised(Owning):
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         kept = {c: self.kept_by(algorithm, c, sent[c]) for c in sent}
         for clients in _chunks(sent, kept, self.source, self.chunk):
-            tasks = self.source.tasks(clients, round)
             payload, dims = _together([sent[c] for c in clients])
+            tasks = self.tasks(self.source, clients, round, payload)
             run = vmap(algorithm.client, in_dims=(dims, 0, 0))
             messages, after = _explained(run, payload, tree.stack([kept[c] for c in clients]), tasks)
             for i, client in enumerate(clients):
@@ -50,8 +50,8 @@ class Vectorised(Owning):
         sent = {c: algorithm.send(state, c) for c in source.clients}
         kept = {c: self.kept_by(algorithm, c, sent[c]) for c in sent}
         for clients in _chunks(sent, kept, source, max(1, self.chunk // EPISODES)):
-            task = source.tasks(clients, 0)
             payload, dims = _together([sent[c] for c in clients])
+            task = self.tasks(source, clients, 0, payload)
 
             def score(sent: Tree, kept: Tree, episodes: Any) -> Tensor:
                 def one(episode: Any) -> Tensor:

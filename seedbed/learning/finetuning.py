@@ -5,7 +5,7 @@ Shapes: B examples, F features, N classes, P points of a path.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,13 @@ class FineTuning:
             "head": f"the head, {head}",
             "own": f"its own, {all if self.lr else f'{self.steps} steps'}",
         }.get(self.layers, f"the head, {head}, then all layers, {all}")
+
+
+class Scored(NamedTuple):
+    """A way to adapt (None: there is nothing to choose), and what validation clients make of it: more is better."""
+
+    score: float
+    how: FineTuning | None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seedbed import draws
+from seedbed import draws, tree
 from seedbed.learning.heads import one_hot
 from seedbed.learning.networks import apply_dense, apply_gru, apply_perceptron, dense, gru, perceptron
 from seedbed.learning.objectives import Predict
@@ -93,7 +93,7 @@ def autoregressive_generator(
             psi |= dense(rng, f"{number}.back", made, width)
             psi |= {f"{number}.place": rows.new_zeros(-(-len(rows) // each), width)}
             psi |= {f"{number}.scale": torch.full_like(rows, scale)}
-        return {**theta, **{PSI + n: p for n, p in psi.items()}}
+        return {**theta, **{PSI + n: p for n, p in tree.beside(psi, theta).items()}}
 
     def generate(params: Params, support: Batch, noise: Tensor | None = None) -> Params:
         psi = {n.removeprefix(PSI): p for n, p in params.items() if n.startswith(PSI)}

@@ -8,7 +8,7 @@ layer.
 import torch
 from torch import Tensor
 
-from seedbed import draws
+from seedbed import draws, tree
 from seedbed.errors import InputError
 from seedbed.learning.networks import apply_perceptron, perceptron
 from seedbed.learning.training import Params
@@ -34,7 +34,7 @@ def hypernetwork(theta: Params, *, clients: int, dim: int, width: int, depth: in
         # Departure: every client begins at θ, whatever its embedding. Layers drawn at random, as the authors', know
         # nothing of a model's scales: those of a normalisation would begin near 0.
         phi |= {f"start.{n}": p, f"slope.{n}": p.new_zeros(*p.shape, sizes[-1])}
-    return {HYPER + n: p for n, p in phi.items()}
+    return {HYPER + n: p for n, p in tree.beside(phi, theta).items()}
 
 
 def generated(phi: Params, v: Tensor) -> Params:

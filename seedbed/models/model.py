@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.models.normalisation import STATISTICS, BatchNorm
 
@@ -104,6 +105,10 @@ class Model:
         """make(model): what `Several` does for every model of it."""
         return make(self)
 
+    def to(self, device: torch.device | str) -> "Model":
+        """The same on another device."""
+        return Model(copy.deepcopy(self.module).to(device), head=self.head or None)
+
     def is_head(self, name: str) -> bool:
         """Whether a parameter of this name belongs to the head."""
         return bool(self.head) and name.startswith(f"{self.head}.")
@@ -113,7 +118,8 @@ class Model:
         return f"Model({type(self.module).__name__}, {count:,} parameters, head {self.head!r})"
 
     def _whole(self, params: Params) -> Params:
-        return {n: params[n] if n in params else torch.zeros_like(p) for n, p in self.params.items()}
+        missing = {n: tree.beside(torch.zeros_like(p), params) for n, p in self.params.items() if n not in params}
+        return {n: missing[n] if n in missing else params[n] for n in self.params}
 
     def _skeleton(self, layer: str) -> nn.Module:
         """A copy of the module that stops before this layer, or does not if none is named.

@@ -28,5 +28,5 @@ def trusted(stacked: Tree, root: Tree) -> Tree:
         trust = (along / norms / mine.clamp_min(tiny)).clamp(0, 1).nan_to_num(0)
         return averaged(rows, trust / trust.sum().clamp_min(tiny) * mine / norms)
 
-    count = len(tree.leaves(stacked)[0])
-    return Robust("fltrust", rule)(stacked, torch.ones(count))
+    first = tree.leaves(stacked)[0]
+    return Robust("fltrust", rule)(stacked, torch.ones(len(first), device=first.device))

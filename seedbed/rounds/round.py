@@ -107,7 +107,7 @@ def _gathered_sums(algorithm: Algorithm, groups: Sequence[Group], population: in
     members = [some for group in groups for some in group.members or [[c] for c in group.clients]]
     who = [c for some in members for c in some]
     order = sorted(range(len(who)), key=who.__getitem__)
-    counts = torch.tensor([len(some) for some in members])
+    counts = torch.tensor([len(some) for some in members], device=stacked.weight.device)
     weights = torch.repeat_interleave(stacked.weight / counts, counts)[order]
     value = algorithm.reduce(stacked.value, stacked.weight)
     info = averaged(stacked.info, stacked.weight)
@@ -160,18 +160,22 @@ def refuse_infinite(state: Tree, number: int, info: Mapping[str, Tensor]) -> Non
         )
 
 
-def refuse_hopeless(number: int, groups: Sequence[Group], refused: Mapping[ClientId, str]) -> None:
-    """Messages were refused, and nobody's is left."""
-    if not refused or groups:
-        return
+def refuse_hopeless(
+    number: int, groups: Sequence[Group], refused: Mapping[ClientId, str], lost: Mapping[ClientId, str]
+) -> None:
+    """Messages were refused, and nobody's is left, or more are not finite than are left: no attack of a few, but a
+    model that diverges."""
+    left = sum(len(some) for group in groups for some in group.members or [[c] for c in group.clients])
     reasons = Counter(refused.values())
-    said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    if list(reasons) == ["not finite"]:
+    bad = sum(why.startswith("not finite") for why in [*refused.values(), *lost.values()])
+    if bad > left:
         raise Diverged(
-            f"round {number}: the model is no longer finite for any of its {len(refused)} clients; start again with "
-            "lower learning rates (local.lr, outer.lr); what came before is intact"
+            f"round {number}: the model is no longer finite for {bad} of its {left + len(refused) + len(lost)} "
+            "clients; start again with lower learning rates (local.lr, outer.lr); what came before is intact"
         )
-    raise InputError(f"round {number}: {said}: no message is left; what came before is intact")
+    if refused and not left:
+        said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise InputError(f"round {number}: {said}: no message is left; what came before is intact")
 
 
 def named(prefix: str, tree_: Tree) -> dict[str, Tensor]:

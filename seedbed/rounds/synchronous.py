@@ -73,7 +73,7 @@ def synchronous(
             gate.admit(arrived, chosen, alike=not algorithm.unlike) if gate and chosen else Admitted(arrived, {})
         )
         number += 1
-        refuse_hopeless(number, groups, refused)
+        refuse_hopeless(number, groups, refused, lost)
         counts = {"refused": len(refused), "lost": len(lost)}
         info = {name: torch.tensor(float(count)) for name, count in counts.items() if count}
         try:

@@ -15,7 +15,7 @@ from seedbed.runs.pipeline import Show
 from seedbed.runs.settings import Settings
 from seedbed.runs.start import begin, go_on, plan
 
-FACTORS = (0.3, 1.0, 3.0)  # on learning rates; validation clients choose one
+FACTORS = (0.3, 1.0, 3.0, 10.0)  # on learning rates; validation clients choose one
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ manifest.json     settings, versions, seed, what the data is: enough to run it a
 metrics.jsonl     one line a round
 journal.jsonl     one line a checkpoint: its file, its sha256, and how far metrics.jsonl had come
 checkpoints/      safetensors
+choices.json      what validation clients have chosen so far
 result.json       the final table, for programs
 model.safetensors the trained start
 report.html       for people
@@ -12,9 +13,11 @@ report.html       for people
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,10 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.errors import InputError
-from seedbed.learning.finetuning import FineTuning
+from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.tree import Tree
 
-KEPT_CHECKPOINTS = 2
+KEPT_CHECKPOINTS, CHOICES = 2, "choices.json"
 RECORD = {"stage", "round", "file", "sha256", "metrics_bytes"}  # what a journal line holds
 
 
@@ -91,6 +94,21 @@ class RunDirectory:
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all."""
         write_atomically(self.path / name, data)
+
+    # ---- choices ------------------------------------------------------------------------------------------------
+
+    def choice(self, key: str) -> Scored | None:
+        """What was kept under this key, or None."""
+        if not (self.path / CHOICES).exists() or (found := self._read_json(CHOICES).get(key)) is None:
+            return None
+        score, how = found["score"], found["how"]
+        return Scored(math.nan if score is None else score, None if how is None else FineTuning(**how))
+
+    def keep_choice(self, key: str, chosen: Scored) -> None:
+        kept = self._read_json(CHOICES) if (self.path / CHOICES).exists() else {}
+        score, how = chosen
+        mine = {"score": score if math.isfinite(score) else None, "how": None if how is None else asdict(how)}
+        self.write_json(CHOICES, kept | {key: mine})
 
     # ---- metrics and checkpoints --------------------------------------------------------------------------------
 
@@ -232,7 +250,7 @@ def fill(template: Tree, tensors: Mapping[str, Tensor], prefix: str) -> Tree:
         if found is None or found.shape != leaf.shape:
             shape = "is missing" if found is None else f"has shape {tuple(found.shape)}, not {tuple(leaf.shape)}"
             raise InputError(f"{prefix}.{path} {shape}: the file belongs to another model or algorithm")
-        values.append(found)
+        values.append(found.to(leaf.device))
     return tree.with_leaves(template, values)
 
 

@@ -79,6 +79,7 @@ class Learner:
         self._score = objectives.squared_error if regression else objectives.correct
         self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
         self.teacher: Teacher = _no_teacher
+        self.device = _usable(settings.device)
 
     def outputs(self, entry: catalogue.Entry) -> int:
         """How many outputs the model has: a way each in episodes, unless labels are the data's own."""
@@ -96,11 +97,12 @@ class Learner:
         with draws.initialising(self.settings.seed):
             if not entry.takes("assign"):
                 asked = asked if entry.normalises else asked.model_copy(update={"norm": "group"})
-                return built(asked, self.shape.inputs, outputs, split=entry.takes("tail"))
+                return built(asked, self.shape.inputs, outputs, split=entry.takes("tail")).to(self.device)
             words = asked.several or SEVERAL[models.is_image(self.shape.inputs)]
             if len(set(words)) < len(words):
                 raise InputError(f"model.several={list(words)} names an architecture twice: each must be another")
-            return Several({word: built(asked.like(word), self.shape.inputs, outputs) for word in words})
+            made = {word: built(asked.like(word), self.shape.inputs, outputs).to(self.device) for word in words}
+            return Several(made)
 
     def teacher_model(self, entry: catalogue.Entry) -> Model:
         """The initial teacher."""
@@ -108,7 +110,7 @@ class Learner:
         wide = {"hidden": tuple(4 * h for h in asked.hidden), "channels": 4 * asked.channels}
         asked = asked.like(asked.teacher) if asked.teacher else asked.model_copy(update=wide)
         with draws.initialising(self.settings.seed):
-            return built(asked, self.shape.inputs, self.outputs(entry))
+            return built(asked, self.shape.inputs, self.outputs(entry)).to(self.device)
 
     def initial_teacher(self, entry: catalogue.Entry) -> Teacher:
         """A teacher that knows nothing."""
@@ -216,9 +218,26 @@ class Learner:
             held |= {"extract": halves.extract, "exit": halves.exit, "tail": halves.tail}
         if entry.takes("public"):
             # A run without its data adapts clients, for which public inputs are not looked at: one row of zeros.
-            held["public"] = torch.zeros(1, *self.shape.inputs) if self.public is None else self.public.x
-            held["labels"] = None if self.public is None else self.public.y
+            x = torch.zeros(1, *self.shape.inputs) if self.public is None else self.public.x
+            held["public"] = tree.beside(x, model.params)
+            held["labels"] = None if self.public is None else tree.beside(self.public.y, model.params)
         return held
+
+
+def _usable(device: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        InputError: there is none, or nothing can be computed there.
+    """
+    try:
+        there = torch.ones(1, device=device)
+        float(there)  # what has no numbers (meta) cannot say them
+        return there.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}): leave it out to compute on the CPU"
+        ) from error
 
 
 def _no_teacher(x: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def personalise(
         test_steps=steps,
     )
     sent = algorithm.send(trained.state, NEWCOMER)
-    params = algorithm.personalise(sent, algorithm.remember(sent), _batch(examples))
+    params = algorithm.personalise(sent, algorithm.remember(sent), tree.beside(_batch(examples), sent))
     model, asked_model = trained.model, settings.model
     if isinstance(model, Several):
         word = model.meant(params)
@@ -118,7 +118,7 @@ def personalise(
     write_atomically(out, to_bytes(whole, metadata))
     scores: dict[str, float] = {}
     if asked is not None:
-        scores["the query set"] = float(learner.metric(model)(whole, _batch(asked)))
+        scores["the query set"] = float(learner.metric(model)(whole, tree.beside(_batch(asked), whole)))
     return Made(out, len(examples.rows), examples.classes, scores, learner.metric_name)
 
 

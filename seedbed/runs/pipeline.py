@@ -15,7 +15,7 @@ from seedbed.errors import Diverged, InputError
 from seedbed.evaluation import Summary
 from seedbed.federated import Algorithm, ServerState
 from seedbed.learning.distillation import Teacher
-from seedbed.learning.finetuning import FineTuning
+from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.privacy.differential.central import public
 from seedbed.rounds import Round
 from seedbed.runs import hostile
@@ -26,7 +26,7 @@ from seedbed.runs.protection import Protection
 from seedbed.runs.scheduling import replies, schedule_for
 from seedbed.runs.settings import ScheduleSettings
 from seedbed.runs.training import train_stage, unguarded
-from seedbed.runs.tuning import Judge, Scored, Tried, best, choose_finetuning, choose_own_steps, scaled
+from seedbed.runs.tuning import Judge, Tried, best, choose_finetuning, choose_own_steps, scaled
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, TaskSource
 from seedbed.tasks.stragglers import Shortened
@@ -242,11 +242,13 @@ class Pipeline:
             model = self.learner.model(catalogue.entry("fedavg"))
             blank = self.learner.algorithm("fedavg", model, options=self.settings.rival).init(model.params)
             alone = Trained("fedavg", model, blank, {}, self.settings.rival)
-            return {"local": replace(alone, finetuning=_ways(self._choose(alone, self.experiment.unseen, "local")))}
+            return {
+                "local": replace(alone, finetuning=_ways(self._choose(alone, self.experiment.unseen, "local", "local")))
+            }
         same = self.settings.algorithm == "fedavg" and self.settings.schedule.name == "synchronous"
         fedavg = main if same else self.train("fedavg", self.settings.rival, self._rival_plan)
         untrained = replace(fedavg, state=self._algorithm(fedavg).init(fedavg.model.params))
-        chosen = self._choose(untrained, self.experiment.validation()[1], "local")
+        chosen = self._choose(untrained, self.experiment.validation()[1], "local", "local")
         local = replace(untrained, finetuning=_ways(chosen))
         return {"fedavg_finetuned": fedavg, "local": local}
 
@@ -277,7 +279,7 @@ class Pipeline:
                 probe = self._trained(name, asked, rest, probing)
             except Diverged:
                 continue
-            found.append(Tried(factor, asked, self._choose(probe, validation, name)))
+            found.append(Tried(factor, asked, self._choose(probe, validation, name, probing.stage)))
         if not found:
             raise InputError(f"{name} diverges with each factor of tune={list(self.settings.tune)}: add smaller ones")
         chosen = best(found)
@@ -289,20 +291,28 @@ class Pipeline:
             }
         return chosen.options, _ways(chosen.adapting)
 
-    def _choose(self, trained: Trained, clients: Population, what: str) -> dict[int, Scored]:
+    def _choose(self, trained: Trained, clients: Population, what: str, stage: str) -> dict[int, Scored]:
+        """How to adapt a probe, for each number of shots; written down, so that a resumed run need not choose again."""
         tick = self.show.stage(f"fine-tuning of {what}", len(self.experiment.shots))
         learner, chosen = self.learner, {}
         for shots in self.experiment.shots:
-            source = self.experiment.judged(clients, shots, purpose="validation", episodes=max(3, 9 // len(clients)))
-            judge = Judge(
-                self.experiment.engine(source, trained.model),
-                trained.state,
-                source,
-                learner.metric(trained.model),
-                learner.higher_is_better,
-            )
-            chosen[shots] = self._chosen(trained, shots, judge)
-            tick(str(chosen[shots].how or ""))
+            key = f"{stage}, {shots} shots"
+            found = self.run.choice(key)
+            if found is None:
+                source = self.experiment.judged(
+                    clients, shots, purpose="validation", episodes=max(3, 9 // len(clients))
+                )
+                judge = Judge(
+                    self.experiment.engine(source, trained.model),
+                    trained.state,
+                    source,
+                    learner.metric(trained.model),
+                    learner.higher_is_better,
+                )
+                found = self._chosen(trained, shots, judge)
+                self.run.keep_choice(key, found)
+            chosen[shots] = found
+            tick(str(found.how or ""))
         return chosen
 
     def _chosen(self, trained: Trained, shots: int, judge: Judge) -> Scored:

@@ -273,6 +273,9 @@ class Settings(Section):
     )
     seed: int = Field(default=0, ge=0, description="everything drawn at random follows from it")
     engine: str = Field(default="auto", description="auto | one_by_one | vectorised")
+    device: str = Field(
+        default="cpu", description="where clients compute: cpu, cuda, cuda:1, mps; the data stay in the main memory"
+    )
     workers: int | None = Field(default=None, ge=1, description="threads of one_by_one; none: one for each core")
     unseen: int | float | None = Field(
         default=None,

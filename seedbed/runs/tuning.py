@@ -10,7 +10,7 @@ import torch
 
 from seedbed.algorithms.catalogue import Entry
 from seedbed.federated import Algorithm, Engine, ServerState, adapting
-from seedbed.learning.finetuning import FineTuning, along
+from seedbed.learning.finetuning import FineTuning, Scored, along
 from seedbed.learning.objectives import Adapt, Metric
 from seedbed.runs.build import setting, with_setting
 from seedbed.tasks.sampling import TaskSource
@@ -18,13 +18,6 @@ from seedbed.tasks.sampling import TaskSource
 HEAD_RATES, HEAD_STEPS = (0.01, 0.1, 1.0), (20, 100)
 RATES, STEPS = (0.01, 0.1), (5, 20)
 OWN_STEPS = (1, 5, 20)  # beside none
-
-
-class Scored(NamedTuple):
-    """A way to adapt (None: there is nothing to choose), and what validation clients make of it: more is better."""
-
-    score: float
-    how: FineTuning | None
 
 
 class Tried(NamedTuple):

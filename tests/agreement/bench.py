@@ -176,7 +176,7 @@ class Row:
         items: what its clients work on, by the name in ITEMS.
         net: the network and where its parameters start.
         variant: which of the algorithm's forms it is.
-        bare: why secure aggregation refuses it, in words of the refusal; empty: it sums it.
+        bare: why secure aggregation refuses it, in words of the refusal; empty: it sums it. So does privacy.
     """
 
     name: str

@@ -10,8 +10,16 @@ from seedbed.learning.optimizers import sgd
 
 from .bench import MOMENTUM, SIZES, Reduction, Row, Still, module
 
+EACH = "compute reduce=each"  # its server steps on every message
+
 ROWS = [
-    Row("pfedhn", lambda n: pfedhn(n.loss, clients=len(SIZES), width=8, depth=2, outer=sgd(0.1)), "batches", module),
+    Row(
+        "pfedhn",
+        lambda n: pfedhn(n.loss, clients=len(SIZES), width=8, depth=2, outer=sgd(0.1)),
+        "batches",
+        module,
+        bare=EACH,
+    ),
     Row(
         "pfedhn",
         lambda n: pfedhn(
@@ -19,6 +27,7 @@ ROWS = [
         ),
         "full",
         variant="personal head, linear",
+        bare=EACH,
     ),
     Row("autoregressive", lambda n: autoregressive(n.loss, n.layers, width=8), "parts", module),
     Row(

@@ -37,6 +37,8 @@ def refused_run(words: list[str], *options: object) -> None:
     [
         ("evaluation.epsodes=2", ["'evaluation.epsodes'", "did you mean 'evaluation.episodes'"]),
         ("evaluatoin.shots=2", ["'evaluatoin.shots'", "did you mean 'evaluation.shots'"]),
+        ("device=quantum", ["device='quantum'", "leave it out"]),
+        ("device=meta", ["device='meta'", "leave it out"]),
         ("rond=2", ["'rond'", "did you mean 'rounds'"]),
         ("muu=2", ["'muu'", "did you mean 'mu'"]),
         ("outer.lrr=2", ["'outer.lrr'", "did you mean 'outer.lr'"]),

@@ -81,6 +81,20 @@ def test_a_lost_report_is_written_again(digits: Path) -> None:
     assert files(digits) == before
 
 
+@pytest.mark.usefixtures("few_tunings")
+def test_a_resumed_run_does_not_choose_again(tmp_path: Path) -> None:
+    """Another choice in its place, which nobody would make, is taken as the run's own."""
+    run = tmp_path / "r"
+    assert seedbed("run", "--algorithm", "fedavg", *TINY, "--out", run).code == 0
+    [(key, chosen)] = json.loads((run / "choices.json").read_text()).items()
+    strange = {**chosen["how"], "layers": "all", "steps": 3, "lr": 0.0123}
+    (run / "choices.json").write_text(json.dumps({key: {"score": 1.0, "how": strange}}))
+    (run / "result.json").unlink()
+    assert seedbed("resume", run).code == 0
+    result = json.loads((run / "result.json").read_text())
+    assert result["finetuning"]["adapted"]["1"]["text"] == "all layers, 3 steps of lr 0.0123"
+
+
 @pytest.mark.parametrize("how", ["manifest", "toml", "options"])
 def test_the_same_settings_give_the_same_run(digits: Path, tmp_path: Path, how: str) -> None:
     from seedbed.runs.written import toml

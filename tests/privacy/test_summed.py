@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seedbed import tree
-from seedbed.errors import InputError
+from seedbed.errors import Diverged, InputError
 from seedbed.federated import Group
 from seedbed.privacy.secure import Grid, Masks, Shares, Summed, Unmasked, Weighted, dealt, losing, secure_sum
 from seedbed.privacy.secure.client import SecureClient
@@ -134,6 +134,15 @@ def test_what_is_not_finite_is_not_sent() -> None:
     assert set(round.lost) == {3, 5}
     move = opened(engine, [c for c in range(CLIENTS) if c not in (3, 5)])
     assert torch.equal(-round.state.params["w"], move["w"])
+
+
+def test_a_model_that_diverges_is_said_to() -> None:
+    """More clients have nothing finite to send than have: no round given up after round, but an end."""
+    for bad in (7, CLIENTS):
+        engine = saying()
+        engine.says[:bad] = torch.nan
+        with pytest.raises(Diverged, match=f"no longer finite for {bad} of its 12"):
+            rounds(Summed(engine, Weighted(GRID)))
 
 
 def test_cut_numbers_are_counted_in_sum() -> None:

@@ -11,14 +11,14 @@ import pytest
 
 from seedbed import InputError, tree
 from seedbed.algorithms.catalogue import CATALOGUE
-from seedbed.learning.finetuning import FineTuning
+from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.runs import tuning
 from seedbed.runs.comparison import Cell, Comparison, Row, compare
 from seedbed.runs.comparison_page import comparison_page, verdict
 from seedbed.runs.experiment import Experiment
 from seedbed.runs.pipeline import Pipeline, Show
 from seedbed.runs.start import plan
-from seedbed.runs.tuning import Scored, Tried, best, scaled
+from seedbed.runs.tuning import Tried, best, scaled
 from seedbed.tasks.types import Batch
 
 TINY = ["model.name=mlp", "model.hidden=4", "evaluation.episodes=2", "evaluation.shots=1"]
@@ -145,9 +145,9 @@ class Watched(Pipeline):
         self.stages = {**getattr(self, "stages", {}), plan.stage: (set(clients.names), plan.rounds, options)}
         return super()._trained(name, options, clients, plan)
 
-    def _choose(self, trained: Any, clients: Any, what: str) -> Any:
+    def _choose(self, trained: Any, clients: Any, what: str, stage: str) -> Any:
         self.judges = {*getattr(self, "judges", ()), *clients.names}
-        return super()._choose(trained, clients, what)
+        return super()._choose(trained, clients, what, stage)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedrep", "meta_sgd"])

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from seedbed.errors import InputError
 from seedbed.federated import ServerState
+from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.runs.directory import RunDirectory, fill, from_bytes, to_bytes, write_atomically, writing
 
 PARAMS = {"head": {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}}
@@ -214,3 +216,14 @@ def test_json_is_never_written_with_nan_and_never_read_torn(run: RunDirectory) -
         _ = run.result
     run.write_json("result.json", {"unseen": {}})
     assert run.result == json.loads((run.path / "result.json").read_text()) == {"unseen": {}}
+
+
+def test_choices_are_found_again(run: RunDirectory) -> None:
+    assert run.choice("probe, 1 shots") is None
+    run.keep_choice("probe, 1 shots", Scored(0.1 + 0.2, FineTuning("head", head_lr=0.3)))
+    run.keep_choice("probe, 5 shots", Scored(math.nan, None))
+    again = RunDirectory.open(run.path)
+    assert again.choice("probe, 1 shots") == Scored(0.1 + 0.2, FineTuning("head", head_lr=0.3))
+    score, how = again.choice("probe, 5 shots") or Scored(0, FineTuning())
+    assert math.isnan(score)
+    assert how is None

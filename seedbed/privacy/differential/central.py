@@ -98,13 +98,13 @@ def private(algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptiv
 
     def init(params: Params) -> ServerState:
         state = algorithm.init(params)
-        extra = {"inner": state.extra, "round": torch.tensor(0)}
+        extra = tree.beside({"inner": state.extra, "round": torch.tensor(0)}, state.params)
         if adaptive:
             extra["clip"] = tree.leaves(state.params)[0].new_tensor(adaptive.start)
         return ServerState(state.params, extra)
 
     def send(state: ServerState, client: ClientId) -> Sent:
-        return Sent(algorithm.send(public(state), client), state.extra.get("clip", fixed))
+        return Sent(algorithm.send(public(state), client), state.extra.get("clip", tree.beside(fixed, state.params)))
 
     def remember(sent: Sent) -> Tree:
         return algorithm.remember(sent.model)

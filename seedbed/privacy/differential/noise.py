@@ -64,7 +64,9 @@ class Noise:
         leaves = tree.leaves(like)
         drawn = torch.as_tensor(self.normal(sum(x.numel() for x in leaves), purpose, *numbers))
         parts = torch.split(drawn, [x.numel() for x in leaves])
-        return tree.with_leaves(like, [part.reshape(x.shape) for part, x in zip(parts, leaves, strict=True)])
+        return tree.with_leaves(
+            like, [part.reshape(x.shape).to(x.device) for part, x in zip(parts, leaves, strict=True)]
+        )
 
     def of(self, purpose: str, *numbers: int) -> "Noise":
         """Another's noise: a client's own, from a key of its own."""

@@ -77,7 +77,7 @@ class Weighted:
     def _digits(self, numbers: Numbers, weight: float) -> Words:
         """[I] -> [2I], high and low."""
         if not np.isfinite(numbers).all():
-            raise NotSent("its loss is not finite: nothing is sent")
+            raise NotSent("not finite: its loss, which no sum could be freed of, is not sent")
         base = self.grid.largest
         most = min(float(base) ** 2, 2.0**52)
         whole = np.rint(np.clip(numbers * self.grid.share(weight) / self._unit, -most, most))

@@ -72,7 +72,7 @@ class Grid:
             NotSent: a number or the weight is NaN or infinite; a sum could not show which client's it was.
         """
         if not np.isfinite(numbers).all() or not math.isfinite(weight):
-            raise NotSent("an update holds NaN or infinite numbers, which no sum could be freed of: it is not sent")
+            raise NotSent("not finite: NaN or infinite numbers, which no sum could be freed of, are not sent")
         w = self.share(weight)
         scaled = np.clip(numbers, -self.clip, self.clip) * (w / self.step)
         whole = np.rint(np.append(scaled, w * self.largest)).astype(np.int64)

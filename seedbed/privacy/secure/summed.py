@@ -80,7 +80,7 @@ class Summed:
             total, clients = self.form.sum(words, self.encoding.grid, round, lost)
         except Aborted as error:
             nothing: Message = tree.index(tree.stack([first]), [])
-            return Group([], nothing, [], dict.fromkeys(messages, str(error)))
+            return Group([], nothing, [], {c: str(error) if c in words else why[c] for c in messages})
         few = "too few of its neighbours were left"
         missing = {c: why.get(c, few) for c in messages if c not in clients}
         mean = self.encoding.message(total, first, len(clients))
