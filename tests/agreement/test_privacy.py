@@ -9,8 +9,10 @@ import pytest
 
 from seedbed import InputError, tree
 from seedbed.engines import OneByOne, Vectorised
-from seedbed.federated import Algorithm, uniform
-from seedbed.privacy.differential import Adaptive, Independent, Noise, private, public
+from seedbed.federated import Algorithm, Group, uniform
+from seedbed.privacy.differential import Adaptive, Distributed, Independent, Noise, private, public
+from seedbed.privacy.secure import Masks, Noised, Summed, Unmasked
+from seedbed.rounds.round import gather
 
 from .bench import KINDS, SIZES, TOLERANCE, Past, Row, apart, clients, copied, run, runs_apart
 from .rows import ROWS
@@ -94,6 +96,41 @@ def test_an_empty_cohort_is_a_round(row: Row) -> None:
         assert past.rounds[0].clients == []
         assert not engine.memory()
         assert tree.is_finite(past.rounds[0].state)
+
+
+@every_row
+def test_noise_in_shares_behind_masks_is_that_in_the_open(row: Row) -> None:
+    """Distributed noise, all six clients asked and one lost: with masks bit for bit as without; and the server makes a
+    finite step of what comes out, that is not the one without noise."""
+    start = row.algorithm.init(dict(row.net().params))
+    plain = Vectorised(clients(row.items)).ask(row.algorithm, {0: row.algorithm.send(start, 0)}, 0)
+    size = sum(leaf.numel() for leaf in tree.leaves(next(iter(plain)).messages.value))
+    mechanism = Distributed(KEY, 0.1, N, N, size=size, honest=4, clip=0.1)
+    algorithm = private(row.algorithm, mechanism, clip=0.1)
+    start = algorithm.init(dict(row.net().params))
+    sent = {c: algorithm.send(start, c) for c in range(N)}
+    said = Said(list(Vectorised(clients(row.items)).ask(algorithm, sent, 0)))
+    masked, opened = (
+        list(Summed(said, Noised(mechanism), form, losing=lambda *_: [(), (), (2,), ()]).ask(algorithm, sent, 0))
+        for form in (Masks(min_cohort=4), Unmasked(min_cohort=4))
+    )
+    assert apart(masked[0].messages, opened[0].messages) == 0
+    assert set(masked[0].lost) == {2}
+    after = algorithm.server(start, gather(algorithm, masked, N))
+    assert tree.is_finite(after)
+    silent = Summed(said, Noised(replace(mechanism, noise_multiplier=0.0))).ask(algorithm, sent, 0)
+    noiseless = algorithm.server(start, gather(algorithm, list(silent), N))
+    assert row.name == "local" or apart(public(after), public(noiseless)) > 1e-6
+
+
+class Said(OneByOne):
+    """Clients who have said everything already."""
+
+    def __init__(self, groups: list[Group]):
+        self.groups = groups
+
+    def ask(self, *_: Any) -> Any:
+        return iter(self.groups)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in SUMMED], ids=str)
