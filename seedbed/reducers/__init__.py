@@ -54,19 +54,6 @@ def make(name: str, **settings: Any) -> Robust:
     return chain(*(part(**{k: v for k, v in settings.items() if k in own}) for part, own in takes.items()))
 
 
-def require_linear(reduce: Any, who: str) -> None:
-    """Refuse a rule that needs each message, where only sums are seen.
-
-    Args:
-        who: what sees sums alone: secure aggregation.
-    """
-    if not reduce.linear:
-        raise InputError(
-            f"{who} cannot compute reduce={reduce}: it only sees sums, and that rule needs each message. Use the mean, "
-            f"or go without {who}"
-        )
-
-
 __all__ = [
     "RULES",
     "STEPS",
@@ -85,6 +72,5 @@ __all__ = [
     "nnm",
     "norm_bounding",
     "parts",
-    "require_linear",
     "trimmed_mean",
 ]
