@@ -64,10 +64,11 @@ class Promise:
                 raise InputError("privacy.* is set, but no budget: give --epsilon, such as --epsilon 4")
             return None
         rounds, cohort = settings.rounds or 1, settings.cohort or clients  # complete() has filled them in
-        if asked.mechanism != "gaussian" and asked.clip is None:
+        if asked.mechanism not in (None, "gaussian") and asked.clip is None:
+            why = "is accounted for one clip" if asked.mechanism == "distributed" else "has noise that spans rounds"
             raise InputError(
-                f"privacy.mechanism={asked.mechanism} has noise that spans rounds, so that the clip cannot follow the "
-                "clients' norms: set it, such as privacy.clip=0.5"
+                f"privacy.mechanism={asked.mechanism} {why}, so that the clip cannot follow the clients' norms: set it, "
+                "such as privacy.clip=0.5"
             )
         delta = min(1e-5, clients**-1.1) if asked.delta is None else asked.delta
         if delta >= 1 / clients:
