@@ -67,8 +67,8 @@ class Promise:
         if asked.mechanism not in (None, "gaussian") and asked.clip is None:
             why = "is accounted for one clip" if asked.mechanism == "distributed" else "has noise that spans rounds"
             raise InputError(
-                f"privacy.mechanism={asked.mechanism} {why}, so that the clip cannot follow the clients' norms: set it, "
-                "such as privacy.clip=0.5"
+                f"privacy.mechanism={asked.mechanism} {why}, so that the clip cannot follow the clients' norms: "
+                "set it, such as privacy.clip=0.5"
             )
         delta = min(1e-5, clients**-1.1) if asked.delta is None else asked.delta
         if delta >= 1 / clients:
