@@ -1,7 +1,6 @@
 """A whole run: train, choose the rivals' fine-tuning, judge on unseen clients, write everything down."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -13,11 +12,10 @@ from seedbed.attacks import Triggered
 from seedbed.attacks.attack import Poison
 from seedbed.errors import Diverged, InputError
 from seedbed.evaluation import Summary
-from seedbed.federated import Algorithm, ServerState
+from seedbed.federated import Algorithm, Engine, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.privacy.differential.central import public
-from seedbed.rounds import Round
 from seedbed.runs import hostile
 from seedbed.runs.build import setting
 from seedbed.runs.directory import RunDirectory, to_bytes
@@ -27,6 +25,7 @@ from seedbed.runs.scheduling import replies, schedule_for
 from seedbed.runs.settings import ScheduleSettings
 from seedbed.runs.training import train_stage, unguarded
 from seedbed.runs.tuning import Judge, Tried, best, choose_finetuning, choose_own_steps, scaled
+from seedbed.runs.watching import Heard, word
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, TaskSource
 from seedbed.tasks.stragglers import Shortened
@@ -151,7 +150,7 @@ class Pipeline:
             schedule=schedule_for(self.settings, synchronous, len(source.clients)),
             rounds=rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
-            watch=lambda round: tick(_word(round.info)),
+            watch=lambda round: tick(word(round.info)),
         )
         return partial(model.predict, state.params)
 
@@ -177,26 +176,11 @@ class Pipeline:
         algorithm = self.experiment.defended(name, self.learner.algorithm(name, model, options=options), cohort)
         slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
         shortened = source if dropped or slow.part == 0 else Shortened(source, slow.share)
-        attack, attackers = self.experiment.attack, hostile.attackers_of(self.settings, source)
-        plain = self.experiment.engine(hostile.poisoned(shortened, attack, attackers), model)
         protection = None if self.experiment.privacy is None else Protection(self.run.path, self.experiment.privacy)
-        if protection:
-            algorithm, plain = protection.algorithm(algorithm), protection.engine(plain)
-        engine = hostile.attacked(plain, attack, attackers, algorithm.init(model.params), self.settings.seed)
-        if self.experiment.secured:
-            mechanism = protection.distributed if protection else None
-            engine = self.experiment.secured.engine(engine, algorithm, source, model.params, mechanism)
+        algorithm = protection.algorithm(algorithm) if protection else algorithm
+        engine = self._surrounded(algorithm, shortened, model, protection)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
-        refused: Counter[tuple[str, str]] = Counter()
-        cut: list[float] = []
-
-        def watch(round: Round) -> None:
-            tick(_word(round.info))
-            cut.append(round.info.get("cut", 0.0))
-            for client, why in round.refused.items():
-                known = 0 <= client < len(clients.names)
-                refused[clients.names[client] if known else "an unknown client", why] += 1
-
+        heard = Heard(tick, clients.names)
         state = train_stage(
             self.run,
             plan.stage,
@@ -212,23 +196,32 @@ class Pipeline:
             ),
             rounds=plan.rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
-            watch=watch,
+            watch=heard,
             guard=protection.rounds if protection else unguarded,
         )
         if protection:
             protection.finish()
             state = public(state)
-        for (client, why), times in refused.items():
-            self.show.note(f"{plan.stage}: {client} was refused in {times} rounds: {why}")
-        if any(cut):
-            asked = self.settings.secure.clip
-            self.show.note(
-                f"{plan.stage}: in {sum(c > 0 for c in cut)} rounds numbers beyond secure.clip={asked:g} were cut, "
-                f"{max(cut):.2%} of them at most: raise it, or lower learning rates"
-            )
+        for line in heard.notes(self.settings):
+            self.show.note(f"{plan.stage}: {line}")
         own = partial(hostile.kept_by_the_algorithm, settings=self.settings)
         memory = {clients.names[c]: own(kept) for c, kept in engine.memory().items()} if not entry.pooled else {}
         return Trained(name, model, state, {}, options, memory)
+
+    def _surrounded(
+        self, algorithm: Algorithm, source: TaskSource, model: AnyModel, protection: Protection | None
+    ) -> Engine:
+        """The engine of these clients, some of whom may be hostile, within what the run puts around it.
+
+        From the inside out: poisoned data, noise of the clients' own, lies, and secure aggregation, out of which only
+        sums come.
+        """
+        attack, attackers = self.experiment.attack, hostile.attackers_of(self.settings, source)
+        engine = self.experiment.engine(hostile.poisoned(source, attack, attackers), model)
+        engine = protection.engine(engine) if protection else engine
+        engine = hostile.attacked(engine, attack, attackers, algorithm.init(model.params), self.settings.seed)
+        secured, noise = self.experiment.secured, protection.distributed if protection else None
+        return secured.engine(engine, algorithm, source, model.params, noise) if secured else engine
 
     # ---- rivals ------------------------------------------------------------------------------------------------
 
@@ -452,18 +445,6 @@ class Pipeline:
             ways=self.settings.evaluation.ways if shots else None,
             test_steps=steps,
         )
-
-
-def _word(info: Mapping[str, float]) -> str:
-    """How training goes, beside its progress bar.
-
-    >>> _word({"loss": 0.5, "time": 12.25, "staleness": 1.0})
-    'loss 0.500, 12.2 s of simulated time'
-    """
-    if "abandoned" in info:
-        return "given up: too few clients were left"
-    forms = {"loss": "loss {:.3f}", "time": "{:.1f} s of simulated time", "consensus": "consensus distance {:.2g}"}
-    return ", ".join(form.format(info[name]) for name, form in forms.items() if name in info)
 
 
 def _ways(scored: Mapping[int, Scored]) -> dict[int, FineTuning]:
