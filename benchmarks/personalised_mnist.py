@@ -8,8 +8,8 @@ examples through the model (the second pass of Ditto, APFL and FedRep, pFedMe's 
 meta-learning count); 50 rounds instead of 2,000.
 
 A fifth of every client's training images is set apart for tuning. Each method has three rates, and four ways of
-adapting at the end on 100 of the client's training images (not at all; 10 or 20 full-batch steps of rate .1; 20 of
-.5), the same for all, and is shown with what is best on the images set apart, on average over the seeds. Methods
+adapting at the end on up to 400 of the client's training images (not at all; 20 full-batch steps of rate .1; 20 or 60
+of .5), the same for all, and is shown with what is best on the images set apart, on average over the seeds. Methods
 that need no adapting thus may have it.
 
 Band: the best meta-learned start (Per-FedAvg, Reptile, FedMeta, Meta-SGD, ANIL, or a body under a head that clients
@@ -71,7 +71,7 @@ CLIENTS, SHARE, CLASSES, HIDDEN = 20, 0.1, 10, 64
 BATCH, BUDGET = 10, 200  # examples of a step, and of a client's round
 RATES = (0.02, 0.1, 0.3)  # of the clients' steps
 OUTER = {0.02: 0.001, 0.1: 0.003, 0.3: 0.01}  # Adam's, of methods whose server takes the one step of a round
-SUPPORT, QUERIES = 100, 1000  # training images to adapt on, test images to be judged on, at most
+SUPPORT, QUERIES = 400, 1000  # training images to adapt on, test images to be judged on, at most
 
 
 class End(NamedTuple):
@@ -81,7 +81,7 @@ class End(NamedTuple):
     lr: float
 
 
-ENDS = (End(0, 0.1), End(10, 0.1), End(20, 0.1), End(20, 0.5))
+ENDS = (End(0, 0.1), End(20, 0.1), End(20, 0.5), End(60, 0.5))
 
 
 @dataclass(frozen=True)
