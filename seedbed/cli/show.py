@@ -18,6 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.algorithms.catalogue import FAMILIES, Entry
+from seedbed.runs.auditing.findings import Audit, Figure
+from seedbed.runs.auditing.page import ORDER, spelt
 from seedbed.runs.comparison import Comparison
 from seedbed.runs.comparison_page import cell, choices, in_order, meaning
 from seedbed.runs.described import described
@@ -175,6 +177,36 @@ def attack_lines(result: Mapping[str, Any]) -> list[str]:
         rates = ", ".join(f"{TITLES[column]} {cell['mean']:.1%}" for column, cell in row.items())
         lines.append(f"  backdoor opens on unseen clients, {shots} shots: {rates}")
     return lines
+
+
+def audit_table(found: Audit) -> Table:
+    """A row for each case of each attack: what it obtains, with each defence."""
+    table = Table(title=found.what, caption="in brackets the 95 % interval", show_lines=True)
+    table.add_column("attack", ratio=2)
+    for column in ORDER:
+        table.add_column(found.columns.get(column, column), justify="right", ratio=1)
+    for finding in found.findings:
+        for row in finding.rows:
+            figures = (_figure(row.figures.get(column), finding.unit) for column in ORDER)
+            table.add_row(Text(f"{finding.title}: {row.case} ({finding.unit})"), *figures)
+    return table
+
+
+def _figure(figure: Figure | None, unit: str) -> str:
+    if figure is None:
+        return "–"
+    interval = f" ({spelt(figure.low, unit)} to {spelt(figure.high, unit)})" if figure.high is not None else ""
+    return f"{spelt(figure.value, unit)}{interval if figure.low is not None else ''}"
+
+
+def audit_lines(found: Audit) -> Iterator[str]:
+    """What does not apply, what was checked, and the verdict."""
+    for finding in found.findings:
+        if finding.missing is not None:
+            yield f"  {finding.title}: does not apply: {finding.missing}"
+        if finding.claim is not None:
+            yield f"  {finding.title} {'REFUTED' if finding.claim.refuted else 'not refuted'}: {finding.claim.said}"
+    yield found.verdict
 
 
 def summary_table(found: Summary) -> Table:
