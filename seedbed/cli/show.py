@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.algorithms.catalogue import FAMILIES, Entry
-from seedbed.runs.auditing.findings import Audit, Figure
+from seedbed.runs.auditing.findings import Audit
 from seedbed.runs.auditing.page import ORDER, spelt
 from seedbed.runs.comparison import Comparison
 from seedbed.runs.comparison_page import cell, choices, in_order, meaning
@@ -181,22 +181,18 @@ def attack_lines(result: Mapping[str, Any]) -> list[str]:
 
 def audit_table(found: Audit) -> Table:
     """A row for each case of each attack: what it obtains, with each defence."""
-    table = Table(title=found.what, caption="in brackets the 95 % interval", show_lines=True)
-    table.add_column("attack", ratio=2)
+    table = Table(title=found.what, caption="intervals, words and pictures: in the report")
+    for column in ("attack", "case", "in"):
+        table.add_column(column)
     for column in ORDER:
-        table.add_column(found.columns.get(column, column), justify="right", ratio=1)
+        table.add_column(found.columns.get(column, column), justify="right")
     for finding in found.findings:
         for row in finding.rows:
-            figures = (_figure(row.figures.get(column), finding.unit) for column in ORDER)
-            table.add_row(Text(f"{finding.title}: {row.case} ({finding.unit})"), *figures)
+            figures = (row.figures.get(column) for column in ORDER)
+            cells = ("–" if f is None else spelt(f.value, finding.unit) for f in figures)
+            table.add_row(finding.name, Text(row.case), finding.unit, *cells)
+        table.add_section()
     return table
-
-
-def _figure(figure: Figure | None, unit: str) -> str:
-    if figure is None:
-        return "–"
-    interval = f" ({spelt(figure.low, unit)} to {spelt(figure.high, unit)})" if figure.high is not None else ""
-    return f"{spelt(figure.value, unit)}{interval if figure.low is not None else ''}"
 
 
 def audit_lines(found: Audit) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from seedbed.runs.auditing.canaries import canaries, noise
 from seedbed.runs.auditing.findings import Audit, Finding
-from seedbed.runs.auditing.leaks import inverted, labelled, searched
+from seedbed.runs.auditing.leaks import MOST, inverted, labelled, searched
 from seedbed.runs.auditing.members import members
 from seedbed.runs.auditing.page import page
 from seedbed.runs.auditing.properties import inferred
@@ -44,11 +44,11 @@ def _of_the_mechanism(subject: Subject, show: Show) -> list[Finding]:
 
 def columns(subject: Subject) -> dict[str, str]:
     """What stands in each column."""
-    named = {"plain": "undefended", "secure": f"secure aggregation of {min(subject.cohort, 30)}, alone"}
+    named = {"plain": "undefended", "secure": f"secure sum of {min(subject.cohort, MOST)}"}
     if subject.reference is not None:
-        whose = "of this run" if subject.own is not None else "for reference"
-        named["private"] = f"differential privacy {whose}, ε = {subject.reference.epsilon:.3g}"
-    return {**named, "guess": "a guess", "ceiling": "what ε allows"}
+        whose = "this run's" if subject.own is not None else "reference"
+        named["private"] = f"{whose} ε = {subject.reference.epsilon:.3g}"
+    return {**named, "guess": "guess", "ceiling": "ε allows"}
 
 
 def place_of(subject: Subject, of: Path | None) -> Path:

@@ -66,7 +66,7 @@ def canaries(promise: Promise, *, claimed: bool, count: int, seed: int, show: Sh
             f"guesses which of {count} made-up clients took part, each a fair coin; so many right guesses are not "
             "possible below the ε that is shown (95 % confidence)"
         ),
-        "unit": "lower bound on ε",
+        "unit": "ε at least",
     }
     if promise.settings.mechanism == "local":
         return Finding(**named, missing=LOCAL)
@@ -112,7 +112,7 @@ def noise(promise: Promise, *, claimed: bool, show: Show) -> Finding:
         "title": "The noise itself",
         "sees": "a released sum over clients that all send zero, divided by the clip",
         "obtains": f"the noise's deviation over that which ε was accounted for, from {QUIET_NUMBERS:,} numbers",
-        "unit": "measured ÷ accounted",
+        "unit": "÷ accounted",
     }
     mechanism = promise.mechanism(Noise(new_key()))
     if not isinstance(mechanism, Independent):

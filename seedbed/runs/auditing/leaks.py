@@ -26,6 +26,7 @@ from seedbed.tasks.sampling import Picks, Sampled
 from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
+EXACT = 150.0  # dB: no error that single precision could show
 FEW = (1, 2, 5)  # examples of made-up small clients
 SEARCHED = 64  # examples that are searched for at most
 SHOWN = 3  # pictures
@@ -106,8 +107,8 @@ def inverted(subject: Subject, show: Show) -> Finding:
     named: dict[str, Any] = {
         "name": "inversion",
         "title": "Inputs read off a dense layer",
-        "sees": "one client's message; under secure aggregation the sum of its cohort's; under privacy what is released of "
-        "it to somebody who knows all others' messages",
+        "sees": "one client's message; under secure aggregation the sum of its cohort's; under privacy its release, "
+        "to somebody who knows all others' messages",
         "obtains": "inputs in closed form, of which the best is shown: peak signal-to-noise ratio in dB, inputs scaled "
         "to 0…1 (above 30 dB a picture is recognised, above 100 it is exact)",
         "unit": "dB",
@@ -155,7 +156,7 @@ def _inverted(subject: Subject, one: Sent) -> tuple[Row, list[Picture]]:
             update = update_in(value, subject.model.params)
             assert update is not None
             found, ratio = inversion.best(subject.scaled(inversion.candidates(update, layer)), true)
-            scores.setdefault(column, []).append(ratio)
+            scores.setdefault(column, []).append(min(ratio, EXACT))
             images[column] = found
         guess = inversion.guess(true, other_inputs(subject, one.source.population, client))
         scores.setdefault("guess", []).append(guess)
@@ -288,8 +289,9 @@ def labelled(subject: Subject, show: Show) -> Finding:
         "name": "labels",
         "title": "Labels",
         "sees": "the same",
-        "obtains": "which classes the client has, from the signs of the head's update: the share of classes told right",
-        "unit": "share of classes",
+        "obtains": "which classes the client has, from the signs of the head's update: the mean of the shares told "
+        "right of the classes that it has and of those that it has not",
+        "unit": "share",
     }
     shape, name = subject.experiment.shape, subject.settings.algorithm
     why = reason(subject)
@@ -305,8 +307,11 @@ def labelled(subject: Subject, show: Show) -> Finding:
     tick = show.stage("labels", len(found))
     rows = []
     for one in found:
-        rows.append(_labelled(subject, one))
-        tick(f"{one.case}: {rows[-1].figures['plain'].value:.0%}")
+        row = _labelled(subject, one)
+        rows += [row] if row else []
+        tick(one.case)
+    if not rows:
+        return Finding(**named, missing="every client has every class")
     return Finding(**named, rows=rows)
 
 
@@ -316,20 +321,23 @@ def bias_in(subject: Subject, value: Tree) -> Tensor | None:
     return None if update is None else update.get(f"{subject.model.head}.bias")
 
 
-def _labelled(subject: Subject, one: Sent) -> Row:
+def _labelled(subject: Subject, one: Sent) -> Row | None:
+    """None: these clients have every class, so that there is nothing to tell."""
     population, classes = one.source.population, subject.experiment.shape.classes
     held = np.stack([np.bincount(population.labels[population.rows_of(c)], minlength=classes) > 0
                      for c in range(len(population))])  # fmt: skip
     scores: dict[str, list[float]] = {}
     for client in list(one.clients)[: subject.asked.clients]:
-        own = torch.as_tensor(population.labels[population.rows_of(client)])
+        own = torch.as_tensor(held[client])
+        if own.all():
+            continue
         for column, value in one.views(client).items():
             bias = bias_in(subject, value)
             assert bias is not None
-            scores.setdefault(column, []).append(labels.agreement(labels.present(bias), own))
+            scores.setdefault(column, []).append(labels.balanced(labels.present(bias), own))
         usual = torch.as_tensor(np.delete(held, client, 0).mean(0) > 0.5)
-        scores.setdefault("guess", []).append(labels.agreement(usual, own))
-    return Row(one.case, {c: mean_of(s) for c, s in scores.items()})
+        scores.setdefault("guess", []).append(labels.balanced(usual, own))
+    return Row(one.case, {c: mean_of(s) for c, s in scores.items()}) if scores else None
 
 
 __all__ = ["Figure", "Sent", "Victim", "cases", "inverted", "labelled", "other_inputs", "searched", "sent"]

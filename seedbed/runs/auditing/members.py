@@ -49,10 +49,10 @@ def members(subject: Subject, show: Show) -> Finding:
     named: dict[str, Any] = {
         "name": "membership",
         "title": "Membership: was a client in the training?",
-        "sees": f"the model after {rounds} rounds, a client's data, and {shadows - 1} more models, of which it knows who "
-        "took part",
+        "sees": f"the model after {rounds} rounds, a client's data, and {shadows - 1} more models, of which it knows "
+        "who took part",
         "obtains": f"the share of members that are found where {AT:.0%} of the others are taken for members",
-        "unit": f"members found at {AT:.0%} false alarms",
+        "unit": "members found",
     }
     entry, promise = subject.entry, subject.reference
     if "synchronous" not in entry.rounds:
@@ -93,8 +93,8 @@ def members(subject: Subject, show: Show) -> Finding:
 
 
 LOCAL = (
-    "privacy.mechanism=local protects what a client's data are, not whether it takes part: only the undefended figure is "
-    "given."
+    "privacy.mechanism=local protects what a client's data are, not whether it takes part: only the undefended figure "
+    "is given."
 )
 
 

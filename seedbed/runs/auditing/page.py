@@ -63,21 +63,21 @@ def _finding(finding: Finding, found: Audit) -> str:
 def _cell(figure: Figure | None, unit: str) -> str:
     if figure is None:
         return "<td>–</td>"
-    interval = (
-        "" if figure.low is None else f"<small>{spelt(figure.low, unit)} to {spelt(figure.high or 0, unit)}</small>"
-    )
-    return f"<td>{spelt(figure.value, unit)}{interval}</td>"
+    between = ""
+    if figure.low is not None and figure.high is not None:
+        between = f"<small>{spelt(figure.low, unit)} to {spelt(figure.high, unit)}</small>"
+    return f"<td>{spelt(figure.value, unit)}{between}</td>"
 
 
 def spelt(value: float, unit: str) -> str:
     """A figure as people read it.
 
-    >>> spelt(0.5, "share of classes"), spelt(118.72, "dB"), spelt(0.987, "AUC")
+    >>> spelt(0.5, "share"), spelt(118.72, "dB"), spelt(0.987, "AUC")
     ('50.0 %', '118.7', '0.99')
     """
     if unit.startswith(("share", "members")):
         return f"{100 * value:.1f} %"
-    return f"{value:.1f}" if unit == "dB" else f"{value:.2f}"
+    return f"{value:.1f}" if unit == "dB" else f"{value:.4f}" if "accounted" in unit else f"{value:.2f}"
 
 
 def _shown(picture: Picture, found: Audit) -> str:

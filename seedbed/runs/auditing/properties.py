@@ -21,6 +21,7 @@ from seedbed.runs.pipeline import Show
 from seedbed.tasks.population import Population, Rows
 from seedbed.tree import Tree
 
+POOLED = 4  # rounds whose messages are the others of a sum
 MOSTLY = 0.8  # of a data set with the property
 
 
@@ -52,8 +53,10 @@ def inferred(subject: Subject, show: Show) -> Finding:
     tick(f"AUC {figures['plain'].value:.2f}")
     others = subject.sampled(subject.experiment.train.only(subject.someone(min(subject.cohort, 30), "others")))
     if len(others.clients) > 1:
-        beside = subject.messages(others)
-        views = [[in_sum(tree.index(s, i), beside) for i in range(sets)] for s in (known, seen)]
+        rng = draws.generator(subject.settings.seed, "others of a sum")
+        pool = tree.concatenate([subject.messages(others, round) for round in range(1, 1 + POOLED)])
+        many = len(others.clients) - 1
+        views = [[in_sum(tree.index(s, i), pool, many, rng) for i in range(sets)] for s in (known, seen)]
         figures["secure"] = judged(subject, views, has, truth)
     tick("in a sum")
     if subject.reference is not None:
@@ -125,9 +128,10 @@ def messages(subject: Subject, population: Population) -> tuple[Tree, Bools]:
     return subject.messages(subject.sampled(population)), np.arange(len(population)) % 2 == 0
 
 
-def in_sum(message: Tree, others: Tree) -> Tree:
-    """A sum of this message and those of all others but one, whose place it takes."""
-    return secure_sum(tree.map(lambda x, y: torch.cat([x[None], y[1:]]), message, others))
+def in_sum(message: Tree, pool: Tree, others: int, rng: np.random.Generator) -> Tree:
+    """A sum of this message and some of a pool's, which the attacker does not know."""
+    chosen = rng.permutation(len(tree.leaves(pool)[0]))[:others].tolist()
+    return secure_sum(tree.map(lambda x, y: torch.cat([x[None], y[chosen]]), message, pool))
 
 
 def noised(subject: Subject, stacked: Tree, number: int) -> Tree:

@@ -77,9 +77,10 @@ class Subject:
         return low, torch.where(high > low, high - low, 1.0)
 
     def scaled(self, x: Tensor) -> Tensor:
+        """Inputs in 0…1, flat: [B, ...] -> [B, F]."""
         low, span = self.scale
-        flat: Tensor = ((x.double().reshape(len(x), *self.experiment.shape.inputs) - low) / span).flatten(1)
-        return flat
+        raw = x.double().reshape(len(x), *self.experiment.shape.inputs)
+        return torch.div(raw - low, span).flatten(1)
 
     def sampled(self, population: Population, purpose: str = "audit") -> Sampled:
         """What clients work on in the run."""

@@ -1,5 +1,5 @@
-"""What an attacker sees of clients' messages: within a secure sum, or under differential privacy. The real mechanisms do
-it: the same `private()`, noise, cohorts and fixed-point sums that runs use.
+"""What an attacker sees of clients' messages: within a secure sum, or under differential privacy. The real mechanisms
+do it: the same `private()`, noise, cohorts and fixed-point sums that runs use.
 
 Shapes: N clients, C of a cohort.
 """
