@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -181,17 +182,16 @@ def attack_lines(result: Mapping[str, Any]) -> list[str]:
 
 def audit_table(found: Audit) -> Table:
     """A row for each case of each attack: what it obtains, with each defence."""
-    table = Table(title=found.what, caption="intervals, words and pictures: in the report")
-    for column in ("attack", "case", "in"):
-        table.add_column(column)
+    table = Table(title=found.what, caption="intervals, words and pictures: in the report", box=box.SIMPLE_HEAD)
+    table.add_column("attack", no_wrap=True)
+    table.add_column("case")
     for column in ORDER:
         table.add_column(found.columns.get(column, column), justify="right")
     for finding in found.findings:
-        for row in finding.rows:
+        for place, row in enumerate(finding.rows):
             figures = (row.figures.get(column) for column in ORDER)
             cells = ("–" if f is None else spelt(f.value, finding.unit) for f in figures)
-            table.add_row(finding.name, Text(row.case), finding.unit, *cells)
-        table.add_section()
+            table.add_row("" if place else f"{finding.name}, {finding.unit}", Text(row.case), *cells)
     return table
 
 

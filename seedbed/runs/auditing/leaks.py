@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed import tree
+from seedbed import draws, tree
 from seedbed.errors import InputError
 from seedbed.models import Model, is_image
 from seedbed.privacy.audit import inversion, labels, matching
@@ -81,12 +81,13 @@ def cases(subject: Subject) -> Iterator[Sent]:
     some = train.only(attacked)
     for count in FEW:
         if count < int(some.sizes.min()):
-            rows = [some.rows_of(c)[:: max(1, len(some.rows_of(c)) // count)][:count] for c in range(len(some))]
+            rng = draws.generator(subject.settings.seed, "small clients", count)
+            rows = [np.sort(rng.permutation(some.rows_of(c))[:count]) for c in range(len(some))]
             try:
-                yield sent(subject, f"{count} example{'s' * (count > 1)} a client", with_rows(some, rows))
+                yield sent(subject, f"{count} example{'s' * (count > 1)}", with_rows(some, rows))
             except InputError:
                 continue  # too few for a task of this algorithm
-    yield sent(subject, "clients as they are", some)
+    yield sent(subject, "all its examples", some)
 
 
 def reason(subject: Subject) -> str | None:
@@ -214,7 +215,7 @@ def searched(subject: Subject, show: Show) -> Finding:
     shape = subject.experiment.shape.inputs
     nearest = {c: x[int(inversion.psnr(x, victim.true[0]).argmax())] for c, x in images.items()}
     shown = {c: x.reshape(shape).numpy() for c, x in {"original": victim.true[0], **nearest}.items()}
-    case = f"{one.case}: {victim.count} in the message" if victim.count > 1 else one.case
+    case = f"{victim.count} example{'s' * (victim.count > 1)}"
     return Finding(
         **named, rows=[Row(case, figures)], pictures=[Picture(f"searched for, {one.case}", shown)],
         notes=[f"{subject.asked.steps} steps from {subject.asked.starts} starts; more may find more (audit.steps)."],

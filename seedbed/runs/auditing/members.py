@@ -52,7 +52,7 @@ def members(subject: Subject, show: Show) -> Finding:
         "sees": f"the model after {rounds} rounds, a client's data, and {shadows - 1} more models, of which it knows "
         "who took part",
         "obtains": f"the share of members that are found where {AT:.0%} of the others are taken for members",
-        "unit": "members found",
+        "unit": "found",
     }
     entry, promise = subject.entry, subject.reference
     if "synchronous" not in entry.rounds:
@@ -87,8 +87,7 @@ def members(subject: Subject, show: Show) -> Finding:
             notes.append(
                 f"After {rounds} rounds ε = {spent:.3g}; e^ε·{AT:g} + δ = {ceiling(AT, spent, promise.delta):.2%}."
             )
-    clients = len(subject.experiment.train)
-    row = Row(f"{clients} clients, {shadows} trainings, {bare.pairs} pairs", figures)
+    row = Row(f"{bare.pairs} guesses", figures)
     return Finding(**named, rows=[row], claim=claim, notes=notes)
 
 

@@ -75,9 +75,9 @@ def spelt(value: float, unit: str) -> str:
     >>> spelt(0.5, "share"), spelt(118.72, "dB"), spelt(0.987, "AUC")
     ('50.0 %', '118.7', '0.99')
     """
-    if unit.startswith(("share", "members")):
+    if unit in ("share", "found"):
         return f"{100 * value:.1f} %"
-    return f"{value:.1f}" if unit == "dB" else f"{value:.4f}" if "accounted" in unit else f"{value:.2f}"
+    return f"{value:.1f}" if unit == "dB" else f"{value:.4f}" if "claimed" in unit else f"{value:.2f}"
 
 
 def _shown(picture: Picture, found: Audit) -> str:

@@ -64,7 +64,7 @@ def inferred(subject: Subject, show: Show) -> Finding:
         figures["private"] = judged(subject, views, has, truth)
     tick("noised")
     figures["guess"] = Figure(0.5)
-    return Finding(**named, rows=[Row(f"{sets} data sets to learn from, {sets} victims", figures)], notes=NOTES)
+    return Finding(**named, rows=[Row(f"{sets} + {sets} sets", figures)], notes=NOTES)
 
 
 NOTES = [

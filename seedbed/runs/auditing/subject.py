@@ -80,7 +80,7 @@ class Subject:
         """Inputs in 0…1, flat: [B, ...] -> [B, F]."""
         low, span = self.scale
         raw = x.double().reshape(len(x), *self.experiment.shape.inputs)
-        return torch.div(raw - low, span).flatten(1)
+        return torch.flatten((raw - low) / span, 1)
 
     def sampled(self, population: Population, purpose: str = "audit") -> Sampled:
         """What clients work on in the run."""
@@ -119,7 +119,8 @@ def with_rows(population: Population, rows: Sequence[Rows]) -> Population:
 def inputs_of(task: Task) -> Tensor:
     """The different inputs of one client's task: [B, ...]."""
     found = [part.x[(part.mask * task.real[:, None]) > 0] for part in tree.parts(task.items, Batch)]
-    return torch.unique(torch.cat(found), dim=0)
+    different: Tensor = torch.unique(torch.cat(found), dim=0)
+    return different
 
 
 # ---- where it comes from --------------------------------------------------------------------------------------------
