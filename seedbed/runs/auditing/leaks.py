@@ -59,7 +59,7 @@ class Sent:
         if len(cohort) > 1:
             seen["secure"] = secure_sum(tree.index(self.messages, cohort))
         if self.mechanism is not None:
-            seen["private"] = released(self.mechanism, self.clip, mine, client)
+            seen["private"] = released(self.mechanism, self.clip, tree.stack([mine]), client)
         return seen
 
 

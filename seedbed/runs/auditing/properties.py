@@ -140,7 +140,7 @@ def noised(subject: Subject, stacked: Tree, number: int) -> Tree:
     assert promise is not None
     norms = torch.stack([x.double().reshape(len(x), -1).square().sum(1) for x in tree.leaves(stacked)]).sum(0).sqrt()
     clip = promise.settings.clip or float(norms.median()) or 1.0
-    return released(promise.mechanism(Noise(new_key())), clip, tree.index(stacked, number))
+    return released(promise.mechanism(Noise(new_key())), clip, tree.index(stacked, [number]))
 
 
 def judged(subject: Subject, views: Sequence[Sequence[Tree]], has: Bools, truth: Bools) -> Figure:

@@ -61,17 +61,18 @@ def private_engine(source: Given, mechanism: Mechanism, clip: float | Adaptive) 
     return engine
 
 
-def released(mechanism: Mechanism, clip: float, message: Tree, round: int = 0) -> Tree:
-    """A round's noised sum, of which the attacker knows all but this one client's message and has taken that off.
+def released(mechanism: Mechanism, clip: float, messages: Tree, round: int = 0) -> Tree:
+    """A round's noised sum of clipped messages, without those that the attacker knows and has taken off.
 
     Args:
-        message: leaves [...].
+        messages: those that it does not know, leaves [C, ...].
     """
     algorithm = private(echo(), mechanism, clip=clip)
-    engine = private_engine(Given(tree.stack([message])), mechanism, clip)
-    state = algorithm.init(tree.zeros_like(message))
+    source = Given(messages)
+    engine = private_engine(source, mechanism, clip)
+    state = algorithm.init(tree.map(lambda x: torch.zeros_like(x[0]), messages))
     state.extra["round"] = torch.tensor(round)
-    groups = list(engine.ask(algorithm, {0: algorithm.send(state, 0)}, round))
+    groups = list(engine.ask(algorithm, {c: algorithm.send(state, c) for c in source.clients}, round))
     after = algorithm.server(state, gather(algorithm, groups, mechanism.population))
     return tree.scale(mechanism.expected, after.params)
 
