@@ -1,4 +1,4 @@
-"""what a message of 1 to 5 examples leaks: exact raw, not safe in a secure sum alone, a guess under privacy (1 minute)"""
+"""what a message of 1 to 5 examples leaks: exact raw, not safe in a secure sum, a guess under privacy (1 minute)"""
 
 import sys
 from collections.abc import Mapping
