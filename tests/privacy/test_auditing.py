@@ -1,4 +1,4 @@
-"""The pieces of `seedbed audit`: what an attacker sees is what the real mechanisms give; each attack on a known case."""
+"""The pieces of `seedbed audit`: what is seen is what the real mechanisms give; each attack on a known case."""
 
 import struct
 import zlib

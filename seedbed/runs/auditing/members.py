@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from seedbed import draws
-from seedbed.errors import Diverged, InputError
+from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ServerState
 from seedbed.privacy.audit.membership import Rate, ceiling, likelihood_ratio, true_positives
 from seedbed.privacy.differential import Local, Noise, epsilon, new_key, private
@@ -73,8 +73,8 @@ def members(subject: Subject, show: Show) -> Finding:
     if promise is not None:
         try:
             hidden = attacked(subject, promise, rounds, tick)
-        except Diverged as error:
-            notes.append(f"under privacy the shadows diverge: {error}")
+        except InputError as error:
+            notes.append(f"Under privacy shadows cannot be trained: {error}.")
         else:
             spent = spent_by(promise, rounds)
             most = ceiling(hidden.mistaken, spent, promise.delta)
