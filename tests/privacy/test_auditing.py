@@ -3,6 +3,7 @@
 import struct
 import zlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from seedbed import tree
 from seedbed.privacy.audit import canaries, labels, properties
-from seedbed.privacy.differential import Adaptive, Independent, Local, Noise, TreeAggregation, noise_for
+from seedbed.privacy.differential import Adaptive, Independent, Ledger, Local, Noise, TreeAggregation, noise_for
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.runs.auditing import canaries as mechanisms
 from seedbed.runs.auditing.findings import Audit, Claim, Finding
@@ -133,6 +134,21 @@ def test_what_a_mechanism_cannot_be_asked_is_named() -> None:
         assert name in (mechanisms.noise(promise(name), claimed=True, show=Show()).missing or "")
     local = mechanisms.canaries(promise("local"), claimed=True, count=100, seed=0, show=Show())
     assert "no sum" in (local.missing or "")
+
+
+def test_a_ledger_that_counts_too_little_is_refuted(tmp_path: Path) -> None:
+    """All 20 rounds charged: as claimed. One short, or no ledger at all: refuted."""
+    plan = promise()
+    assert "is gone" in mechanisms.ledger(plan, tmp_path).claim.said  # type: ignore[union-attr]
+    book = Ledger(tmp_path / "ledger.jsonl", epsilon=plan.epsilon, delta=plan.delta, rounds=20)
+    for round in range(20):
+        told = mechanisms.ledger(plan, tmp_path) if round in (0, 19) else None
+        assert told is None or (told.claim is not None and told.claim.refuted)
+        book.charge(round, plan.mechanism(KEY).cost(round))
+    told = mechanisms.ledger(plan, tmp_path)
+    assert told.claim is not None
+    assert not told.claim.refuted
+    assert told.rows[0].figures["private"].value == pytest.approx(2.0, rel=1e-3)
 
 
 def test_canaries_keep_the_rate() -> None:

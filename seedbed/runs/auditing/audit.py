@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from seedbed.runs.auditing.canaries import canaries, noise
+from seedbed.runs.auditing.canaries import canaries, ledger, noise
 from seedbed.runs.auditing.findings import Audit, Finding
 from seedbed.runs.auditing.leaks import MOST, inverted, labelled, searched
 from seedbed.runs.auditing.members import members
@@ -39,6 +39,7 @@ def _of_the_mechanism(subject: Subject, show: Show) -> list[Finding]:
     return [
         canaries(promise, claimed=claimed, count=asked.canaries, seed=subject.settings.seed, show=show),
         noise(promise, claimed=claimed, show=show),
+        *([ledger(promise, subject.folder)] if claimed and subject.folder else []),
     ]
 
 

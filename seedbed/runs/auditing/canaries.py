@@ -1,11 +1,13 @@
-"""The run's mechanism on canary clients, and its noise on clients that send zero: whether ε is what it is said to be.
+"""The run's mechanism on canary clients, its noise on clients that send zero, and its ledger: whether ε is what it is
+said to be.
 
-Nothing is retrained: m clients go through the same `private()`, cohorts, clipping and noise, for as many rounds. Each
-lies along a coordinate of its own, so that none hides another (Dirac canaries: Nasr et al., USENIX Security 2023, arXiv
-2302.07956). Shapes: m canaries, in two leaves of m/2 numbers.
+For canaries nothing is retrained: m clients go through the same `private()`, cohorts, clipping and noise, for as many
+rounds. Each lies along a coordinate of its own, so that none hides another (Dirac canaries: Nasr et al., USENIX Security
+2023, arXiv 2302.07956). Shapes: m canaries, in two leaves of m/2 numbers.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +15,13 @@ from scipy import stats
 
 from seedbed import draws
 from seedbed.privacy.audit.canaries import Guesses, guess, lower_bound
-from seedbed.privacy.differential import Adaptive, Independent, Noise, new_key
+from seedbed.privacy.differential import Adaptive, Independent, Ledger, Noise, new_key
 from seedbed.privacy.differential.central import split
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.runs.auditing.findings import Claim, Figure, Finding, Row
 from seedbed.runs.auditing.views import every_release
 from seedbed.runs.pipeline import Show
-from seedbed.runs.protection import Promise
+from seedbed.runs.protection import LEDGER, Promise
 
 GUESSED = 0.5  # of the canaries, those of the highest and the lowest scores
 BOLD = 2.0  # canaries are so many clips long: what is beyond the clip must not matter
@@ -143,3 +145,22 @@ def sums_multiplier(promise: Promise) -> float:
     if isinstance(promise.clip, Adaptive):
         return split(promise.noise_multiplier, promise.clip.deviation(promise.expected, promise.noise_multiplier))
     return promise.noise_multiplier
+
+
+def ledger(promise: Promise, folder: Path) -> Finding:
+    """What the run's ledger counts, against what was claimed."""
+    named: dict[str, Any] = {
+        "name": "ledger",
+        "title": "The ledger of the run",
+        "sees": "ledger.jsonl, whose lines hold each other's hashes",
+        "obtains": "ε of all releases that it counts",
+        "unit": "ε",
+    }
+    path = folder / LEDGER
+    if not path.exists():
+        return Finding(**named, claim=Claim(f"{path} is gone, so that nothing shows what was spent", refuted=True))
+    spent = Ledger(path, epsilon=promise.epsilon, delta=promise.delta)
+    row = Row(f"{spent.charged_rounds} rounds", {"private": Figure(spent.epsilon), "ceiling": Figure(promise.epsilon)})
+    said = f"the ledger counts ε = {spent.epsilon:.4g} for {spent.charged_rounds} of {promise.rounds} rounds"
+    too_few = spent.charged_rounds < promise.rounds
+    return Finding(**named, rows=[row], claim=Claim(said, too_few or spent.epsilon > promise.epsilon))

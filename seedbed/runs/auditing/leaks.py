@@ -17,7 +17,7 @@ from seedbed.models import Model, is_image
 from seedbed.privacy.audit import inversion, labels, matching
 from seedbed.privacy.differential import Noise, new_key
 from seedbed.privacy.differential.mechanisms import Mechanism
-from seedbed.runs.auditing.findings import Figure, Finding, Picture, Row, mean_of
+from seedbed.runs.auditing.findings import Finding, Picture, Row, mean_of
 from seedbed.runs.auditing.subject import Subject, inputs_of, with_rows
 from seedbed.runs.auditing.views import released, secure_sum, update_in
 from seedbed.runs.pipeline import Show
@@ -339,6 +339,3 @@ def _labelled(subject: Subject, one: Sent) -> Row | None:
         usual = torch.as_tensor(np.delete(held, client, 0).mean(0) > 0.5)
         scores.setdefault("guess", []).append(labels.balanced(usual, own))
     return Row(one.case, {c: mean_of(s) for c, s in scores.items()}) if scores else None
-
-
-__all__ = ["Figure", "Sent", "Victim", "cases", "inverted", "labelled", "other_inputs", "searched", "sent"]

@@ -48,6 +48,7 @@ class Subject:
     reference: Promise | None
     what: str
     options: Mapping[str, Any]
+    folder: Path | None = None  # of the run, if it is one
 
     @property
     def settings(self) -> Settings:
@@ -165,7 +166,8 @@ def _of_run(path: Path, asked: Mapping[str, Any], assignments: Sequence[str]) ->
     trained = trained_start(run, experiment.learner)
     _, algorithm = _built(experiment, trained.options)
     what = f"{_words(experiment)}: the trained model of {path}"
-    return _subject(experiment, trained.model, algorithm, trained.state, what, trained.options)
+    found = _subject(experiment, trained.model, algorithm, trained.state, what, trained.options)
+    return replace(found, folder=path)
 
 
 def _built(experiment: Experiment, options: Mapping[str, Any]) -> tuple[AnyModel, Algorithm]:
