@@ -15,7 +15,7 @@ from seedbed.privacy.differential import Independent, Noise, new_key, noise_for
 from seedbed.runs.auditing.leaks import EXACT, layer_of, other_inputs
 from seedbed.runs.auditing.pictures import below, beside, png
 from seedbed.runs.auditing.subject import Subject, inputs_of, subject_of, with_rows
-from seedbed.runs.auditing.views import released, secure_sum, update_in
+from seedbed.runs.auditing.views import released, secure_mean, update_in
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 CLIENTS, EPSILON, OF, ROUNDS = 10, 8.0, 1000, 100  # cohorts of 10 by chance from 1,000 clients, for 100 rounds
@@ -53,7 +53,7 @@ def leaked(examples: int, steps: int) -> tuple[dict[str, list[float]], dict[str,
         true = of.scaled(inputs_of(tree.index(source.tasks([client], 0), 0)))
         views = {
             "raw": tree.index(messages, client),
-            "secure": secure_sum(messages),
+            "secure": secure_mean(messages),
             "private": released(mechanism, clip, tree.index(messages, [client])),
             "both": released(mechanism, clip, messages),
         }

@@ -18,7 +18,7 @@ from seedbed.runs.auditing import canaries as mechanisms
 from seedbed.runs.auditing.findings import Audit, Claim, Finding
 from seedbed.runs.auditing.members import AT, halved, lira
 from seedbed.runs.auditing.pictures import below, beside, png
-from seedbed.runs.auditing.views import released, secure_sum, update_in
+from seedbed.runs.auditing.views import released, secure_mean, update_in
 from seedbed.runs.pipeline import Show
 from seedbed.runs.protection import Promise
 from seedbed.runs.settings import PrivacySettings
@@ -61,10 +61,10 @@ def test_local_noise_is_the_clients_own() -> None:
     assert float(seen["w"].std()) == pytest.approx(2 * 0.5 * 2.0, rel=0.02)
 
 
-def test_a_secure_sum_is_the_sum_on_a_grid() -> None:
+def test_a_secure_sum_is_one_on_a_grid() -> None:
     stacked = tree.stack([MESSAGE, tree.scale(-0.25, MESSAGE), tree.scale(0.1, MESSAGE)])
-    seen = secure_sum(stacked)
-    assert torch.allclose(seen["w"], 0.85 * MESSAGE["w"], atol=3 * 4 / 2**19)
+    seen = secure_mean(stacked)
+    assert torch.allclose(3 * seen["w"], 0.85 * MESSAGE["w"], atol=3 * 4 / 2**19)
 
 
 def test_the_update_is_found_in_any_message() -> None:

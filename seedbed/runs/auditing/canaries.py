@@ -2,8 +2,8 @@
 said to be.
 
 For canaries nothing is retrained: m clients go through the same `private()`, cohorts, clipping and noise, for as many
-rounds. Each lies along a coordinate of its own, so that none hides another (Dirac canaries: Nasr et al., USENIX Security
-2023, arXiv 2302.07956). Shapes: m canaries, in two leaves of m/2 numbers.
+rounds. Each lies along a coordinate of its own, so that none hides another (Dirac canaries: Nasr et al., USENIX
+Security 2023, arXiv 2302.07956). Shapes: m canaries, in two leaves of m/2 numbers.
 """
 
 from dataclasses import replace

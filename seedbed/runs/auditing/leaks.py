@@ -19,7 +19,7 @@ from seedbed.privacy.differential import Noise, new_key
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.runs.auditing.findings import Finding, Picture, Row, mean_of
 from seedbed.runs.auditing.subject import Subject, inputs_of, with_rows
-from seedbed.runs.auditing.views import released, secure_sum, update_in
+from seedbed.runs.auditing.views import released, secure_mean, update_in
 from seedbed.runs.pipeline import Show
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Picks, Sampled
@@ -57,7 +57,7 @@ class Sent:
         cohort = [(client + i) % many for i in range(min(self.cohort, many))]
         seen = {"plain": mine}
         if len(cohort) > 1:
-            seen["secure"] = secure_sum(tree.index(self.messages, cohort))
+            seen["secure"] = secure_mean(tree.index(self.messages, cohort))
         if self.mechanism is not None:
             seen["private"] = released(self.mechanism, self.clip, tree.stack([mine]), client)
         return seen

@@ -16,7 +16,7 @@ from seedbed.privacy.differential import Noise, new_key
 from seedbed.runs.auditing.findings import Figure, Finding, Row
 from seedbed.runs.auditing.leaks import reason
 from seedbed.runs.auditing.subject import Subject, with_rows
-from seedbed.runs.auditing.views import released, secure_sum, update_in
+from seedbed.runs.auditing.views import released, secure_mean, update_in
 from seedbed.runs.pipeline import Show
 from seedbed.tasks.population import Population, Rows
 from seedbed.tree import Tree
@@ -131,7 +131,7 @@ def messages(subject: Subject, population: Population) -> tuple[Tree, Bools]:
 def in_sum(message: Tree, pool: Tree, others: int, rng: np.random.Generator) -> Tree:
     """A sum of this message and some of a pool's, which the attacker does not know."""
     chosen = rng.permutation(len(tree.leaves(pool)[0]))[:others].tolist()
-    return secure_sum(tree.map(lambda x, y: torch.cat([x[None], y[chosen]]), message, pool))
+    return secure_mean(tree.map(lambda x, y: torch.cat([x[None], y[chosen]]), message, pool))
 
 
 def noised(subject: Subject, stacked: Tree, number: int) -> Tree:

@@ -100,15 +100,16 @@ def every_release(
         bound = float(round.state.extra.get("clip", bound))
 
 
-def secure_sum(messages: Tree, *, bits: int = 20) -> Tree:
-    """What the server learns of a cohort under secure aggregation: the sum, and nothing else. Leaves [C, ...] -> [...].
+def secure_mean(messages: Tree, *, bits: int = 20) -> Tree:
+    """What the server learns of a cohort under secure aggregation: the sum, which it divides by the number of clients,
+    and nothing else. Leaves [C, ...] -> [...].
 
     The grid is as fine as these messages allow: an attacker gains from every bit.
     """
     count = len(tree.leaves(messages)[0])
     largest = max(float(x.abs().max()) for x in tree.leaves(messages))
     mean = FixedPointMean(Grid(clip=largest or 1.0, bits=bits, clients=max(2, count)))
-    return tree.scale(count, mean(messages, torch.ones(count)))
+    return mean(messages, torch.ones(count))
 
 
 def update_in(value: Tree, params: Params) -> dict[str, torch.Tensor] | None:
