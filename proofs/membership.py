@@ -1,4 +1,4 @@
-"""who was in the training: found without a defence, under privacy no better than ε allows; 16 shadows (3 minutes)"""
+"""who was in the training: found without a defence, under privacy no better than ε allows; 16 shadows (1 minute)"""
 
 import sys
 
