@@ -78,6 +78,22 @@ def test_a_claim_that_holds_is_not_refuted(tmp_path: Path) -> None:
     assert "does not apply: inputs of shape" in re.sub(r"\s+", " ", said.out)
 
 
+def test_a_private_run_is_audited_with_its_ledger(tmp_path: Path) -> None:
+    """As it is: nothing refuted. Without its ledger nothing shows what was spent: refuted."""
+    (tmp_path / "wards.csv").write_text(table())
+    data = ("--data", tmp_path / "wards.csv", "--set", "reader.client=hospital", "--set", "reader.target=label")
+    made = seedbed("run", *data, *TINY, "--algorithm", "fedavg", "--epsilon", "2", "--out", tmp_path / "run")
+    assert made.code == 0, made.err
+    said = seedbed("audit", tmp_path / "run", *QUICK)
+    assert said.code == 0, said.err
+    counted = findings(tmp_path / "run")["ledger"]["rows"][0]
+    assert counted["private"]["value"] == pytest.approx(2, rel=1e-3)
+    (tmp_path / "run" / "ledger.jsonl").unlink()
+    said = seedbed("audit", tmp_path / "run", *QUICK)
+    assert said.code == 1
+    assert "is gone" in re.sub(r"\s+", " ", said.out)
+
+
 @pytest.mark.parametrize("factor", [0.0, 0.1])
 def test_a_mechanism_whose_noise_is_broken_is_refuted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
