@@ -13,6 +13,8 @@ from seedbed.cli.show import (
     Bars,
     Download,
     attack_lines,
+    audit_lines,
+    audit_table,
     card,
     catalogue_tables,
     comparison_tables,
@@ -182,6 +184,53 @@ def adapt(
     made = personalise(directory, support, out, steps=steps, query=query, client=client)
     for line in made.lines():
         console.print(line)
+
+
+@app.command()
+def audit(
+    of: Annotated[
+        Path | None, typer.Argument(help="The directory of a run, or a settings file; left out: as `seedbed run`.")
+    ] = None,
+    data: Data = None,
+    algorithm: Annotated[str | None, typer.Option(help="See `seedbed algorithms`. Default: by the data.")] = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    engine: Engine = None,
+    epsilon: Annotated[float | None, typer.Option(help="The claim to audit: the budget ε, such as 4.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Its δ; default: 1e-5, or less for many clients.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for audit.html and audit.json; default: the run's, else runs/audit-DATA-ALGORITHM."),
+    ] = None,
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Attack what a run releases: what leaks of its clients, undefended and under its own defence.
+
+    Exit code 0: no claim of the run is refuted; 1: one is; 2: it cannot be audited.
+    """
+    from seedbed.runs.auditing.audit import audit as audit_subject
+    from seedbed.runs.auditing.audit import place_of, written
+    from seedbed.runs.auditing.subject import subject_of
+
+    asked = {
+        "data": data,
+        "algorithm": algorithm,
+        "rounds": rounds,
+        "seed": seed,
+        "engine": engine,
+        "root": root,
+        "privacy": {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None} or None,
+    }
+    with Bars() as bars:
+        subject = subject_of(of, asked, set_ or [])
+        found = audit_subject(subject, bars)
+    _, page = written(found, out or place_of(subject, of), shlex.join(["seedbed", *sys.argv[1:]]))
+    console.print(audit_table(found))
+    for line in audit_lines(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {page}", soft_wrap=True)
+    raise typer.Exit(1 if found.refuted else 0)
 
 
 @app.command()

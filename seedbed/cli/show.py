@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.algorithms.catalogue import FAMILIES, Entry
+from seedbed.runs.auditing.findings import Audit
+from seedbed.runs.auditing.page import ORDER, spelt
 from seedbed.runs.comparison import Comparison
 from seedbed.runs.comparison_page import cell, choices, in_order, meaning
 from seedbed.runs.described import described
@@ -175,6 +178,31 @@ def attack_lines(result: Mapping[str, Any]) -> list[str]:
         rates = ", ".join(f"{TITLES[column]} {cell['mean']:.1%}" for column, cell in row.items())
         lines.append(f"  backdoor opens on unseen clients, {shots} shots: {rates}")
     return lines
+
+
+def audit_table(found: Audit) -> Table:
+    """A row for each case of each attack: what it obtains, with each defence."""
+    table = Table(title=found.what, caption="intervals, words and pictures: in the report", box=box.SIMPLE_HEAD)
+    table.add_column("attack", no_wrap=True)
+    table.add_column("case")
+    for column in ORDER:
+        table.add_column(found.columns.get(column, column), justify="right")
+    for finding in found.findings:
+        for place, row in enumerate(finding.rows):
+            figures = (row.figures.get(column) for column in ORDER)
+            cells = ("–" if f is None else spelt(f.value, finding.unit) for f in figures)
+            table.add_row("" if place else f"{finding.name}, {finding.unit}", Text(row.case), *cells)
+    return table
+
+
+def audit_lines(found: Audit) -> Iterator[str]:
+    """What does not apply, what was checked, and the verdict."""
+    for finding in found.findings:
+        if finding.missing is not None:
+            yield f"  {finding.title}: does not apply: {finding.missing}"
+        if finding.claim is not None:
+            yield f"  {finding.title} {'REFUTED' if finding.claim.refuted else 'not refuted'}: {finding.claim.said}"
+    yield found.verdict
 
 
 def summary_table(found: Summary) -> Table:

@@ -259,6 +259,19 @@ class SecureSettings(Section):
     )
 
 
+class AuditSettings(Section):
+    """How `seedbed audit` attacks; a run does not look at it."""
+
+    clients: int = Field(default=8, ge=2, description="clients whose messages are attacked")
+    canaries: int = Field(default=1000, ge=50, description="made-up clients that go through the mechanism")
+    shadows: int = Field(default=16, ge=4, description="trainings on random halves of the clients")
+    rounds: int = Field(default=10, ge=1, description="rounds of each of those, at most those of the run")
+    steps: int = Field(default=300, ge=1, description="steps of gradient matching")
+    starts: int = Field(default=2, ge=1, description="noises that gradient matching starts from")
+    sets: int = Field(default=60, ge=8, description="data sets with and without a property, to learn from and to judge")
+    epsilon: float = Field(default=8, gt=0, description="ε of the reference defence, for a run without one")
+
+
 class Settings(Section):
     """A run."""
 
@@ -312,6 +325,7 @@ class Settings(Section):
     attack: AttackSettings = AttackSettings()
     privacy: PrivacySettings = PrivacySettings()
     secure: SecureSettings = SecureSettings()
+    audit: AuditSettings = AuditSettings()
     options: dict[str, Any] = Field(default={}, description="the algorithm's own settings")
     rival: dict[str, Any] = Field(default={}, description="settings of the FedAvg that the algorithm is compared with")
     reader: dict[str, Any] = Field(default={}, description="how the data is read: client, target, ...")

@@ -90,7 +90,7 @@ def go_on(path: Path, show: Show) -> dict[str, Any]:
     if run.result is not None:
         return _reported(run, run.result)
     experiment = _experiment(run)
-    _refuse_changed(experiment, run)
+    refuse_changed(experiment, run)
     experiment.check()
     experiment.plan_privacy()
     run.recover()
@@ -116,7 +116,7 @@ def judge_again(
     like = None if data is None else run.manifest["data"]["encoding"]
     experiment = Experiment(settings, population_for(settings, like))
     if data is None:
-        _refuse_changed(experiment, run)
+        refuse_changed(experiment, run)
     expected = Shape.of(run.manifest["shape"])
     if experiment.shape.inputs != expected.inputs:
         raise InputError(f"{settings.data} has inputs of shape {experiment.shape.inputs}, the run's {expected.inputs}")
@@ -150,7 +150,8 @@ def trained_start(run: RunDirectory, learner: Learner) -> Trained:
     return Trained(settings.algorithm, model, state._replace(params=params), run.finetuning(), run.options())
 
 
-def _refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
+def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
+    """Data that is no longer what the run was started on."""
     if experiment.population.fingerprint() != run.manifest["data"]["fingerprint"]:
         raise InputError(
             f"{experiment.settings.data} is no longer the data that {run.path} was started on: put it back"

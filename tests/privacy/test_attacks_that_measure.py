@@ -70,7 +70,11 @@ def test_matching_gradients_finds_the_input() -> None:
     x, y = digits.x[200:201] / digits.x.max(), digits.y[200:201]
     loss = supervised(model.predict, cross_entropy)
     g = grad(loss)(model.params, Batch(x, y, torch.ones(1)))
-    found = matching.matched(loss, model.params, g, y, SHAPE, steps=150, starts=2).flatten(1)
+
+    def imitate(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return grad(loss)(model.params, Batch(x, y, torch.ones(1)))
+
+    found = matching.matched(imitate, g, (1, *SHAPE), steps=150, starts=2).flatten(1)
     right, mirrored = (inversion.psnr(found, image.flatten(1)).item() for image in (x, x.flip(-1)))
     assert right > 18
     assert right > mirrored + 5

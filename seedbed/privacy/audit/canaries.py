@@ -29,7 +29,7 @@ def directions(count: int, length: int, rng: np.random.Generator) -> Floats:
     return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
 
-def guess(scores: Floats, included: NDArray[np.bool_], *, part: float = 1.0) -> Guesses:
+def guess(scores: Floats, included: NDArray[np.bool_], *, part: float = 1.0, absent: bool = True) -> Guesses:
     """Guess that canaries with high scores took part and those with low ones did not.
 
     Args:
@@ -37,12 +37,16 @@ def guess(scores: Floats, included: NDArray[np.bool_], *, part: float = 1.0) -> 
         included: [m] the coins.
         part: of the canaries to guess at, those with the highest and the lowest scores in equal numbers; the part has
             to be chosen before the scores are seen.
+        absent: also guess at low scores; without, half of the part is guessed at, of high scores alone: better where
+            chance leaves some that take part out of every round.
     """
     m = len(scores)
     half = max(1, round(part * m / 2))
     order = np.argsort(scores)
-    right = int((~included[order[:half]]).sum() + included[order[m - half :]].sum())
-    return Guesses(m, 2 * half, right)
+    right = int(included[order[m - half :]].sum())
+    if not absent:
+        return Guesses(m, half, right)
+    return Guesses(m, 2 * half, right + int((~included[order[:half]]).sum()))
 
 
 def p_value(found: Guesses, epsilon: float, delta: float) -> float:

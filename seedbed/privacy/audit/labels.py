@@ -18,3 +18,10 @@ def agreement(found: Tensor, labels: Tensor) -> float:
     """The share of the classes about which `present` is right. [N] against labels [B]."""
     truth = (labels[:, None] == torch.arange(len(found), device=labels.device)).any(0)
     return float((found == truth).double().mean())
+
+
+def balanced(found: Tensor, held: Tensor) -> float:
+    """The mean of the shares told right of the classes that are there and of those that are not, [N] each: 0.5 for who
+    says the same of all."""
+    right = (found == held).double()
+    return float((right[held].mean() + right[~held].mean()) / 2)
