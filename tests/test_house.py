@@ -23,6 +23,7 @@ ROOMS = {
     "federated": ["tree", "tasks", "learning", "reducers"],
     "algorithms": ["errors", "tree", "tasks", "learning", "federated", "reducers"],
     "models": ["errors", "tree", "learning"],
+    "stored": ["errors", "tree"],
     "gate": ["tree", "federated"],
     "rounds": ["errors", "tree", "draws", "tasks", "federated", "gate", "reducers"],
     "attacks": ["errors", "tree", "draws", "tasks", "learning", "federated"],
