@@ -29,6 +29,11 @@ ROOMS = {
     "attacks": ["errors", "tree", "draws", "tasks", "learning", "federated"],
     "engines": ["errors", "tree", "tasks", "learning", "federated"],
     "evaluation": ["tree", "tasks", "learning", "federated"],
+    "wire": ["errors"],
+    "federation": [
+        *("errors", "tree", "draws", "tasks", "federated", "reducers", "stored", "gate", "rounds", "engines"),
+        *("privacy", "wire"),
+    ],
     "privacy": ["errors", "tree", "draws", "tasks", "learning", "reducers", "federated", "rounds"],
 }
 

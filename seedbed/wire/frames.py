@@ -5,8 +5,8 @@
     piece | CHUNK bytes of the payload; the last part what is left |
     MAC   | HMAC-SHA256 with the node's key over head and piece: 32 |
 
-The head has no field that says how long something is but `total`, and that is checked against a limit before anything is
-allocated. Nothing of a frame is believed before its MAC is found right; before that, `client` only chooses the key.
+The head has no field that says how long something is but `total`, and that is checked against a limit before anything
+is allocated. Nothing of a frame is believed before its MAC is found right; before that, `client` only chooses the key.
 """
 
 import hashlib
@@ -111,7 +111,7 @@ class Head:
     @property
     def length(self) -> int:
         """Bytes of the whole frame."""
-        return HEAD.size + min(CHUNK, self.total - self.part * CHUNK) + MAC
+        return HEAD.size + int(min(CHUNK, self.total - self.part * CHUNK)) + MAC
 
 
 class Assembler:

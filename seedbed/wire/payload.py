@@ -1,4 +1,4 @@
-"""Tensors as a safetensors payload that must be exactly as agreed: every name, type, shape and offset, before loading."""
+"""Tensors as a safetensors payload that is just as agreed: names, types, shapes, offsets are checked before loading."""
 
 import json
 import math

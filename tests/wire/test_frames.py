@@ -196,7 +196,7 @@ def test_a_frame_that_says_it_is_huge(total: int) -> None:
     parts = -(-total // CHUNK)
     bad = head(total=total, parts=min(parts, 2**32 - 1)) + bytes(CHUNK + MAC)
     sent, takes = resealed(bad), assembler()
-    with allocating(MIB), pytest.raises(Refused, match="at most 4194304 are taken|does not fit"):
+    with allocating(MIB), pytest.raises(Refused, match=r"at most 4194304 are taken|does not fit"):
         takes.take(sent)
 
 
@@ -213,7 +213,7 @@ TWO = forms({"w": torch.zeros(2)})
 HOSTILE = {
     "a header of 8 TiB": with_header(b"{}", 8 << 40),
     "a header of 2^64 - 1": with_header(b"{}", 2**64 - 1),
-    "a million tensors": with_header(json.dumps({f"t{i}": W for i in range(1_000_000)}).encode()),
+    "a million tensors": with_header(b"{" + b",".join(b'"%d":{}' % i for i in range(1_000_000)) + b"}"),
     "a shape of 2^62": described(w={**W, "shape": [2**62]}),
     "a product of 2^124": described(w={**W, "shape": [2**62, 2**62], "data_offsets": [0, 2**62]}),
     "a negative shape": described(w={**W, "shape": [-2]}),
@@ -239,7 +239,7 @@ def test_a_payload_that_lies_about_sizes(kind: str) -> None:
 
 
 def test_what_a_federation_does_not_send() -> None:
-    with pytest.raises(Refused, match="w is torch.complex64, which does not travel"):
+    with pytest.raises(Refused, match=r"w is torch\.complex64, which does not travel"):
         forms({"w": torch.zeros(2, dtype=torch.complex64)})
 
 
