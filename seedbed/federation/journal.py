@@ -32,16 +32,16 @@ class Journal:
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / "journal.log"
+        self.records: list[Record] = []
+        self._file, self._chain = -1, START
         with writing(folder, go_on=AGAIN):
             (folder / "objects").mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder / "lock")
-            data = self.path.read_bytes() if self.path.exists() else b""
-            self.records, size, self._chain = read(data, self.path)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            if size < len(data):
-                os.ftruncate(self._file, size)
-            os.fsync(self._file)
-            settle_folder(folder)
+            self._open = [_locked(folder / "lock")]
+            try:
+                self._recover()
+            except BaseException:
+                self.close()
+                raise
 
     def append(self, record: Record) -> None:
         """Add a line and flush it: when this returns, the record counts; when it raises, it never was."""
@@ -84,8 +84,19 @@ class Journal:
                     path.unlink()
 
     def close(self) -> None:
-        os.close(self._file)
-        os.close(self._lock)
+        while self._open:
+            os.close(self._open.pop())
+
+    def _recover(self) -> None:
+        """Read what counts, and cut what a crash tore."""
+        data = self.path.read_bytes() if self.path.exists() else b""
+        self.records, size, self._chain = read(data, self.path)
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._open.append(self._file)
+        if size < len(data):
+            os.ftruncate(self._file, size)
+        os.fsync(self._file)
+        settle_folder(self.folder)
 
     def _way_back(self, name: str) -> str:
         """The round before, if its model is there: how to go on from it."""

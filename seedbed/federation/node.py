@@ -89,7 +89,8 @@ class Node:
             return self._work(letter)
         if letter.action is Action.COUNTED:
             self._remember(self._settled(letter.payload))
-        elif letter.action is Action.REFUSAL:
+            return self._sealed(Action.SETTLED, letter.round, letter.attempt, letter.payload)
+        if letter.action is Action.REFUSAL:
             self.log("refused by the server", round=letter.round, why=letter.note)
         return []
 

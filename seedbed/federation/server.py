@@ -6,7 +6,7 @@ by the same command: letters that it accepted it still has, the others it asks f
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,15 +71,20 @@ class Server:
         self._keys = {client: keys[client] for client in terms.clients}
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
         self._addresses: dict[ClientId, Address] = {}
-        limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT}
+        self._settled: dict[ClientId, str] = {}  # digests that nodes know to be counted
+        limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.SETTLED: 32}
         self._assembler = Assembler(self._keys.get, lambda action: limits.get(action, -1))
         self.journal = Journal(folder)
         self.log = Log(folder / "log.jsonl", said)
-        self._open()
-        self.at = progress(self.journal.records)
-        self.state = self._load(self.at.snapshot)
-        self._write_metrics()
-        self.log("open", round=self.at.round, attempt=self.at.attempt, records=len(self.journal.records))
+        try:
+            self._open()
+            self.at = progress(self.journal.records)
+            self.state = self._load(self.at.snapshot)
+            self._write_metrics()
+            self.log("open", round=self.at.round, attempt=self.at.attempt, records=len(self.journal.records))
+        except BaseException:
+            self.close()
+            raise
 
     def rounds(self) -> Iterator[Round]:
         """All rounds that are still to come; each is committed when it is yielded.
@@ -100,6 +105,7 @@ class Server:
             yield self._commit()
             self._stop_if_hopeless("discarded", Diverged)
         write_atomically(self.folder / "model.safetensors", to_bytes({"params": self.state.params}), go_on=AGAIN)
+        self._settle()
         self.log("finished", rounds=self.terms.rounds)
 
     def close(self) -> None:
@@ -112,17 +118,28 @@ class Server:
             self._record("SELECTED", attempt=self.at.attempt, cohort=self.terms.chosen(self.at.round))
 
     def _collect(self) -> None:
-        """Ask the cohort, again and again, until enough has come, nobody is left to wait for, or time is over."""
-        end = self.transport.now() + self.terms.deadline
-        again = self.transport.now()
-        while self._waited_for and self.transport.now() < end:
-            if self.transport.now() >= again:
-                again = self.transport.now() + self.terms.again
-                self._ask(self._waited_for)
-                self.log("waiting", round=self.at.round, attempt=self.at.attempt, clients=self._waited_for,
+        """Ask the cohort until enough has come, nobody is left to wait for, or time is over."""
+        self._insist("waiting", lambda: self._waited_for, self._ask)
+
+    def _settle(self) -> None:
+        """Tell clients what was counted until they know, so that they keep what goes with it."""
+        counted = self.at.counted
+        self._insist("telling", lambda: [c for c in counted if self._settled.get(c) != counted[c]], self._tell)
+
+    def _insist(
+        self, event: str, waited_for: Callable[[], list[ClientId]], say: Callable[[list[ClientId]], None]
+    ) -> None:
+        """Say it again and again to those who are waited for, and read what comes, until nobody is or time is over."""
+        now = self.transport.now
+        again, end = now(), now() + self.terms.deadline
+        while (silent := waited_for()) and now() < end:
+            if now() >= again:
+                again = now() + self.terms.again
+                say(silent)
+                self.log(event, round=self.at.round, attempt=self.at.attempt, clients=silent,
                          accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self.terms.enough,
-                         seconds_left=round(end - self.transport.now(), 1))  # fmt: skip
-            arrived = self.transport.receive(max(0.0, min(again, end) - self.transport.now()))
+                         seconds_left=round(end - now(), 1))  # fmt: skip
+            arrived = self.transport.receive(max(0.0, min(again, end) - now()))
             if arrived is not None:
                 self._take(*arrived)
 
@@ -151,8 +168,7 @@ class Server:
         with writing(self.folder / "metrics.jsonl", go_on=AGAIN), open(self.folder / "metrics.jsonl", "a") as file:
             file.write(_metrics(made))
         self.journal.sweep(self.at.needed)
-        for client in clients:
-            self._tell_counted(client)
+        self._tell(clients)
         refused = {int(c): why for c, why in made["refused"].items()}
         return Round(made["round"], self.state, clients, _info(made), refused=refused)
 
@@ -207,15 +223,19 @@ class Server:
                 sent = self.plan.algorithm.send(self.state, client)
                 self._send(client, Action.WORK, self.plan.work.pack({"sent": sent, "counted": counted}))
 
-    def _tell_counted(self, client: ClientId) -> None:
-        if client in self.at.counted:
-            self._send(client, Action.COUNTED, bytes.fromhex(self.at.counted[client]))
+    def _tell(self, clients: Sequence[ClientId]) -> None:
+        for client in clients:
+            if client in self.at.counted:
+                self._send(client, Action.COUNTED, bytes.fromhex(self.at.counted[client]))
 
     def _send(self, client: ClientId, action: Action, payload: bytes = b"") -> None:
         if client in self._addresses:
-            at, plan = self.at, self.plan
-            letter = Letter(plan.run, at.round, at.attempt, client, action, plan.fingerprint, payload)
-            self.transport.send(self._addresses[client], seal(letter, self._keys[client]))
+            self._send_to(self._addresses[client], client, action, payload)
+
+    def _send_to(self, address: Address, client: ClientId, action: Action, payload: bytes) -> None:
+        at, plan = self.at, self.plan
+        letter = Letter(plan.run, at.round, at.attempt, client, action, plan.fingerprint, payload)
+        self.transport.send(address, seal(letter, self._keys[client]))
 
     def _take(self, address: Address, frame: bytes) -> None:
         """A frame from somewhere. Nothing that it holds can do more than be refused."""
@@ -226,21 +246,23 @@ class Server:
             return
         if letter is None:
             return
-        client = letter.client
-        self._addresses[client] = address
         try:
-            self._read(letter)
+            self._read(letter, address)
         except Refused as why:
-            self.log("letter refused", client=client, round=letter.round, attempt=letter.attempt, why=str(why))
-            self._send(client, Action.REFUSAL, str(why).encode()[:TEXT])
+            about = {"client": letter.client, "round": letter.round, "attempt": letter.attempt}
+            self.log("letter refused", **about, why=str(why))
+            self._send_to(address, letter.client, Action.REFUSAL, str(why).encode()[:TEXT])
 
-    def _read(self, letter: Letter) -> None:
+    def _read(self, letter: Letter, address: Address) -> None:
         if letter.run != self.plan.run:
             raise Refused("this is another run's letter: this server holds another one")
         if letter.schema != self.plan.fingerprint:
             raise Refused(f"client {letter.client} was set up otherwise: {self._unlike(letter)}")
+        self._addresses[letter.client] = address
         if letter.action is Action.HELLO:
             self._welcome(letter.client)
+        elif letter.action is Action.SETTLED:
+            self._settled[letter.client] = letter.payload.hex()
         elif (letter.round, letter.attempt) != (self.at.round, self.at.attempt):
             self._late(letter)
         else:
@@ -249,13 +271,13 @@ class Server:
     def _welcome(self, client: ClientId) -> None:
         self.log("hello", client=client)
         self._send(client, Action.NOTED)
-        self._tell_counted(client)
+        self._tell([client])
         if client in self._waited_for:
             self._ask([client])
 
     def _late(self, letter: Letter) -> None:
         if self.at.counted.get(letter.client) == letter.digest.hex():
-            return self._tell_counted(letter.client)
+            return self._tell([letter.client])
         raise Refused(
             f"round {letter.round} attempt {letter.attempt} is over: the letter came late, and nothing is lost"
         )

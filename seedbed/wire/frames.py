@@ -43,6 +43,7 @@ class Action(IntEnum):
     HELLO = 11  # here is a client, and what it thinks was agreed
     REPLY = 12  # a round's message
     FAILED = 13  # a round's work could not be done, and why in a word
+    SETTLED = 14  # the letter of this digest is known to be counted, and what goes with it is kept
 
 
 @dataclass(frozen=True)

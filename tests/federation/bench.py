@@ -1,4 +1,4 @@
-"""Five small clients, a plan for each algorithm, server and nodes in one process, and the simulation to compare with."""
+"""Five small clients, a plan for each algorithm, server and nodes in one process, and the simulation beside it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -108,6 +108,18 @@ def test_one_server_at_a_time(tmp_path: Path) -> None:
     Journal(tmp_path).close()
 
 
+def test_a_journal_that_is_refused_lets_go_of_the_folder(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(InputError, match="line 1 is damaged"):
+            Journal(_damaged(tmp_path / "a"))
+
+
+def _damaged(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "journal.log").write_bytes(b"x" + DATA)
+    return folder
+
+
 def test_objects_are_what_their_name_says(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     name = journal.store(b"the model")
