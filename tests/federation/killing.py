@@ -1,6 +1,7 @@
 """Really killing a server and nodes: processes that are sent SIGKILL at random instants and started again.
 
-Run as a program of its own, so that it is free to fork: python killing.py server|node KILLS SEED -> one JSON line.
+Run as a program of its own, so that it is free to fork: python killing.py server|node KILLS SEED EACH -> one JSON line.
+EACH: kills of one run.
 """
 
 import json
@@ -114,7 +115,7 @@ def kill_nodes(folder: Path, delays: list[float], victims: list[int]) -> Federat
     return federation
 
 
-def main(what: str, kills: int, seed: int, each: int = 2) -> int:
+def main(what: str, kills: int, seed: int, each: int) -> int:
     rng = draws.generator(seed, "kills")
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         want, seconds = undisturbed(Path(folder) / "whole")
@@ -136,4 +137,4 @@ def main(what: str, kills: int, seed: int, each: int = 2) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))
