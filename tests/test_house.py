@@ -74,8 +74,10 @@ def test_no_pickle_and_no_global_randomness(path: Path) -> None:
 
 
 def test_only_downloading_uses_the_network() -> None:
+    """And `federation/local.py` sockets in the file system."""
     users = {p.name for p in FILES if imports_of(p) & {"urllib.request", "requests", "http.client", "socket"}}
-    assert users <= {"download.py"}
+    assert users <= {"download.py", "local.py"}
+    assert "AF_INET" not in (PACKAGE / "federation" / "local.py").read_text()
 
 
 def test_every_module_imports_and_says_what_it_is_for() -> None:

@@ -1,6 +1,7 @@
 """What happened, for people and programs: one JSON line an event. Never read back: the journal is what counts."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ class Log:
         said: also called with each line, such as `print`.
     """
 
-    def __init__(self, path: Path | None, said: Any = None):
+    def __init__(self, path: Path | None, said: Callable[[str], object] | None = None):
         self._path, self._said = path, said
 
     def __call__(self, event: str, **about: Any) -> None:

@@ -17,7 +17,7 @@ from seedbed.engines.one_by_one import OneByOne
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 from seedbed.federation.log import Log
-from seedbed.federation.plan import Plan, as_tree
+from seedbed.federation.plan import Plan, as_tree, refuse_weak
 from seedbed.stored import fill, from_bytes, to_bytes, write_atomically
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
@@ -51,10 +51,11 @@ class Node:
         key: [32]  shared with the server alone.
         folder: where its memory lies; made if it is not there.
     Raises:
-        InputError: the memory there was altered, or is of another plan or client.
+        InputError: the memory there was altered, or is of another plan or client; the key is too short.
     """
 
     def __init__(self, plan: Plan, client: ClientId, source: TaskSource, key: bytes, folder: Path):
+        refuse_weak({client: key})
         self.plan, self.client, self.folder = plan, client, folder
         self._engine, self._key = OneByOne(source), key
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import torch
 
 from seedbed import tree
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, Group, Message, ServerState
+from seedbed.federated import Algorithm, ClientId, Group, Message, ServerState
 from seedbed.gate import Schema, schema_of
 from seedbed.tasks.types import Task
 from seedbed.tree import Tree
@@ -127,6 +127,15 @@ class Plan:
     def _first(self) -> tuple[Message, Tree]:
         with torch.no_grad():
             return self.algorithm.client(self._sent, self.algorithm.remember(self._sent), self.example)
+
+
+def refuse_weak(keys: Mapping[ClientId, bytes]) -> None:
+    """Keys that would let somebody speak in another's name."""
+    for client, key in keys.items():
+        if len(key) != 32:
+            raise InputError(f"client {client}'s key has {len(key)} bytes: give 32 random ones (secrets.token_bytes)")
+    if len(set(keys.values())) < len(keys):
+        raise InputError("two clients have the same key, so that each could speak for the other: give each its own")
 
 
 def as_tree(message: Message) -> dict[str, Tree]:

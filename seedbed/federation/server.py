@@ -19,7 +19,7 @@ from seedbed.errors import Diverged, InputError
 from seedbed.federated import ClientId, Group, Message, Replies, ServerState
 from seedbed.federation.journal import AGAIN, Journal, Record
 from seedbed.federation.log import Log
-from seedbed.federation.plan import Plan, as_message, digest_tensor
+from seedbed.federation.plan import Plan, as_message, digest_tensor, refuse_weak
 from seedbed.federation.progress import follow, progress
 from seedbed.federation.terms import Terms
 from seedbed.federation.transport import Address, Transport
@@ -54,7 +54,8 @@ class Server:
         folder: journal.log, objects/, metrics.jsonl, log.jsonl, and in the end model.safetensors.
         said: called with every line of the log, such as `print`.
     Raises:
-        InputError: the folder is of another plan or other terms, was altered, is held by another server, or is full.
+        InputError: the folder is of another plan or other terms, was altered, is held by another server, or is full; a
+            client's key is missing, too short, or another's too.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class Server:
         folder: Path,
         transport: Transport,
         *,
-        said: Any = None,
+        said: Callable[[str], object] | None = None,
     ):
         self.plan, self.terms, self.folder, self.transport = plan, terms, folder, transport
-        self._keys = {client: keys[client] for client in terms.clients}
+        self._keys = _keys_of(terms.clients, keys)
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
         self._addresses: dict[ClientId, Address] = {}
         self._settled: dict[ClientId, str] = {}  # digests that nodes know to be counted
@@ -358,6 +359,15 @@ class Server:
         committed = {record["round"] for record in records if record["state"] == "COMMITTED"}
         lines = [_metrics(r) for r in records if r["state"] == "AGGREGATED" and r["round"] in committed]
         write_atomically(self.folder / "metrics.jsonl", "".join(lines).encode(), go_on=AGAIN)
+
+
+def _keys_of(clients: Sequence[ClientId], keys: Mapping[ClientId, bytes]) -> dict[ClientId, bytes]:
+    missing = [client for client in clients if client not in keys]
+    if missing:
+        raise InputError(f"clients {missing} have no key: give each 32 random bytes (secrets.token_bytes)")
+    own = {client: keys[client] for client in clients}
+    refuse_weak(own)
+    return own
 
 
 def _metrics(made: Record) -> str:

@@ -120,7 +120,7 @@ class Assembler:
 
     Args:
         keys: a client's number -> its key, or None if there is no such client.
-        limit: bytes that a payload of this action may have, 0 if such a letter is not for us.
+        limit: bytes that a payload of this action may have; -1: such a letter is not for us.
     """
 
     def __init__(self, keys: Callable[[int], bytes | None], limit: Callable[[Action], int]):

@@ -251,6 +251,19 @@ def test_terms_that_cannot_be(wrong: dict[str, float]) -> None:
         Terms(rounds=1, clients=CLIENTS, **wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({c: KEYS[c] for c in CLIENTS[:-1]}, r"clients \[4\] have no key"),
+        ({**KEYS, 2: b"secret"}, "client 2's key has 6 bytes"),
+        ({**KEYS, 2: KEYS[1]}, "two clients have the same key"),
+    ],
+)
+def test_keys_that_protect_nothing(keys: dict[int, bytes], words: str, disk: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        Server(plan(), Terms(rounds=1, clients=CLIENTS), keys, disk, InProcess({}))
+
+
 def test_algorithms_that_run_in_simulation_alone() -> None:
     made = plan()
     for other in (replace(made.algorithm, unlike=True), replace(made.algorithm, cohort=lambda clients, round: [])):
