@@ -29,6 +29,7 @@ from seedbed.stored import fill, from_bytes, to_bytes, write_atomically, writing
 from seedbed.wire import Action, Assembler, Letter, Refused, seal
 from seedbed.wire.frames import IDENTITY, TEXT
 
+REMARKS = 1000  # on letters in the log, a round
 LEAST = 3  # aggregates that the divergence guard must have seen before it speaks
 
 
@@ -73,6 +74,7 @@ class Server:
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
         self._addresses: dict[ClientId, Address] = {}
         self._settled: dict[ClientId, str] = {}  # digests that nodes know to be counted
+        self._remarks = 0  # on letters, in this round
         limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.SETTLED: 32}
         self._assembler = Assembler(self._keys.get, lambda action: limits.get(action, -1))
         self.journal = Journal(folder)
@@ -165,7 +167,7 @@ class Server:
         assert made is not None
         clients = made["clients"]
         self._record("COMMITTED", snapshot=made["snapshot"])
-        self.state = self._load(made["snapshot"])
+        self.state, self._remarks = self._load(made["snapshot"]), 0
         with writing(self.folder / "metrics.jsonl", go_on=AGAIN), open(self.folder / "metrics.jsonl", "a") as file:
             file.write(_metrics(made))
         self.journal.sweep(self.at.needed)
@@ -243,16 +245,15 @@ class Server:
         try:
             letter = self._assembler.take(frame)
         except Refused as why:
-            self.log("frame refused", why=str(why))
-            return
+            return self._remark("frame refused", why=str(why))
         if letter is None:
-            return
+            return None
         try:
-            self._read(letter, address)
+            return self._read(letter, address)
         except Refused as why:
             about = {"client": letter.client, "round": letter.round, "attempt": letter.attempt}
-            self.log("letter refused", **about, why=str(why))
-            self._send_to(address, letter.client, Action.REFUSAL, str(why).encode()[:TEXT])
+            self._remark("letter refused", **about, why=str(why))
+            return self._send_to(address, letter.client, Action.REFUSAL, str(why).encode()[:TEXT])
 
     def _read(self, letter: Letter, address: Address) -> None:
         if letter.run != self.plan.run:
@@ -270,7 +271,7 @@ class Server:
             self._current(letter)
 
     def _welcome(self, client: ClientId) -> None:
-        self.log("hello", client=client)
+        self._remark("hello", client=client)
         self._send(client, Action.NOTED)
         self._tell([client])
         if client in self._waited_for:
@@ -315,6 +316,12 @@ class Server:
         if not refused and self.plan.algorithm.reduce.linear and _largest(message) > self.terms.grid.clip:
             return f"a number beyond ±{self.terms.grid.clip:g}, the ends of the grid"
         return refused.get(letter.client)
+
+    def _remark(self, event: str, **about: Any) -> None:
+        """Log something that anybody can cause: so many times a round and no more, or they could fill the disk."""
+        self._remarks += 1
+        if self._remarks <= REMARKS:
+            self.log(event, **about, **({"note": "the last in this round"} if self._remarks == REMARKS else {}))
 
     def _unlike(self, letter: Letter) -> str:
         """Which part of the plan is not as here, where the letter says so."""

@@ -132,6 +132,16 @@ def test_a_node_that_cannot_work_is_not_waited_for(disk: Path) -> None:
     assert "Ms Miller" not in (disk / "server" / "log.jsonl").read_text()
 
 
+def test_a_flood_does_not_fill_the_disk(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seedbed.federation.server.REMARKS", 20)
+    transport = InProcess(nodes("fedavg", disk))
+    transport._coming.extend((0, b"noise %d" % i) for i in range(500))
+    last_of(serve("fedavg", disk, transport, rounds=1))
+    said = events(disk, "frame refused")
+    assert len(said) == 20
+    assert said[-1]["note"] == "the last in this round"
+
+
 # ---- who is waited for ----------------------------------------------------------------------------------------------
 
 
