@@ -23,11 +23,17 @@ ROOMS = {
     "federated": ["tree", "tasks", "learning", "reducers"],
     "algorithms": ["errors", "tree", "tasks", "learning", "federated", "reducers"],
     "models": ["errors", "tree", "learning"],
+    "stored": ["errors", "tree"],
     "gate": ["tree", "federated"],
     "rounds": ["errors", "tree", "draws", "tasks", "federated", "gate", "reducers"],
     "attacks": ["errors", "tree", "draws", "tasks", "learning", "federated"],
     "engines": ["errors", "tree", "tasks", "learning", "federated"],
     "evaluation": ["tree", "tasks", "learning", "federated"],
+    "wire": ["errors"],
+    "federation": [
+        *("errors", "tree", "draws", "tasks", "federated", "reducers", "stored", "gate", "rounds", "engines"),
+        *("privacy", "wire"),
+    ],
     "privacy": ["errors", "tree", "draws", "tasks", "learning", "reducers", "federated", "rounds"],
 }
 
@@ -68,8 +74,10 @@ def test_no_pickle_and_no_global_randomness(path: Path) -> None:
 
 
 def test_only_downloading_uses_the_network() -> None:
+    """And `federation/local.py` sockets in the file system."""
     users = {p.name for p in FILES if imports_of(p) & {"urllib.request", "requests", "http.client", "socket"}}
-    assert users <= {"download.py"}
+    assert users <= {"download.py", "local.py"}
+    assert "AF_INET" not in (PACKAGE / "federation" / "local.py").read_text()
 
 
 def test_every_module_imports_and_says_what_it_is_for() -> None:

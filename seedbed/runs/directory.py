@@ -10,26 +10,22 @@ model.safetensors the trained start
 report.html       for people
 """
 
-import errno
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as decode
-from safetensors.torch import save as encode
 from torch import Tensor
 
-from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.learning.finetuning import FineTuning, Scored
+from seedbed.stored import from_bytes, to_bytes, write_atomically, writing
 from seedbed.tree import Tree
 
 KEPT_CHECKPOINTS, CHOICES = 2, "choices.json"
@@ -224,65 +220,6 @@ def _record(line: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return record if isinstance(record, dict) and record.keys() >= RECORD else None
-
-
-def to_bytes(trees: Mapping[str, Tree], metadata: dict[str, str] | None = None) -> bytes:
-    """Trees of tensors as safetensors, each leaf under its tree's name and path."""
-    return encode({n: t.detach().contiguous().clone() for n, t in tree.named_leaves(dict(trees)).items()}, metadata)
-
-
-def from_bytes(data: bytes, name: str) -> dict[str, Tensor]:
-    try:
-        return decode(data)
-    except SafetensorError as error:
-        raise InputError(f"{name} is not a whole safetensors file ({error}): make or copy it again") from error
-
-
-def fill(template: Tree, tensors: Mapping[str, Tensor], prefix: str) -> Tree:
-    """A tree of the template's structure from named tensors.
-
-    Raises:
-        InputError: a tensor is missing or has another shape: the file is of another model or algorithm.
-    """
-    values = []
-    for path, leaf in tree.named_leaves(template).items():
-        found = tensors.get(f"{prefix}.{path}")
-        if found is None or found.shape != leaf.shape:
-            shape = "is missing" if found is None else f"has shape {tuple(found.shape)}, not {tuple(leaf.shape)}"
-            raise InputError(f"{prefix}.{path} {shape}: the file belongs to another model or algorithm")
-        values.append(found.to(leaf.device))
-    return tree.with_leaves(template, values)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The whole file or none: written beside its place, flushed to disk, then moved into it."""
-    beside = path.with_name(path.name + ".part")
-    with writing(path):
-        try:
-            with open(beside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except OSError:
-            with suppress(OSError):
-                beside.unlink()
-            raise
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the file system says into one line with a way out."""
-    try:
-        yield
-    except OSError as error:
-        full, closed = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM, errno.EROFS)
-        way = "choose another place"
-        if error.errno in full:
-            way = "free some space, then `seedbed resume` goes on from the last checkpoint"
-        elif error.errno in closed:
-            way = "choose a directory that you may write to"
-        raise InputError(f"cannot write {path}: {error.strerror}; {way}") from error
 
 
 def versions() -> dict[str, str]:

@@ -14,10 +14,11 @@ from seedbed.errors import InputError
 from seedbed.federated import NEWCOMER
 from seedbed.models import Model, Several
 from seedbed.models.split import Split
-from seedbed.runs.directory import RunDirectory, from_bytes, to_bytes, write_atomically
+from seedbed.runs.directory import RunDirectory
 from seedbed.runs.experiment import Learner, Shape, built
 from seedbed.runs.settings import ModelSettings, settings_from
 from seedbed.runs.start import trained_start
+from seedbed.stored import from_bytes, to_bytes, write_atomically
 from seedbed.tasks import readers
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches

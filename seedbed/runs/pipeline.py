@@ -18,7 +18,7 @@ from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.privacy.differential.central import public
 from seedbed.runs import hostile
 from seedbed.runs.build import setting
-from seedbed.runs.directory import RunDirectory, to_bytes
+from seedbed.runs.directory import RunDirectory
 from seedbed.runs.experiment import AnyModel, Experiment
 from seedbed.runs.protection import Protection
 from seedbed.runs.scheduling import replies, schedule_for
@@ -26,6 +26,7 @@ from seedbed.runs.settings import ScheduleSettings
 from seedbed.runs.training import train_stage, unguarded
 from seedbed.runs.tuning import Judge, Tried, best, choose_finetuning, choose_own_steps, scaled
 from seedbed.runs.watching import Heard, word
+from seedbed.stored import to_bytes
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, TaskSource
 from seedbed.tasks.stragglers import Shortened

@@ -8,12 +8,13 @@ from typing import Any
 
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError, Stopped
-from seedbed.runs.directory import RunDirectory, fill, from_bytes, versions
+from seedbed.runs.directory import RunDirectory, versions
 from seedbed.runs.experiment import Experiment, Learner, Shape
 from seedbed.runs.pipeline import Pipeline, Show, Trained
 from seedbed.runs.recipes import complete
 from seedbed.runs.report import report
 from seedbed.runs.settings import Settings, read_toml, settings_from, table_from
+from seedbed.stored import fill, from_bytes
 from seedbed.tasks import readers
 from seedbed.tasks.population import Population
 

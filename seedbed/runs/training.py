@@ -8,8 +8,9 @@ from torch import Tensor
 from seedbed.federated import Algorithm, Engine, Params, ServerState
 from seedbed.privacy.differential.ledger import NOT_NAMED
 from seedbed.rounds import Round
-from seedbed.runs.directory import RunDirectory, fill
+from seedbed.runs.directory import RunDirectory
 from seedbed.runs.scheduling import Schedule
+from seedbed.stored import fill
 
 Watch = Callable[[Round], None]  # shown every round, in order
 Guard = Callable[[Iterator[Round], int], Iterator[Round]]  # (rounds, how many lie behind) -> the same rounds

@@ -60,14 +60,20 @@ class TaskSource(Protocol):
 
 
 class Sampled:
-    """Tasks drawn from a population, afresh in each round, as a function of (seed, purpose, round, client)."""
+    """Tasks drawn from a population, afresh in each round, as a function of (seed, purpose, round, client).
 
-    def __init__(self, population: Population, sampler: Sampler, *, seed: int = 0, purpose: str = "train"):
-        self.population, self.sampler, self.seed, self.purpose = population, sampler, seed, purpose
-        self.clients = range(len(population))
+    Args:
+        first: the number of the population's first client: that of a client of a federation who is alone here.
+    """
+
+    def __init__(
+        self, population: Population, sampler: Sampler, *, seed: int = 0, purpose: str = "train", first: int = 0
+    ):
+        self.population, self.sampler, self.seed, self.purpose, self.first = population, sampler, seed, purpose, first
+        self.clients = range(first, first + len(population))
 
     def size(self, client: int) -> int:
-        return int(self.population.sizes[client])
+        return int(self.population.sizes[client - self.first])
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
         drawn = [self.draw(client, round) for client in clients]
@@ -84,9 +90,9 @@ class Sampled:
 
     def draw(self, client: int, round: int) -> Draw:
         """One client's task of one round, by row numbers."""
-        rows = self.population.rows_of(client)
+        rows = self.population.rows_of(client - self.first)
         view = Client(
-            self.population.names[client],
+            self.population.names[client - self.first],
             rows,
             self.population.labels[rows],
             lambda purpose: draws.generator(self.seed, purpose, client),

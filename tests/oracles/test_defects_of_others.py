@@ -48,7 +48,8 @@ from seedbed.federated import Algorithm
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds import synchronous
-from seedbed.runs.directory import RunDirectory, fill
+from seedbed.runs.directory import RunDirectory
+from seedbed.stored import fill
 from seedbed.tasks.types import Episode
 
 from .bench import (

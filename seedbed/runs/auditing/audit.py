@@ -10,8 +10,8 @@ from seedbed.runs.auditing.members import members
 from seedbed.runs.auditing.page import page
 from seedbed.runs.auditing.properties import inferred
 from seedbed.runs.auditing.subject import Subject
-from seedbed.runs.directory import write_atomically, writing
 from seedbed.runs.pipeline import Show
+from seedbed.stored import write_atomically, writing
 
 JSON, PAGE = "audit.json", "audit.html"
 

@@ -1,0 +1,396 @@
+"""The server half: rounds that survive crashes, over any transport.
+
+`Server.rounds` is one round after the other: select, collect, aggregate, commit. Whatever happens goes into the journal
+before it has an effect, so that a server that was killed at any instant goes on where it was when it is started again
+by the same command: letters that it accepted it still has, the others it asks for again, and nodes answer as before.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.errors import Diverged, InputError
+from seedbed.federated import ClientId, Group, Message, Replies, ServerState
+from seedbed.federation.journal import AGAIN, Journal, Record
+from seedbed.federation.log import Log
+from seedbed.federation.plan import Plan, as_message, digest_tensor, refuse_weak
+from seedbed.federation.progress import follow, progress
+from seedbed.federation.terms import Terms
+from seedbed.federation.transport import Address, Transport
+from seedbed.reducers.robust import TooFew
+from seedbed.rounds.round import Round, gather
+from seedbed.stored import fill, from_bytes, to_bytes, write_atomically, writing
+from seedbed.wire import Action, Assembler, Letter, Refused, seal
+from seedbed.wire.frames import IDENTITY, TEXT
+
+REMARKS = 1000  # on letters in the log, a round
+LEAST = 3  # aggregates that the divergence guard must have seen before it speaks
+
+
+class TooFewAnswer(InputError):
+    """So many attempts in a row were missed that a person has to look."""
+
+
+class Outcome(NamedTuple):
+    """What a round's letters come to."""
+
+    state: ServerState
+    replies: Replies | None
+    clients: Sequence[ClientId]  # whose messages are in it
+    refused: Mapping[ClientId, str]
+    discarded: str | None  # why the model stays as it was
+
+
+class Server:
+    """One run's server. While it lives, no other can open its folder.
+
+    Args:
+        keys: [32] bytes by client, each shared with that client's node alone; those of `terms.clients`.
+        folder: journal.log, objects/, metrics.jsonl, log.jsonl, and in the end model.safetensors.
+        said: called with every line of the log, such as `print`.
+    Raises:
+        InputError: the folder is of another plan or other terms, was altered, is held by another server, or is full; a
+            client's key is missing, too short, or another's too.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        terms: Terms,
+        keys: Mapping[ClientId, bytes],
+        folder: Path,
+        transport: Transport,
+        *,
+        said: Callable[[str], object] | None = None,
+    ):
+        self.plan, self.terms, self.folder, self.transport = plan, terms, folder, transport
+        self._keys = _keys_of(terms.clients, keys)
+        self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
+        self._addresses: dict[ClientId, Address] = {}
+        self._settled: dict[ClientId, str] = {}  # digests that nodes know to be counted
+        self._remarks = 0  # on letters, in this round
+        limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.SETTLED: 32}
+        self._assembler = Assembler(self._keys.get, lambda action: limits.get(action, -1))
+        self.journal = Journal(folder)
+        self.log = Log(folder / "log.jsonl", said)
+        try:
+            self._open()
+            self.at = progress(self.journal.records)
+            self.state = self._load(self.at.snapshot)
+            self._write_metrics()
+            self.log("open", round=self.at.round, attempt=self.at.attempt, records=len(self.journal.records))
+        except BaseException:
+            self.close()
+            raise
+
+    def rounds(self) -> Iterator[Round]:
+        """All rounds that are still to come; each is committed when it is yielded.
+
+        Raises:
+            Diverged: `patience` rounds in a row were discarded. The model is the last good one.
+            TooFewAnswer: `patience` attempts in a row were missed.
+            InputError: the disk cannot be written. In all three cases the same command goes on.
+        """
+        while self.at.round <= self.terms.rounds:
+            if self.at.aggregated is None:
+                self._select()
+                self._collect()
+                if len(self.at.accepted) < self.terms.enough:
+                    self._miss()
+                    continue
+                self._aggregate()
+            yield self._commit()
+            self._stop_if_hopeless("discarded", Diverged)
+        write_atomically(self.folder / "model.safetensors", to_bytes({"params": self.state.params}), go_on=AGAIN)
+        self._settle()
+        self.log("finished", rounds=self.terms.rounds)
+
+    def close(self) -> None:
+        self.journal.close()
+
+    # ---- a round ------------------------------------------------------------------------------------------------
+
+    def _select(self) -> None:
+        if self.at.cohort is None:
+            self._record("SELECTED", attempt=self.at.attempt, cohort=self.terms.chosen(self.at.round))
+
+    def _collect(self) -> None:
+        """Ask the cohort until enough has come, nobody is left to wait for, or time is over."""
+        self._insist("waiting", lambda: self._waited_for, self._ask)
+
+    def _settle(self) -> None:
+        """Tell clients what was counted until they know, so that they keep what goes with it."""
+        counted = self.at.counted
+        self._insist("telling", lambda: [c for c in counted if self._settled.get(c) != counted[c]], self._tell)
+
+    def _insist(
+        self, event: str, waited_for: Callable[[], list[ClientId]], say: Callable[[list[ClientId]], None]
+    ) -> None:
+        """Say it again and again to those who are waited for, and read what comes, until nobody is or time is over."""
+        now = self.transport.now
+        again, end = now(), now() + self.terms.deadline
+        while (silent := waited_for()) and now() < end:
+            if now() >= again:
+                again = now() + self.terms.again
+                say(silent)
+                self.log(event, round=self.at.round, attempt=self.at.attempt, clients=silent,
+                         accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self.terms.enough,
+                         seconds_left=round(end - now(), 1))  # fmt: skip
+            arrived = self.transport.receive(max(0.0, min(again, end) - now()))
+            if arrived is not None:
+                self._take(*arrived)
+
+    def _miss(self) -> None:
+        self._record("MISSED", attempt=self.at.attempt, accepted=len(self.at.accepted))
+        self._stop_if_hopeless("missed for want of answers", TooFewAnswer)
+
+    def _aggregate(self) -> None:
+        """Letters → the next model, on disk before it is said so."""
+        groups = [Group([c], tree.stack([self._message(self.at.accepted[c])])) for c in sorted(self.at.accepted)]
+        made = self._outcome(groups)
+        snapshot = self.at.snapshot if made.discarded else self.journal.store(to_bytes({"state": made.state}))
+        refused = {str(c): why for c, why in made.refused.items()}
+        good = made.replies if made.discarded is None else None
+        info = {name: float(value) for name, value in good.info.items()} if good else {}
+        norm = _norm(good) if good else 0.0
+        self._record("AGGREGATED", attempt=self.at.attempt, clients=list(made.clients), refused=refused,
+                     snapshot=snapshot, info=info, norm=norm, discarded=made.discarded)  # fmt: skip
+
+    def _commit(self) -> Round:
+        made = self.at.aggregated
+        assert made is not None
+        clients = made["clients"]
+        self._record("COMMITTED", snapshot=made["snapshot"])
+        self.state, self._remarks = self._load(made["snapshot"]), 0
+        with writing(self.folder / "metrics.jsonl", go_on=AGAIN), open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(_metrics(made))
+        self.journal.sweep(self.at.needed)
+        self._tell(clients)
+        refused = {int(c): why for c, why in made["refused"].items()}
+        return Round(made["round"], self.state, clients, _info(made), refused=refused)
+
+    def _outcome(self, groups: Sequence[Group]) -> Outcome:
+        """Judge, reduce, step: what a simulation does, and a model only if it is sound."""
+        at, algorithm = self.at, self._algorithm
+        groups, unfit = self.terms.gate.admit(groups, list(at.accepted), schema=self.plan.schema)
+        refused = {**{c: str(r["why"]) for c, r in at.refused.items()}, **unfit}
+        clients = [c for group in groups for c in group.clients]
+        if len(clients) < self.terms.enough:
+            return Outcome(self.state, None, [], refused, f"{len(clients)} messages are left behind the gate")
+        try:
+            replies = gather(algorithm, groups, len(self.terms.clients))
+        except TooFew as why:
+            return Outcome(self.state, None, [], refused, str(why))
+        state = algorithm.server(self.state, replies)
+        discarded = self._unsound(state, replies)
+        return Outcome(state, replies, [] if discarded else clients, refused, discarded)
+
+    def _unsound(self, state: ServerState, replies: Replies) -> str | None:
+        """The divergence guard: why a round must not become the model."""
+        if not (tree.is_finite(state) and tree.is_finite(replies.value) and tree.is_finite(dict(replies.info))):
+            return "the model would not be finite"
+        norms, norm = self.at.norms, _norm(replies)
+        usual = float(torch.tensor(norms).double().quantile(0.5)) if len(norms) >= LEAST else torch.inf
+        if self.terms.explosion is not None and norm > self.terms.explosion * usual:
+            return f"the aggregate's norm {norm:.3g} is over {self.terms.explosion:g} times the usual {usual:.3g}"
+        return None
+
+    def _stop_if_hopeless(self, what: str, kind: type[InputError]) -> None:
+        if self.at.failures >= self.terms.patience:
+            failures, number = self.at.failures, self.at.round
+            self._record("STOPPED", why=what)
+            raise kind(
+                f"round {number}: {failures} rounds or attempts in a row failed, the last {what}; the model is the "
+                f"last good one. {self.folder / 'log.jsonl'} says why; the same command goes on"
+            )
+
+    # ---- letters ------------------------------------------------------------------------------------------------
+
+    @property
+    def _waited_for(self) -> list[ClientId]:
+        at = self.at
+        if len(at.accepted) >= self.terms.wanted:
+            return []
+        return [c for c in at.cohort or () if c not in at.accepted and c not in at.refused]
+
+    def _ask(self, clients: Sequence[ClientId]) -> None:
+        for client in clients:
+            if client in self._addresses:
+                counted = digest_tensor(self.at.counted.get(client))
+                sent = self.plan.algorithm.send(self.state, client)
+                self._send(client, Action.WORK, self.plan.work.pack({"sent": sent, "counted": counted}))
+
+    def _tell(self, clients: Sequence[ClientId]) -> None:
+        for client in clients:
+            if client in self.at.counted:
+                self._send(client, Action.COUNTED, bytes.fromhex(self.at.counted[client]))
+
+    def _send(self, client: ClientId, action: Action, payload: bytes = b"") -> None:
+        if client in self._addresses:
+            self._send_to(self._addresses[client], client, action, payload)
+
+    def _send_to(self, address: Address, client: ClientId, action: Action, payload: bytes) -> None:
+        at, plan = self.at, self.plan
+        letter = Letter(plan.run, at.round, at.attempt, client, action, plan.fingerprint, payload)
+        self.transport.send(address, seal(letter, self._keys[client]))
+
+    def _take(self, address: Address, frame: bytes) -> None:
+        """A frame from somewhere. Nothing that it holds can do more than be refused."""
+        try:
+            letter = self._assembler.take(frame)
+        except Refused as why:
+            return self._remark("frame refused", why=str(why))
+        if letter is None:
+            return None
+        try:
+            return self._read(letter, address)
+        except Refused as why:
+            about = {"client": letter.client, "round": letter.round, "attempt": letter.attempt}
+            self._remark("letter refused", **about, why=str(why))
+            return self._send_to(address, letter.client, Action.REFUSAL, str(why).encode()[:TEXT])
+
+    def _read(self, letter: Letter, address: Address) -> None:
+        if letter.run != self.plan.run:
+            raise Refused("this is another run's letter: this server holds another one")
+        if letter.schema != self.plan.fingerprint:
+            raise Refused(f"client {letter.client} was set up otherwise: {self._unlike(letter)}")
+        self._addresses[letter.client] = address
+        if letter.action is Action.HELLO:
+            self._welcome(letter.client)
+        elif letter.action is Action.SETTLED:
+            self._settled[letter.client] = letter.payload.hex()
+        elif (letter.round, letter.attempt) != (self.at.round, self.at.attempt):
+            self._late(letter)
+        else:
+            self._current(letter)
+
+    def _welcome(self, client: ClientId) -> None:
+        self._remark("hello", client=client)
+        self._send(client, Action.NOTED)
+        self._tell([client])
+        if client in self._waited_for:
+            self._ask([client])
+
+    def _late(self, letter: Letter) -> None:
+        if self.at.counted.get(letter.client) == letter.digest.hex():
+            return self._tell([letter.client])
+        raise Refused(
+            f"round {letter.round} attempt {letter.attempt} is over: the letter came late, and nothing is lost"
+        )
+
+    def _current(self, letter: Letter) -> None:
+        """A letter of the round at work: the first of a client counts, the same again changes nothing."""
+        at, client, digest = self.at, letter.client, letter.digest.hex()
+        known = at.accepted.get(client) or at.refused.get(client, {}).get("letter")
+        if known == digest:
+            return self._send(client, Action.NOTED)
+        if known is not None:
+            raise Refused(f"client {client} sent another letter in round {at.round} already: this one differs")
+        if client not in (at.cohort or ()):
+            raise Refused(f"client {client} was not asked in round {at.round}")
+        why = self._fault(letter)
+        if why is not None:
+            self._record("REFUSED", attempt=at.attempt, client=client, letter=digest, why=why)
+            raise Refused(why)
+        self.journal.store(letter.identity + letter.payload)
+        self._record("ACCEPTED", attempt=at.attempt, client=client, letter=digest)
+        return self._send(client, Action.NOTED)
+
+    def _fault(self, letter: Letter) -> str | None:
+        """What is wrong with a message by itself: nothing of it has touched the model yet."""
+        if letter.action is not Action.REPLY:
+            return f"the node failed: {letter.note}"
+        try:
+            message = as_message(self.plan.message.unpack(letter.payload))
+        except Refused as why:
+            return str(why)
+        gate = replace(self.terms.gate, norm=None)  # it needs the round's other messages: see _outcome
+        group = Group([letter.client], tree.stack([message]))
+        refused = gate.admit([group], [letter.client], schema=self.plan.schema).refused
+        if not refused and self.plan.algorithm.reduce.linear and _largest(message) > self.terms.grid.clip:
+            return f"a number beyond ±{self.terms.grid.clip:g}, the ends of the grid"
+        return refused.get(letter.client)
+
+    def _remark(self, event: str, **about: Any) -> None:
+        """Log something that anybody can cause: so many times a round and no more, or they could fill the disk."""
+        self._remarks += 1
+        if self._remarks <= REMARKS:
+            self.log(event, **about, **({"note": "the last in this round"} if self._remarks == REMARKS else {}))
+
+    def _unlike(self, letter: Letter) -> str:
+        """Which part of the plan is not as here, where the letter says so."""
+        said = letter.note.splitlines() if letter.action is Action.HELLO else []
+        parts = [name for name, value in self.plan.parts.items() if said and f"{name}={value}" not in said]
+        return f"{', '.join(parts) or 'its plan'} differs; give both sides the same settings"
+
+    # ---- on disk ------------------------------------------------------------------------------------------------
+
+    def _record(self, state: str, **about: Any) -> None:
+        about = about if state == "STOPPED" else {"round": self.at.round, **about}
+        self.journal.append({"state": state, **about})
+        self.at = follow(self.at, self.journal.records[-1])
+        self.log(state, **about)
+
+    def _open(self) -> None:
+        """Begin the journal, or see that it is of this plan and these terms."""
+        own = {"run": self.plan.name, **self.plan.parts, **self.terms.binding}
+        if not self.journal.records:
+            snapshot = self.journal.store(to_bytes({"state": self.plan.start}))
+            self.journal.append({"state": "OPENED", "of": own, "snapshot": snapshot})
+        there = self.journal.records[0].get("of", {})
+        unlike = [name for name in own if json.dumps(own[name]) != json.dumps(there.get(name))]
+        if unlike:
+            raise InputError(
+                f"{self.folder} holds a run with other {', '.join(unlike)}: start this one in another directory, or go "
+                "on with that one's settings"
+            )
+
+    def _load(self, snapshot: str) -> ServerState:
+        tensors = from_bytes(self.journal.load(snapshot), snapshot)
+        state: ServerState = fill(self.plan.start, tensors, "state")
+        return state
+
+    def _message(self, digest: str) -> Message:
+        """An accepted letter's message."""
+        return as_message(self.plan.message.unpack(self.journal.load(digest)[IDENTITY.size :]))
+
+    def _write_metrics(self) -> None:
+        """metrics.jsonl, made again from the journal."""
+        records = self.journal.records
+        committed = {record["round"] for record in records if record["state"] == "COMMITTED"}
+        lines = [_metrics(r) for r in records if r["state"] == "AGGREGATED" and r["round"] in committed]
+        write_atomically(self.folder / "metrics.jsonl", "".join(lines).encode(), go_on=AGAIN)
+
+
+def _keys_of(clients: Sequence[ClientId], keys: Mapping[ClientId, bytes]) -> dict[ClientId, bytes]:
+    missing = [client for client in clients if client not in keys]
+    if missing:
+        raise InputError(f"clients {missing} have no key: give each 32 random bytes (secrets.token_bytes)")
+    own = {client: keys[client] for client in clients}
+    refuse_weak(own)
+    return own
+
+
+def _metrics(made: Record) -> str:
+    return json.dumps({"round": made["round"], "clients": made["clients"], **_info(made)}) + "\n"
+
+
+def _info(made: Record) -> dict[str, float]:
+    """Numbers for people: those of a simulation, and whether the round was discarded."""
+    refused = {"refused": float(len(made["refused"]))} if made["refused"] else {}
+    return {**refused, **made["info"], **({"discarded": 1.0} if made["discarded"] else {})}
+
+
+def _norm(replies: Replies) -> float:
+    leaves: list[Tensor] = tree.leaves(replies.value)
+    return float(torch.stack([leaf.double().norm() for leaf in leaves]).norm())
+
+
+def _largest(message: Message) -> float:
+    return max((float(leaf.double().abs().max()) for leaf in tree.leaves(message.value) if leaf.numel()), default=0.0)

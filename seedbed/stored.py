@@ -1,0 +1,93 @@
+"""Trees of tensors as bytes, and files that are written whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as decode
+from safetensors.torch import save as encode
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.errors import InputError
+from seedbed.tree import Tree
+
+RESUME = "`seedbed resume` goes on from the last checkpoint"
+
+
+def to_bytes(trees: Mapping[str, Tree], metadata: dict[str, str] | None = None) -> bytes:
+    """Trees of tensors as safetensors, each leaf under its tree's name and path."""
+    return encode({n: t.detach().contiguous().clone() for n, t in tree.named_leaves(dict(trees)).items()}, metadata)
+
+
+def from_bytes(data: bytes, name: str) -> dict[str, Tensor]:
+    try:
+        return decode(data)
+    except SafetensorError as error:
+        raise InputError(f"{name} is not a whole safetensors file ({error}): make or copy it again") from error
+
+
+def fill(template: Tree, tensors: Mapping[str, Tensor], prefix: str) -> Tree:
+    """A tree of the template's structure from named tensors.
+
+    Raises:
+        InputError: a tensor is missing or has another shape: the file is of another model or algorithm.
+    """
+    values = []
+    for path, leaf in tree.named_leaves(template).items():
+        found = tensors.get(f"{prefix}.{path}")
+        if found is None or found.shape != leaf.shape:
+            shape = "is missing" if found is None else f"has shape {tuple(found.shape)}, not {tuple(leaf.shape)}"
+            raise InputError(f"{prefix}.{path} {shape}: the file belongs to another model or algorithm")
+        values.append(found.to(leaf.device))
+    return tree.with_leaves(template, values)
+
+
+def write_atomically(path: Path, data: bytes, *, go_on: str = RESUME) -> None:
+    """The whole file or none: written beside its place, flushed to disk, moved into it, and the folder flushed too."""
+    beside = path.with_name(path.name + ".part")
+    with writing(path, go_on=go_on):
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+            settle_folder(path.parent)
+        except OSError:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+
+
+def settle_folder(folder: Path) -> None:
+    """Flush a folder's names to disk: without it a power cut may take back that a file was moved into it."""
+    if os.name == "nt":
+        return  # there a folder cannot be opened, and names are journalled by the file system
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(path: Path, *, go_on: str = RESUME) -> Iterator[None]:
+    """Turns what the file system says into one line with a way out.
+
+    Args:
+        go_on: what to do once there is space again.
+    """
+    try:
+        yield
+    except OSError as error:
+        full, closed = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM, errno.EROFS)
+        way = "choose another place"
+        if error.errno in full:
+            way = f"free some space, then {go_on}"
+        elif error.errno in closed:
+            way = "choose a directory that you may write to"
+        raise InputError(f"cannot write {path}: {error.strerror}; {way}") from error
