@@ -16,6 +16,7 @@ ENTRIES = {
         Axes("(1−α)·plain + α·T²·KL of a fixed teacher"),
         finetunes=True,
         classes=True,
+        number="Published figures",
     ),
     "fedmd": Entry(
         fedmd,
@@ -38,6 +39,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("synchronous",),
         classes=True,
+        number="Published figures",
     ),
     "fd": Entry(
         fd,

@@ -32,5 +32,6 @@ ENTRIES = {
             weight="1",
             server="any optimiser, Adam",
         ),
+        number="Published figures",
     ),
 }

@@ -37,6 +37,7 @@ ENTRIES = {
         "test_per_fedavg.py",
         Axes(ORDERS, "1 gradient step", weight="1"),
         finetunes=True,
+        number="Published figures",
     ),
     "meta_sgd": Entry(
         meta_sgd,
@@ -72,7 +73,7 @@ ENTRIES = {
         "Snell et al. 2017, arXiv 1703.05175, eq. 1–2",
         "test_heads.py",
         Axes("meta: exact", "prototypes", ONE, "gradient of the body", weight="1", server="any optimiser, Adam"),
-        number="Clients never seen in training",
+        number="Published figures",
         classes=True,
     ),
     "fed_ridge": Entry(
