@@ -6,6 +6,7 @@ MNIST (of SEEDBED_DATA) in 14×14 pixels, 8,000 images dealt by Dirichlet(0.5), 
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import seedbed as sb
 from seedbed import reducers
 from seedbed.algorithms.momentum import with_momentum
 from seedbed.attacks import Attack, Attacked, Poisoned, choose_attackers
-from seedbed.errors import InputError
+from seedbed.errors import Diverged, InputError
 from seedbed.federated import uniform
 from seedbed.tasks.partition import repartition
 from seedbed.tasks.types import Batch
@@ -82,9 +83,10 @@ def outcome(
         poison = attack.poison
         engine = sb.Vectorised(source if poison is None else Poisoned(source, poison, attackers))
         engine = Attacked(engine, attack, attackers, start, seed=seed)
-    for round in sb.synchronous(algorithm, engine, start, seed=seed):
-        if round.number == rounds:
-            break
+    with suppress(Diverged):  # then it is judged as it was last
+        for round in sb.synchronous(algorithm, engine, start, seed=seed):
+            if round.number == rounds:
+                break
 
     def right(batch: Batch) -> Tensor:
         with torch.no_grad():
