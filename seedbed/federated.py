@@ -174,3 +174,25 @@ class Engine(Protocol):
     def recall(self, memory: Mapping[ClientId, Tree]) -> None:
         """Put back what `memory` gave."""
         ...
+
+
+class Around:
+    """An engine around another, with `ask` still to be said: what its clients send is changed on the way."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+
+    @property
+    def population(self) -> Sequence[ClientId]:
+        return self.engine.population
+
+    def evaluate(
+        self, algorithm: Algorithm, state: ServerState, source: TaskSource, metric: Metric
+    ) -> Mapping[ClientId, Tensor]:
+        return self.engine.evaluate(algorithm, state, source, metric)
+
+    def memory(self) -> Mapping[ClientId, Tree]:
+        return self.engine.memory()
+
+    def recall(self, memory: Mapping[ClientId, Tree]) -> None:
+        self.engine.recall(memory)

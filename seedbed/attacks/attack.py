@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from seedbed import draws, tree
-from seedbed.federated import Algorithm, ClientId, Engine, Group, Message, ServerState
-from seedbed.learning.objectives import Metric
+from seedbed.federated import Algorithm, Around, ClientId, Engine, Group, Message, ServerState
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
@@ -58,7 +57,7 @@ class Attack:
     names: int = 1
 
 
-class Attacked:
+class Attacked(Around):
     """An engine some of whose clients lie.
 
     Args:
@@ -70,11 +69,8 @@ class Attacked:
     def __init__(
         self, engine: Engine, attack: Attack, attackers: Collection[ClientId], start: ServerState, *, seed: int = 0
     ):
-        self.engine, self.attack, self.attackers, self.start, self.seed = engine, attack, attackers, start, seed
-
-    @property
-    def population(self) -> Sequence[ClientId]:
-        return self.engine.population
+        super().__init__(engine)
+        self.attack, self.attackers, self.start, self.seed = attack, attackers, start, seed
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         hostile = sorted(c for c in sent if c in self.attackers)
@@ -94,17 +90,6 @@ class Attacked:
         yield Group(hostile, lies)
         for name in range(1, self.attack.names):
             yield Group([-1 - c - name * len(self.population) for c in hostile], lies)
-
-    def evaluate(
-        self, algorithm: Algorithm, state: ServerState, source: TaskSource, metric: Metric
-    ) -> Mapping[ClientId, Tensor]:
-        return self.engine.evaluate(algorithm, state, source, metric)
-
-    def memory(self) -> Mapping[ClientId, Tree]:
-        return self.engine.memory()
-
-    def recall(self, memory: Mapping[ClientId, Tree]) -> None:
-        self.engine.recall(memory)
 
     def _first(self, algorithm: Algorithm, hostile: Sequence[ClientId]) -> Message:
         """What these clients say in the first round, computed anew: there is no store of it to lose in a crash."""

@@ -1,26 +1,22 @@
 """An engine of whose clients' messages only sums come out: all that the server sees under secure aggregation."""
 
-from collections.abc import Iterator, Mapping, Sequence
-
-from torch import Tensor
+from collections.abc import Iterator, Mapping
 
 from seedbed import tree
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Engine, Group, Message, ServerState
-from seedbed.learning.objectives import Metric
+from seedbed.federated import Algorithm, Around, ClientId, Engine, Group, Message
 from seedbed.privacy.secure.dealing import STAGES, Losing, Lost, dealt, nobody
 from seedbed.privacy.secure.encoding import Encoding, Weighted
 from seedbed.privacy.secure.fixed_point import NotSent, Words
 from seedbed.privacy.secure.forms import Form, Masks
 from seedbed.privacy.secure.protocol import Aborted
 from seedbed.reducers.robust import Robust
-from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 
 REASONS = ("lost before it sent its keys", "lost before it shared its secrets", "lost before it sent its update")
 
 
-class Summed:
+class Summed(Around):
     """An engine that sums its clients' messages by secure aggregation and lets out the sums.
 
     Schedules get one message, the weighted mean over those who were not lost, or with `groups` one of each group. A
@@ -48,12 +44,9 @@ class Summed:
         losing: Losing = nobody,
         seed: int = 0,
     ):
-        self.engine, self.encoding, self.form, self.groups = engine, encoding, form, groups
+        super().__init__(engine)
+        self.encoding, self.form, self.groups = encoding, form, groups
         self.losing, self.seed = losing, seed
-
-    @property
-    def population(self) -> Sequence[ClientId]:
-        return self.engine.population
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         refuse_unsummable(algorithm, self.groups)
@@ -85,17 +78,6 @@ class Summed:
         missing = {c: why.get(c, few) for c in messages if c not in clients}
         mean = self.encoding.message(total, first, len(clients))
         return Group([min(clients)], tree.stack([mean]), [sorted(clients)], missing)
-
-    def evaluate(
-        self, algorithm: Algorithm, state: ServerState, source: TaskSource, metric: Metric
-    ) -> Mapping[ClientId, Tensor]:
-        return self.engine.evaluate(algorithm, state, source, metric)
-
-    def memory(self) -> Mapping[ClientId, Tree]:
-        return self.engine.memory()
-
-    def recall(self, memory: Mapping[ClientId, Tree]) -> None:
-        self.engine.recall(memory)
 
 
 def refuse_unsummable(algorithm: Algorithm, groups: int = 1) -> None:
