@@ -28,7 +28,12 @@ class Optimizer(NamedTuple):
     linear: bool = False
 
     def __repr__(self) -> str:
-        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.settings.items())})"
+        return f"{self.name}({', '.join(f'{k}={_said(v)}' for k, v in self.settings.items())})"
+
+
+def _said(value: Any) -> Any:
+    """A setting in words that are the same in every process: of a schedule the name of what made it."""
+    return value.__qualname__.partition(".")[0] if callable(value) else value
 
 
 def constant() -> Schedule:
