@@ -141,9 +141,19 @@ def kind(tree: Tree) -> tuple[Any, list[torch.Size]]:
 
 
 def alike(trees: Sequence[Tree]) -> bool:
-    """Whether all have the same structure, leaves not looked at."""
-    first, *others = (pytree.tree_structure(tree) for tree in trees)
-    return all(other == first for other in others)
+    """Whether all have the same structure, leaves and the order of dicts' keys not looked at.
+
+    >>> alike([{"a": 1, "b": 2}, {"b": 3, "a": 4}]), alike([{"a": 1}, {"a": (1,)}])
+    (True, False)
+    """
+    first, *others = trees
+    paths, structure = set(named_paths(first)), pytree.tree_structure(first)
+    return all(pytree.tree_structure(other) == structure or set(named_paths(other)) == paths for other in others)
+
+
+def named_paths(tree: Tree) -> list[str]:
+    """Where the leaves are, in words that tell a dict's key from a place in a tuple."""
+    return [pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(tree)]
 
 
 def parts(tree: Tree, kind: type) -> list[Any]:

@@ -151,7 +151,7 @@ def compare(
     RunDirectory(directory).write("comparison.html", page.encode())
     for table in comparison_tables(found):
         console.print(table)
-    console.print(f"report: {directory / 'comparison.html'}; runs beside it")
+    console.print(f"report: {directory / 'comparison.html'}; runs beside it", soft_wrap=True)
 
 
 @app.command()
@@ -183,7 +183,7 @@ def adapt(
 
     made = personalise(directory, support, out, steps=steps, query=query, client=client)
     for line in made.lines():
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 @app.command()
@@ -285,7 +285,7 @@ def data_get(
     from seedbed.tasks.readers import get
 
     with Download() as download:
-        console.print(f"{name} is in {get(name, root, download)}")
+        console.print(f"{name} is in {get(name, root, download)}", soft_wrap=True)
 
 
 def _print(result: dict[str, Any], directory: Path) -> None:
@@ -297,4 +297,4 @@ def _print(result: dict[str, Any], directory: Path) -> None:
             console.print(f"  {name.replace('_', ' ')}, {shots} shots: {how['text']}", style="dim")
     for line in [*result.get("secure", {}).get("said", ()), *result.get("privacy", {}).get("said", ())]:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {directory / 'report.html'}")
+    console.print(f"report: {directory / 'report.html'}", soft_wrap=True)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_ctrl_c_of_a_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*RUN, "100000", "--out", str(run)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    hears = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # of a background job it would be ignored
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (run / "journal.jsonl").exists():
         time.sleep(0.01)
