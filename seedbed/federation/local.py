@@ -26,10 +26,11 @@ class Local:
     """The server's end.
 
     Args:
-        path: of the socket; one left by a server that was killed is replaced.
+        path: of the socket, whose folder is made; one left by a server that was killed is replaced.
     """
 
     def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(str(path))
