@@ -147,13 +147,13 @@ def alike(trees: Sequence[Tree]) -> bool:
     (True, False)
     """
     first, *others = trees
-    paths, structure = set(named_paths(first)), pytree.tree_structure(first)
-    return all(pytree.tree_structure(other) == structure or set(named_paths(other)) == paths for other in others)
+    structure = pytree.tree_structure(first)
+    return all(pytree.tree_structure(other) == structure or _places(other) == _places(first) for other in others)
 
 
-def named_paths(tree: Tree) -> list[str]:
+def _places(tree: Tree) -> set[str]:
     """Where the leaves are, in words that tell a dict's key from a place in a tuple."""
-    return [pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(tree)]
+    return {pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(tree)}
 
 
 def parts(tree: Tree, kind: type) -> list[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seedbed import draws, tree
 from seedbed.federated import Algorithm, Around, ClientId, Engine, Group, Message, ServerState
-from seedbed.tasks.sampling import TaskSource
+from seedbed.tasks.sampling import AroundSource, TaskSource
 from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
@@ -103,21 +103,15 @@ class Attacked(Around):
         return first
 
 
-class Poisoned:
+class Poisoned(AroundSource):
     """Tasks some of which are poisoned: all of the attackers' batches; of their episodes the sets to be judged on.
 
     Support sets stay: a client whose labels are drawn afresh in each episode would only rename them.
     """
 
     def __init__(self, source: TaskSource, poison: Poison, attackers: Collection[ClientId]):
-        self.source, self.poison, self.attackers = source, poison, attackers
-
-    @property
-    def clients(self) -> Sequence[int]:
-        return self.source.clients
-
-    def size(self, client: int) -> int:
-        return self.source.size(client)
+        super().__init__(source)
+        self.poison, self.attackers = poison, attackers
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
         task = self.source.tasks(clients, round)
@@ -131,18 +125,12 @@ class Poisoned:
         return task._replace(items=tree.map(only_theirs, judged_on(task.items, self.poison), task.items))
 
 
-class Triggered:
+class Triggered(AroundSource):
     """Episodes whose queries call a backdoor: only those that are not of its target's class count."""
 
     def __init__(self, source: TaskSource, trigger: Poison):
-        self.source, self.trigger = source, trigger
-
-    @property
-    def clients(self) -> Sequence[int]:
-        return self.source.clients
-
-    def size(self, client: int) -> int:
-        return self.source.size(client)
+        super().__init__(source)
+        self.trigger = trigger
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
         task = self.source.tasks(clients, round)

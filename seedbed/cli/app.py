@@ -46,6 +46,7 @@ Set = Annotated[
 Config = Annotated[
     Path | None, typer.Option(help="Settings from a TOML file or a run's manifest.json; the other options go over it.")
 ]
+Algorithm = Annotated[str | None, typer.Option(help="See `seedbed algorithms`. Default: by the data.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")]
 Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]
@@ -55,13 +56,14 @@ Reduce = Annotated[
 ]
 Attack = Annotated[str | None, typer.Option(help="How some clients attack the training: alie, label_flip, ...")]
 Attackers = Annotated[str | None, typer.Option(help="Known clients that attack: a fraction or a count; default: 0.2.")]
+Delta = Annotated[float | None, typer.Option(help="Its δ; default: 1e-5, or less for many clients.")]
 Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
 
 
 @app.command()
 def run(
     data: Data = None,
-    algorithm: Annotated[str | None, typer.Option(help="See `seedbed algorithms`. Default: by the data.")] = None,
+    algorithm: Algorithm = None,
     rounds: Rounds = None,
     seed: Seed = None,
     engine: Engine = None,
@@ -72,7 +74,7 @@ def run(
         float | None,
         typer.Option(help="Differential privacy of the known clients: the budget ε of the run, such as 4."),
     ] = None,
-    delta: Annotated[float | None, typer.Option(help="Its δ; default: 1e-5, or less for many clients.")] = None,
+    delta: Delta = None,
     secure: Annotated[
         bool, typer.Option("--secure", help="Secure aggregation: of clients' messages the server sees sums alone.")
     ] = False,
@@ -96,7 +98,7 @@ def run(
         "seed": seed,
         "engine": engine,
         "root": root,
-        "privacy": {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None} or None,
+        "privacy": _budget(epsilon, delta),
         "secure": {"form": "masks"} if secure else None,
     }
     named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
@@ -192,12 +194,12 @@ def audit(
         Path | None, typer.Argument(help="The directory of a run, or a settings file; left out: as `seedbed run`.")
     ] = None,
     data: Data = None,
-    algorithm: Annotated[str | None, typer.Option(help="See `seedbed algorithms`. Default: by the data.")] = None,
+    algorithm: Algorithm = None,
     rounds: Rounds = None,
     seed: Seed = None,
     engine: Engine = None,
     epsilon: Annotated[float | None, typer.Option(help="The claim to audit: the budget ε, such as 4.")] = None,
-    delta: Annotated[float | None, typer.Option(help="Its δ; default: 1e-5, or less for many clients.")] = None,
+    delta: Delta = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for audit.html and audit.json; default: the run's, else runs/audit-DATA-ALGORITHM."),
@@ -220,7 +222,7 @@ def audit(
         "seed": seed,
         "engine": engine,
         "root": root,
-        "privacy": {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None} or None,
+        "privacy": _budget(epsilon, delta),
     }
     with Bars() as bars:
         subject = subject_of(of, asked, set_ or [])
@@ -298,3 +300,8 @@ def _print(result: dict[str, Any], directory: Path) -> None:
     for line in [*result.get("secure", {}).get("said", ()), *result.get("privacy", {}).get("said", ())]:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {directory / 'report.html'}", soft_wrap=True)
+
+
+def _budget(epsilon: float | None, delta: float | None) -> dict[str, float] | None:
+    """The settings `privacy`, as far as they are given."""
+    return {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None} or None

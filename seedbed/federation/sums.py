@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.privacy.secure.fixed_point import Grid, add
+from seedbed.privacy.secure.encoding import flat, unflat
+from seedbed.privacy.secure.fixed_point import Grid
+from seedbed.privacy.secure.together import added
 from seedbed.tree import Tree
 
 
@@ -22,14 +23,6 @@ class WholeMean:
     linear = False  # parts of the sum are not for floating-point numbers to join
 
     def __call__(self, stacked: Tree, weights: Tensor) -> Tree:
-        leaves = [leaf.double().reshape(len(leaf), -1) for leaf in tree.leaves(stacked)]
         heaviest = 1.0 if self.grid.cap else float(weights.max())
-        total, *others = (
-            self.grid.encode(row, float(w) / heaviest)
-            for row, w in zip(torch.cat(leaves, 1).numpy(), weights, strict=True)
-        )
-        for words in others:
-            add(total, words)
-        mean = torch.split(torch.from_numpy(self.grid.decode(total)[0]), [leaf.shape[1] for leaf in leaves])
-        parts = zip(mean, tree.leaves(stacked), strict=True)
-        return tree.with_leaves(stacked, [part.to(leaf).reshape(leaf.shape[1:]) for part, leaf in parts])
+        words = [self.grid.encode(flat(tree.index(stacked, i)), float(w) / heaviest) for i, w in enumerate(weights)]
+        return unflat(self.grid.decode(added(words))[0], tree.index(stacked, 0))

@@ -118,8 +118,9 @@ class Model:
         return f"Model({type(self.module).__name__}, {count:,} parameters, head {self.head!r})"
 
     def _whole(self, params: Params) -> Params:
-        missing = {n: tree.beside(torch.zeros_like(p), params) for n, p in self.params.items() if n not in params}
-        return {n: missing[n] if n in missing else params[n] for n in self.params}
+        return {
+            n: params[n] if n in params else tree.beside(torch.zeros_like(p), params) for n, p in self.params.items()
+        }
 
     def _skeleton(self, layer: str) -> nn.Module:
         """A copy of the module that stops before this layer, or does not if none is named.

@@ -59,6 +59,20 @@ class TaskSource(Protocol):
         ...
 
 
+class AroundSource:
+    """A source around another, with `tasks` still to be said: what its clients work on is changed."""
+
+    def __init__(self, source: TaskSource):
+        self.source = source
+
+    @property
+    def clients(self) -> Sequence[int]:
+        return self.source.clients
+
+    def size(self, client: int) -> int:
+        return self.source.size(client)
+
+
 class Sampled:
     """Tasks drawn from a population, afresh in each round, as a function of (seed, purpose, round, client).
 

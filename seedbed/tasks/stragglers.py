@@ -10,7 +10,7 @@ import torch
 
 from seedbed import draws, tree
 from seedbed.errors import InputError
-from seedbed.tasks.sampling import TaskSource
+from seedbed.tasks.sampling import AroundSource, TaskSource
 from seedbed.tasks.types import Task
 
 Share = Callable[[int, int], float]  # (client, round) -> how much of its work the client does, 0…1
@@ -48,7 +48,7 @@ class Stragglers:
         return [client for client in clients if not self.slow(client, round)]
 
 
-class Shortened:
+class Shortened(AroundSource):
     """The tasks of a source, each cut to the items that its client has time for: the first ones, and at least one.
 
     A client still counts by all its examples (n_k), as in FedProx.
@@ -59,14 +59,8 @@ class Shortened:
     """
 
     def __init__(self, source: TaskSource, share: Share):
-        self.source, self.share = source, share
-
-    @property
-    def clients(self) -> Sequence[int]:
-        return self.source.clients
-
-    def size(self, client: int) -> int:
-        return self.source.size(client)
+        super().__init__(source)
+        self.share = share
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
         items, real, examples = self.source.tasks(clients, round)

@@ -20,24 +20,16 @@ from seedbed.federation.server import Server
 from seedbed.federation.terms import Terms
 from seedbed.federation.transport import InProcess
 from seedbed.gate import Gate
-from seedbed.reducers import RULES, make, mean
+from seedbed.reducers import mean
 from seedbed.rounds import Round
 from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 from seedbed.wire import Action, Assembler, Letter, pack, seal
 
+from ..robust.honest import REDUCERS, honest
+
 HONEST, BAD = tuple(range(13)), (13, 14)
 KEYS = {c: bytes([c + 1]) * 32 for c in (*HONEST, *BAD)}
-REDUCERS = {"mean": mean, **{name: make(name) for name in RULES if name != "bulyan"}, "bulyan": make("bulyan", f=1)} | {
-    name: make(name) for name in ("nnm+trimmed_mean", "norm_bounding+trimmed_mean")
-}
-
-
-def honest(client: ClientId, round: int) -> Message:
-    """An update of two leaves, of a norm of about 3."""
-    g = torch.Generator().manual_seed(100 * round + client)
-    value = {"w": torch.randn(2, 3, generator=g), "b": [torch.randn(3, generator=g)]}
-    return Message(value, torch.tensor(float(5 + client)), {"loss": torch.rand((), generator=g)})
 
 
 def packed(message: Message) -> bytes:

@@ -16,22 +16,14 @@ from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Group, Message, Replies, ServerState
 from seedbed.gate import Gate, schema_of
-from seedbed.reducers import RULES, make, mean
+from seedbed.reducers import make, mean
 from seedbed.rounds import Round, synchronous
 from seedbed.tree import Tree
 
+from .honest import REDUCERS, honest
+
 HONEST, BAD, ROUNDS = range(13), (13, 14), 3
 GATE = Gate(norm=10, weight_cap=1000)
-REDUCERS = {"mean": mean, **{name: make(name) for name in RULES if name != "bulyan"}, "bulyan": make("bulyan", f=1)} | {
-    name: make(name) for name in ("nnm+trimmed_mean", "norm_bounding+trimmed_mean")
-}
-
-
-def honest(client: ClientId, round: int) -> Message:
-    """An update of two leaves, of a norm of about 3."""
-    g = torch.Generator().manual_seed(100 * round + client)
-    value = {"w": torch.randn(2, 3, generator=g), "b": [torch.randn(3, generator=g)]}
-    return Message(value, torch.tensor(float(5 + client)), {"loss": torch.rand((), generator=g)})
 
 
 def valued(change: Callable[[Tensor], Tensor]) -> Callable[[Message], list[Message]]:

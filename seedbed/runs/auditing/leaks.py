@@ -120,8 +120,7 @@ def inverted(subject: Subject, show: Show) -> Finding:
             f"the model ({subject.settings.model.name}) has no dense layer on its inputs; model.name=mlp has one. "
             "Gradient matching needs none"
         )
-    if why is None and update_in(first_message(subject), subject.model.params) is None:
-        why = f"{subject.settings.algorithm}'s messages hold no update of the model's parameters"
+    why = why or without_update(subject)
     if why is not None:
         return Finding(**named, missing=why)
     found = list(cases(subject))
@@ -138,6 +137,13 @@ def inverted(subject: Subject, show: Show) -> Finding:
 def layer_of(subject: Subject) -> str | None:
     width = int(np.prod(subject.experiment.shape.inputs))
     return inversion.first_dense(subject.model.params, width)
+
+
+def without_update(subject: Subject) -> str | None:
+    """Why there is nothing to divide or to match in a message; None: there is."""
+    if update_in(first_message(subject), subject.model.params) is not None:
+        return None
+    return f"{subject.settings.algorithm}'s messages hold no update of the model's parameters"
 
 
 def first_message(subject: Subject) -> Tree:
@@ -191,8 +197,7 @@ def searched(subject: Subject, show: Show) -> Finding:
     why = reason(subject)
     if why is None and not is_image(subject.experiment.shape.inputs):
         why = f"inputs of shape {subject.experiment.shape.inputs} are no images, and smoothness says nothing of them"
-    if why is None and update_in(first_message(subject), subject.model.params) is None:
-        why = f"{subject.settings.algorithm}'s messages hold no update of the model's parameters"
+    why = why or without_update(subject)
     if why is not None:
         return Finding(**named, missing=why)
     one = next(cases(subject))
