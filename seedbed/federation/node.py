@@ -24,6 +24,7 @@ from seedbed.tree import Tree
 from seedbed.wire import Action, Assembler, Letter, Refused, seal
 from seedbed.wire.frames import TEXT
 
+LAST = "last.safetensors"  # what the server sent of the last model
 AGAIN = "start the node again: it has what it had"
 
 
@@ -60,7 +61,10 @@ class Node:
         self._engine, self._key = OneByOne(source), key
         folder.mkdir(parents=True, exist_ok=True)
         self.log = Log(folder / "log.jsonl")
-        limits = {Action.WORK: plan.work.limit, Action.COUNTED: 32, Action.NOTED: 0, Action.REFUSAL: TEXT}
+        work = plan.work.limit
+        limits = {
+            Action.WORK: work, Action.MODEL: work, Action.COUNTED: 32, Action.NOTED: 0, Action.REFUSAL: TEXT
+        }  # fmt: skip
         self._assembler = Assembler({client: key}.get, lambda action: limits.get(action, -1))
         self._path = folder / "memory.safetensors"
         self.memory = self._load()
@@ -88,17 +92,30 @@ class Node:
     def _read(self, letter: Letter) -> list[bytes]:
         if letter.action is Action.WORK:
             return self._work(letter)
+        if letter.action is Action.MODEL:
+            return self._finish(letter)
         if letter.action is Action.COUNTED:
             self._remember(self._settled(letter.payload))
-            return self._sealed(Action.SETTLED, letter.round, letter.attempt, letter.payload)
         if letter.action is Action.REFUSAL:
             self.log("refused by the server", round=letter.round, why=letter.note)
         return []
 
-    def _work(self, letter: Letter) -> list[bytes]:
-        """Do a round's work, once."""
+    def _finish(self, letter: Letter) -> list[bytes]:
+        """Keep what the server sends of the last model: what this client adapts from."""
+        self._refuse_other_plan(letter)
+        last = self.plan.work.unpack(letter.payload)
+        self._remember(self._settled(bytes(last["counted"].tolist())))
+        write_atomically(self.folder / LAST, to_bytes({"sent": last["sent"]}), go_on=AGAIN)
+        self.log("finished", rounds=letter.round - 1)
+        return self._sealed(Action.HELD, letter.round, letter.attempt, b"")
+
+    def _refuse_other_plan(self, letter: Letter) -> None:
         if letter.schema != self.plan.fingerprint:
             raise Refused("the server and this node were not set up by the same settings")
+
+    def _work(self, letter: Letter) -> list[bytes]:
+        """Do a round's work, once."""
+        self._refuse_other_plan(letter)
         memory, at = self.memory, (letter.round, letter.attempt)
         if at < memory.at:
             raise Refused(f"round {memory.round} was worked on here already, and {letter.round} is asked for")

@@ -73,9 +73,9 @@ class Server:
         self._keys = _keys_of(terms.clients, keys)
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
         self._addresses: dict[ClientId, Address] = {}
-        self._settled: dict[ClientId, str] = {}  # digests that nodes know to be counted
+        self._held: set[ClientId] = set()  # clients that have the last model
         self._remarks = 0  # on letters, in this round
-        limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.SETTLED: 32}
+        limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.HELD: 0}
         self._assembler = Assembler(self._keys.get, lambda action: limits.get(action, -1))
         self.journal = Journal(folder)
         self.log = Log(folder / "log.jsonl", said)
@@ -108,7 +108,7 @@ class Server:
             yield self._commit()
             self._stop_if_hopeless("discarded", Diverged)
         write_atomically(self.folder / "model.safetensors", to_bytes({"params": self.state.params}), go_on=AGAIN)
-        self._settle()
+        self._hand_out()
         self.log("finished", rounds=self.terms.rounds)
 
     def close(self) -> None:
@@ -124,10 +124,9 @@ class Server:
         """Ask the cohort until enough has come, nobody is left to wait for, or time is over."""
         self._insist("waiting", lambda: self._waited_for, self._ask)
 
-    def _settle(self) -> None:
-        """Tell clients what was counted until they know, so that they keep what goes with it."""
-        counted = self.at.counted
-        self._insist("telling", lambda: [c for c in counted if self._settled.get(c) != counted[c]], self._tell)
+    def _hand_out(self) -> None:
+        """Give every client the last model, and tell it what was counted, so that it keeps what goes with it."""
+        self._insist("handing out", lambda: [c for c in self.terms.clients if c not in self._held], self._give)
 
     def _insist(
         self, event: str, waited_for: Callable[[], list[ClientId]], say: Callable[[list[ClientId]], None]
@@ -220,11 +219,17 @@ class Server:
         return [c for c in at.cohort or () if c not in at.accepted and c not in at.refused]
 
     def _ask(self, clients: Sequence[ClientId]) -> None:
+        self._send_state(clients, Action.WORK)
+
+    def _give(self, clients: Sequence[ClientId]) -> None:
+        self._send_state(clients, Action.MODEL)
+
+    def _send_state(self, clients: Sequence[ClientId], action: Action) -> None:
         for client in clients:
             if client in self._addresses:
                 counted = digest_tensor(self.at.counted.get(client))
                 sent = self.plan.algorithm.send(self.state, client)
-                self._send(client, Action.WORK, self.plan.work.pack({"sent": sent, "counted": counted}))
+                self._send(client, action, self.plan.work.pack({"sent": sent, "counted": counted}))
 
     def _tell(self, clients: Sequence[ClientId]) -> None:
         for client in clients:
@@ -238,7 +243,8 @@ class Server:
     def _send_to(self, address: Address, client: ClientId, action: Action, payload: bytes) -> None:
         at, plan = self.at, self.plan
         letter = Letter(plan.run, at.round, at.attempt, client, action, plan.fingerprint, payload)
-        self.transport.send(address, seal(letter, self._keys[client]))
+        answered = action in (Action.WORK, Action.MODEL)
+        self.transport.send(address, seal(letter, self._keys[client]), answered=answered)
 
     def _take(self, address: Address, frame: bytes) -> None:
         """A frame from somewhere. Nothing that it holds can do more than be refused."""
@@ -263,8 +269,8 @@ class Server:
         self._addresses[letter.client] = address
         if letter.action is Action.HELLO:
             self._welcome(letter.client)
-        elif letter.action is Action.SETTLED:
-            self._settled[letter.client] = letter.payload.hex()
+        elif letter.action is Action.HELD:
+            self._held.add(letter.client)
         elif (letter.round, letter.attempt) != (self.at.round, self.at.attempt):
             self._late(letter)
         else:
@@ -274,7 +280,9 @@ class Server:
         self._remark("hello", client=client)
         self._send(client, Action.NOTED)
         self._tell([client])
-        if client in self._waited_for:
+        if self.at.round > self.terms.rounds:
+            self._give([client])
+        elif client in self._waited_for:
             self._ask([client])
 
     def _late(self, letter: Letter) -> None:

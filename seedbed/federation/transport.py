@@ -16,8 +16,13 @@ Address = Hashable  # where a node can be written to; the server learns whose it
 class Transport(Protocol):
     """What the server half needs."""
 
-    def send(self, address: Address, frames: Sequence[bytes]) -> None:
-        """Send a letter's frames; a node that is gone is no error."""
+    def send(self, address: Address, frames: Sequence[bytes], *, answered: bool = True) -> None:
+        """Send a letter's frames; a node that is gone is no error.
+
+        Args:
+            answered: an answer is waited for. Where a letter costs much by itself, one that needs none may be left
+                until it can go along with one that does, or be dropped.
+        """
         ...
 
     def receive(self, seconds: float) -> tuple[Address, bytes] | None:
@@ -42,7 +47,7 @@ class InProcess:
         self._heard: set[Address] = set()  # nodes that were written to, and so need not say hello again
         self._now = 0.0
 
-    def send(self, address: Address, frames: Sequence[bytes]) -> None:
+    def send(self, address: Address, frames: Sequence[bytes], *, answered: bool = True) -> None:
         node = self.nodes.get(address)
         if node is not None:
             self._heard.add(address)

@@ -34,16 +34,17 @@ class Refused(InputError):
 
 
 class Action(IntEnum):
-    """What a letter is; the first four go from server to node, the others from node to server."""
+    """What a letter is; the first five go from server to node, the others from node to server."""
 
     WORK = 1  # do a round's work: what the server sends, and which of this client's letters was counted last
     COUNTED = 2  # the letter of this digest is in a committed round: what was kept with it may be kept
     NOTED = 3  # your letter has arrived; you need not send it again
     REFUSAL = 4  # your letter had no effect, and why
+    MODEL = 5  # all rounds are over: what the server sends of the last model, and which letter was counted last
     HELLO = 11  # here is a client, and what it thinks was agreed
     REPLY = 12  # a round's message
     FAILED = 13  # a round's work could not be done, and why in a word
-    SETTLED = 14  # the letter of this digest is known to be counted, and what goes with it is kept
+    HELD = 14  # the last model is here on disk, and what goes with the last letter that was counted
 
 
 @dataclass(frozen=True)

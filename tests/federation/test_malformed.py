@@ -86,8 +86,8 @@ class Told:
     def answer(self, frame: bytes) -> list[bytes]:
         letter = self._takes.take(frame)
         assert letter is not None
-        if letter.action is Action.COUNTED:
-            return self._sealed(Action.SETTLED, letter.round, letter.attempt, letter.payload)
+        if letter.action is Action.MODEL:
+            return self._sealed(Action.HELD, letter.round, letter.attempt, b"")
         if letter.action is not Action.WORK:
             return []
         payload = self._say(honest(self.client, letter.round))

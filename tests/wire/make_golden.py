@@ -24,7 +24,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 def letters() -> dict[str, Letter]:
     """One of each action."""
-    texts = {Action.NOTED: b"", Action.COUNTED: bytes(32), Action.SETTLED: bytes(32), Action.REFUSAL: b"late",
+    texts = {Action.NOTED: b"", Action.COUNTED: bytes(32), Action.HELD: b"", Action.REFUSAL: b"late",
              Action.HELLO: b"{}", Action.FAILED: b"InputError"}  # fmt: skip
     return {
         a.name.lower(): Letter(RUN, 3, 1, 2, a, SCHEMA, texts[a] if a in texts else pack(tensors())) for a in Action
