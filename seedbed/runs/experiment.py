@@ -206,6 +206,49 @@ class Learner:
         start = self.starting_head(model, entry, ways)
         return algorithm if entry.finetunes or start is unadapted else as_newcomers(algorithm, start)
 
+    def sampler(self, items: catalogue.Items, *, examples: int | None = None) -> Sampler:
+        """What clients work on in training.
+
+        Args:
+            examples: about how many examples a client's items hold in a round, instead of the settings' own steps,
+                epochs and episodes; None: those.
+        """
+        task, episodic = self.settings.task, self.shape.episodic
+
+        def times(per_item: float, given: int | None) -> int | None:
+            return given if examples is None else max(1, round(examples / per_item))
+
+        size = task.size or examples or 10
+        steps = times(size, task.steps)
+        if items == "full":
+            return sampling.batches(None)
+        if items == "noisy_episodes":
+            model = self.model(catalogue.entry(self.settings.algorithm))
+            assert isinstance(model, Model)  # one that is generated is of one architecture
+            return sampling.noised(self.sampler("episodes", examples=examples), numbers(model.params, layers_of(model)))
+        if items == "triples":
+            if episodic:
+                raise InputError("batches=3 needs clients as tasks, but this data makes N-way episodes: use batches=2")
+            return sampling.triples(size, steps=times(3 * size, task.steps) or 10)
+        if items == "episodes" and episodic:
+            return sampling.episodes(
+                ways=task.ways,
+                shots=task.shots,
+                queries=task.queries,
+                count=times(task.ways * (sum(task.shots) / 2 + task.queries), task.count) or 1,
+                fewer_ways=True,
+            )
+        if items == "episodes":
+            return sampling.support_query(task.support, size=task.size, steps=times(2 * size, task.steps) or 10)
+        if items == "episode_batches" and episodic:
+            return sampling.episode_batches(
+                ways=self.settings.evaluation.ways,
+                shots=task.shots[1],
+                size=size,
+                steps=steps or 5,
+            )
+        return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+
     def _held(self, entry: catalogue.Entry, model: AnyModel) -> dict[str, Any]:
         """What algorithms may ask for beside the loss: the model's parts, public inputs, the teacher."""
         held: dict[str, Any] = {"predict": model.predict, "teacher": self.teacher, "task_loss": self.loss}
@@ -426,47 +469,8 @@ class Experiment:
         return tuple(k for k in ROUND_SHOTS if k <= half)[-2:] or (1,)
 
     def sampler(self, items: catalogue.Items, *, examples: int | None = None) -> Sampler:
-        """What clients work on in training.
-
-        Args:
-            examples: about how many examples a client's items hold in a round, instead of the settings' own steps,
-                epochs and episodes; None: those.
-        """
-        task, episodic = self.settings.task, self.population.episodic
-
-        def times(per_item: float, given: int | None) -> int | None:
-            return given if examples is None else max(1, round(examples / per_item))
-
-        size = task.size or examples or 10
-        steps = times(size, task.steps)
-        if items == "full":
-            return sampling.batches(None)
-        if items == "noisy_episodes":
-            model = self.learner.model(catalogue.entry(self.settings.algorithm))
-            assert isinstance(model, Model)  # one that is generated is of one architecture
-            return sampling.noised(self.sampler("episodes", examples=examples), numbers(model.params, layers_of(model)))
-        if items == "triples":
-            if episodic:
-                raise InputError("batches=3 needs clients as tasks, but this data makes N-way episodes: use batches=2")
-            return sampling.triples(size, steps=times(3 * size, task.steps) or 10)
-        if items == "episodes" and episodic:
-            return sampling.episodes(
-                ways=task.ways,
-                shots=task.shots,
-                queries=task.queries,
-                count=times(task.ways * (sum(task.shots) / 2 + task.queries), task.count) or 1,
-                fewer_ways=True,
-            )
-        if items == "episodes":
-            return sampling.support_query(task.support, size=task.size, steps=times(2 * size, task.steps) or 10)
-        if items == "episode_batches" and episodic:
-            return sampling.episode_batches(
-                ways=self.settings.evaluation.ways,
-                shots=task.shots[1],
-                size=size,
-                steps=steps or 5,
-            )
-        return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+        """What clients work on in training: see `Learner.sampler`."""
+        return self.learner.sampler(items, examples=examples)
 
     def source(
         self, name: str, population: Population, options: Mapping[str, Any], *, examples: int | None = None

@@ -272,6 +272,23 @@ class AuditSettings(Section):
     epsilon: float = Field(default=8, gt=0, description="ε of the reference defence, for a run without one")
 
 
+class FederationSettings(Section):
+    """How a real federation's server holds its rounds; `seedbed run` does not look at it."""
+
+    over: float = Field(default=1, ge=1, description="so many times the cohort is asked; the first answers make it up")
+    quorum: int | None = Field(
+        default=None, ge=1, description="answers that are enough once the deadline is over; none: the whole cohort's"
+    )
+    deadline: float = Field(default=600, gt=0, description="seconds that a round waits for its cohort")
+    again: float = Field(default=10, gt=0, description="seconds after which those who are silent are asked again")
+    explosion: float | None = Field(
+        default=100, gt=1, description="an aggregate so many times longer than usual is discarded; none: none is"
+    )
+    patience: int = Field(
+        default=3, ge=1, description="rounds discarded or missed in a row after which the server stops"
+    )
+
+
 class Settings(Section):
     """A run."""
 
@@ -326,6 +343,7 @@ class Settings(Section):
     privacy: PrivacySettings = PrivacySettings()
     secure: SecureSettings = SecureSettings()
     audit: AuditSettings = AuditSettings()
+    federation: FederationSettings = FederationSettings()
     options: dict[str, Any] = Field(default={}, description="the algorithm's own settings")
     rival: dict[str, Any] = Field(default={}, description="settings of the FedAvg that the algorithm is compared with")
     reader: dict[str, Any] = Field(default={}, description="how the data is read: client, target, ...")

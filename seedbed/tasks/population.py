@@ -131,14 +131,17 @@ class Population:
         kept = sorted(set(range(len(self))) - set(apart))
         return self.only(kept), self.only(apart)
 
-    def hold_out(self, fraction: float, *, seed: int = 0) -> tuple["Population", "Population"]:
+    def hold_out(self, fraction: float, *, seed: int = 0, first: int = 0) -> tuple["Population", "Population"]:
         """Every client's rows in two: (1 − fraction) to train on, and the rest, to test on. Drawn by seed.
 
         A client of one row keeps it for training, so every client has at least one row to train on.
+
+        Args:
+            first: the number of the first client: that of a client of a federation who is alone here.
         """
         if not 0 <= fraction < 1:
             raise InputError(f"hold_out={fraction} must be at least 0 and below 1")
-        order = [draws.generator(seed, "hold out", i).permutation(self.rows_of(i)) for i in range(len(self))]
+        order = [draws.generator(seed, "hold out", first + i).permutation(self.rows_of(i)) for i in range(len(self))]
         kept = [max(1, math.ceil((1 - fraction) * len(rows))) for rows in order]
         clients = range(len(self))
         train = self._with_rows(clients, [np.sort(rows[:k]) for rows, k in zip(order, kept, strict=True)])

@@ -1,6 +1,7 @@
 """Feature columns of a table -> numbers, and new rows alike. Shapes: M rows, D encoded features.
 
-Numbers are standardised over the whole table, missing ones filled by the median, with a column that says so.
+Numbers are standardised, missing ones filled by the median, with a column that says so: by the whole table's, or
+each client's by its own, as clients of a real federation do, who see nobody else's.
 Texts become one column per level, with one for `other` levels and, when some are missing, one for `missing`.
 """
 
@@ -25,38 +26,45 @@ class Features(NamedTuple):
     notes: tuple[str, ...]
 
 
-def fit(table: Mapping[str, Column], where: Where, text: Sequence[str] = ()) -> Features:
+def fit(table: Mapping[str, Column], where: Where, text: Sequence[str] = (), owners: Column | None = None) -> Features:
     """Encode the feature columns of a whole table.
 
     Args:
         table: columns by name.
         where: the place of a row in its file, for messages.
         text: columns whose numbers are names (codes), to be read as texts.
+        owners: [M] whose each row is, for numbers to be standardised by each client's own; None: by the table's.
     Raises:
         InputError: text or infinity in a column of numbers; nothing left to learn from.
     """
     specs, notes = [], []
     for name, values in table.items():
         numbers = None if name in text else numbers_if_mostly(name, values, where)
-        spec, note = _fit_texts(name, values) if numbers is None else _fit_numbers(name, numbers)
+        spec, note = _fit_texts(name, values) if numbers is None else _fit_numbers(name, numbers, owners is not None)
         notes += note
         specs += spec
     if not specs:
         raise InputError(f"no feature column is left of {', '.join(table) or 'none'}: nothing to learn from")
-    if any(spec["kind"] == "numeric" for spec in specs):
+    if owners is None and any(spec["kind"] == "numeric" for spec in specs):
         notes.append(
             "numeric columns standardised with means and standard deviations of the whole table; "
-            "in a real federation each client does its own"
+            "in a real federation each client does its own, as standardise=own does here"
         )
-    return Features(_apply(table, specs, where), specs, tuple(notes))
+    return Features(_apply(table, specs, where, owners), specs, tuple(notes))
 
 
-def fit_like(table: Mapping[str, Column], columns: Sequence[dict[str, Any]], where: Where) -> npt.NDArray[np.float32]:
-    """New rows [M, D] in the same columns. Raises InputError when one is missing."""
+def fit_like(
+    table: Mapping[str, Column], columns: Sequence[dict[str, Any]], where: Where, owners: Column | None = None
+) -> npt.NDArray[np.float32]:
+    """New rows [M, D] in the same columns. Raises InputError when one is missing.
+
+    Args:
+        owners: [M] whose each row is; None: all are one client's.
+    """
     for column in columns:
         if column["name"] not in table:
             raise InputError(f"no column {column['name']!r}: {nearest(column['name'], table)}")
-    return _apply(table, columns, where)
+    return _apply(table, columns, where, owners)
 
 
 def numbers_of(
@@ -114,10 +122,12 @@ def numbers_if_mostly(
     return numbers_of(name, values, where, otherwise) if bad.any() or np.isinf(numbers).any() else numbers
 
 
-def _fit_numbers(name: str, numbers: npt.NDArray[np.float64]) -> tuple[list[dict[str, Any]], list[str]]:
+def _fit_numbers(name: str, numbers: npt.NDArray[np.float64], own: bool) -> tuple[list[dict[str, Any]], list[str]]:
     gone = np.isnan(numbers)
     if gone.all():
         return [], [f"column {name!r} is empty: left out"]
+    if own:
+        return [{"name": name, "kind": "numeric", "own": True, "missing": bool(gone.any())}], []
     median = float(np.median(numbers[~gone]))
     filled = np.where(gone, median, numbers)
     mean, std = float(filled.mean()), float(filled.std())
@@ -161,9 +171,11 @@ def _fit_texts(name: str, values: Column) -> tuple[list[dict[str, Any]], list[st
     return [spec], notes
 
 
-def _apply(table: Mapping[str, Column], specs: Sequence[dict[str, Any]], where: Where) -> npt.NDArray[np.float32]:
+def _apply(
+    table: Mapping[str, Column], specs: Sequence[dict[str, Any]], where: Where, owners: Column | None
+) -> npt.NDArray[np.float32]:
     parts = [
-        _apply_numbers(numbers_of(spec["name"], table[spec["name"]], where), spec)
+        _apply_numbers(numbers_of(spec["name"], table[spec["name"]], where), spec, owners)
         if spec["kind"] == "numeric"
         else _apply_texts(table[spec["name"]], spec)
         for spec in specs
@@ -171,10 +183,35 @@ def _apply(table: Mapping[str, Column], specs: Sequence[dict[str, Any]], where: 
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def _apply_numbers(numbers: npt.NDArray[np.float64], spec: dict[str, Any]) -> npt.NDArray[np.float64]:
+def _apply_numbers(
+    numbers: npt.NDArray[np.float64], spec: dict[str, Any], owners: Column | None
+) -> npt.NDArray[np.float64]:
     gone = np.isnan(numbers)
-    scaled = (np.where(gone, spec["median"], numbers) - spec["mean"]) / spec["std"]
+    if spec.get("own"):
+        scaled = np.empty_like(numbers)
+        for mine in _rows_by_owner(owners, len(numbers)):
+            scaled[mine] = _standardised(numbers[mine])
+    else:
+        scaled = (np.where(gone, spec["median"], numbers) - spec["mean"]) / spec["std"]
     return np.stack([scaled, gone], 1) if spec["missing"] else scaled[:, None]
+
+
+def _rows_by_owner(owners: Column | None, count: int) -> list[npt.NDArray[np.int64]]:
+    """Each client's rows, in the order that they are in."""
+    if owners is None:
+        return [np.arange(count)]
+    _, number = np.unique(owners.astype(str), return_inverse=True)
+    return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+
+
+def _standardised(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """One client's numbers by their own mean and deviation, missing ones filled by the median; a column that is empty
+    or constant here is 0."""
+    gone = np.isnan(numbers)
+    filled = np.where(gone, 0.0 if gone.all() else np.median(numbers[~gone]), numbers)
+    mean, std = filled.mean(), filled.std()
+    scaled: npt.NDArray[np.float64] = (filled - mean) / (1.0 if std <= 1e-12 * abs(mean) else std)
+    return scaled
 
 
 def _apply_texts(values: Column, spec: dict[str, Any]) -> npt.NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ def read(
     ignore: Iterable[str] = (),
     text: Iterable[str] = (),
     scale_target: bool = True,
+    standardise: Literal["together", "own"] = "together",
     episodic: bool = False,
     pooled: bool = False,
     like: dict[str, Any] | None = None,
@@ -61,6 +62,7 @@ def read(
         ignore: columns to leave out.
         text: columns of numbers that are names (codes).
         scale_target: standardise a regression target over the table.
+        standardise: numbers by the means and standard deviations of the whole table, or each client's by its own.
         episodic: True when classes mean something only inside a client.
         pooled: one client holds all rows: for made-up clients (partition).
         like: the encoding of another table, to be used instead of one fitted to this.
@@ -80,7 +82,7 @@ def read(
         raise InputError(f"column {goal!r} of {raw.path.name} cannot be both client and target: name another")
     return encode(
         raw, client=owner, target=goal, task=task, ignore=ignore, text=text, scale_target=scale_target,
-        episodic=episodic, pooled=pooled, like=like,
+        standardise=standardise, episodic=episodic, pooled=pooled, like=like,
     )  # fmt: skip
 
 
@@ -93,6 +95,7 @@ def encode(
     ignore: tuple[str, ...] = (),
     text: tuple[str, ...] = (),
     scale_target: bool = True,
+    standardise: Literal["together", "own"] = "together",
     episodic: bool = False,
     pooled: bool = False,
     like: dict[str, Any] | None = None,
@@ -104,13 +107,14 @@ def encode(
         task = "regression" if like["target"]["kind"] == "numbers" else "classification"
     goal = _target_values(raw, target, task)
     own = {name: c for name, c in raw.columns.items() if name not in (client, target, *ignore)}
+    alone = pooled or client is None
+    whose = np.array(["everyone"] * len(goal) if alone else [as_text(v) for v in raw.columns[str(client)]])
     if like is None:
         encoded = targets.encode(goal, task, f"column {target!r}", scale=scale_target)
-        x = features.fit(own, raw.where, text)
+        x = features.fit(own, raw.where, text, whose if standardise == "own" else None)
     else:
         encoded = targets.encode_like(goal, like["target"], f"column {target!r}", episodic=episodic)
-        x = features.Features(features.fit_like(raw.columns, like["columns"], raw.where), like["columns"], ())
-    whose = ["everyone"] * len(goal) if pooled or client is None else [as_text(v) for v in raw.columns[client]]
+        x = features.Features(features.fit_like(raw.columns, like["columns"], raw.where, whose), like["columns"], ())
     return Population.from_arrays(
         torch.as_tensor(x.x),
         encoded.y,

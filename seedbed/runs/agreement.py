@@ -1,0 +1,284 @@
+"""What the members of a real federation agree on, as one file, and what each member makes of it.
+
+`agreement.json` holds the settings with nothing left open, the members' names, and the form of their data: columns and
+classes, never a row. From it and nothing else every member builds the same algorithm, the same start and the same form
+of messages (`Agreement.plan`), and with a file of its own its own client's tasks (`Agreement.own`).
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from seedbed import tree
+from seedbed.algorithms import catalogue
+from seedbed.errors import InputError
+from seedbed.federated import Algorithm, ClientId
+from seedbed.federation.plan import Plan
+from seedbed.federation.terms import Terms
+from seedbed.gate import Gate
+from seedbed.runs import hostile
+from seedbed.runs.experiment import AnyModel, Learner, Shape
+from seedbed.runs.recipes import complete
+from seedbed.runs.settings import Settings, settings_from
+from seedbed.stored import write_atomically
+from seedbed.tasks import readers
+from seedbed.tasks.population import Population
+from seedbed.tasks.sampling import Sampled
+from seedbed.tasks.types import Task
+
+FILE = "agreement.json"
+ELSEWHERE = {  # sections and settings that a real federation cannot follow, and why
+    "unseen": "every member is known",
+    "public": "no member gives rows away",
+    "budget": "it compares algorithms in a simulation",
+    "tune": "choosing needs a training for each factor",
+    "stragglers": "who is slow is not for settings to say",
+    "attack": "it is for simulations",
+    "privacy": "accounting for it needs cohorts that are drawn and all answer; that runs in simulation alone so far",
+    "secure": "masks run in simulation alone so far",
+    "schedule": "its rounds are its own",
+}
+LOCAL = ("data", "root", "engine", "workers", "device", "audit", "evaluation", "rival", "federation", "reader")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One federation's.
+
+    Attributes:
+        name: of the run, another for each: letters of one are refused by another.
+        members: names; a member's number is its place here.
+        settings: complete.
+        shape: of every member's data, and how many members there are.
+        encoding: how members read their files (`Population.encoding`).
+        classes: the labels' names, the same for all; of episodic data none.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    settings: Settings
+    shape: Shape
+    encoding: Mapping[str, Any]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def make(
+        cls,
+        name: str,
+        members: Sequence[str],
+        like: str,
+        given: Mapping[str, Any],
+        *,
+        schedule: Literal["synchronous", "gossip"] = "synchronous",
+    ) -> "Agreement":
+        """
+        Args:
+            like: a file or folder that looks like the members' own: made-up rows will do. Columns, classes and texts'
+                levels are read from it, and nothing else: numbers of a table are standardised by each member's own.
+            given: settings, as tables; what is left open gets a recipe's or the default.
+            schedule: with a server, or between peers.
+        Raises:
+            InputError: a member's name is unfit or there twice; the algorithm or a setting cannot be followed.
+        """
+        _refuse_names(members)
+        asked = settings_from(given)
+        form = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
+        whole = complete({**_without_nones(given), "cohort": asked.cohort or len(members)}, form, specific=False)
+        whole = whole.model_copy(update={"schedule": asked.schedule.model_copy(update={"name": schedule})})
+        entry = catalogue.entry(whole.algorithm)
+        if entry.same_labels and form.episodic:
+            raise InputError(
+                f"{whole.algorithm} teaches label by label, but in {like} labels mean something only inside a member"
+            )
+        targets = 1 if form.y.ndim == 1 else int(form.y[0].numel())
+        shape = Shape(tuple(form.x.shape[1:]), len(form.classes), targets, form.episodic, len(members))
+        made = cls(name, tuple(members), whole, shape, form.encoding, () if form.episodic else form.classes)
+        _refuse_elsewhere(whole, entry, schedule)
+        _ = made.plan.message  # what cannot be computed is found before anything is written
+        return made
+
+    # ---- as a file ----------------------------------------------------------------------------------------------
+
+    def write(self, folder: Path) -> None:
+        table = {
+            "kind": "seedbed agreement",
+            "name": self.name,
+            "members": list(self.members),
+            "settings": self.settings.model_dump(mode="json"),
+            "shape": asdict(self.shape),
+            "encoding": dict(self.encoding),
+            "classes": list(self.classes),
+        }
+        write_atomically(folder / FILE, (json.dumps(table, indent=2, allow_nan=False) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Agreement":
+        """
+        Raises:
+            InputError: there is none, or it was altered so that it is none any more.
+        """
+        path = folder / FILE
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            if table["kind"] != "seedbed agreement":
+                raise ValueError(f"its kind is {table['kind']!r}")
+            return cls(
+                str(table["name"]),
+                tuple(table["members"]),
+                settings_from(table["settings"]),
+                Shape.of(table["shape"]),
+                table["encoding"],
+                tuple(table["classes"]),
+            )
+        except FileNotFoundError as error:
+            raise InputError(f"{folder} holds no {FILE}: name a folder that `seedbed federation init` made") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is no agreement any more ({error}): copy it again from the coordinator"
+            ) from error
+
+    # ---- what each member makes of it ---------------------------------------------------------------------------
+
+    @cached_property
+    def learner(self) -> Learner:
+        return Learner(self.settings, self.shape)
+
+    @cached_property
+    def model(self) -> AnyModel:
+        """The initial model, a function of the seed."""
+        return self.learner.model(catalogue.entry(self.settings.algorithm))
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """As it is trained, with the rule for messages that was agreed on."""
+        made = self.learner.algorithm(self.settings.algorithm, self.model)
+        return hostile.defended(made, self.settings, _no_root, self.settings.cohort or len(self.members))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What is computed, and what travels."""
+        own = self.settings.model_dump(mode="json", exclude={*LOCAL})
+        agreed = {
+            "members": list(self.members),
+            "settings": own,
+            "shape": asdict(self.shape),
+            "encoding": dict(self.encoding),
+            "classes": list(self.classes),
+        }
+        return Plan(self.name, self.algorithm, self.algorithm.init(self.model.params), self._example, agreed)
+
+    @property
+    def terms(self) -> Terms:
+        """How the server holds rounds."""
+        asked, settings = self.settings.federation, self.settings
+        assert settings.rounds is not None  # complete() has filled it in
+        return Terms(
+            rounds=settings.rounds,
+            clients=range(len(self.members)),
+            cohort=settings.cohort,
+            over=asked.over,
+            quorum=asked.quorum,
+            deadline=asked.deadline,
+            again=asked.again,
+            seed=settings.seed,
+            gate=Gate(norm=settings.gate.norm, norm_cap=settings.gate.norm_cap, weight_cap=settings.gate.weight_cap),
+            explosion=asked.explosion,
+            patience=asked.patience,
+        )
+
+    def number(self, member: str) -> ClientId:
+        """
+        Raises:
+            InputError: there is no such member.
+        """
+        if member not in self.members:
+            raise InputError(f"{member!r} is no member of {self.name}: they are {', '.join(self.members)}")
+        return self.members.index(member)
+
+    def own(self, member: str, data: Path, *, client: str | None = None) -> tuple[Sampled, Population | None]:
+        """A member's training tasks from its own file, and the rows that are kept for testing (none of episodic data).
+
+        Args:
+            client: whose rows, where the file holds several clients'.
+        Raises:
+            InputError: the file is not of the form agreed on, or too small for the tasks.
+        """
+        number, settings = self.number(member), self.settings
+        rows = readers.read_like(data, dict(self.encoding), client=client)
+        if not self.shape.episodic and rows.classes != self.classes:
+            raise InputError(f"{data} has the classes {rows.classes}, agreed were {self.classes}")
+        train, held_out = rows, None
+        if not self.shape.episodic and settings.hold_out:
+            train, held_out = rows.hold_out(settings.hold_out, seed=settings.seed, first=number)
+        source = Sampled(train, self._sampler, seed=settings.seed, first=number)
+        source.draw(number, 0)  # who is too small is told so now
+        return source, held_out
+
+    @property
+    def _sampler(self) -> Any:
+        return self.learner.sampler(catalogue.entry(self.settings.algorithm).items_for(self.settings.options))
+
+    @cached_property
+    def _example(self) -> Task:
+        """A task of zeros, of the form that members' tasks have."""
+        task, shape = self.settings.task, self.shape
+        labels = max(1, shape.classes, *((task.ways, self.settings.evaluation.ways) if shape.episodic else ()))
+        each = (max(task.shots) + task.queries + 1) if shape.episodic else max(20, 3 * (task.size or 1))
+        n = labels * each
+        if shape.classes:
+            y = torch.as_tensor(np.arange(n) % labels)
+        else:
+            y = torch.zeros((n,) if shape.targets == 1 else (n, shape.targets))
+        names = tuple(map(str, range(labels))) if shape.classes else ()
+        rows = Population.from_arrays(
+            torch.zeros(n, *shape.inputs), y, ["nobody"] * n, classes=names, episodic=shape.episodic
+        )
+        made: Task = tree.index(Sampled(rows, self._sampler, seed=self.settings.seed).tasks([0], 0), 0)
+        return made
+
+
+def _refuse_names(members: Sequence[str]) -> None:
+    for name in members:
+        if not NAME.fullmatch(name):
+            raise InputError(f"{name!r} cannot be a member's name: use letters, digits, dots, dashes and underscores")
+    twice = sorted({name for name in members if members.count(name) > 1})
+    if twice:
+        raise InputError(f"the member {twice[0]!r} is there twice: give each a name of its own")
+    if len(members) < 2:
+        raise InputError(f"a federation of {len(members)} learns from nobody: name two members at least")
+
+
+def _refuse_elsewhere(settings: Settings, entry: catalogue.Entry, schedule: Literal["synchronous", "gossip"]) -> None:
+    usual = Settings()
+    for name, why in ELSEWHERE.items():
+        if name != "schedule" and getattr(settings, name) != getattr(usual, name):
+            raise InputError(f"{name} cannot be used in a real federation: {why}; leave it out")
+    name = settings.algorithm
+    if schedule not in entry.rounds or entry.pooled:
+        kind = "with a server" if schedule == "synchronous" else "between peers"
+        raise InputError(f"{name} does not run {kind}: `seedbed algorithms {name}` says how it does")
+    for what in ("public", "teacher", "assign"):
+        if entry.takes(what):
+            raise InputError(f"{name} needs what no member of a real federation has ({what}): it runs in simulation")
+
+
+def _as_own(like: str, settings: Settings) -> dict[str, Any]:
+    """How the sample is read: numbers of a table by each member's own mean and deviation, unless asked otherwise."""
+    tables = "standardise" in readers.options_of(like, root=settings.root)
+    return ({"standardise": "own"} if tables else {}) | settings.reader
+
+
+def _without_nones(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _no_root() -> Any:
+    raise InputError("reduce=fltrust needs examples of the server's own, and a real server has none here: use another")
