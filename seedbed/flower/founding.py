@@ -1,0 +1,74 @@
+"""`seedbed federation init`: the folder of a new federation, with keys for its server and for each member."""
+
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from seedbed.errors import InputError
+from seedbed.flower import keys
+from seedbed.runs.agreement import Agreement
+from seedbed.runs.federating import NODES, SECRET, SECRETS, SERVER, Place
+from seedbed.stored import write_atomically, writing
+
+PORT = 8443
+LOCALS = ("localhost", "127.0.0.1", "::1")  # by which the server's own processes reach it
+PUBLIC = "public"  # the folder of nodes' public keys
+TEXTS = Path(__file__).with_name("texts")
+
+
+def found(
+    directory: Path, members: Sequence[str], like: str, given: Mapping[str, Any], *, host: str, port: int = PORT
+) -> Agreement:
+    """Make a federation's folder.
+
+    Args:
+        like: see `Agreement.make`.
+        host: the server's name or address as nodes reach it.
+    Raises:
+        InputError: the folder is not empty, or see `Agreement.make`. Nothing is left behind then.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory} exists and is not empty: choose another folder for a new federation")
+    agreement = Agreement.make(f"{directory.name}-{secrets.token_hex(4)}", members, like, given)
+    beside = directory.with_name(f".{directory.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    with writing(directory):
+        _write(beside, agreement, host, port)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        beside.replace(directory)
+    return agreement
+
+
+def _write(directory: Path, agreement: Agreement, host: str, port: int) -> None:
+    server = directory / SERVER
+    for folder in (server, server / SECRETS, server / PUBLIC):
+        folder.mkdir(parents=True, mode=0o700)
+    agreement.write(server)
+    Place("server", f"{host}:{port}").write(server)
+    keys.make_authority(server, agreement.name)
+    keys.make_certificate(server, [host, *(name for name in LOCALS if name != host)])
+    words = {"name": agreement.name, "host": host, "port": str(port), "members": " ".join(agreement.members)}
+    for member in agreement.members:
+        _write_node(directory / NODES / member, member, agreement, server, words)
+    _write_text(directory / "README.md", "coordinator.md", words)
+    _write_text(directory / "proxy.conf", "proxy.conf", words)
+
+
+def _write_node(folder: Path, member: str, agreement: Agreement, server: Path, words: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, mode=0o700)
+    agreement.write(folder)
+    Place(member, f"{words['host']}:{words['port']}").write(folder)
+    shutil.copyfile(server / keys.CA, folder / keys.CA)
+    write_atomically(server / PUBLIC / f"{member}.pub", keys.make_node_key(folder) + b"\n")
+    keys.make_secret(folder / SECRET, server / SECRETS / f"{member}.key")
+    columns = ", ".join(str(column["name"]) for column in agreement.encoding.get("columns", ()))
+    target = agreement.encoding.get("target", {}).get("column", "")
+    form = f"a table (CSV or Parquet) with the columns {columns} and {target}" if columns else "as the sample was"
+    _write_text(folder / "README.md", "node.md", {**words, "member": member, "form": form})
+
+
+def _write_text(path: Path, text: str, words: Mapping[str, str]) -> None:
+    write_atomically(path, Template((TEXTS / text).read_text()).substitute(words).encode())

@@ -1,0 +1,95 @@
+"""`seedbed join`: a member's node half, and Flower's SuperNode, which brings it letters."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from seedbed.errors import InputError
+from seedbed.flower.doorway import Doorway
+from seedbed.flower.executor import SOCKET
+from seedbed.flower.keys import CA, NODE_KEY
+from seedbed.flower.processes import FLOWER, Child, clientapp, command, environment
+from seedbed.runs.federating import RUN, Place, open_node
+from seedbed.runs.news import LOG, Tail, spoken_by_node
+
+WAIT = 0.5  # seconds between looks
+AGAIN = 5.0  # seconds before Flower's node is started again
+LINGER = 30.0  # seconds that the last answer may take to leave
+SENT = "Sent successfully"  # what the SuperNode says of an answer
+PASSES = "[code: 2004]"  # the server believes for a while that a node that was killed is still there
+
+
+def join(folder: Path, data: Path, *, client: str | None = None, said: Callable[[str], object] = print) -> None:
+    """Take part in a federation until all rounds are done. Started again, it goes on where it was.
+
+    Args:
+        folder: the member's, as the coordinator gave it.
+        data: a file or folder of the form agreed on.
+        client: whose rows, where it holds several clients'.
+        said: called with a line for people now and then.
+    Raises:
+        InputError: the data are not of that form, a key is missing or not known to the server, the disk is full.
+    """
+    folder = folder.resolve()
+    place, tail = Place.read(folder), Tail(folder / RUN / LOG)
+    node = open_node(folder, data, client=client)
+    door = Doorway(node)
+    said(f"{place.member}: {data} is ready; waiting for the server at {place.server}")
+    try:
+        while not _linked(folder, place, door, tail, said):
+            time.sleep(AGAIN)
+    finally:
+        door.close()
+
+
+def _linked(folder: Path, place: Place, door: Doorway, tail: Tail, said: Callable[[str], object]) -> bool:
+    """Keep Flower's SuperNode going until all rounds are done; False: it has to be started again."""
+    home = folder / FLOWER
+    env = environment(home, {"flwr-clientapp": clientapp()})
+    flower = Child(_words(folder, place, door), env, home / "supernode.log")
+    try:
+        return _wait(flower, door, tail, said)
+    finally:
+        flower.stop()
+
+
+def _words(folder: Path, place: Place, door: Doorway) -> list[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        command("flower-supernode"),
+        *("--root-certificates", str(folder / CA), "--auth-supernode-private-key", str(folder / NODE_KEY)),
+        *("--superlink", place.server, "--host", "127.0.0.1", "--port", str(port)),
+        *("--node-config", f'{SOCKET}="{door.path}"'),
+    ]
+
+
+def _wait(flower: Child, door: Doorway, tail: Tail, said: Callable[[str], object]) -> bool:
+    sent: int | None = None  # answers that had left when the last letter came
+    end = float("inf")
+    while time.monotonic() < end:
+        if door.failed is not None:
+            raise InputError(f"the node stopped: {door.failed}") from door.failed
+        if flower.ended:
+            why = _reason(flower.said)
+            if PASSES in why:
+                return False
+            raise InputError(f"Flower's node ended: {why} (all of it: {flower.log})")
+        for record in tail.records():
+            if line := spoken_by_node(record):
+                said(line)
+            if record["event"] == "finished":
+                sent, end = flower.said.count(SENT), time.monotonic() + LINGER
+        if sent is not None and flower.said.count(SENT) > sent:
+            break
+        time.sleep(WAIT)
+    return True
+
+
+def _reason(log: str) -> str:
+    """What Flower says of its end: the lines that follow its exit code, or the last one."""
+    before, coded, after = log.rpartition("Exit Code:")
+    lines = [line.strip() for line in (after if coded else before).splitlines() if line.strip()]
+    return " ".join(lines[1:3] if coded else lines[-1:])

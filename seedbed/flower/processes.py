@@ -1,0 +1,116 @@
+"""Flower's processes on a machine: found beside this Python, told to keep to themselves, ended with their parent."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from seedbed.errors import InputError
+from seedbed.flower import executor
+from seedbed.stored import writing
+
+QUIET = {  # no telemetry, no look for updates, and no waiting for a process that is ready to start
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "OMP_NUM_THREADS": "1",
+}
+OTHERS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-simulation", "flwr-serverapp", "flwr-clientapp")
+# A child that dies with its parent, even by SIGKILL; where the system cannot do that, when it is next stopped.
+UNTIL_PARENT = """
+import ctypes, os, signal, sys
+try:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+except (AttributeError, OSError):
+    pass
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+FLOWER = "flower"  # the folder of Flower's own files in that of the server or of a node
+GRACE = 10.0  # seconds to end by themselves
+
+
+def command(name: str) -> str:
+    """Where a program of Flower's is.
+
+    Raises:
+        InputError: Flower is not installed.
+    """
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise InputError(f"{name} is not installed: pip install 'seedbed[flower]'")
+    return found
+
+
+def environment(home: Path, own: Mapping[str, Sequence[str]], more: Mapping[str, str] = {}) -> dict[str, str]:
+    """What Flower's processes see: their files below `home`, and first of all programs of ours.
+
+    Args:
+        own: what is run instead of Flower's programs of these names; its others that run code do nothing.
+    """
+    programs = home / "bin"
+    with writing(programs):
+        programs.mkdir(parents=True, exist_ok=True)
+        for name in OTHERS:
+            words = own.get(name, ["/bin/false"])
+            script = programs / name
+            script.write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in words) + ' "$@"\n')
+            script.chmod(0o700)
+    beside = str(Path(sys.executable).parent)
+    path = os.pathsep.join([str(programs), beside, os.environ.get("PATH", os.defpath)])
+    return {**os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path, **more}
+
+
+def clientapp() -> list[str]:
+    """How `flwr-clientapp` is run: the file, so that nothing of Seedbed (torch!) is imported with it."""
+    return [sys.executable, str(Path(executor.__file__))]
+
+
+def serverapp() -> list[str]:
+    return [sys.executable, "-m", "seedbed.flower.server_app"]
+
+
+class Child:
+    """A program of Flower's, with all that it starts."""
+
+    def __init__(self, words: Sequence[str], env: Mapping[str, str], log: Path):
+        self.log = log
+        self._from = log.stat().st_size if log.exists() else 0
+        with writing(log), open(log, "ab") as file:
+            whole = [sys.executable, "-c", UNTIL_PARENT, str(os.getpid()), *words]
+            self._process = subprocess.Popen(
+                whole, env=dict(env), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            )
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def said(self) -> str:
+        """What it has logged."""
+        with open(self.log, "rb") as file:
+            file.seek(self._from)
+            return file.read().decode(errors="replace")
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its log that says something, for errors."""
+        return next((line.strip() for line in reversed(self.said.splitlines()) if line.strip()), "without a word")
+
+    def stop(self) -> None:
+        """Ask all of them to end, wait, and end them."""
+        for wanted in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, wanted)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE)
+                break
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,0 +1,94 @@
+"""A federation's folder, and what server and nodes make of their part of it.
+
+DIR/
+  README.md         for the coordinator
+  proxy.conf        a reverse proxy that lets nodes through, and nothing else
+  server/           agreement.json, certificates and keys, run/ (journal, model, metrics, log), flower/
+  nodes/NAME/       what goes to this member and to nobody else: agreement.json, node.json, ca.crt, node.key,
+                    secret.key, README.md; and there grows run/ (memory, the last model, log)
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seedbed.errors import InputError
+from seedbed.federated import ClientId
+from seedbed.federation.node import Node
+from seedbed.federation.server import Server
+from seedbed.federation.transport import Transport
+from seedbed.runs.agreement import Agreement
+from seedbed.stored import write_atomically
+
+SERVER, NODES, RUN = "server", "nodes", "run"
+SECRETS, SECRET = "secrets", "secret.key"
+NODE = "node.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node is in its federation, as node.json says.
+
+    Attributes:
+        server: host:port, as the node reaches it.
+    """
+
+    member: str
+    server: str
+
+    def write(self, folder: Path) -> None:
+        write_atomically(folder / NODE, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Place":
+        """
+        Raises:
+            InputError: the folder is no node's.
+        """
+        try:
+            table: Mapping[str, Any] = json.loads((folder / NODE).read_text())
+            return cls(str(table["member"]), str(table["server"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{folder} is no node's folder ({NODE}: {error}): name the one that the coordinator gave you"
+            ) from error
+
+
+def open_server(directory: Path, transport: Transport, *, said: Callable[[str], object] | None = None) -> Server:
+    """The server half of a federation's folder, where it was when it was stopped.
+
+    Raises:
+        InputError: the folder is none, or another server holds it.
+    """
+    folder = directory / SERVER
+    agreement = Agreement.read(folder)
+    keys = {c: read_secret(folder / SECRETS / f"{name}.key") for c, name in enumerate(agreement.members)}
+    return Server(agreement.plan, agreement.terms, keys, folder / RUN, transport, said=said)
+
+
+def open_node(folder: Path, data: Path, *, client: str | None = None) -> Node:
+    """The node half of a member's folder, with its own data.
+
+    Args:
+        data: a file or folder of the form agreed on.
+        client: whose rows, where it holds several clients'.
+    """
+    agreement, place = Agreement.read(folder), Place.read(folder)
+    source, _ = agreement.own(place.member, data, client=client)
+    number: ClientId = agreement.number(place.member)
+    return Node(agreement.plan, number, source, read_secret(folder / SECRET), folder / RUN)
+
+
+def read_secret(path: Path) -> bytes:
+    """
+    Raises:
+        InputError: it is not there.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path} ({error.strerror}): copy the whole folder from the coordinator"
+        ) from error
