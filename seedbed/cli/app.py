@@ -9,6 +9,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from seedbed.cli.federation import federation_app, join, serve
+from seedbed.cli.options import (
+    Algorithm,
+    Attack,
+    Attackers,
+    Config,
+    Data,
+    Delta,
+    Engine,
+    Reduce,
+    Root,
+    Rounds,
+    Run,
+    Seed,
+    Set,
+)
 from seedbed.cli.show import (
     Bars,
     Download,
@@ -30,34 +46,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
 app.add_typer(data_app, name="data")
+app.add_typer(federation_app, name="federation")
+app.command()(serve)
+app.command()(join)
 console = Console()
-
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="A set's name (see `seedbed data list`) or a path: CSV, Parquet, .npz, client/class/*.png, LEAF JSON."
-    ),
-]
-Root = Annotated[str | None, typer.Option(help="Folder that holds named sets; default: $SEEDBED_DATA.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting, as key=value: rounds=100, task.ways=10, outer.lr=0.01. May be repeated."),
-]
-Config = Annotated[
-    Path | None, typer.Option(help="Settings from a TOML file or a run's manifest.json; the other options go over it.")
-]
-Algorithm = Annotated[str | None, typer.Option(help="See `seedbed algorithms`. Default: by the data.")]
-Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")]
-Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]
-Reduce = Annotated[
-    str | None,
-    typer.Option(help="How messages become one: trimmed_mean, nnm+trimmed_mean, krum, ...; default: the mean."),
-]
-Attack = Annotated[str | None, typer.Option(help="How some clients attack the training: alie, label_flip, ...")]
-Attackers = Annotated[str | None, typer.Option(help="Known clients that attack: a fraction or a count; default: 0.2.")]
-Delta = Annotated[float | None, typer.Option(help="Its δ; default: 1e-5, or less for many clients.")]
-Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
 
 
 @app.command()

@@ -24,6 +24,7 @@ from seedbed.tree import Tree
 from seedbed.wire import Action, Assembler, Letter, Refused, seal
 from seedbed.wire.frames import TEXT
 
+MEMORY = "memory.safetensors"
 LAST = "last.safetensors"  # what the server sent of the last model
 AGAIN = "start the node again: it has what it had"
 
@@ -66,8 +67,7 @@ class Node:
             Action.WORK: work, Action.MODEL: work, Action.COUNTED: 32, Action.NOTED: 0, Action.REFUSAL: TEXT
         }  # fmt: skip
         self._assembler = Assembler({client: key}.get, lambda action: limits.get(action, -1))
-        self._path = folder / "memory.safetensors"
-        self.memory = self._load()
+        self.memory = remembered(plan, client, folder)
 
     def hello(self) -> list[bytes]:
         """What to say on every new connection, and again until something is heard: frames."""
@@ -161,33 +161,41 @@ class Node:
         there = {"kept": memory.kept, "pending": memory.pending}
         numbers = {
             "at": torch.tensor([memory.round, memory.attempt, *(there[name] is not None for name in there)]),
-            "of": _numbers(self._own),
+            "of": _numbers(_own(self.plan, self.client)),
             "asked": _numbers(memory.asked),
             "reply": _numbers(memory.reply),
         }
         data = to_bytes({name: kept for name, kept in there.items() if kept is not None} | numbers)
-        write_atomically(self._path, hashlib.sha256(data).digest() + data, go_on=AGAIN)
+        write_atomically(self.folder / MEMORY, hashlib.sha256(data).digest() + data, go_on=AGAIN)
         self.memory = memory
 
-    def _load(self) -> Memory:
-        if not self._path.exists():
-            return Memory()
-        whole = self._path.read_bytes()
-        if hashlib.sha256(whole[32:]).digest() != whole[:32]:
-            raise InputError(f"{self._path} is not what was written: put it back, or remove it to keep nothing")
-        tensors = from_bytes(whole[32:], str(self._path))
-        if _bytes(tensors["of"]) != self._own:
-            raise InputError(f"{self._path} is of another run, client or plan: give this node a folder of its own")
-        round, attempt, *there = tensors["at"].tolist()
-        kept, pending = (
-            fill(self.plan.kept, tensors, name) if is_there else None
-            for name, is_there in zip(("kept", "pending"), there, strict=True)
-        )
-        return Memory(kept, pending, round, attempt, _bytes(tensors["asked"]), _bytes(tensors["reply"]))
 
-    @property
-    def _own(self) -> bytes:
-        return self.plan.run + self.plan.fingerprint + self.client.to_bytes(4, "little")
+def remembered(plan: Plan, client: ClientId, folder: Path) -> Memory:
+    """What a node's folder remembers.
+
+    Raises:
+        InputError: it was altered, or is of another plan or client.
+    """
+    path = folder / MEMORY
+    if not path.exists():
+        return Memory()
+    whole = path.read_bytes()
+    if hashlib.sha256(whole[32:]).digest() != whole[:32]:
+        raise InputError(f"{path} is not what was written: put it back, or remove it to keep nothing")
+    tensors = from_bytes(whole[32:], str(path))
+    if _bytes(tensors["of"]) != _own(plan, client):
+        raise InputError(f"{path} is of another run, client or plan: give this node a folder of its own")
+    round, attempt, *there = tensors["at"].tolist()
+    kept, pending = (
+        fill(plan.kept, tensors, name) if is_there else None
+        for name, is_there in zip(("kept", "pending"), there, strict=True)
+    )
+    return Memory(kept, pending, round, attempt, _bytes(tensors["asked"]), _bytes(tensors["reply"]))
+
+
+def _own(plan: Plan, client: ClientId) -> bytes:
+    """Whose memory it is."""
+    return plan.run + plan.fingerprint + client.to_bytes(4, "little")
 
 
 def _numbers(data: bytes) -> Tensor:

@@ -86,7 +86,7 @@ class Plan:
     @cached_property
     def work(self) -> Mould:
         """What a node is sent: the model, and the digest of its letter that was counted last (zeros: none)."""
-        return Mould({"sent": self._sent, "counted": torch.zeros(32, dtype=torch.uint8)})
+        return Mould({"sent": self.sent, "counted": torch.zeros(32, dtype=torch.uint8)})
 
     @cached_property
     def message(self) -> Mould:
@@ -120,13 +120,14 @@ class Plan:
         return hashlib.sha256(json.dumps(self.parts).encode()).digest()
 
     @cached_property
-    def _sent(self) -> Tree:
+    def sent(self) -> Tree:
+        """What a client is sent, by its form."""
         return self.algorithm.send(self.start, 0)
 
     @cached_property
     def _first(self) -> tuple[Message, Tree]:
         with torch.no_grad():
-            return self.algorithm.client(self._sent, self.algorithm.remember(self._sent), self.example)
+            return self.algorithm.client(self.sent, self.algorithm.remember(self.sent), self.example)
 
 
 def refuse_weak(keys: Mapping[ClientId, bytes]) -> None:

@@ -6,6 +6,7 @@ by the same command: letters that it accepted it still has, the others it asks f
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,8 @@ class Server:
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
         self._addresses: dict[ClientId, Address] = {}
         self._held: set[ClientId] = set()  # clients that have the last model
+        self._sent: Counter[ClientId] = Counter()  # bytes to each client since this server was started
+        self._got: Counter[ClientId] = Counter()  # and from it, of letters
         self._remarks = 0  # on letters, in this round
         limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.HELD: 0}
         self._assembler = Assembler(self._keys.get, lambda action: limits.get(action, -1))
@@ -171,6 +174,7 @@ class Server:
             file.write(_metrics(made))
         self.journal.sweep(self.at.needed)
         self._tell(clients)
+        self.log("traffic", round=made["round"], sent=dict(self._sent), got=dict(self._got))
         refused = {int(c): why for c, why in made["refused"].items()}
         return Round(made["round"], self.state, clients, _info(made), refused=refused)
 
@@ -244,7 +248,9 @@ class Server:
         at, plan = self.at, self.plan
         letter = Letter(plan.run, at.round, at.attempt, client, action, plan.fingerprint, payload)
         answered = action in (Action.WORK, Action.MODEL)
-        self.transport.send(address, seal(letter, self._keys[client]), answered=answered)
+        frames = seal(letter, self._keys[client])
+        self._sent[client] += sum(map(len, frames))
+        self.transport.send(address, frames, answered=answered)
 
     def _take(self, address: Address, frame: bytes) -> None:
         """A frame from somewhere. Nothing that it holds can do more than be refused."""
@@ -254,6 +260,7 @@ class Server:
             return self._remark("frame refused", why=str(why))
         if letter is None:
             return None
+        self._got[letter.client] += len(letter.payload)
         try:
             return self._read(letter, address)
         except Refused as why:
@@ -271,6 +278,7 @@ class Server:
             self._welcome(letter.client)
         elif letter.action is Action.HELD:
             self._held.add(letter.client)
+            self._remark("held", client=letter.client)
         elif (letter.round, letter.attempt) != (self.at.round, self.at.attempt):
             self._late(letter)
         else:

@@ -3,6 +3,7 @@
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -49,7 +50,7 @@ def _write(directory: Path, agreement: Agreement, host: str, port: int) -> None:
     agreement.write(server)
     Place("server", f"{host}:{port}").write(server)
     keys.make_authority(server, agreement.name)
-    keys.make_certificate(server, [host, *(name for name in LOCALS if name != host)])
+    keys.make_certificate(server, _names(host))
     words = {"name": agreement.name, "host": host, "port": str(port), "members": " ".join(agreement.members)}
     for member in agreement.members:
         _write_node(directory / NODES / member, member, agreement, server, words)
@@ -72,3 +73,20 @@ def _write_node(folder: Path, member: str, agreement: Agreement, server: Path, w
 
 def _write_text(path: Path, text: str, words: Mapping[str, str]) -> None:
     write_atomically(path, Template((TEXTS / text).read_text()).substitute(words).encode())
+
+
+def renew_certificate(directory: Path, valid: timedelta) -> datetime:
+    """Make the server another certificate; until when it is good.
+
+    Raises:
+        InputError: the folder is no federation's.
+    """
+    server = directory / SERVER
+    host = Place.read(server).server.rpartition(":")[0]
+    keys.make_certificate(server, _names(host), valid=valid)
+    return keys.expiry(server)
+
+
+def _names(host: str) -> list[str]:
+    """By which the server is called: by members, and by its own processes."""
+    return [host, *(name for name in LOCALS if name != host)]

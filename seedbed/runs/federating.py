@@ -16,11 +16,12 @@ from typing import Any
 
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
-from seedbed.federation.node import Node
+from seedbed.federation.node import LAST, Node, remembered
 from seedbed.federation.server import Server
 from seedbed.federation.transport import Transport
 from seedbed.runs.agreement import Agreement
-from seedbed.stored import write_atomically
+from seedbed.stored import fill, from_bytes, write_atomically
+from seedbed.tree import Tree
 
 SERVER, NODES, RUN = "server", "nodes", "run"
 SECRETS, SECRET = "secrets", "secret.key"
@@ -79,6 +80,22 @@ def open_node(folder: Path, data: Path, *, client: str | None = None) -> Node:
     source, _ = agreement.own(place.member, data, client=client)
     number: ClientId = agreement.number(place.member)
     return Node(agreement.plan, number, source, read_secret(folder / SECRET), folder / RUN)
+
+
+def what_a_node_has(folder: Path) -> tuple[Tree, Tree | None]:
+    """What the server sent of the last model, and what the member's client has kept, or None.
+
+    Raises:
+        InputError: the rounds are not over yet.
+    """
+    agreement, place = Agreement.read(folder), Place.read(folder)
+    path, plan = folder / RUN / LAST, agreement.plan
+    if not path.exists():
+        raise InputError(
+            f"{folder} has no model yet: it gets it when all rounds are done (`seedbed join` waits for it)"
+        )
+    sent = fill(plan.sent, from_bytes(path.read_bytes(), str(path)), "sent")
+    return sent, remembered(plan, agreement.number(place.member), folder / RUN).kept
 
 
 def read_secret(path: Path) -> bytes:

@@ -1,21 +1,23 @@
 """A client's own model: grown from a trained start and a few examples, saved so that anybody can load it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import safe_open
 from torch import Tensor
 
 from seedbed import tree
 from seedbed.errors import InputError
-from seedbed.federated import NEWCOMER
+from seedbed.federated import NEWCOMER, Algorithm
+from seedbed.learning.finetuning import FineTuning
 from seedbed.models import Model, Several
 from seedbed.models.split import Split
+from seedbed.runs import hostile
 from seedbed.runs.directory import RunDirectory
-from seedbed.runs.experiment import Learner, Shape, built
+from seedbed.runs.experiment import AnyModel, Learner, Shape, built
 from seedbed.runs.settings import ModelSettings, settings_from
 from seedbed.runs.start import trained_start
 from seedbed.stored import from_bytes, to_bytes, write_atomically
@@ -23,6 +25,7 @@ from seedbed.tasks import readers
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches
 from seedbed.tasks.types import Batch
+from seedbed.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def personalise(
     """Adapt a run's start to a support set and write the model.
 
     Args:
+        directory: a run's, whose client is a newcomer; or a node's folder, whose client is its member.
         steps: adaptation steps; None: the algorithm's own, or those that validation clients liked best.
         query: labelled examples to score the model on.
         client: whose examples, where the files hold several clients'.
@@ -78,12 +82,8 @@ def personalise(
     """
     if out.exists():
         raise InputError(f"{out} exists: choose another --out")
-    run = RunDirectory.open(directory)
-    manifest = run.manifest
-    settings, shape = settings_from(manifest["settings"]), Shape.of(manifest["shape"])
-    learner = Learner(settings, shape)
-    trained = trained_start(run, learner)
-    encoding = manifest["data"]["encoding"]
+    start = _start(directory)
+    learner, shape, encoding = start.learner, start.learner.shape, start.encoding
     examples = readers.read_like(support, encoding, client=client)
     asked = None if query is None else readers.read_like(query, encoding, client=client)
     if asked is not None and asked.classes != examples.classes:
@@ -93,16 +93,17 @@ def personalise(
     ways = len(examples.classes)
     shots = max(1, len(examples.rows) // ways) if shape.episodic else len(examples.rows)
     algorithm = learner.algorithm(
-        trained.name,
-        trained.model,
-        options=trained.options,
-        finetuning=trained.finetuning_for(shots),
+        start.name,
+        start.model,
+        options=start.options,
+        finetuning=start.finetuning(shots),
         ways=ways or None,
         test_steps=steps,
     )
-    sent = algorithm.send(trained.state, NEWCOMER)
-    params = algorithm.personalise(sent, algorithm.remember(sent), tree.beside(_batch(examples), sent))
-    model, asked_model = trained.model, settings.model
+    sent = start.sent(algorithm)
+    kept = algorithm.remember(sent) if start.kept is None else start.kept
+    params = algorithm.personalise(sent, kept, tree.beside(_batch(examples), sent))
+    model, asked_model = start.model, learner.settings.model
     if isinstance(model, Several):
         word = model.meant(params)
         model, asked_model, params = model.models[word], asked_model.like(word), params[word]
@@ -113,7 +114,7 @@ def personalise(
         "split": json.dumps(isinstance(model.module, Split)),
         "inputs": json.dumps(shape.inputs),
         "classes": json.dumps(examples.classes),
-        "algorithm": settings.algorithm,
+        "algorithm": start.name,
         "targets": str(shape.targets),
     }
     write_atomically(out, to_bytes(whole, metadata))
@@ -121,6 +122,49 @@ def personalise(
     if asked is not None:
         scores["the query set"] = float(learner.metric(model)(whole, tree.beside(_batch(asked), whole)))
     return Made(out, len(examples.rows), examples.classes, scores, learner.metric_name)
+
+
+class _Start(NamedTuple):
+    """What a client adapts from."""
+
+    learner: Learner
+    encoding: dict[str, Any]
+    name: str
+    model: AnyModel
+    options: Mapping[str, Any]
+    finetuning: Callable[[int], FineTuning | None]  # by the number of shots
+    sent: Callable[[Algorithm], Tree]
+    kept: Tree | None = None  # what the client has kept; None: nothing, as a newcomer
+
+
+def _start(directory: Path) -> _Start:
+    """Of a run's directory: a newcomer's; of a node's folder: that of the member itself."""
+    if (directory / "node.json").exists():
+        return _of_node(directory)
+    run = RunDirectory.open(directory)
+    manifest = run.manifest
+    learner = Learner(settings_from(manifest["settings"]), Shape.of(manifest["shape"]))
+    trained = trained_start(run, learner)
+
+    def sent(algorithm: Algorithm) -> Tree:
+        return algorithm.send(trained.state, NEWCOMER)
+
+    encoding = manifest["data"]["encoding"]
+    return _Start(learner, encoding, trained.name, trained.model, trained.options, trained.finetuning_for, sent)
+
+
+def _of_node(folder: Path) -> _Start:
+    from seedbed.runs.agreement import Agreement  # here, for its extras: plain runs need none of them
+    from seedbed.runs.federating import what_a_node_has
+
+    agreement = Agreement.read(folder)
+    settings = agreement.settings
+    sent, kept = what_a_node_has(folder)
+    own = hostile.kept_by_the_algorithm(kept, settings) if kept is not None else None
+    return _Start(
+        agreement.learner, dict(agreement.encoding), settings.algorithm, agreement.model, settings.options,
+        lambda shots: None, lambda algorithm: sent, own,
+    )  # fmt: skip
 
 
 def _batch(population: Population) -> Batch:
