@@ -49,7 +49,7 @@ class Faulty:
         self._going: list[tuple[float, int, Address, bytes]] = []  # heaps by when it is due
         self._coming: list[tuple[float, int, Address, bytes]] = []
 
-    def send(self, address: Address, frames: Sequence[bytes], *, answered: bool = True) -> None:
+    def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         for frame in frames:
             self._suffer(self._going, address, frame)
         self._deliver()

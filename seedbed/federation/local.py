@@ -39,7 +39,7 @@ class Local:
         self._frames: queue.Queue[tuple[Address, bytes]] = queue.Queue(WAITING)
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def send(self, address: Address, frames: Sequence[bytes], *, answered: bool = True) -> None:
+    def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         peer = self._peers.get(address)
         try:
             for frame in frames if peer is not None else ():

@@ -24,6 +24,7 @@ from seedbed.tree import Tree
 from seedbed.wire import Action, Assembler, Letter, Refused, seal
 from seedbed.wire.frames import TEXT
 
+REFUSED = "refused by the server"  # an event of the log
 MEMORY = "memory.safetensors"
 LAST = "last.safetensors"  # what the server sent of the last model
 AGAIN = "start the node again: it has what it had"
@@ -81,7 +82,7 @@ class Node:
         except Refused as why:
             self.log("frame refused", why=str(why))
             return []
-        if letter is None or letter.run != self.plan.run:
+        if letter is None or (letter.run != self.plan.run and letter.action is not Action.REFUSAL):
             return []
         try:
             return self._read(letter)
@@ -97,7 +98,7 @@ class Node:
         if letter.action is Action.COUNTED:
             self._remember(self._settled(letter.payload))
         if letter.action is Action.REFUSAL:
-            self.log("refused by the server", round=letter.round, why=letter.note)
+            self.log(REFUSED, round=letter.round, why=letter.note)
         return []
 
     def _finish(self, letter: Letter) -> list[bytes]:

@@ -30,6 +30,8 @@ from seedbed.stored import fill, from_bytes, to_bytes, write_atomically, writing
 from seedbed.wire import Action, Assembler, Letter, Refused, seal
 from seedbed.wire.frames import IDENTITY, TEXT
 
+OTHER_RUN = "this is another run's letter: this server holds another one"
+OTHERWISE = "this client was set up otherwise"  # these two a node cannot mend by going on
 REMARKS = 1000  # on letters in the log, a round
 LEAST = 3  # aggregates that the divergence guard must have seen before it speaks
 
@@ -247,10 +249,10 @@ class Server:
     def _send_to(self, address: Address, client: ClientId, action: Action, payload: bytes) -> None:
         at, plan = self.at, self.plan
         letter = Letter(plan.run, at.round, at.attempt, client, action, plan.fingerprint, payload)
-        answered = action in (Action.WORK, Action.MODEL)
+        urgent = action in (Action.WORK, Action.MODEL, Action.REFUSAL)
         frames = seal(letter, self._keys[client])
         self._sent[client] += sum(map(len, frames))
-        self.transport.send(address, frames, answered=answered)
+        self.transport.send(address, frames, urgent=urgent)
 
     def _take(self, address: Address, frame: bytes) -> None:
         """A frame from somewhere. Nothing that it holds can do more than be refused."""
@@ -270,9 +272,9 @@ class Server:
 
     def _read(self, letter: Letter, address: Address) -> None:
         if letter.run != self.plan.run:
-            raise Refused("this is another run's letter: this server holds another one")
+            raise Refused(OTHER_RUN)
         if letter.schema != self.plan.fingerprint:
-            raise Refused(f"client {letter.client} was set up otherwise: {self._unlike(letter)}")
+            raise Refused(f"{OTHERWISE}: {self._unlike(letter)}")
         self._addresses[letter.client] = address
         if letter.action is Action.HELLO:
             self._welcome(letter.client)

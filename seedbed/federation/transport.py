@@ -16,12 +16,12 @@ Address = Hashable  # where a node can be written to; the server learns whose it
 class Transport(Protocol):
     """What the server half needs."""
 
-    def send(self, address: Address, frames: Sequence[bytes], *, answered: bool = True) -> None:
+    def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         """Send a letter's frames; a node that is gone is no error.
 
         Args:
-            answered: an answer is waited for. Where a letter costs much by itself, one that needs none may be left
-                until it can go along with one that does, or be dropped.
+            urgent: it must get there. Where a letter costs much by itself, one that is not may be dropped: what it
+                says is said again with the next that is.
         """
         ...
 
@@ -47,7 +47,7 @@ class InProcess:
         self._heard: set[Address] = set()  # nodes that were written to, and so need not say hello again
         self._now = 0.0
 
-    def send(self, address: Address, frames: Sequence[bytes], *, answered: bool = True) -> None:
+    def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         node = self.nodes.get(address)
         if node is not None:
             self._heard.add(address)

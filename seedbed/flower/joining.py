@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from seedbed.errors import InputError
+from seedbed.federation.node import REFUSED
+from seedbed.federation.server import OTHER_RUN, OTHERWISE
 from seedbed.flower.doorway import Doorway
 from seedbed.flower.executor import SOCKET
 from seedbed.flower.keys import CA, NODE_KEY
@@ -78,6 +80,8 @@ def _wait(flower: Child, door: Doorway, tail: Tail, said: Callable[[str], object
                 return False
             raise InputError(f"Flower's node ended: {why} (all of it: {flower.log})")
         for record in tail.records():
+            if record["event"] == REFUSED and record["why"].startswith((OTHER_RUN, OTHERWISE)):
+                raise InputError(f"the server turns this node away: {record['why']}")
             if line := spoken_by_node(record):
                 said(line)
             if record["event"] == "finished":

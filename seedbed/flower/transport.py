@@ -1,8 +1,8 @@
 """The server half's transport over Flower's `Grid`: letters become messages, one at a time to each node.
 
-Each message starts a process on the node's machine, so that letters cost seconds: those that no answer is waited for
-are not sent (a node is told what was counted with the next work), and a letter that a node has not answered yet is not
-sent again while Flower still carries it.
+Each message starts a process on the node's machine, so that letters cost seconds: those that are not urgent are not
+sent (a node is told what was counted with the next work), and a letter that a node has not answered yet is not sent
+again while Flower still carries it.
 """
 
 import time
@@ -40,10 +40,10 @@ class FlowerTransport:
         self._come: deque[tuple[Address, bytes]] = deque()
         self._looked = float("-inf")
 
-    def send(self, address: Address, frames: Sequence[bytes], *, answered: bool = True) -> None:
+    def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         asked = tuple(frames)
         on_its_way = any(a.node == address and a.frames == asked for a in self._asked.values())
-        if answered and not on_its_way:
+        if urgent and not on_its_way:
             assert isinstance(address, int)
             self._push(address, LETTER, asked)
 

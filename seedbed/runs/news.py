@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seedbed.federation.node import REFUSED
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import RUN, SERVER
 
@@ -98,7 +99,7 @@ def spoken_by_node(record: Mapping[str, Any]) -> str | None:
         return f"round {record['round']}: worked"
     if event == "finished":
         return "all rounds are done, and the model is here"
-    if event in ("work failed", "letter refused", "refused by the server", "frame refused"):
+    if event in ("work failed", "letter refused", REFUSED, "frame refused"):
         return f"{event}: {record['why']}"
     return None
 

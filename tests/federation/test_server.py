@@ -109,8 +109,8 @@ def test_a_node_set_up_otherwise_is_told_what_differs(disk: Path) -> None:
     server.close()
     assert list(rounds[0].clients) == [2, 3, 4]
     why = {e["client"]: str(e["why"]) for e in events(disk, "letter refused")}
-    assert why[0] == "client 0 was set up otherwise: settings differs; give both sides the same settings"
-    assert why[1].startswith("client 1 was set up otherwise: settings, what is sent, what is answered differs")
+    assert why[0] == "this client was set up otherwise: settings differs; give both sides the same settings"
+    assert why[1].startswith("this client was set up otherwise: settings, what is sent, what is answered differs")
     assert mixed[0].memory.round == 0
 
 
