@@ -69,14 +69,14 @@ def serve(
         )
     port = port or int(place.server.rpartition(":")[2])
     said(f"{agreement.name}: {agreement.settings.algorithm} with {', '.join(agreement.members)} on port {port}")
-    with _superlink(directory, listen, port) as (link, env):
+    with superlink(directory, listen, port) as (link, env):
         said("Flower's server runs; members are let in by their keys")
         _register(folder, env)
         _keep_going(directory, link, env, said)
 
 
 @contextmanager
-def _superlink(directory: Path, listen: str, port: int) -> Iterator[tuple[Child, dict[str, str]]]:
+def superlink(directory: Path, listen: str, port: int) -> Iterator[tuple[Child, dict[str, str]]]:
     """Flower's server, ready to be spoken to."""
     folder = (directory / SERVER).resolve()
     home = folder / FLOWER

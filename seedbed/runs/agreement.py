@@ -30,7 +30,7 @@ from seedbed.runs.settings import Settings, settings_from
 from seedbed.stored import write_atomically
 from seedbed.tasks import readers
 from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled
+from seedbed.tasks.sampling import Sampled, Sampler
 from seedbed.tasks.types import Task
 
 FILE = "agreement.json"
@@ -43,7 +43,6 @@ ELSEWHERE = {  # sections and settings that a real federation cannot follow, and
     "attack": "it is for simulations",
     "privacy": "accounting for it needs cohorts that are drawn and all answer; that runs in simulation alone so far",
     "secure": "masks run in simulation alone so far",
-    "schedule": "its rounds are its own",
 }
 LOCAL = ("data", "root", "engine", "workers", "device", "audit", "evaluation", "rival", "federation", "reader")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -218,12 +217,13 @@ class Agreement:
         train, held_out = rows, None
         if not self.shape.episodic and settings.hold_out:
             train, held_out = rows.hold_out(settings.hold_out, seed=settings.seed, first=number)
-        source = Sampled(train, self._sampler, seed=settings.seed, first=number)
+        source = Sampled(train, self.sampler, seed=settings.seed, first=number)
         source.draw(number, 0)  # who is too small is told so now
         return source, held_out
 
     @property
-    def _sampler(self) -> Any:
+    def sampler(self) -> Sampler:
+        """How a member's tasks are drawn from its rows."""
         return self.learner.sampler(catalogue.entry(self.settings.algorithm).items_for(self.settings.options))
 
     @cached_property
@@ -241,7 +241,7 @@ class Agreement:
         rows = Population.from_arrays(
             torch.zeros(n, *shape.inputs), y, ["nobody"] * n, classes=names, episodic=shape.episodic
         )
-        made: Task = tree.index(Sampled(rows, self._sampler, seed=self.settings.seed).tasks([0], 0), 0)
+        made: Task = tree.index(Sampled(rows, self.sampler, seed=self.settings.seed).tasks([0], 0), 0)
         return made
 
 
@@ -257,17 +257,17 @@ def _refuse_names(members: Sequence[str]) -> None:
 
 
 def _refuse_elsewhere(settings: Settings, entry: catalogue.Entry, schedule: Literal["synchronous", "gossip"]) -> None:
-    usual = Settings()
-    for name, why in ELSEWHERE.items():
-        if name != "schedule" and getattr(settings, name) != getattr(usual, name):
-            raise InputError(f"{name} cannot be used in a real federation: {why}; leave it out")
     name = settings.algorithm
-    if schedule not in entry.rounds or entry.pooled:
-        kind = "with a server" if schedule == "synchronous" else "between peers"
-        raise InputError(f"{name} does not run {kind}: `seedbed algorithms {name}` says how it does")
     for what in ("public", "teacher", "assign"):
         if entry.takes(what):
             raise InputError(f"{name} needs what no member of a real federation has ({what}): it runs in simulation")
+    if schedule not in entry.rounds or entry.pooled:
+        kind = "with a server" if schedule == "synchronous" else "between peers"
+        raise InputError(f"{name} does not run {kind}: `seedbed algorithms {name}` says how it does")
+    usual = Settings()
+    for section, why in ELSEWHERE.items():
+        if getattr(settings, section) != getattr(usual, section):
+            raise InputError(f"{section} cannot be used in a real federation: {why}; leave it out")
 
 
 def _as_own(like: str, settings: Settings) -> dict[str, Any]:

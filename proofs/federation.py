@@ -1,0 +1,300 @@
+"""Four hospitals over Flower: TLS, registered keys, refusals, kills; as simulated, bit for bit (about 15 minutes)
+
+python proofs/federation.py                  all parts
+python proofs/federation.py path kills       some of: path, refusals, kills, node
+"""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import seedbed as sb
+from seedbed import tree
+from seedbed.errors import InputError
+from seedbed.flower import keys
+from seedbed.flower.processes import Child, command, environment
+from seedbed.flower.serving import superlink
+from seedbed.runs.agreement import Agreement
+from seedbed.runs.federating import open_node
+from seedbed.stored import from_bytes
+from seedbed.tasks import readers
+
+SEEDBED = [sys.executable, "-m", "seedbed"]
+HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
+COLUMNS = ["age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak"]
+PATIENCE = 900.0  # seconds for a federation
+
+
+def hospitals(folder: Path) -> dict[str, Path]:
+    """A CSV file each, of the patients without missing values."""
+    source, files = readers.data_root() / "heart_disease", {}
+    for name in HOSPITALS:
+        path = source / f"processed.{name}.data"
+        if not path.exists():
+            raise InputError(
+                f"{path} is not there: `seedbed data get heart_disease` fetches it; say where by SEEDBED_DATA"
+            )
+        rows = pd.read_csv(path, header=None, na_values="?")
+        table = rows[range(10)].set_axis(COLUMNS, axis=1).assign(ill=(rows[13] > 0).map({True: "yes", False: "no"}))
+        files[name] = folder / f"{name}.csv"
+        table.dropna().to_csv(files[name], index=False)
+    return files
+
+
+def founded(folder: Path, files: dict[str, Path], *words: str) -> tuple[Path, int]:
+    """By the command, on a port that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    directory = folder / "federation"
+    ran(["federation", "init", str(directory), "--nodes", *files, "--like", str(files["va"]), "--port", str(port),
+         "--set", "reader.target=ill", *words])  # fmt: skip
+    return directory, port
+
+
+def ran(words: list[str]) -> str:
+    done = subprocess.run([*SEEDBED, *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if done.returncode:
+        raise RuntimeError(f"seedbed {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Running:
+    """A command at work, with what it says in a file."""
+
+    def __init__(self, words: list[str], log: Path):
+        self.log = log
+        with open(log, "ab") as file:
+            self.process = subprocess.Popen([*SEEDBED, *words], stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        return self.process.wait(seconds)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def serving(directory: Path) -> Running:
+    return Running(["serve", str(directory), "--listen", "127.0.0.1"], directory.parent / "serve.log")
+
+
+def joining(directory: Path, name: str, data: Path) -> Running:
+    return Running(["join", str(directory / "nodes" / name), "--data", str(data)], directory.parent / f"{name}.log")
+
+
+@contextmanager
+def joined(directory: Path, files: dict[str, Path]) -> Iterator[dict[str, Running]]:
+    nodes = {name: joining(directory, name, data) for name, data in files.items()}
+    try:
+        yield nodes
+    finally:
+        for node in nodes.values():
+            if node.process.poll() is None:
+                node.process.terminate()
+                node.wait(60)
+
+
+def simulated(folder: Path, files: dict[str, Path], directory: Path) -> tuple[sb.ServerState, sb.ServerState]:
+    """All rows in one table, by the ordinary reader and rounds: in whole numbers as the server adds up, and in floats."""
+    agreement = Agreement.read(directory / "server")
+    whole = pd.concat([pd.read_csv(path).assign(hospital=name) for name, path in files.items()])
+    whole.to_csv(folder / "all.csv", index=False)
+    population = readers.read(str(folder / "all.csv"), target="ill", client="hospital", standardise="own")
+    seed = agreement.settings.seed
+    train, _ = population.hold_out(agreement.settings.hold_out, seed=seed)
+    source = sb.Sampled(train, agreement.sampler, seed=seed)
+    states = []
+    for reduce in (agreement.terms.reduce(agreement.algorithm), agreement.algorithm.reduce):
+        algorithm = replace(agreement.algorithm, reduce=reduce)
+        schedule = sb.synchronous(algorithm, sb.OneByOne(source), algorithm.init(agreement.model.params), seed=seed)
+        states.append([next(schedule) for _ in range(agreement.settings.rounds or 0)][-1].state)
+    return states[0], states[1]
+
+
+def trained(directory: Path) -> dict[str, torch.Tensor]:
+    path = directory / "server" / "run" / "model.safetensors"
+    return {n.removeprefix("params."): v for n, v in from_bytes(path.read_bytes(), str(path)).items()}
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+# ---- the parts ------------------------------------------------------------------------------------------------------
+
+
+def path(folder: Path) -> bool:
+    """The guide's path: 15 rounds of FedAvg and of Per-FedAvg, then every member adapts."""
+    good = True
+    for name in ("fedavg", "per_fedavg"):
+        here = folder / name
+        here.mkdir()
+        files, begun = hospitals(here), time.monotonic()
+        directory, _ = founded(here, files, "--algorithm", name, "--rounds", "15")
+        with joined(directory, files) as nodes:
+            codes = [serving(directory).wait(), *(node.wait() for node in nodes.values())]
+        took = time.monotonic() - begun
+        whole, floats = simulated(here, files, directory)
+        ours = trained(directory)
+        off = max(float((ours[n] - v).abs().max()) for n, v in floats.params.items())
+        scores = []
+        for member, data in files.items():
+            own = here / f"{member}.safetensors"
+            said = ran(["adapt", str(directory / "nodes" / member), "--support", str(data), "--query", str(data),
+                        "--out", str(own)])  # fmt: skip
+            scores.append(f"{member} {said.rsplit(maxsplit=1)[-1]}")
+        equal = same(ours, dict(whole.params))
+        print(f"path: {name}, 15 rounds in {took:.0f} s: as simulated {'bit for bit' if equal else 'NOT'}, "
+              f"{off:.1e} off sums in floats; own models right on their rows: {', '.join(scores)}")  # fmt: skip
+        good &= equal and off <= 1e-6 and not any(codes)
+    return good
+
+
+def refusals(folder: Path) -> bool:
+    """An unregistered key, an expired certificate, a plaintext client, a node of another run."""
+    files = hospitals(folder)
+    directory, port = founded(folder, files, "--rounds", "2", "--set", "federation.deadline=20")
+    (folder / "other").mkdir()
+    other, _ = founded(folder / "other", files, "--rounds", "2", "--set", "seed=1")
+    refused = {}
+    with superlink(directory, "127.0.0.1", port) as (link, _):
+        quiet = environment(folder / "plain", {})
+        words = ["--insecure", "--superlink", f"localhost:{port}", "--port", "0", "--max-retries", "1"]
+        done = subprocess.run([command("flower-supernode"), *words], env=quiet, capture_output=True, text=True,
+                              timeout=120, check=False)  # fmt: skip
+        refused["a plaintext client"] = done.returncode != 0 and "Activated" not in link.said
+        stranger = joining(directory, "va", files["va"])  # no key is registered: the server half was never started
+        refused["an unregistered key"] = stranger.wait(120) == 2 and "Activated" not in link.said
+        print("  unregistered:", stranger.said.strip().splitlines()[-1])
+    keys.make_certificate(directory / "server", ["localhost", "127.0.0.1"], valid=timedelta(days=-1))
+    ends = ran_out(["serve", str(directory)])
+    print("  expired, the server:", ends)
+    with expired(directory, port) as link:
+        node = joining(directory, "va", files["va"])
+        time.sleep(25)
+        refused["an expired certificate"] = "expired" in ends and "Activated" not in link.said
+        node.process.terminate()
+        node.wait(60)
+    print("  expired, a node:", node.said.strip().splitlines()[-1])
+    keys.make_certificate(directory / "server", ["localhost", "127.0.0.1"])
+    stray = directory / "nodes" / "va"  # keys of this federation, settings of another
+    shutil.copyfile(other / "nodes" / "va" / "agreement.json", stray / "agreement.json")
+    server, node = serving(directory), joining(directory, "va", files["va"])
+    refused["a node of another run"] = node.wait(120) == 2 and "another run" in node.said
+    print("  another run:", node.said.strip().splitlines()[-1])
+    server.process.terminate()
+    server.wait(60)
+    for what, is_so in refused.items():
+        print(f"refusals: {what}: {'refused' if is_so else 'NOT REFUSED'}")
+    print(f"refusals: {sum(refused.values())} of {len(refused)}")
+    return all(refused.values())
+
+
+def ran_out(words: list[str]) -> str:
+    done = subprocess.run([*SEEDBED, *words], capture_output=True, text=True, timeout=120, check=False)
+    return done.stderr.strip() if done.returncode == 2 else f"it ended with {done.returncode}"
+
+
+@contextmanager
+def expired(directory: Path, port: int) -> Iterator[Child]:
+    """Flower's server behind an expired certificate, which `seedbed serve` would not start."""
+    folder = directory / "server"
+    home = folder / "expired"
+    words = ["--ssl-ca-certfile", str(folder / keys.CA), "--ssl-certfile", str(folder / keys.CERTIFICATE)]
+    words += ["--ssl-keyfile", str(folder / keys.KEY), "--enable-supernode-auth", "--host", "127.0.0.1"]
+    child = Child([command("flower-superlink"), *words, "--port", str(port)], environment(home, {}), home / "log")
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+def kills(folder: Path, times: int = 4) -> bool:
+    """The server, all of its processes, by SIGKILL at random instants; the same command again."""
+    files, draw = hospitals(folder), random.Random(0)
+    directory, _ = founded(folder, files, "--algorithm", "per_fedavg", "--rounds", "8")
+    killed = []
+    with joined(directory, files) as nodes:
+        for _ in range(times):
+            server = serving(directory)
+            begun, instant = time.monotonic(), draw.uniform(5, 45)
+            while time.monotonic() < begun + instant and server.process.poll() is None:
+                time.sleep(0.05)
+            if server.process.poll() is None:
+                killed.append(kill_all(directory))
+                server.wait()
+        codes = [serving(directory).wait(), *(node.wait() for node in nodes.values())]
+    whole, _ = simulated(folder, files, directory)
+    equal = same(trained(directory), dict(whole.params))
+    print(f"kills: {len(killed)} times the server's {min(killed, default=0)} to {max(killed, default=0)} processes were "
+          f"killed: the model is {'the same, bit for bit' if equal else 'ANOTHER'}")  # fmt: skip
+    return equal and len(killed) >= 3 and not any(codes)
+
+
+def kill_all(directory: Path) -> int:
+    """Every process of the server, at once: those that have its folder in their words or their environment."""
+    mark, found = str((directory / "server").resolve()).encode(), []
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit() and int(place.name) != os.getpid():
+            try:
+                about = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+            except OSError:
+                continue
+            if mark in about or (b"serve\0" + str(directory).encode()) in about:
+                found.append(int(place.name))
+    for process in found:
+        os.kill(process, signal.SIGKILL)
+    return len(found)
+
+
+def node(folder: Path) -> bool:
+    """A member's node by SIGKILL in the middle of a round's work; the same command again."""
+    files = hospitals(folder)
+    directory, _ = founded(folder, files, "--algorithm", "scaffold", "--rounds", "6")
+    with joined(directory, files) as nodes:
+        server = serving(directory)
+        for round in (2, 4):
+            while f"round {round}: done" not in server.said and server.process.poll() is None:
+                time.sleep(0.2)
+            time.sleep(2)
+            nodes["va"].process.kill()
+            nodes["va"].wait()
+            nodes["va"] = joining(directory, "va", files["va"])
+        codes = [server.wait(), *(node.wait() for node in nodes.values())]
+    whole, _ = simulated(folder, files, directory)
+    kept = open_node(directory / "nodes" / "va", files["va"]).memory.kept
+    equal = same(trained(directory), dict(whole.params))
+    print(f"node: killed twice, its memory of {len(tree.leaves(kept))} tensors is there; the model is "
+          f"{'the same, bit for bit' if equal else 'ANOTHER'}")  # fmt: skip
+    return equal and bool(tree.leaves(kept)) and not any(codes)
+
+
+PARTS: dict[str, Callable[[Path], bool]] = {"path": path, "refusals": refusals, "kills": kills, "node": node}
+
+
+def main() -> int:
+    good = True
+    for name in sys.argv[1:] or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            good &= PARTS[name](Path(folder))
+    print("all of it holds" if good else "it does NOT hold")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
