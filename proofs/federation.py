@@ -110,7 +110,7 @@ def joined(directory: Path, files: dict[str, Path]) -> Iterator[dict[str, Runnin
 
 
 def simulated(folder: Path, files: dict[str, Path], directory: Path) -> tuple[sb.ServerState, sb.ServerState]:
-    """All rows in one table, by the ordinary reader and rounds: in whole numbers as the server adds up, and in floats."""
+    """All rows in one table, by the ordinary reader and rounds: in whole numbers as a server adds, and in floats."""
     agreement = Agreement.read(directory / "server")
     whole = pd.concat([pd.read_csv(path).assign(hospital=name) for name, path in files.items()])
     whole.to_csv(folder / "all.csv", index=False)
@@ -179,7 +179,7 @@ def refusals(folder: Path) -> bool:
                               timeout=120, check=False)  # fmt: skip
         refused["a plaintext client"] = done.returncode != 0 and "Activated" not in link.said
         stranger = joining(directory, "va", files["va"])  # no key is registered: the server half was never started
-        refused["an unregistered key"] = stranger.wait(120) == 2 and "Activated" not in link.said
+        refused["an unregistered key"] = stranger.wait(240) == 2 and "Activated" not in link.said
         print("  unregistered:", stranger.said.strip().splitlines()[-1])
     keys.make_certificate(directory / "server", ["localhost", "127.0.0.1"], valid=timedelta(days=-1))
     ends = ran_out(["serve", str(directory)])
@@ -241,8 +241,8 @@ def kills(folder: Path, times: int = 4) -> bool:
         codes = [serving(directory).wait(), *(node.wait() for node in nodes.values())]
     whole, _ = simulated(folder, files, directory)
     equal = same(trained(directory), dict(whole.params))
-    print(f"kills: {len(killed)} times the server's {min(killed, default=0)} to {max(killed, default=0)} processes were "
-          f"killed: the model is {'the same, bit for bit' if equal else 'ANOTHER'}")  # fmt: skip
+    print(f"kills: {len(killed)} times the server's processes ({min(killed, default=0)} to {max(killed, default=0)} of "
+          f"them) were killed: the model is {'the same, bit for bit' if equal else 'ANOTHER'}")  # fmt: skip
     return equal and len(killed) >= 3 and not any(codes)
 
 

@@ -5,7 +5,6 @@ can be changed, left out or moved unseen. A line counts once it is flushed to di
 crash can tear the last line alone, which then never was; damage elsewhere is refused by name.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seedbed.errors import InputError
-from seedbed.stored import settle_folder, write_atomically, writing
+from seedbed.stored import locked, settle_folder, write_atomically, writing
 
 Record = Mapping[str, Any]
 START = "0" * 64  # the chain before the first line
@@ -36,7 +35,7 @@ class Journal:
         self._file, self._chain = -1, START
         with writing(folder, go_on=AGAIN):
             (folder / "objects").mkdir(parents=True, exist_ok=True)
-            self._open = [_locked(folder / "lock")]
+            self._open = [locked(folder / "lock", "server")]
             try:
                 self._recover()
             except BaseException:
@@ -150,13 +149,3 @@ def _write(file: int, data: bytes) -> None:
     """All of it: a system may take less at once."""
     while data:
         data = data[os.write(file, data) :]
-
-
-def _locked(path: Path) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(file)
-        raise InputError(f"{path.parent} is held by another server: stop that one, or choose another place") from error
-    return file

@@ -1,5 +1,6 @@
 """`seedbed join`: a member's node half, and Flower's SuperNode, which brings it letters."""
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from seedbed.flower.keys import CA, NODE_KEY
 from seedbed.flower.processes import FLOWER, Child, clientapp, command, environment
 from seedbed.runs.federating import RUN, Place, open_node
 from seedbed.runs.news import LOG, Tail, spoken_by_node
+from seedbed.stored import locked
 
 WAIT = 0.5  # seconds between looks
 AGAIN = 5.0  # seconds before Flower's node is started again
+KNOCKS = 150.0  # seconds after which one that is not let in gives up
 LINGER = 30.0  # seconds that the last answer may take to leave
 SENT = "Sent successfully"  # what the SuperNode says of an answer
-PASSES = "[code: 2004]"  # the server believes for a while that a node that was killed is still there
+CLOSED = "[code: 2004]"  # a key that is not known, or of a node that, as the server believes for a while, is there
 
 
 def join(folder: Path, data: Path, *, client: str | None = None, said: Callable[[str], object] = print) -> None:
@@ -36,13 +39,22 @@ def join(folder: Path, data: Path, *, client: str | None = None, said: Callable[
     folder = folder.resolve()
     place, tail = Place.read(folder), Tail(folder / RUN / LOG)
     node = open_node(folder, data, client=client)
-    door = Doorway(node)
+    lock, door = locked(folder / RUN / "lock", "node"), Doorway(node)
     said(f"{place.member}: {data} is ready; waiting for the server at {place.server}")
+    since = 0.0
     try:
         while not _linked(folder, place, door, tail, said):
+            since = since or time.monotonic()
+            if time.monotonic() > since + KNOCKS:
+                raise InputError(
+                    f"{place.server} does not let this node in: its key is not registered there, or another process "
+                    f"has it; copy the folder from the coordinator again, or stop the other"
+                )
+            said("not let in yet: the server may still believe in a process that was killed; knocking again")
             time.sleep(AGAIN)
     finally:
         door.close()
+        os.close(lock)
 
 
 def _linked(folder: Path, place: Place, door: Doorway, tail: Tail, said: Callable[[str], object]) -> bool:
@@ -76,7 +88,7 @@ def _wait(flower: Child, door: Doorway, tail: Tail, said: Callable[[str], object
             raise InputError(f"the node stopped: {door.failed}") from door.failed
         if flower.ended:
             why = _reason(flower.said)
-            if PASSES in why:
+            if CLOSED in why:
                 return False
             raise InputError(f"Flower's node ended: {why} (all of it: {flower.log})")
         for record in tail.records():

@@ -13,12 +13,8 @@ from seedbed.errors import InputError
 from seedbed.flower import executor
 from seedbed.stored import writing
 
-QUIET = {  # no telemetry, no look for updates, and no waiting for a process that is ready to start
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-    "OMP_NUM_THREADS": "1",
-}
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+QUICK = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1", "OMP_NUM_THREADS": "1"}  # unless the environment says otherwise
 OTHERS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-simulation", "flwr-serverapp", "flwr-clientapp")
 # A child that dies with its parent, even by SIGKILL; where the system cannot do that, when it is next stopped.
 UNTIL_PARENT = """
@@ -64,7 +60,7 @@ def environment(home: Path, own: Mapping[str, Sequence[str]], more: Mapping[str,
             script.chmod(0o700)
     beside = str(Path(sys.executable).parent)
     path = os.pathsep.join([str(programs), beside, os.environ.get("PATH", os.defpath)])
-    return {**os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path, **more}
+    return {**QUICK, **os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path, **more}
 
 
 def clientapp() -> list[str]:
