@@ -1,7 +1,7 @@
 """Four hospitals over Flower: TLS, registered keys, refusals, kills; as simulated, bit for bit (about 15 minutes)
 
 python proofs/federation.py                  all parts
-python proofs/federation.py path kills       some of: path, refusals, kills, node
+python proofs/federation.py path kills       some of: path, refusals, kills, node, proxy
 """
 
 import os
@@ -9,15 +9,19 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -57,13 +61,17 @@ def hospitals(folder: Path) -> dict[str, Path]:
 
 def founded(folder: Path, files: dict[str, Path], *words: str) -> tuple[Path, int]:
     """By the command, on a port that is free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    directory = folder / "federation"
+    port, directory = free_port(), folder / "federation"
     ran(["federation", "init", str(directory), "--nodes", *files, "--like", str(files["va"]), "--port", str(port),
          "--set", "reader.target=ill", *words])  # fmt: skip
     return directory, port
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def ran(words: list[str]) -> str:
@@ -76,10 +84,13 @@ def ran(words: list[str]) -> str:
 class Running:
     """A command at work, with what it says in a file."""
 
+    all: ClassVar[list["Running"]] = []
+
     def __init__(self, words: list[str], log: Path):
         self.log = log
         with open(log, "ab") as file:
             self.process = subprocess.Popen([*SEEDBED, *words], stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+        Running.all.append(self)
 
     def wait(self, seconds: float = PATIENCE) -> int:
         return self.process.wait(seconds)
@@ -284,14 +295,64 @@ def node(folder: Path) -> bool:
     return equal and bool(tree.leaves(kept)) and not any(codes)
 
 
-PARTS: dict[str, Callable[[Path], bool]] = {"path": path, "refusals": refusals, "kills": kills, "node": node}
+def proxy(folder: Path) -> bool:
+    """Members through nginx, by the file that `init` wrote; Flower's control API is not to be reached that way."""
+    nginx = shutil.which("nginx")
+    if nginx is None:
+        print("proxy: nginx is not installed: NOT TRIED")
+        return True
+    files = hospitals(folder)
+    directory, port = founded(folder, files, "--rounds", "2")
+    inner = free_port()
+    part = (directory / "proxy.conf").read_text()
+    for name in (keys.CA, keys.CERTIFICATE, keys.KEY):
+        part = part.replace(f"/etc/seedbed/{name}", str(directory / "server" / name))
+    whole = folder / "nginx.conf"
+    own = f"daemon off; pid {folder}/pid; error_log {folder}/nginx.log; events {{}}"
+    whole.write_text(f"{own} http {{ access_log off; {part.replace(':8000', f':{inner}')} }}")
+    words = ["serve", str(directory), "--listen", "127.0.0.1", "--port", str(inner)]
+    server = Running(words, folder / "serve.log")
+    door = subprocess.Popen([nginx, "-c", str(whole)], stdin=subprocess.DEVNULL)
+    trusted = ssl.create_default_context(cafile=str(directory / "server" / keys.CA))
+    try:
+        with joined(directory, files) as nodes:
+            codes = [server.wait(300), *(node.wait() for node in nodes.values())]
+        try:
+            urllib.request.urlopen(f"https://localhost:{port}/v1/control/list-runs", b"", context=trusted)
+            closed = False
+        except urllib.error.HTTPError as error:
+            closed = error.code == 403
+    finally:
+        door.terminate()
+        door.wait()
+        if server.process.poll() is None:
+            server.process.terminate()
+    whole_model, _ = simulated(folder, files, directory)
+    equal = not any(codes) and same(trained(directory), dict(whole_model.params))
+    print(f"proxy: the model through nginx is {'the same' if equal else 'ANOTHER'}; the control API is "
+          f"{'closed' if closed else 'OPEN'}")  # fmt: skip
+    return equal and closed
+
+
+PARTS: dict[str, Callable[[Path], bool]] = {
+    "path": path,
+    "refusals": refusals,
+    "kills": kills,
+    "node": node,
+    "proxy": proxy,
+}
 
 
 def main() -> int:
     good = True
     for name in sys.argv[1:] or PARTS:
         with tempfile.TemporaryDirectory() as folder:
-            good &= PARTS[name](Path(folder))
+            try:
+                good &= PARTS[name](Path(folder))
+            finally:
+                for running in Running.all:
+                    running.process.terminate()
+                    running.wait(60)
     print("all of it holds" if good else "it does NOT hold")
     return 0 if good else 1
 

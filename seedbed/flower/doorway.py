@@ -22,9 +22,10 @@ class Doorway:
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(str(self.path))
         self._listening.listen()
+        self.answered = 0  # letters, and questions who is here
+        self.failed: BaseException | None = None  # why it answers no more
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        self.failed: BaseException | None = None  # why it answers no more
 
     def close(self) -> None:
         with suppress(OSError):
@@ -47,4 +48,5 @@ class Doorway:
                 except BaseException as why:  # the disk is full, say: the command ends with this reason
                     self.failed = why
                     return
+                self.answered += 1
                 send_all(peer, answers)

@@ -19,10 +19,12 @@ from seedbed.stored import locked
 
 WAIT = 0.5  # seconds between looks
 AGAIN = 5.0  # seconds before Flower's node is started again
-KNOCKS = 150.0  # seconds after which one that is not let in gives up
+KNOCKS = 12  # times, some ten seconds each, after which one that is not let in gives up
 LINGER = 30.0  # seconds that the last answer may take to leave
 SENT = "Sent successfully"  # what the SuperNode says of an answer
 CLOSED = "[code: 2004]"  # a key that is not known, or of a node that, as the server believes for a while, is there
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+TRYING = "not let in yet: the server may still believe in a process that was killed"
 
 
 def join(folder: Path, data: Path, *, client: str | None = None, said: Callable[[str], object] = print) -> None:
@@ -34,31 +36,36 @@ def join(folder: Path, data: Path, *, client: str | None = None, said: Callable[
         client: whose rows, where it holds several clients'.
         said: called with a line for people now and then.
     Raises:
-        InputError: the data are not of that form, a key is missing or not known to the server, the disk is full.
+        InputError: the data are not of that form, a key is missing or not known to the server, the server is another
+            than the one that is trusted, another process runs this node, the disk is full.
     """
     folder = folder.resolve()
     place, tail = Place.read(folder), Tail(folder / RUN / LOG)
     node = open_node(folder, data, client=client)
     lock, door = locked(folder / RUN / "lock", "node"), Doorway(node)
     said(f"{place.member}: {data} is ready; waiting for the server at {place.server}")
-    since = 0.0
+    knocked, before = 0, ""
     try:
-        while not _linked(folder, place, door, tail, said):
-            since = since or time.monotonic()
-            if time.monotonic() > since + KNOCKS:
+        while (why := _linked(folder, place, door, tail, said)) is not None:
+            if UNTRUSTED in why:
+                raise InputError(f"the server at {place.server} is not the one that this node trusts: {why}")
+            knocked = knocked + 1 if CLOSED in why else 0
+            if knocked == KNOCKS:
                 raise InputError(
                     f"{place.server} does not let this node in: its key is not registered there, or another process "
                     f"has it; copy the folder from the coordinator again, or stop the other"
                 )
-            said("not let in yet: the server may still believe in a process that was killed; knocking again")
+            if why != before:
+                said(f"{TRYING if CLOSED in why else why}; knocking again")
+            before = why
             time.sleep(AGAIN)
     finally:
         door.close()
         os.close(lock)
 
 
-def _linked(folder: Path, place: Place, door: Doorway, tail: Tail, said: Callable[[str], object]) -> bool:
-    """Keep Flower's SuperNode going until all rounds are done; False: it has to be started again."""
+def _linked(folder: Path, place: Place, door: Doorway, tail: Tail, said: Callable[[str], object]) -> str | None:
+    """Keep Flower's SuperNode going until all rounds are done (None), or it ends: why."""
     home = folder / FLOWER
     env = environment(home, {"flwr-clientapp": clientapp()})
     flower = Child(_words(folder, place, door), env, home / "supernode.log")
@@ -80,28 +87,24 @@ def _words(folder: Path, place: Place, door: Doorway) -> list[str]:
     ]
 
 
-def _wait(flower: Child, door: Doorway, tail: Tail, said: Callable[[str], object]) -> bool:
-    sent: int | None = None  # answers that had left when the last letter came
-    end = float("inf")
+def _wait(flower: Child, door: Doorway, tail: Tail, said: Callable[[str], object]) -> str | None:
+    earlier, end = door.answered, float("inf")
     while time.monotonic() < end:
         if door.failed is not None:
             raise InputError(f"the node stopped: {door.failed}") from door.failed
         if flower.ended:
-            why = _reason(flower.said)
-            if CLOSED in why:
-                return False
-            raise InputError(f"Flower's node ended: {why} (all of it: {flower.log})")
+            return _reason(flower.said)
         for record in tail.records():
             if record["event"] == REFUSED and record["why"].startswith((OTHER_RUN, OTHERWISE)):
                 raise InputError(f"the server turns this node away: {record['why']}")
             if line := spoken_by_node(record):
                 said(line)
             if record["event"] == "finished":
-                sent, end = flower.said.count(SENT), time.monotonic() + LINGER
-        if sent is not None and flower.said.count(SENT) > sent:
-            break
+                end = time.monotonic() + LINGER
+        if end < float("inf") and flower.said.count(SENT) >= door.answered - earlier:
+            break  # the last answer has left
         time.sleep(WAIT)
-    return True
+    return None
 
 
 def _reason(log: str) -> str:
