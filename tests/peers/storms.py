@@ -1,0 +1,102 @@
+"""Peers that only mix, through a network that loses and delays, killed and started again: what became of the sum.
+
+python tests/peers/storms.py SEEDS FIRST: one line a storm that went wrong, and a count.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from peers.bench import World, chances, peer, terms
+
+from seedbed import tree
+from seedbed.peers.peer import Peer
+from seedbed.rounds.mixing import Topology
+
+PEERS, MEMORY = 4, Path("/dev/shm")
+TOPOLOGIES: list[Topology] = ["ring", "complete", "matching", "directed_ring", "exponential"]
+
+
+class Storm(NamedTuple):
+    """What became of it."""
+
+    kept: float  # the largest change of a leaf's sum over peers
+    even: bool  # both ends of every link have counted the same rounds
+    made_up: int  # exchanges that one end counted later than the other
+    lost: int  # exchanges that did not take place
+    kills: int
+
+
+def storm(seed: int, folder: Path, *, lose: float = 0.2, kills: float = 0.01, rounds: int = 24) -> Storm:
+    """Messages are lost one by one, directions of a link for four seconds at once, which is longer than the deadline;
+    in the second half nobody is killed any more, so that all can finish."""
+    rng = chances(seed)
+    topology = TOPOLOGIES[seed % len(TOPOLOGIES)]
+    directed = topology in ("directed_ring", "exponential")
+    order: Any = "adapt_then_combine" if directed or seed % 2 else "combine_then_adapt"
+    settled = terms(PEERS, rounds=rounds, topology=topology, order=order, deadline=3.0, again=0.5, patience=500.0)
+    log: list[str] = []
+
+    def make(i: int, started: int) -> Peer:
+        name = "still push_sum" if directed else "still"
+        return peer(name, i, settled, folder, scattered=True, started=started, said=log.append)
+
+    world = World(
+        make,
+        PEERS,
+        lose=lambda i, j, now: bool(rng.random() < lose or chances(seed, i, j, int(now / 4)).random() < lose),
+        late=lambda: float(rng.exponential(0.3)),
+    )
+    before = total([one.state for one in world.alive.values()])
+    down: dict[int, float] = {}
+    killed = 0
+    while world.alive or down:
+        early = all(one.round < rounds / 2 for one in world.alive.values())
+        for i in list(world.alive):
+            if early and rng.random() < kills and len(world.alive) > 2:
+                world.kill(i)
+                killed += 1
+                down[i] = world.now + min(float(rng.exponential(2.0)), 6.0)
+        for i in [i for i, when in down.items() if when <= world.now]:
+            del down[i]
+            world.start(i)
+        world.step()
+        assert world.now < 5000, f"seed {seed}: {[(i, p.round) for i, p in world.alive.items()]}"
+    after = total([one.state for one in world.ended.values()])
+    ends = world.ended
+    even = all(link.counted == ends[j].links[i].counted for i in ends for j, link in ends[i].links.items())
+    took = sum(len(r.clients) - 1 for rounds_ in world.took.values() for r in rounds_)
+    wanted = sum(len(settled.neighbours(i, t)) for i in range(PEERS) for t in range(rounds))
+    change = max(float((before[n] - after[n]).abs().max()) for n in before)
+    return Storm(change, even, sum('"made up for"' in line for line in log), (wanted - took) // 2, killed)
+
+
+def total(states: list[Any]) -> dict[str, torch.Tensor]:
+    leaves = [tree.named_leaves(state) for state in states]
+    return {name: sum(one[name] for one in leaves) for name in leaves[0]}  # type: ignore[misc]
+
+
+def main(seeds: int, first: int) -> int:
+    torch.set_default_dtype(torch.float64)
+    bad = 0
+    sums = [0, 0, 0]
+    for seed in range(first, first + seeds):
+        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+            found = storm(seed, Path(folder))
+        sums = [a + b for a, b in zip(sums, found[2:], strict=True)]
+        if found.kept > 1e-12 or not found.even:
+            bad += 1
+            print(f"seed {seed}: {found}", flush=True)
+    happened = f"{sums[2]} kills, {sums[1]} exchanges lost, {sums[0]} made up for"
+    print(f"{seeds - bad} of {seeds} storms kept the sum: {happened}")
+    return bad
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main(*map(int, sys.argv[1:])) > 0)
