@@ -33,8 +33,8 @@ class Storm(NamedTuple):
 
 
 def storm(seed: int, folder: Path, *, lose: float = 0.2, kills: float = 0.01, rounds: int = 24) -> Storm:
-    """Messages are lost one by one, directions of a link for four seconds at once, which is longer than the deadline;
-    in the second half nobody is killed any more, so that all can finish."""
+    """Messages are lost one by one, and those of one direction of a link for four seconds, which is longer than the
+    deadline. Later nobody is killed any more and outages end, so that the last words can be heard."""
     rng = chances(seed)
     topology = TOPOLOGIES[seed % len(TOPOLOGIES)]
     directed = topology in ("directed_ring", "exponential")
@@ -46,12 +46,11 @@ def storm(seed: int, folder: Path, *, lose: float = 0.2, kills: float = 0.01, ro
         name = "still push_sum" if directed else "still"
         return peer(name, i, settled, folder, scattered=True, started=started, said=log.append)
 
-    world = World(
-        make,
-        PEERS,
-        lose=lambda i, j, now: bool(rng.random() < lose or chances(seed, i, j, int(now / 4)).random() < lose),
-        late=lambda: float(rng.exponential(0.3)),
-    )
+    def lost(i: int, j: int, now: float) -> bool:
+        calm = any(one.round >= rounds - 8 for one in world.alive.values()) or bool(world.ended)
+        return bool(rng.random() < lose or (not calm and chances(seed, i, j, int(now / 4)).random() < lose))
+
+    world = World(make, PEERS, lose=lost, late=lambda: float(rng.exponential(0.3)))
     before = total([one.state for one in world.alive.values()])
     down: dict[int, float] = {}
     killed = 0
