@@ -39,6 +39,7 @@ class Network:
         self._context = zmq.Context()
         self._door = _Door(self._context, {circle.keys[c] for c in contacts})
         identity = [zmq.utils.z85.encode(key) for key in (circle.keys[own], secret)]
+        self._mouths: dict[ClientId, Any] = {}
         self._ear = self._socket(zmq.PULL, identity)
         self._ear.curve_server = True
         self._ear.maxmsgsize = LONGEST
@@ -71,7 +72,9 @@ class Network:
 
     def close(self) -> None:
         """Last words have a moment to leave."""
-        self._context.destroy(LINGER)
+        for socket in (self._ear, *self._mouths.values()):
+            socket.close()
+        self._context.term()  # the door ends with it
         self._door.join()
 
     def _mouth(self, circle: Circle, to: ClientId, identity: list[bytes]) -> Any:
@@ -87,7 +90,7 @@ class Network:
         socket.curve_publickey, socket.curve_secretkey = identity
         socket.ipv6 = True
         socket.sndhwm = socket.rcvhwm = WAITING
-        socket.reconnect_ivl, socket.reconnect_ivl_max = 100, 2000  # milliseconds
+        socket.reconnect_ivl = 100  # milliseconds
         socket.linger = LINGER
         return socket
 

@@ -243,7 +243,7 @@ class Peer:
     def _waits(self, now: float) -> bool:
         """Whether to wait on; who was silent for too long is away from now on."""
         if self._since is None:
-            self._since = self._next_word = now
+            self._since, self._next_word = now, now + self.terms.deadline / 4
         awaited = [self.links[c] for c in self._linked if self.links[c].awaited(self.round)]
         self._miss(self.links.values(), self._since, now)
         awaited = [link for link in awaited if not link.away]
@@ -345,7 +345,7 @@ class Peer:
     def _finish(self, now: float) -> None:
         """Wait until nobody needs this peer: all that are there have closed their last round, and count the same."""
         if self._since is None:
-            self._since = self._next_word = now
+            self._since, self._next_word = now, now + self.terms.deadline / 4
         if any(link.late != NEVER for link in self.links.values()):
             self.state = self._plus(self.state, self._make_up())
             self._save()

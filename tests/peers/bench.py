@@ -33,6 +33,12 @@ from seedbed.tasks.sampling import Sampled, Sampler, batches, support_query
 SIZES = (9, 12, 14, 10, 17, 11)
 SEED = 5
 NAMES = "abcdef"
+LEARNING = 8  # rounds after which `learn, then mix` only mixes
+
+
+def learning(done: Tensor) -> Tensor:
+    """The count of steps is mixed too, and so may be a rounding away from a whole number."""
+    return (done < LEARNING - 0.5).to(done)
 
 
 def key(i: ClientId, j: ClientId) -> bytes:
@@ -54,6 +60,7 @@ def made(name: str) -> tuple[Algorithm, Sampler, ServerState]:
     algorithms: dict[str, Callable[[], Algorithm]] = {
         "dpsgd": lambda: dpsgd(loss, outer=sgd(0.2)),
         "dpsgd, adam": lambda: dpsgd(loss, outer=adam(0.02)),
+        "learn, then mix": lambda: dpsgd(loss, outer=sgd(0.5, schedule=learning)),
         "still": lambda: dpsgd(loss, outer=sgd(0.0)),
         "push_sum": lambda: push_sum(loss, outer=sgd(0.2)),
         "still push_sum": lambda: push_sum(loss, outer=sgd(0.0)),
@@ -114,19 +121,24 @@ def apart(state: ServerState, leaves: Mapping[str, Tensor]) -> float:
     return max(float((own[n].double() - leaves[n].double()).abs().max()) for n in own)
 
 
-def carried(settled: Terms, took: Mapping[ClientId, Sequence[Round]]) -> dict[int, Mix]:
-    """The exchanges that there were, from what each peer says of its rounds; both ends must say the same."""
+def carried(settled: Terms, took: Mapping[ClientId, Sequence[Round]], dead: ClientId | None = None) -> dict[int, Mix]:
+    """The exchanges that there were, from what each peer says of its rounds; both ends must say the same.
+
+    Args:
+        dead: a peer that was killed for good: of its links the others' word counts.
+    """
     n, found = len(settled.names), {}
-    with_whom = {(i, r.number - 1): set(r.clients) for i, rounds in took.items() for r in rounds}
+    said = {(i, r.number - 1): set(r.clients) - {i} for i, rounds in took.items() for r in rounds if i != dead}
     for t in range(settled.rounds):
         links = torch.zeros(n, n, dtype=torch.bool)
         for i in range(n):
-            for j in with_whom.get((i, t), set()) - {i}:
-                assert i in with_whom.get((j, t), set()), f"round {t}: {i} counted {j}, but not {j} {i}"
-                links[i, j] = True
+            for j in said.get((i, t), set()):
+                assert j == dead or i in said.get((j, t), set()), f"round {t}: {i} counted {j}, but not {j} {i}"
+                links[i, j] = links[j, i] = True
         shares = torch.where(links & settled.links(t), settled.weights(t), 0.0)
         matrix = shares + torch.diag(1 - shares.sum(0 if settled.directed else 1))
-        found[t] = Mix(matrix, tuple((i, t) in with_whom for i in range(n)))
+        up = [(i, t) in said or bool(links[i].any()) for i in range(n)]
+        found[t] = Mix(matrix, tuple(up))
     return found
 
 

@@ -1,0 +1,172 @@
+"""Really killing peers: processes over real sockets that are sent SIGKILL at random instants, and some started again.
+
+Run as a program of its own, so that it is free to fork: python killing.py undisturbed|killed|again RUNS SEED.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from peers.bench import LEARNING, NAMES, apart, carried, chances, made, peer, simulated, states, terms
+
+from seedbed import tree
+from seedbed.peers.circle import Circle
+from seedbed.peers.network import Network
+from seedbed.peers.peer import run
+from seedbed.peers.terms import Terms
+from seedbed.privacy.secure.keys import public_of
+from seedbed.rounds import Round
+from seedbed.rounds.mixing import second_eigenvalue
+from seedbed.stored import fill, from_bytes, to_bytes, write_atomically
+
+PEERS, MEMORY = 4, Path("/dev/shm")
+SECRETS = [bytes([i + 1]) * 32 for i in range(len(NAMES))]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def circle(count: int) -> Circle:
+    return Circle(
+        [f"127.0.0.1:{port}" for port in free_ports(count)], [public_of(secret) for secret in SECRETS[:count]]
+    )
+
+
+def work(name: str, own: int, settled: Terms, met: Circle, folder: Path, pause: float = 0.0) -> None:
+    """One peer's whole life; each round's state and company stay in its folder."""
+    one = peer(name, own, settled, folder)
+    network = Network(met, own, settled.contacts(own), SECRETS[own])
+    for round in run(one, network):
+        data = to_bytes({"state": round.state, "clients": torch.tensor(round.clients)})
+        write_atomically(folder / NAMES[own] / f"round-{round.number}", data)
+        time.sleep(pause)
+    network.close()
+
+
+def took(name: str, own: int, settled: Terms, folder: Path) -> list[Round]:
+    """The rounds that a peer has closed."""
+    start, found = made(name)[2], []
+    for number in range(1, settled.rounds + 1):
+        path = folder / NAMES[own] / f"round-{number}"
+        if path.exists():
+            tensors = from_bytes(path.read_bytes(), path.name)
+            clients = tensors["clients"].tolist()
+            found.append(Round(number, fill(start, tensors, "state"), clients, {}))
+    return found
+
+
+def forked(work: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+    return pid
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def finish(pids: Mapping[int, int]) -> list[int]:
+    """Who came to a good end."""
+    return [i for i, pid in pids.items() if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0]
+
+
+def undisturbed(name: str, folder: Path, settled: Terms) -> dict[str, Any]:
+    """All of them to the end, and how far they are from the simulation."""
+    met, begin = circle(PEERS), time.monotonic()
+    pids = {i: forked(lambda i=i: work(name, i, settled, met, folder)) for i in range(PEERS)}  # type: ignore[misc]
+    ended, seconds = finish(pids), time.monotonic() - begin
+    want = simulated(name, settled)
+    rounds = {i: took(name, i, settled, folder) for i in range(PEERS)}
+    error = max(apart(rounds[i][t].state, states(want[t])[i]) for i in range(PEERS) for t in range(settled.rounds))
+    return {"ended": ended, "error": error, "seconds": seconds}
+
+
+def killed(folder: Path, seed: int, *, again: bool) -> dict[str, Any]:
+    """One of four peers is killed at a random instant after they have parted; with `again` it is started again when
+    the others have gone on without it.
+
+    Returns:
+        error: how far the others (and who came back) are from the simulation with the exchanges that there were.
+        shrinks: the others' spread by which factor a round, once the dead one is gone; λ_2 of their three-peer matrix.
+    """
+    rng, name = chances(seed, 7), "learn, then mix"
+    settled = terms(PEERS, rounds=LEARNING + (48 if again else 28), order="combine_then_adapt", deadline=1.0, again=0.1, patience=60.0)
+    met, victim = circle(PEERS), int(rng.integers(PEERS))
+    start = lambda i: forked(lambda: work(name, i, settled, met, folder, 0.02))  # noqa: E731
+    pids = {i: start(i) for i in range(PEERS)}
+    wait_for(folder / NAMES[victim] / f"round-{LEARNING + 1 + int(rng.integers(3))}")
+    time.sleep(float(rng.uniform(0, 0.2)))
+    os.kill(pids[victim], signal.SIGKILL)
+    os.waitpid(pids.pop(victim), 0)
+    at = len(took(name, victim, settled, folder))
+    if again:
+        wait_for(folder / NAMES[(victim + 1) % PEERS] / f"round-{at + 5}")
+        pids[victim] = start(victim)
+    ended = finish(pids)
+    rounds = {i: took(name, i, settled, folder) for i in range(PEERS)}
+    mixes = carried(settled, rounds, None if again else victim)
+    want = states(simulated(name, settled, mixes)[-1])
+    error = max(apart(rounds[i][-1].state, want[i]) for i in ended)
+    logs = "".join((folder / NAMES[i] / "log.jsonl").read_text() for i in range(PEERS))
+    found = {"ended": ended, "killed_in": at, "error": error, "made_up": logs.count('"made up for"')}
+    if again:
+        return {**found, "missed": settled.rounds - len(rounds[victim]), "back": victim in ended}
+    others = [i for i in range(PEERS) if i != victim]
+    alone = [t for t in range(settled.rounds) if all(victim not in rounds[i][t].clients for i in others)]
+    spreads = [spread([rounds[i][t].state.params for i in others]) for t in alone]
+    lambda2 = second_eigenvalue(mixes[settled.rounds - 1].matrix[others][:, others])
+    steps = [b / a for a, b in pairwise(spreads) if a > 1e-9]  # below that rounding is heard
+    return {**found, "lambda2": lambda2, "worst": max(steps), "shrinks": steps[-1], "rounds_alone": len(alone)}
+
+
+def spread(models: list[Mapping[str, Tensor]]) -> float:
+    """√(Σ_i ‖x_i − x̄‖²) in double precision."""
+    stacked = tree.map(torch.Tensor.double, tree.stack(models))
+    return float(tree.squared_norm(tree.map(lambda x: x - x.mean(0), stacked)).sqrt())
+
+
+def main(what: str, runs: int = 1, seed: int = 0) -> int:
+    """what: undisturbed | killed | again; one JSON line for each run."""
+    for number in range(runs):
+        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+            if what == "undisturbed":
+                settled = terms(PEERS, order="combine_then_adapt", deadline=30.0, again=0.2)
+                found = undisturbed("dpsgd", Path(folder), settled)
+            else:
+                torch.set_default_dtype(torch.float64)
+                found = killed(Path(folder), seed + number, again=what == "again")
+            print(json.dumps(found), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))
