@@ -49,6 +49,11 @@ def with_mixed(state: ServerState, offered: Offered) -> ServerState:
     return ServerState(*tree.with_leaves(state, leaves))
 
 
+def fingerprint(plan: Plan, terms: Terms) -> bytes:
+    """[32]  of what all peers must agree on."""
+    return hashlib.sha256(json.dumps([plan.parts, terms.binding], sort_keys=True).encode()).digest()
+
+
 class Letters:
     """Writes and reads one peer's letters.
 
@@ -59,8 +64,7 @@ class Letters:
     def __init__(self, plan: Plan, terms: Terms, own: ClientId, keys: Mapping[ClientId, bytes]):
         refuse_weak(keys)
         self.own, self._run, self._keys = own, plan.run, keys
-        agreed = json.dumps([plan.parts, terms.binding], sort_keys=True)
-        self.schema = hashlib.sha256(agreed.encode()).digest()
+        self.schema = fingerprint(plan, terms)
         self.mould = Mould(mixed_of(plan.start))
         limits = {Action.STATUS: STATUS.size, Action.OFFER: self.mould.limit}
         self._assembler = Assembler(keys.get, lambda action: limits.get(action, -1))

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from seedbed.errors import InputError
-from seedbed.federated import ServerState
+from seedbed.federated import ClientId, ServerState
 from seedbed.federation.plan import Plan
-from seedbed.peers.letters import Offered, mixed_of
+from seedbed.peers.letters import Offered, fingerprint, mixed_of
+from seedbed.peers.terms import Terms
 from seedbed.stored import fill, from_bytes, to_bytes, write_atomically
 from seedbed.tree import Tree
 
@@ -36,11 +37,16 @@ class Memory:
     owed: Mapping[int, Offered]
 
 
+def of_whom(plan: Plan, terms: Terms, own: ClientId) -> bytes:
+    """[32]  whose memory it is: of which run, under which settings, of which peer."""
+    return hashlib.sha256(fingerprint(plan, terms) + plan.run + own.to_bytes(4, "little")).digest()
+
+
 def save(folder: Path, memory: Memory, of: bytes) -> None:
     """Flushed to disk when this returns.
 
     Args:
-        of: [32]  whose it is.
+        of: see `of_whom`.
     """
     trees = {
         "state": memory.state,

@@ -5,7 +5,6 @@ silent for too long is gone on without: what it would have given stays with this
 simulation. A peer that was away takes part again from the round that its neighbours are in.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -23,7 +22,7 @@ from seedbed.federation.log import Log
 from seedbed.federation.plan import Plan
 from seedbed.peers.letters import Letters, Note, Offered, Status, mixed_of, with_mixed
 from seedbed.peers.link import NEVER, Link
-from seedbed.peers.memory import AGAIN, Memory, load, save
+from seedbed.peers.memory import AGAIN, Memory, load, of_whom, save
 from seedbed.peers.terms import Terms
 from seedbed.rounds.gossip import apart, stepped
 from seedbed.rounds.round import Round, one_by_one, refuse_infinite
@@ -71,7 +70,7 @@ class Peer:
         self.plan, self.terms, self.own, self.folder = plan, terms, own, folder
         contacts = terms.contacts(own)
         self.letters = Letters(plan, terms, own, {c: keys[c] for c in contacts})
-        self._of = hashlib.sha256(self.letters.schema + plan.run + own.to_bytes(4, "little")).digest()
+        self._of = of_whom(plan, terms, own)
         self._engine = OneByOne(source)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock: int | None = locked(folder / "lock", "process")
@@ -280,6 +279,7 @@ class Peer:
         clients = sorted([self.own, *(link.other for link in counting)])
         number = self.round + 1
         self._note_metrics(number, clients, info)
+        self.log("closed", round=number, peers=self._names(counting), info=info)
         self.round = self._next()
         self._save()
         self._begin()

@@ -118,7 +118,8 @@ def killed(folder: Path, seed: int, *, again: bool) -> dict[str, Any]:
         shrinks: the others' spread by which factor a round, once the dead one is gone; λ_2 of their three-peer matrix.
     """
     rng, name = chances(seed, 7), "learn, then mix"
-    settled = terms(PEERS, rounds=LEARNING + (48 if again else 28), order="combine_then_adapt", deadline=1.0, again=0.1, patience=60.0)
+    count = LEARNING + (48 if again else 28)
+    settled = terms(PEERS, rounds=count, order="combine_then_adapt", deadline=1.0, again=0.1, patience=60.0)
     met, victim = circle(PEERS), int(rng.integers(PEERS))
     start = lambda i: forked(lambda: work(name, i, settled, met, folder, 0.02))  # noqa: E731
     pids = {i: start(i) for i in range(PEERS)}
