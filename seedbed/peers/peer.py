@@ -75,7 +75,11 @@ class Peer:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock: int | None = locked(folder / "lock", "process")
         self.log = Log(folder / "log.jsonl", said)
-        memory = load(folder, plan, self._of) or self._new()
+        try:
+            memory = load(folder, plan, self._of) or self._new()
+        except BaseException:
+            self.close()
+            raise
         self.new = memory.session == 0  # never started before
         self.session = max(memory.session + 1, time.time_ns() if started is None else started)
         self.state, self.round, self._kept, self._owed = memory.state, memory.round, memory.kept, dict(memory.owed)

@@ -1,26 +1,30 @@
 """Really killing peers: processes over real sockets that are sent SIGKILL at random instants, and some started again.
 
-Run as a program of its own, so that it is free to fork: python killing.py undisturbed|killed|again RUNS SEED.
+Run as a program of its own, so that it is free to fork: python killing.py KIND RUNS SEED.
+It prints a JSON line for each run.
 """
 
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from peers.bench import LEARNING, NAMES, apart, carried, chances, made, peer, simulated, states, terms
+from peers.ports import free_ports
+from peers.storms import storm
 
 from seedbed import tree
 from seedbed.peers.circle import Circle
@@ -30,21 +34,11 @@ from seedbed.peers.terms import Terms
 from seedbed.privacy.secure.keys import public_of
 from seedbed.rounds import Round
 from seedbed.rounds.mixing import second_eigenvalue
+from seedbed.runs import peering
 from seedbed.stored import fill, from_bytes, to_bytes, write_atomically
 
 PEERS, MEMORY = 4, Path("/dev/shm")
 SECRETS = [bytes([i + 1]) * 32 for i in range(len(NAMES))]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def circle(count: int) -> Circle:
@@ -98,8 +92,9 @@ def finish(pids: Mapping[int, int]) -> list[int]:
     return [i for i, pid in pids.items() if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0]
 
 
-def undisturbed(name: str, folder: Path, settled: Terms) -> dict[str, Any]:
+def undisturbed(folder: Path, seed: int) -> dict[str, Any]:
     """All of them to the end, and how far they are from the simulation."""
+    name, settled = "dpsgd", terms(PEERS, order="combine_then_adapt", deadline=30.0, again=0.2)
     met, begin = circle(PEERS), time.monotonic()
     pids = {i: forked(lambda i=i: work(name, i, settled, met, folder)) for i in range(PEERS)}  # type: ignore[misc]
     ended, seconds = finish(pids), time.monotonic() - begin
@@ -107,6 +102,34 @@ def undisturbed(name: str, folder: Path, settled: Terms) -> dict[str, Any]:
     rounds = {i: took(name, i, settled, folder) for i in range(PEERS)}
     error = max(apart(rounds[i][t].state, states(want[t])[i]) for i in range(PEERS) for t in range(settled.rounds))
     return {"ended": ended, "error": error, "seconds": seconds}
+
+
+def agreed(folder: Path, seed: int) -> dict[str, Any]:
+    """From a settings file and tables, as the commands do: to the end, and then each peer once more."""
+    for name in ("sample", *NAMES[:3]):
+        write_table(folder / f"{name}.csv", chances(seed, ord(name[0])))
+    peers = [f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(3), strict=False)]
+    given = {"rounds": 4, "reader": {"target": "outcome"}}
+    agreement = peering.found(folder / "heart", peers, str(folder / "sample.csv"), given)
+    folders = peering.chosen(folder / "heart", {})
+
+    def be(one: Path, said: Callable[[str], object] = str) -> None:
+        peering.join(one, folder / f"{one.name}.csv", said=said, deadline=20.0)
+
+    ended = [finish({i: forked(partial(be, one)) for i, one in enumerate(folders)}) for _ in range(2)]
+    states_ = [peering.what_a_peer_has(one) for one in folders]
+    rounds = [[line["round"] for line in peering.metrics_of(one)] for one in folders]
+    models = [from_bytes((one / "run" / "model.safetensors").read_bytes(), one.name) for one in folders]
+    fits = all(torch.equal(model[f"params.{n}"], p) for model, (_, sent, _) in zip(models, states_, strict=True)
+               for n, p in sent.items())  # fmt: skip
+    order = agreement.settings.schedule.order
+    return {"ended": ended, "rounds": rounds, "fits": fits, "order": order}
+
+
+def write_table(path: Path, rng: np.random.Generator) -> None:
+    rows = [(age, dose) for age, dose in rng.normal(size=(40, 2))]
+    lines = [f"{age:.3f},{dose:.3f},{'ill' if age + dose > 0 else 'well'}" for age, dose in rows]
+    path.write_text("\n".join(["age,dose,outcome", *lines]) + "\n")
 
 
 def killed(folder: Path, seed: int, *, again: bool) -> dict[str, Any]:
@@ -154,20 +177,28 @@ def spread(models: list[Mapping[str, Tensor]]) -> float:
     return float(tree.squared_norm(tree.map(lambda x: x - x.mean(0), stacked)).sqrt())
 
 
-def main(what: str, runs: int = 1, seed: int = 0) -> int:
-    """what: undisturbed | killed | again; one JSON line for each run."""
-    for number in range(runs):
-        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-            if what == "undisturbed":
-                settled = terms(PEERS, order="combine_then_adapt", deadline=30.0, again=0.2)
-                found = undisturbed("dpsgd", Path(folder), settled)
-            else:
-                torch.set_default_dtype(torch.float64)
-                found = killed(Path(folder), seed + number, again=what == "again")
-            print(json.dumps(found), flush=True)
-    return 0
+def stormed(folder: Path, seed: int) -> dict[str, Any]:
+    """No processes: peers and a bad network on a clock of their own."""
+    return storm(seed, folder)._asdict()
+
+
+KINDS: Mapping[str, Callable[[Path, int], dict[str, Any]]] = {
+    "undisturbed": undisturbed,
+    "killed": partial(killed, again=False),
+    "again": partial(killed, again=True),
+    "storm": stormed,
+    "agreed": agreed,
+}
+
+
+def main(kinds: str, runs: int = 1, seed: int = 0) -> None:
+    for kind in kinds.split(","):
+        torch.set_default_dtype(torch.float32 if kind in ("undisturbed", "agreed") else torch.float64)
+        for number in range(seed, seed + runs):
+            with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+                print(json.dumps(KINDS[kind](Path(folder), number)), flush=True)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

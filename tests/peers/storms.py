@@ -1,24 +1,17 @@
-"""Peers that only mix, through a network that loses and delays, killed and started again: what became of the sum.
+"""Peers that only mix, through a network that loses and delays, killed and started again: what became of the sum."""
 
-python tests/peers/storms.py SEEDS FIRST: one line a storm that went wrong, and a count.
-"""
-
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from peers.bench import World, chances, peer, terms
-
 from seedbed import tree
 from seedbed.peers.peer import Peer
 from seedbed.rounds.mixing import Topology
 
-PEERS, MEMORY = 4, Path("/dev/shm")
+from .bench import World, chances, peer, terms
+
+PEERS = 4
 TOPOLOGIES: list[Topology] = ["ring", "complete", "matching", "directed_ring", "exponential"]
 
 
@@ -78,24 +71,3 @@ def storm(seed: int, folder: Path, *, lose: float = 0.2, kills: float = 0.01, ro
 def total(states: list[Any]) -> dict[str, torch.Tensor]:
     leaves = [tree.named_leaves(state) for state in states]
     return {name: sum(one[name] for one in leaves) for name in leaves[0]}  # type: ignore[misc]
-
-
-def main(seeds: int, first: int) -> int:
-    torch.set_default_dtype(torch.float64)
-    bad = 0
-    sums = [0, 0, 0]
-    for seed in range(first, first + seeds):
-        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-            found = storm(seed, Path(folder))
-        sums = [a + b for a, b in zip(sums, found[2:], strict=True)]
-        if found.kept > 1e-12 or not found.even:
-            bad += 1
-            print(f"seed {seed}: {found}", flush=True)
-    happened = f"{sums[2]} kills, {sums[1]} exchanges lost, {sums[0]} made up for"
-    print(f"{seeds - bad} of {seeds} storms kept the sum: {happened}")
-    return bad
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.exit(main(*map(int, sys.argv[1:])) > 0)

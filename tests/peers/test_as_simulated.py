@@ -18,13 +18,12 @@ from .bench import World, apart, peer, simulated, states, terms
         ("dif_maml", "grid", "adapt_then_combine"),
         ("scaffold", "erdos_renyi", "adapt_then_combine"),
         ("fedavgm", "matching", "combine_then_adapt"),
-        ("push_sum", "directed_ring", "adapt_then_combine"),
         ("push_sum", "exponential", "adapt_then_combine"),
     ],
 )
 def test_undisturbed_peers_are_the_simulation(name: str, topology: Topology, order: Order, disk: Path) -> None:
     """Each peer's whole state, round for round, to 1e-6: single precision, sums in another order."""
-    settled = terms(5, topology=topology, order=order)
+    settled = terms(5, rounds=4, topology=topology, order=order)
     world = World(lambda i, n: peer(name, i, settled, disk, started=n), 5)
     world.run()
     for t, want in enumerate(simulated(name, settled)):
