@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from seedbed.cli.options import Config, Rounds, Seed, Set
 from seedbed.errors import InputError
 
 peers_app = typer.Typer(
@@ -17,10 +18,6 @@ peers_app = typer.Typer(
 )
 console = Console()
 
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting, as key=value: schedule.topology=complete, outer.lr=0.01. May be repeated."),
-]
 Deadline = Annotated[
     float,
     typer.Option(
@@ -47,15 +44,15 @@ def init(
             "read; each peer's numbers are standardised by its own."
         ),
     ],
-    algorithm: Annotated[str, typer.Option(help="One for peers: see `seedbed algorithms`.")] = "dpsgd",
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of training.")] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="One for peers: see `seedbed algorithms`. Default: dpsgd.")
+    ] = None,
+    rounds: Rounds = None,
     topology: Annotated[
         str | None, typer.Option(help="Who is linked with whom: ring, complete, grid, erdos_renyi, matching, ...")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Settings from a TOML file; the other options go over it.")
-    ] = None,
+    seed: Seed = None,
+    config: Config = None,
     set_: Set = None,
 ) -> None:
     """Make settings and keys: a folder for each peer.

@@ -45,7 +45,7 @@ def found(directory: Path, peers: Sequence[str], like: str, given: Mapping[str, 
         raise InputError(f"{directory} exists and is not empty: choose another folder for new peers")
     names, addresses = _named(peers)
     agreement = Agreement.make(
-        f"{directory.name}-{secrets.token_hex(4)}", names, like, {"algorithm": "dpsgd", **given}, schedule="gossip"
+        f"{directory.name}-{secrets.token_hex(4)}", names, like, {"algorithm": "dpsgd"} | dict(given), schedule="gossip"
     )
     _refuse_simulated_failures(agreement)
     refuse_senseless(agreement.settings, catalogue.entry(agreement.settings.algorithm), len(names))

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from peers.bench import LEARNING, NAMES, apart, carried, chances, made, peer, simulated, states, terms
 from peers.ports import free_ports
-from peers.storms import storm
+from peers.storms import storm, taking_what_comes
 
 from seedbed import tree
 from seedbed.peers.circle import Circle
@@ -182,11 +182,17 @@ def stormed(folder: Path, seed: int) -> dict[str, Any]:
     return storm(seed, folder)._asdict()
 
 
+def stormed_taking_what_comes(folder: Path, seed: int) -> dict[str, Any]:
+    with taking_what_comes():
+        return storm(seed, folder)._asdict()
+
+
 KINDS: Mapping[str, Callable[[Path, int], dict[str, Any]]] = {
     "undisturbed": undisturbed,
     "killed": partial(killed, again=False),
     "again": partial(killed, again=True),
     "storm": stormed,
+    "careless": stormed_taking_what_comes,
     "agreed": agreed,
 }
 

@@ -1,11 +1,15 @@
 """Peers that only mix, through a network that loses and delays, killed and started again: what became of the sum."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from seedbed import tree
+from seedbed.peers.letters import Status
+from seedbed.peers.link import Link
 from seedbed.peers.peer import Peer
 from seedbed.rounds.mixing import Topology
 
@@ -66,6 +70,28 @@ def storm(seed: int, folder: Path, *, lose: float = 0.2, kills: float = 0.01, ro
     wanted = sum(len(settled.neighbours(i, t)) for i in range(PEERS) for t in range(rounds))
     change = max(float((before[n] - after[n]).abs().max()) for n in before)
     return Storm(change, even, sum('"made up for"' in line for line in log), (wanted - took) // 2, killed)
+
+
+@contextmanager
+def taking_what_comes() -> Iterator[None]:
+    """Inside, a peer counts each exchange whose offer it has heard, whatever the other end does: to see what that
+    would cost."""
+    hear, ready, close = Link.hear, Link.ready, Link.close
+
+    def deaf(link: Link, status: Status, own_session: int, now: float) -> bool:
+        taken = hear(link, status, own_session, now)
+        link.theirs, link.doubt = link.counted, -1
+        return taken
+
+    def closing(link: Link, round: int, counting: bool) -> None:
+        link.counted = link.theirs = round if counting else link.counted
+
+    Link.hear, Link.close = deaf, closing  # type: ignore[method-assign]
+    Link.ready = lambda link, round: round in link.offers  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Link.hear, Link.ready, Link.close = hear, ready, close  # type: ignore[method-assign]
 
 
 def total(states: list[Any]) -> dict[str, torch.Tensor]:
