@@ -60,7 +60,7 @@ def work(name: str, own: int, settled: Terms, met: Circle, folder: Path, pause: 
 
 
 def took(name: str, own: int, settled: Terms, folder: Path) -> list[Round]:
-    """The rounds that a peer has closed, by its metrics; the start where it died before this program wrote the state."""
+    """The rounds that a peer has closed, by its metrics; where it died before its state was written here, the start."""
     start, found = made(name)[2], []
     for line in (folder / NAMES[own] / "metrics.jsonl").read_text().split("\n")[:-1]:
         said = json.loads(line)
