@@ -1,37 +1,34 @@
-"""One peer: its rounds, what it says to whom, whom it waits for. No clock and no socket of its own: see `run`.
+"""One peer: its rounds, what it says to whom, whom it waits for. No clock and no socket of its own: see `running`.
 
 A round goes: work, offer, hear the neighbours, mix what counts (`link`), write to disk, say so. A neighbour that is
 silent for too long is gone on without: what it would have given stays with this peer, as with a failed link in
 simulation. A peer that was away takes part again from the round that its neighbours are in.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
 
 from seedbed import tree
 from seedbed.engines.one_by_one import OneByOne
 from seedbed.errors import InputError
-from seedbed.federated import ClientId, Message, ServerState, model_in
+from seedbed.federated import ClientId, Message, model_in
 from seedbed.federation.log import Log
 from seedbed.federation.plan import Plan
+from seedbed.peers.diary import Diary
+from seedbed.peers.flow import flow, plus
 from seedbed.peers.letters import Letters, Note, Offered, Status, mixed_of, with_mixed
 from seedbed.peers.link import NEVER, Link
 from seedbed.peers.memory import AGAIN, Memory, load, of_whom, save
 from seedbed.peers.terms import Terms
 from seedbed.rounds.gossip import apart, stepped
 from seedbed.rounds.round import Round, one_by_one, refuse_infinite
-from seedbed.stored import locked, to_bytes, write_atomically, writing
+from seedbed.stored import locked
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 from seedbed.wire import Refused
 
-METRICS, MODEL = "metrics.jsonl", "model.safetensors"
 REMARKS = 1000  # lines on messages that were refused, a round
 LONGEST_TRY = 60.0  # seconds between two sendings of the same offer, at most
 
@@ -74,7 +71,7 @@ class Peer:
         self._engine = OneByOne(source)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock: int | None = locked(folder / "lock", "process")
-        self.log = Log(folder / "log.jsonl", said)
+        self.log, self._diary = Log(folder / "log.jsonl", said), Diary(folder)
         try:
             memory = load(folder, plan, self._of) or self._new()
         except BaseException:
@@ -93,7 +90,7 @@ class Peer:
         self._since: float | None = None  # when it began to wait
         self._packed: dict[int, bytes] = {}
         self._remarks = 0
-        self._forget_metrics()
+        self._diary.forget_after(self.round)
         self._save()
         self._begin()
         self._next_sign, self._next_word, self._left = 0.0, 0.0, False
@@ -274,7 +271,7 @@ class Peer:
         """Mix what counts, write it down, and go to the next round."""
         counting = [self.links[c] for c in self._linked if self.links[c].ready(self.round)]
         info = self._info(counting)
-        mixed = self._plus(self._at, [self._flow(link, self.round) for link in counting] + self._make_up())
+        mixed = plus(self._at, [self._flow(link, self.round) for link in counting] + self._make_up())
         if self.terms.order == "combine_then_adapt":
             mixed = stepped(self.plan.algorithm, self.own, mixed, self._made)
         refuse_infinite(mixed, self.round + 1, self._made.info)
@@ -282,7 +279,7 @@ class Peer:
         self.state, self._kept = mixed, self._engine.memory().get(self.own)
         clients = sorted([self.own, *(link.other for link in counting)])
         number = self.round + 1
-        self._note_metrics(number, clients, info)
+        self._diary.note({"round": number, "peers": [self._name(c) for c in clients], **info})
         self.log("closed", round=number, peers=self._names(counting), info=info)
         self.round = self._next()
         self._save()
@@ -313,23 +310,8 @@ class Peer:
         return flows
 
     def _flow(self, link: Link, round: int) -> Offered:
-        """What an exchange adds here, W_ij x_j − W_ji x_i; the other end adds the same with the other sign."""
-        weights, i, j = self.terms.weights(round), self.own, link.other
         mine = (self._offer if round == self.round else None) or self._owed[round]
-        theirs = link.offers[round]
-
-        def flow(name: str, x: Tensor) -> Tensor:
-            gives = weights[j, i].to(x) * x
-            return weights[i, j].to(x) * theirs[name] - gives if theirs else -gives
-
-        return {name: flow(name, x) for name, x in mine.items()}
-
-    def _plus(self, state: ServerState, flows: Sequence[Offered]) -> ServerState:
-        """In the order of peers, so that the same messages give the same sum."""
-        mixed = dict(mixed_of(state))
-        for flow in flows:
-            mixed = {name: x + flow[name] for name, x in mixed.items()}
-        return with_mixed(state, mixed)
+        return flow(self.terms.weights(round), self.own, link.other, mine, link.offers[round])
 
     def _next(self) -> int:
         """The next round that is not over for all with whom this peer could exchange in it."""
@@ -351,7 +333,7 @@ class Peer:
         if self._since is None:
             self._since, self._next_word = now, now + self.terms.deadline / 4
         if any(link.late != NEVER for link in self.links.values()):
-            self.state = self._plus(self.state, self._make_up())
+            self.state = plus(self.state, self._make_up())
             self._save()
             self._write_model()
         links = self.links.values()
@@ -386,7 +368,7 @@ class Peer:
             link.saved_doubt = link.doubt
 
     def _write_model(self) -> None:
-        write_atomically(self.folder / MODEL, to_bytes({"params": self.model}), go_on=AGAIN)
+        self._diary.write_model(self.model)
 
     def _info(self, counting: Sequence[Link]) -> dict[str, float]:
         """Numbers for people: this peer's own, and how far the models are apart that meet here, before mixing."""
@@ -394,20 +376,6 @@ class Peer:
         states += [with_mixed(self._at, link.offers[self.round]) for link in counting if link.offers[self.round]]
         consensus = apart([algorithm.send(state, self.own) for state in states])
         return {**{n: float(v) for n, v in self._made.info.items()}, "consensus": float(consensus)}
-
-    def _note_metrics(self, number: int, clients: Sequence[ClientId], info: Mapping[str, float]) -> None:
-        line = json.dumps({"round": number, "peers": [self._name(c) for c in clients], **info})
-        with writing(self.folder / METRICS, go_on=AGAIN), open(self.folder / METRICS, "a") as file:
-            file.write(line + "\n")
-
-    def _forget_metrics(self) -> None:
-        """Lines of a round that was not closed, or that were torn."""
-        path = self.folder / METRICS
-        if not path.exists():
-            return
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        kept = [line for line in lines if json.loads(line)["round"] <= self.round]
-        write_atomically(path, "".join(kept).encode(), go_on=AGAIN)
 
     # ---- words --------------------------------------------------------------------------------------------------
 
@@ -422,34 +390,3 @@ class Peer:
         self._remarks += 1
         if self._remarks <= REMARKS:
             self.log(event, **about)
-
-
-class Network(Protocol):
-    """What carries messages. It promises nothing but that a message arrives whole or not at all."""
-
-    def send(self, to: ClientId, frames: Sequence[bytes]) -> None:
-        """A peer that is not there is no error."""
-        ...
-
-    def receive(self, seconds: float) -> Sequence[bytes] | None:
-        """The next message, or None after so many seconds without one."""
-        ...
-
-    def now(self) -> float:
-        """Seconds, on a clock that only goes forward."""
-        ...
-
-
-def run(peer: Peer, network: Network) -> Iterator[Round]:
-    """A peer's rounds, as it closes them; ends when its neighbours need it no more."""
-    while not peer.left:
-        wait = 0.0 if peer.busy else peer.terms.again
-        message = network.receive(wait)
-        while message is not None:
-            peer.take(message, network.now())
-            message = network.receive(0.0)
-        closed = peer.advance(network.now())
-        for to, frames in peer.outbox(network.now()):
-            network.send(to, frames)
-        if closed is not None:
-            yield closed

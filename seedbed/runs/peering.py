@@ -19,8 +19,10 @@ from seedbed.errors import InputError
 from seedbed.federated import ServerState
 from seedbed.peers import circle, memory
 from seedbed.peers.circle import Circle
+from seedbed.peers.diary import METRICS, MODEL
 from seedbed.peers.network import Network
-from seedbed.peers.peer import METRICS, MODEL, Peer, run
+from seedbed.peers.peer import Peer
+from seedbed.peers.running import run
 from seedbed.peers.terms import Terms
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.scheduling import refuse_senseless

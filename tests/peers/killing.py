@@ -30,7 +30,7 @@ from peers.storms import storm, taking_what_comes
 from seedbed import tree
 from seedbed.peers.circle import Circle
 from seedbed.peers.network import Network
-from seedbed.peers.peer import run
+from seedbed.peers.running import run
 from seedbed.peers.terms import Terms
 from seedbed.privacy.secure.keys import public_of
 from seedbed.rounds import Round

@@ -10,8 +10,9 @@ import torch
 
 from seedbed import tree
 from seedbed.errors import InputError
+from seedbed.peers.diary import METRICS
 from seedbed.peers.letters import mixed_of, with_mixed
-from seedbed.peers.peer import METRICS, Alone
+from seedbed.peers.peer import Alone
 from seedbed.peers.terms import Terms
 
 from .bench import NAMES, World, apart, carried, peer, plan, simulated, states, terms
