@@ -29,7 +29,7 @@ from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 from seedbed.wire import Refused
 
-REMARKS = 1000  # lines on messages that were refused, a round
+REMARKS = 100  # unlike lines on what others sent, a round
 LONGEST_TRY = 60.0  # seconds between two sendings of the same offer, at most
 
 
@@ -89,7 +89,7 @@ class Peer:
         self._message: Message | None = None
         self._since: float | None = None  # when it began to wait
         self._packed: dict[int, bytes] = {}
-        self._remarks = 0
+        self._remarks: set[tuple[object, ...]] = set()
         self._diary.forget_after(self.round)
         self._save()
         self._begin()
@@ -226,7 +226,7 @@ class Peer:
     def _begin(self) -> None:
         """In a new round nothing is done yet."""
         self._at, self._offer, self._message, self._since = self.state, None, None, None
-        self._packed, self._remarks = {}, 0
+        self._packed, self._remarks = {}, set()
         self._linked = [] if self.finished else self.terms.neighbours(self.own, self.round)
 
     def _work(self) -> None:
@@ -386,7 +386,8 @@ class Peer:
         return [self._name(link.other) for link in links]
 
     def _remark(self, event: str, **about: object) -> None:
-        """A line of the log that others can provoke: so many a round."""
-        self._remarks += 1
-        if self._remarks <= REMARKS:
+        """A line of the log that others can provoke: each once a round, and so many."""
+        line = (event, *about.values())
+        if line not in self._remarks and len(self._remarks) < REMARKS:
+            self._remarks.add(line)
             self.log(event, **about)
