@@ -21,7 +21,7 @@ from seedbed.engines import OneByOne
 from seedbed.federated import Algorithm, ClientId, ServerState
 from seedbed.federation.plan import Plan
 from seedbed.learning.objectives import Objective, cross_entropy, supervised
-from seedbed.learning.optimizers import adam, sgd
+from seedbed.learning.optimizers import sgd
 from seedbed.models import Model, mlp
 from seedbed.peers.peer import Peer
 from seedbed.peers.terms import Terms
@@ -59,14 +59,13 @@ def made(name: str) -> tuple[Algorithm, Sampler, ServerState]:
     loss: Objective = supervised(model.predict, cross_entropy)
     algorithms: dict[str, Callable[[], Algorithm]] = {
         "dpsgd": lambda: dpsgd(loss, outer=sgd(0.2)),
-        "dpsgd, adam": lambda: dpsgd(loss, outer=adam(0.02)),
         "learn, then mix": lambda: dpsgd(loss, outer=sgd(0.5, schedule=learning)),
         "still": lambda: dpsgd(loss, outer=sgd(0.0)),
         "push_sum": lambda: push_sum(loss, outer=sgd(0.2)),
         "still push_sum": lambda: push_sum(loss, outer=sgd(0.0)),
         "scaffold": lambda: scaffold(loss, local=sgd(0.1)),
         "fedavgm": lambda: fedavgm(loss, local=sgd(0.1)),
-        "dif_maml": lambda: dif_maml(loss, outer=sgd(0.2)),
+        "dif_maml": lambda: dif_maml(loss),
     }
     algorithm = algorithms[name]()
     sampler = support_query(0.5, steps=2) if name == "dif_maml" else batches(4)

@@ -14,7 +14,6 @@ from .bench import World, apart, peer, simulated, states, terms
     ("name", "topology", "order"),
     [
         ("dpsgd", "ring", "combine_then_adapt"),
-        ("dpsgd, adam", "complete", "adapt_then_combine"),
         ("dif_maml", "grid", "adapt_then_combine"),
         ("scaffold", "erdos_renyi", "adapt_then_combine"),
         ("fedavgm", "matching", "combine_then_adapt"),

@@ -1,6 +1,9 @@
 """From a settings file to folders of peers, and what is refused before anything is written."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,9 @@ from typer.testing import CliRunner
 
 from seedbed.cli.app import app
 from seedbed.errors import InputError
-from seedbed.runs.peering import chosen, found, join, spoken, what_a_peer_has
+from seedbed.runs.peering import chosen, found, join, metrics_of, spoken, what_a_peer_has
+
+from .ports import free_ports
 
 
 @pytest.fixture
@@ -49,6 +54,22 @@ def test_under_torchrun_each_process_is_the_peer_of_its_rank(sample: str, tmp_pa
     assert [p.name for p in chosen(tmp_path / "heart", {"RANK": "1", "WORLD_SIZE": "2"})] == ["a"]
     with pytest.raises(InputError, match="torchrun started 3 processes for 2 peers"):
         chosen(tmp_path / "heart", {"RANK": "1", "WORLD_SIZE": "3"})
+
+
+@pytest.mark.slow
+def test_torchrun_starts_them(sample: str, tmp_path: Path) -> None:
+    """Each rank is its peer; all come to the end, and agree on what they have done."""
+    peers = [f"{name}=127.0.0.1:{port}" for name, port in zip("abc", free_ports(3), strict=True)]
+    found(tmp_path / "heart", peers, sample, given())
+    for name in "abc":
+        shutil.copyfile(sample, tmp_path / f"{name}.csv")
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", "seedbed"]
+    words += ["peers", "run", str(tmp_path / "heart"), "--data", str(tmp_path / "{peer}.csv")]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("all rounds are done") == 3
+    for folder in chosen(tmp_path / "heart", {}):
+        assert [line["peers"] for line in metrics_of(folder)] == [["a", "b", "c"]] * 3
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_peer_that_comes_back_takes_part_from_where_the_others_are(disk: Path)
     assert lines[-1]["consensus"] > 0
 
 
-@pytest.mark.parametrize("order", ["adapt_then_combine", "combine_then_adapt"])
+@pytest.mark.parametrize("order", [pytest.param("adapt_then_combine", marks=pytest.mark.slow), "combine_then_adapt"])
 def test_killed_at_any_instant_and_started_at_once_is_undisturbed(order: Any, disk: Path) -> None:
     """Bit for bit, what clients keep too: after each of its steps in turn a peer is killed, and started again."""
     settled = terms(3, rounds=2, order=order, deadline=50.0, patience=60.0)
