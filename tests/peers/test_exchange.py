@@ -116,7 +116,7 @@ def test_a_link_that_breaks_both_ways_and_heals(disk: Path) -> None:
 
 @pytest.mark.parametrize("seed", [106])
 def test_what_is_lost_and_whoever_dies_the_sum_over_peers_is_kept(seed: int, disk: Path) -> None:
-    """Peers that only mix, through a storm: scripts/prove kill_a_peer has hundreds of them."""
+    """Peers that only mix, through a storm: scripts/prove kill_a_peer has many."""
     found = storm(seed, disk)
     assert found.kept < 1e-12
     assert found.even
