@@ -34,6 +34,9 @@ ROOMS = {
         *("errors", "tree", "draws", "tasks", "federated", "reducers", "stored", "gate", "rounds", "engines"),
         *("privacy", "wire"),
     ],
+    "peers": [
+        *("errors", "tree", "federated", "stored", "tasks", "rounds", "engines", "privacy", "wire", "federation"),
+    ],
     "privacy": ["errors", "tree", "draws", "tasks", "learning", "reducers", "federated", "rounds"],
 }
 
@@ -74,13 +77,13 @@ def test_no_pickle_and_no_global_randomness(path: Path) -> None:
 
 
 def test_only_downloading_uses_the_network() -> None:
-    """And what a federation is asked to do: Flower's port, sockets in the file system, figures on this machine."""
-    network = {"urllib.request", "requests", "http.client", "http.server", "socket"}
+    """And what a federation is asked to do: Flower's port, sockets in the file system, figures on this machine,
+    peers' ports."""
+    network = {"urllib.request", "requests", "http.client", "http.server", "socket", "zmq"}
     users = {str(p.relative_to(PACKAGE)) for p in FILES if imports_of(p) & network}
     inside = {"federation/local.py", "flower/doorway.py", "flower/executor.py"}
-    assert (
-        users <= {"tasks/readers/download.py", "runs/prometheus.py", "flower/serving.py", "flower/joining.py"} | inside
-    )
+    outside = {"flower/serving.py", "flower/joining.py", "peers/network.py"}
+    assert users <= {"tasks/readers/download.py", "runs/prometheus.py"} | outside | inside
     assert not [name for name in inside if "AF_INET" in (PACKAGE / name).read_text()]
 
 

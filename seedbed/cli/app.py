@@ -25,6 +25,7 @@ from seedbed.cli.options import (
     Seed,
     Set,
 )
+from seedbed.cli.peers import peers_app
 from seedbed.cli.show import (
     Bars,
     Download,
@@ -49,6 +50,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(federation_app, name="federation")
 app.command()(serve)
 app.command()(join)
+app.add_typer(peers_app, name="peers")
 console = Console()
 
 

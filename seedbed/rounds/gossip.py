@@ -75,9 +75,7 @@ def gossip(
         if order == "combine_then_adapt":
             states = _mixed(mix.matrix, states)
         states = [
-            algorithm.server(state, gather(algorithm, [Group([c], tree.stack([messages[c]]))], 1))
-            if c in messages
-            else state
+            stepped(algorithm, c, state, messages[c]) if c in messages else state
             for c, state in zip(peers, states, strict=True)
         ]
         if order == "adapt_then_combine":
@@ -86,9 +84,14 @@ def gossip(
         info = _info(list(messages.values()))
         stacked = tree.stack(states)
         refuse_infinite(stacked, number, info)
-        info |= {"consensus": _apart([algorithm.send(s, c) for c, s in zip(peers, states, strict=True)])}
+        info |= {"consensus": apart([algorithm.send(s, c) for c, s in zip(peers, states, strict=True)])}
         numbers = {name: float(value) for name, value in info.items()} | {"lambda2": second_eigenvalue(mix.matrix)}
         yield Round(number, _mean(stacked), asked, numbers, partial(named, "peers", stacked))
+
+
+def stepped(algorithm: Algorithm, peer: ClientId, state: ServerState, message: Message) -> ServerState:
+    """A peer's state after the server's step on its own message alone."""
+    return algorithm.server(state, gather(algorithm, [Group([peer], tree.stack([message]))], 1))
 
 
 def _messages(
@@ -109,7 +112,7 @@ def _info(messages: Sequence[Message]) -> dict[str, Tensor]:
 def _mixed(matrix: Tensor, states: Sequence[ServerState]) -> list[ServerState]:
     """x_i ← Σ_j W_ij x_j of floating leaves; others stay each peer's own."""
     stacked = tree.stack(states)
-    return _each(tree.map(lambda x: torch.tensordot(matrix.to(x), x, 1) if _floats(x) else x, stacked), len(states))
+    return _each(tree.map(lambda x: torch.tensordot(matrix.to(x), x, 1) if is_mixed(x) else x, stacked), len(states))
 
 
 def _each(stacked: Tree, count: int) -> list[Tree]:
@@ -118,15 +121,16 @@ def _each(stacked: Tree, count: int) -> list[Tree]:
 
 def _mean(stacked: Tree) -> Tree:
     """The mean of floating leaves [N, ...]; of others the first peer's."""
-    return tree.map(lambda x: x.mean(0) if _floats(x) else x[0], stacked)
+    return tree.map(lambda x: x.mean(0) if is_mixed(x) else x[0], stacked)
 
 
-def _apart(sent: Sequence[Tree]) -> Tensor:
-    """√(mean_i ‖x_i − x̄‖²): []."""
+def apart(sent: Sequence[Tree]) -> Tensor:
+    """√(mean_i ‖x_i − x̄‖²) of the models in what peers would send: []."""
     models = tree.stack([model_in(one) for one in sent])
-    away = tree.map(lambda x: x - x.mean(0) if _floats(x) else torch.zeros_like(x), models)
+    away = tree.map(lambda x: x - x.mean(0) if is_mixed(x) else torch.zeros_like(x), models)
     return (tree.squared_norm(away) / len(sent)).sqrt()
 
 
-def _floats(x: Tensor) -> bool:
+def is_mixed(x: Tensor) -> bool:
+    """Whether a leaf of a state is exchanged; others, such as counts of steps, stay each peer's own."""
     return x.is_floating_point()

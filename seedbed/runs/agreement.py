@@ -90,8 +90,8 @@ class Agreement:
         _refuse_names(members)
         asked = settings_from(given)
         form = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
-        whole = complete({**_without_nones(given), "cohort": asked.cohort or len(members)}, form, specific=False)
-        whole = whole.model_copy(update={"schedule": asked.schedule.model_copy(update={"name": schedule})})
+        held = {"cohort": asked.cohort or len(members), "schedule": {**given.get("schedule", {}), "name": schedule}}
+        whole = complete({**_without_nones(given), **held}, form, specific=False)
         entry = catalogue.entry(whole.algorithm)
         if entry.same_labels and form.episodic:
             raise InputError(

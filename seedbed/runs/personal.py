@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import safe_open
 from torch import Tensor
@@ -26,6 +26,9 @@ from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches
 from seedbed.tasks.types import Batch
 from seedbed.tree import Tree
+
+if TYPE_CHECKING:
+    from seedbed.runs.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def personalise(
     """Adapt a run's start to a support set and write the model.
 
     Args:
-        directory: a run's, whose client is a newcomer; or a node's folder, whose client is its member.
+        directory: a run's, whose client is a newcomer; or a node's or a peer's folder, whose client is its member.
         steps: adaptation steps; None: the algorithm's own, or those that validation clients liked best.
         query: labelled examples to score the model on.
         client: whose examples, where the files hold several clients'.
@@ -138,9 +141,11 @@ class _Start(NamedTuple):
 
 
 def _start(directory: Path) -> _Start:
-    """Of a run's directory: a newcomer's; of a node's folder: that of the member itself."""
+    """Of a run's directory: a newcomer's; of a node's or a peer's folder: that of the member itself."""
     if (directory / "node.json").exists():
         return _of_node(directory)
+    if (directory / "peer.json").exists():
+        return _of_peer(directory)
     run = RunDirectory.open(directory)
     manifest = run.manifest
     learner = Learner(settings_from(manifest["settings"]), Shape.of(manifest["shape"]))
@@ -157,9 +162,17 @@ def _of_node(folder: Path) -> _Start:
     from seedbed.runs.agreement import Agreement  # here, for its extras: plain runs need none of them
     from seedbed.runs.federating import what_a_node_has
 
-    agreement = Agreement.read(folder)
+    return _of_member(Agreement.read(folder), *what_a_node_has(folder))
+
+
+def _of_peer(folder: Path) -> _Start:
+    from seedbed.runs.peering import what_a_peer_has  # here, for its extras
+
+    return _of_member(*what_a_peer_has(folder))
+
+
+def _of_member(agreement: "Agreement", sent: Tree, kept: Tree | None) -> _Start:
     settings = agreement.settings
-    sent, kept = what_a_node_has(folder)
     own = hostile.kept_by_the_algorithm(kept, settings) if kept is not None else None
     return _Start(
         agreement.learner, dict(agreement.encoding), settings.algorithm, agreement.model, settings.options,

@@ -34,7 +34,7 @@ class Refused(InputError):
 
 
 class Action(IntEnum):
-    """What a letter is; the first five go from server to node, the others from node to server."""
+    """What a letter is: the first five go from server to node, the next from node to server, the last between peers."""
 
     WORK = 1  # do a round's work: what the server sends, and which of this client's letters was counted last
     COUNTED = 2  # the letter of this digest is in a committed round: what was kept with it may be kept
@@ -45,6 +45,8 @@ class Action(IntEnum):
     REPLY = 12  # a round's message
     FAILED = 13  # a round's work could not be done, and why in a word
     HELD = 14  # the last model is here on disk, and what goes with the last letter that was counted
+    STATUS = 21  # where a peer is, what it has of yours, and which exchange with you it counted last
+    OFFER = 22  # what a peer gives to be mixed in a round
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""The commands of peers without a server."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from seedbed.cli.options import Config, Rounds, Seed, Set
+from seedbed.errors import InputError
+
+peers_app = typer.Typer(
+    no_args_is_help=True,
+    help="Peers without a server: each a process with its own data that exchanges with its neighbours, encrypted. "
+    "Peers that die are gone on without.",
+)
+console = Console()
+
+Deadline = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="Seconds of silence after which a neighbour is gone on without; longer than a round's work takes.",
+    ),
+]
+Patience = Annotated[
+    float, typer.Option(min=0.1, help="Seconds to wait for neighbours at the very first, and for anybody at all later.")
+]
+
+
+@peers_app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="Folder to make.")],
+    peers: Annotated[
+        list[str],
+        typer.Option("--peers", help="NAME, or NAME=HOST:PORT as the others reach it; repeated, or with commas."),
+    ],
+    like: Annotated[
+        str,
+        typer.Option(
+            help="A file that looks like the peers' own (columns, classes): made-up rows will do. Only its form is "
+            "read; each peer's numbers are standardised by its own."
+        ),
+    ],
+    algorithm: Annotated[
+        str | None, typer.Option(help="One for peers: see `seedbed algorithms`. Default: dpsgd.")
+    ] = None,
+    rounds: Rounds = None,
+    topology: Annotated[
+        str | None, typer.Option(help="Who is linked with whom: ring, complete, grid, erdos_renyi, matching, ...")
+    ] = None,
+    seed: Seed = None,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Make settings and keys: a folder for each peer.
+
+    `seedbed peers init heart --peers basel=10.0.0.5:7100 --peers bern=10.0.0.9:7100 --like sample.csv`
+    """
+    from seedbed.runs.peering import PEERS, found
+    from seedbed.runs.settings import read_toml, table_from
+
+    asked = {"algorithm": algorithm, "rounds": rounds, "seed": seed}
+    words = [] if topology is None else [f"schedule.topology={topology}"]
+    given = table_from(
+        read_toml(config) if config else {},
+        {key: value for key, value in asked.items() if value is not None},
+        assignments=[*words, *(set_ or [])],
+    )
+    made = found(directory, [name for word in peers for name in word.split(",")], like, given)
+    settings = made.settings
+    console.print(
+        f"{directory}: {settings.algorithm}, {settings.rounds} rounds, {settings.schedule.topology}, inputs of shape "
+        f"{made.shape.inputs}",
+        soft_wrap=True,
+    )
+    for name in made.members:
+        console.print(f"  {directory / PEERS / name}: for {name} alone, over a channel that you trust", soft_wrap=True)
+    console.print("next: `seedbed peers join FOLDER --data FILE` at each peer's", soft_wrap=True)
+
+
+@peers_app.command()
+def join(
+    folder: Annotated[Path, typer.Argument(help="Your peer's folder, one of DIR/peers/.")],
+    data: Annotated[Path, typer.Option(help="Your data: a file or folder of the form agreed on. It stays here.")],
+    client: Annotated[str | None, typer.Option(help="Whose rows, where the file holds several clients'.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT to listen on, where it is not what the others were told.")
+    ] = None,
+    deadline: Deadline = 60.0,
+    patience: Patience = 600.0,
+) -> None:
+    """Be one peer with your own data, until all rounds are done. Killed and started again, it goes on."""
+    from seedbed.runs.peering import join as be
+
+    model = be(folder, data, said=_say, client=client, listen=listen, deadline=deadline, patience=patience)
+    console.print(f"the model: {model}", soft_wrap=True)
+    console.print(f"your own: `seedbed adapt {folder} --support FILE --out mine.safetensors`", soft_wrap=True)
+
+
+@peers_app.command()
+def run(
+    directory: Annotated[Path, typer.Argument(help="The folder that `seedbed peers init` made.")],
+    data: Annotated[str, typer.Option(help="The peers' data, {peer} for the name: 'data/{peer}.csv'.")],
+    deadline: Deadline = 60.0,
+    patience: Patience = 600.0,
+) -> None:
+    """All peers on this machine, each in a process of its own; under torchrun each process is the peer of its rank.
+
+    `torchrun --nproc-per-node 4 -m seedbed peers run DIR --data 'data/{peer}.csv'`
+    """
+    from seedbed.runs.peering import chosen, together
+    from seedbed.runs.peering import join as be
+
+    if "{peer}" not in data:
+        raise InputError(f"--data {data!r} gives all peers the same file: write {{peer}} where the name stands")
+    folders = chosen(directory)
+    if len(folders) > 1:
+        ended = together(folders, data, deadline, patience)
+        console.print(f"{sum(ended.values())} of {len(ended)} peers came to the end", soft_wrap=True)
+        raise typer.Exit(0 if all(ended.values()) else 1)
+    path = Path(data.replace("{peer}", folders[0].name))
+    be(folders[0], path, said=lambda line: _say(line, folders[0].name), deadline=deadline, patience=patience)
+
+
+def _say(line: str, name: str = "") -> None:
+    from seedbed.runs.peering import spoken
+
+    words = spoken(json.loads(line))
+    if words:
+        begin = time.strftime("%H:%M:%S") + (f"  {name}" if name else "")
+        console.print(f"{begin}  {words}", markup=False, highlight=False, soft_wrap=True)
