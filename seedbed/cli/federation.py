@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from seedbed.cli.options import Algorithm, Config, Rounds, Seed, Set
+from seedbed.cli.options import Algorithm, Config, Rounds, Seed, Set, listed
 
 if TYPE_CHECKING:
     from seedbed.runs.standing import Standing
@@ -58,7 +58,7 @@ def init(
         {key: value for key, value in asked.items() if value is not None},
         assignments=set_ or [],
     )
-    members = [name for word in [*nodes, *(more or ())] for name in word.split(",") if name]
+    members = listed(nodes, more)
     made = found(directory, members, like, given, host=host, port=port)
     form = f"{len(made.classes)} classes ({', '.join(made.classes[:5])})" if made.classes else "numbers to predict"
     console.print(f"{directory}: {made.settings.algorithm}, {made.settings.rounds} rounds, inputs of shape "

@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -31,3 +32,12 @@ Attack = Annotated[str | None, typer.Option(help="How some clients attack the tr
 Attackers = Annotated[str | None, typer.Option(help="Known clients that attack: a fraction or a count; default: 0.2.")]
 Delta = Annotated[float | None, typer.Option(help="Its δ; default: 1e-5, or less for many clients.")]
 Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
+
+
+def listed(first: Iterable[str], more: Iterable[str] | None) -> list[str]:
+    """Names as people write them: after one option several, or with commas, or the option again for each.
+
+    >>> listed(["a", "b,c"], ["d"])
+    ['a', 'b', 'c', 'd']
+    """
+    return [name for word in (*first, *(more or ())) for name in word.split(",") if name]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from seedbed.cli.options import Config, Rounds, Seed, Set
+from seedbed.cli.options import Config, Rounds, Seed, Set, listed
 from seedbed.errors import InputError
 
 peers_app = typer.Typer(
@@ -35,7 +35,7 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Folder to make.")],
     peers: Annotated[
         list[str],
-        typer.Option("--peers", help="NAME, or NAME=HOST:PORT as the others reach it; repeated, or with commas."),
+        typer.Option("--peers", help="NAME, or NAME=HOST:PORT as the others reach it: --peers basel bern chur."),
     ],
     like: Annotated[
         str,
@@ -54,10 +54,11 @@ def init(
     seed: Seed = None,
     config: Config = None,
     set_: Set = None,
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,  # the peers after the first
 ) -> None:
     """Make settings and keys: a folder for each peer.
 
-    `seedbed peers init heart --peers basel=10.0.0.5:7100 --peers bern=10.0.0.9:7100 --like sample.csv`
+    `seedbed peers init heart --peers basel=10.0.0.5:7100 bern=10.0.0.9:7100 --like sample.csv`
     """
     from seedbed.runs.peering import PEERS, found
     from seedbed.runs.settings import read_toml, table_from
@@ -69,7 +70,7 @@ def init(
         {key: value for key, value in asked.items() if value is not None},
         assignments=[*words, *(set_ or [])],
     )
-    made = found(directory, [name for word in peers for name in word.split(",")], like, given)
+    made = found(directory, listed(peers, more), like, given)
     settings = made.settings
     console.print(
         f"{directory}: {settings.algorithm}, {settings.rounds} rounds, {settings.schedule.topology}, inputs of shape "
