@@ -43,9 +43,9 @@ def main(grid: Grid, context: Context) -> None:
             server.close()
     except InputError as error:  # in words for people
         half.write(context.run_id, "failed", str(error))
-    except BaseException as error:
+    except Exception as error:
         half.write(context.run_id, "failed", f"{type(error).__name__}: {error}")
-        raise
+        raise  # whoever stops the run (SystemExit) does not end the federation: it is started again
     else:
         half.write(context.run_id, "finished")
 

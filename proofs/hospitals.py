@@ -1,9 +1,10 @@
 """Four hospitals over Flower: TLS, registered keys, refusals, kills; as simulated, bit for bit (about 15 minutes)
 
-python proofs/federation.py                  all parts
-python proofs/federation.py path kills       some of: path, refusals, kills, node, proxy
+python proofs/hospitals.py                  all parts
+python proofs/hospitals.py path kills       some of: path, refusals, kills, node, control, proxy
 """
 
+import json
 import os
 import random
 import shutil
@@ -295,6 +296,77 @@ def node(folder: Path) -> bool:
     return equal and bool(tree.leaves(kept)) and not any(codes)
 
 
+def control(folder: Path) -> bool:
+    """Who reaches Flower's control API hands in an app of its own, and stops the run: nothing of it is run, and the
+    rounds go on to the same end."""
+    files, marks = hospitals(folder), folder / "marks"
+    directory, _ = founded(folder, files, "--rounds", "4")
+    marks.mkdir()
+    evil = folder / "evil"
+    evil.mkdir()
+    for name, text in {"pyproject.toml": EVIL_APP, "evil.py": EVIL, "LICENSE": "none\n"}.items():
+        (evil / name).write_text(text.replace("MARKS", str(marks)))
+    home = directory / "server" / "flower"
+    env = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+    def flwr(*words: str) -> int:
+        return subprocess.run([command("flwr"), *words], env=env, capture_output=True, check=False).returncode
+
+    server = serving(directory)
+    with joined(directory, files) as nodes:
+        while "round 1: done" not in server.said and server.process.poll() is None:
+            time.sleep(0.5)
+        for mark in marks.iterdir():  # `flwr run` itself imports what it sends
+            mark.unlink()
+        taken = flwr("run", str(evil), "federation") == 0
+        for mark in marks.iterdir():
+            mark.unlink()
+        wanted = json.loads((home / "wanted.json").read_text())["run"]
+        stopped = flwr("stop", str(wanted), "federation") == 0
+        codes = [server.wait(), *(node.wait() for node in nodes.values())]
+    whole, _ = simulated(folder, files, directory)
+    equal = not any(codes) and same(trained(directory), dict(whole.params))
+    run = sorted(mark.name for mark in marks.iterdir())
+    again = "started again" in server.said
+    print(f"control: an app handed in ({'taken' if taken else 'not taken'} by Flower): {run or 'nothing'} of it ran; "
+          f"the run stopped ({'so' if stopped and again else 'NOT SO'}): the model is "
+          f"{'the same' if equal else 'ANOTHER'}")  # fmt: skip
+    return taken and not run and stopped and again and equal
+
+
+EVIL = """import sys
+from pathlib import Path
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+Path("MARKS", Path(sys.argv[0]).name).touch()
+client = ClientApp()
+server = ServerApp()
+
+
+@server.main()
+def main(grid, context):
+    Path("MARKS", "server").touch()
+"""
+EVIL_APP = """[project]
+name = "evil"
+version = "1.0.0"
+license = { file = "LICENSE" }
+dependencies = ["flwr>=1.41"]
+
+[tool.flwr.app]
+publisher = "evil"
+fab-format-version = 1
+flwr-version-target = "1.41.0"
+
+[tool.flwr.app.components]
+serverapp = "evil:server"
+clientapp = "evil:client"
+
+[tool.flwr.app.config]
+"""
+
+
 def proxy(folder: Path) -> bool:
     """Members through nginx, by the file that `init` wrote; Flower's control API is not to be reached that way."""
     nginx = shutil.which("nginx")
@@ -339,6 +411,7 @@ PARTS: dict[str, Callable[[Path], bool]] = {
     "refusals": refusals,
     "kills": kills,
     "node": node,
+    "control": control,
     "proxy": proxy,
 }
 
