@@ -193,7 +193,7 @@ def dealt(
 
     >>> from types import SimpleNamespace
     >>> dealt([0, 1, 2, 3], SimpleNamespace(size=[5, 3, 1, 1].__getitem__), {3: 0}, 2)
-    [[3, 1], [0, 2]]
+    [[3, 1, 2], [0]]
     """
     shares: list[list[ClientId]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
