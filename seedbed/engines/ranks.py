@@ -78,6 +78,12 @@ def launched() -> bool:
     return all(name in os.environ for name in LAUNCHED)
 
 
+def decided(flag: bool) -> bool:
+    """What rank 0 says: for what depends on a clock."""
+    ranks = here()
+    return flag if ranks.size == 1 else bool(ranks.gather(b"yes" if flag else b"")[0])
+
+
 def beside() -> int:
     """How many ranks share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() else 1

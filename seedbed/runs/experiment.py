@@ -34,6 +34,7 @@ from seedbed.runs.protection import Promise, refuse_unprotected
 from seedbed.runs.scheduling import refuse_senseless
 from seedbed.runs.secured import Secured, one_message
 from seedbed.runs.settings import ModelSettings, Settings, known_keys
+from seedbed.runs.several import looks_at_each
 from seedbed.tasks import sampling
 from seedbed.tasks.augment import with_distortions, with_rotations
 from seedbed.tasks.population import Population
@@ -557,7 +558,8 @@ class Experiment:
         return hostile.defended(algorithm, self.settings, root, messages)
 
     def engine(self, source: TaskSource, model: AnyModel) -> Engine:
-        return engines.make(self.settings.engine, source, model.module, workers=self.settings.workers)
+        workers, each = self.settings.workers, looks_at_each(self.settings)
+        return engines.make(self.settings.engine, source, model.module, workers=workers, each=each)
 
     @cached_property
     def budget(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
 
+from seedbed.engines.ranks import decided
 from seedbed.federated import Algorithm, Engine, Params, ServerState
 from seedbed.privacy.differential.ledger import NOT_NAMED
 from seedbed.rounds import Round
@@ -59,7 +60,7 @@ def train_stage(
         run.log({"stage": stage, "round": round.number, **took_part, **round.info, **refused})
         watch(round)
         last = round.number == rounds
-        if last or time.monotonic() - saved >= checkpoint_seconds:
+        if last or decided(time.monotonic() - saved >= checkpoint_seconds):
             memory = {str(client): kept for client, kept in engine.memory().items()}
             run.save(stage, round.number, {"state": round.state, "kept": memory, "rest": round.rest()})
             saved = time.monotonic()
