@@ -4,6 +4,9 @@ What they tell each other are bytes and sums; between machines it goes over TCP 
 """
 
 import os
+import re
+import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -11,10 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from seedbed.errors import InputError
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun says
+MEETING = "seedbed meets at"
 
 
 class Ranks(Protocol):
@@ -103,11 +108,33 @@ def joined() -> Iterator[Ranks]:
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     with _said(int(os.environ["RANK"])):
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+        store, rank, size = next(rendezvous("env://"))
+        met = dist.PrefixStore(_meeting(store, rank, size), store)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=met, rank=rank, world_size=size)
     try:
         yield Together()
     finally:
         dist.destroy_process_group()
+
+
+def _meeting(store: dist.Store, rank: int, size: int) -> str:
+    """A name that these ranks alone have agreed on.
+
+    After a restart torchrun hands out the same store, with what ranks that are gone have left in it. So rank 0 makes a
+    name up, each rank leaves a word of its own under it, and whoever reads back its own word has met the others.
+    """
+    mine = secrets.token_hex(8)
+    if rank == 0:
+        store.set(MEETING, mine)
+        words = [store.get(f"{mine}/{other}").decode() for other in range(1, size)]
+        store.set(f"{mine}/met", " ".join(words))
+        return mine
+    while True:
+        name = store.get(MEETING).decode()
+        store.set(f"{name}/{rank}", mine)
+        if store.check([f"{name}/met"]) and mine in store.get(f"{name}/met").decode().split():
+            return name
+        time.sleep(0.05)  # not all are there, or it is a name of ranks that are gone
 
 
 @contextmanager
@@ -116,8 +143,8 @@ def _said(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error).strip().splitlines()[0]).partition(". ")[0]
         raise InputError(
-            f"rank {rank} has lost another rank ({reason}): what that one said tells why; the same command goes on "
-            "from the last checkpoint"
+            f"rank {rank} has lost another rank ({reason}), which may have said why; the same command goes on from the "
+            "last checkpoint"
         ) from error
