@@ -279,6 +279,27 @@ def data_inspect(
     console.print(summary_table(found))
 
 
+@data_app.command("pack")
+def data_pack(
+    data: Annotated[str, typer.Argument(help="A set's name or a path.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Write data to a folder that is opened at once whatever its size, and of which only what is used is read.
+
+    `--data FOLDER` then takes it. What makes clients up (reader.partition=...) and leaves some out is done here.
+    """
+    from seedbed.runs.settings import settings_from, table_from
+    from seedbed.runs.start import population_for
+    from seedbed.tasks.readers import pack
+
+    population = population_for(settings_from(table_from({"data": data, "root": root}, assignments=set_ or [])))
+    with Bars() as bars:
+        pack(population, out, bars.steps(f"packing {population.source}", len(population)))
+    console.print(f"{population!r} is in {out}", soft_wrap=True)
+
+
 @data_app.command("get")
 def data_get(
     name: Annotated[str, typer.Argument(help="A set's name.")],

@@ -9,11 +9,12 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from seedbed.errors import InputError
@@ -109,7 +110,7 @@ def joined() -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     with _said(int(os.environ["RANK"])):
         store, rank, size = next(rendezvous("env://"))
-        met = dist.PrefixStore(_meeting(store, rank, size), store)
+        met = PrefixStore(_meeting(store, rank, size), store)
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=met, rank=rank, world_size=size)
     try:
         yield Together()
@@ -117,7 +118,7 @@ def joined() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def _meeting(store: dist.Store, rank: int, size: int) -> str:
+def _meeting(store: Any, rank: int, size: int) -> str:
     """A name that these ranks alone have agreed on.
 
     After a restart torchrun hands out the same store, with what ranks that are gone have left in it. So rank 0 makes a
@@ -130,7 +131,7 @@ def _meeting(store: dist.Store, rank: int, size: int) -> str:
         store.set(f"{mine}/met", " ".join(words))
         return mine
     while True:
-        name = store.get(MEETING).decode()
+        name = str(store.get(MEETING), "utf-8")
         store.set(f"{name}/{rank}", mine)
         if store.check([f"{name}/met"]) and mine in store.get(f"{name}/met").decode().split():
             return name
