@@ -43,6 +43,7 @@ def read(path: str | Path) -> Population:
     path = Path(path)
     about = _about(path)
     found = {name: _array(path, name, about["shapes"][name]) for name in ARRAYS}
+    found["offsets"] = np.array(found["offsets"])  # looked at for every client: eight bytes each in memory
     if found["offsets"][-1] != len(found["x"]):
         raise InputError(
             f"{path} has {len(found['x'])} rows, but offsets.npy ends at {found['offsets'][-1]}: pack anew"
