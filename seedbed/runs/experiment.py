@@ -365,7 +365,8 @@ class Experiment:
         self.secured = self._planned_secured(entry)
         self._check_hostile(model)
         if self.held_out is not None:
-            self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
+            place = {name: i for i, name in enumerate(self.held_out.names)}
+            self.held_out = self.held_out.only([place[name] for name in self.train.names])
         refuse_senseless(self.settings, entry, len(self.train))
         refuse_unprotected(self.settings, entry)
         self._check_unseen()
@@ -557,9 +558,9 @@ class Experiment:
         messages = clients if self.settings.secure.groups is None else self.settings.secure.groups
         return hostile.defended(algorithm, self.settings, root, messages)
 
-    def engine(self, source: TaskSource, model: AnyModel) -> Engine:
+    def engine(self, source: TaskSource, model: AnyModel, kept: engines.OnDisk | None = None) -> Engine:
         workers, each = self.settings.workers, looks_at_each(self.settings)
-        return engines.make(self.settings.engine, source, model.module, workers=workers, each=each)
+        return engines.make(self.settings.engine, source, model.module, workers=workers, each=each, kept=kept)
 
     @cached_property
     def budget(self) -> int:

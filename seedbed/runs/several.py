@@ -50,6 +50,11 @@ def refuse_senseless(settings: Settings) -> None:
             f"--epsilon {settings.privacy.epsilon:g} on {here().size} ranks: the secret that noise follows from would "
             "have to be on all of them; run it in one process"
         )
+    if settings.kept == "disk" and here().size > 1:
+        raise InputError(
+            f"kept=disk on {here().size} ranks: each would have a part, and the run's directory only that of rank 0; "
+            "leave it out, or run in one process"
+        )
 
 
 def refuse_unlike(manifest: Mapping[str, Any]) -> None:
