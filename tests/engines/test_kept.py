@@ -109,7 +109,7 @@ def test_damage_is_said(damage: str, tmp_path: Path) -> None:
         again.restore(index)
         _ = again[3]
 
-    with pytest.raises(InputError, match="put (it|the file) back"):
+    with pytest.raises(InputError, match=r"put (it|the file) back"):
         read()
 
 
