@@ -166,7 +166,7 @@ def table(settings: argparse.Namespace, bar: Progress) -> list[Figure]:
     found = []
     for (kind, numbers, cohort), cell in said.items():
         name = f"{numbers:.0e} numbers, {cohort:,} clients, {KINDS[kind]}"
-        found += [Figure(f"{name}: s a round", cell["seconds"]), Figure(f"{name}: peak, MB", cell["peak"])]
+        found += [Figure(f"{name}: s of CPU a round", cell["seconds"]), Figure(f"{name}: peak, MB", cell["peak"])]
     for kind, what in KINDS.items():
         for numbers in NUMBERS:
             mine = {c: said[kind, numbers, c] for c in COHORTS if (kind, numbers, c) in said}
@@ -181,13 +181,11 @@ def table(settings: argparse.Namespace, bar: Progress) -> list[Figure]:
 def slope(cells: dict[int, dict[str, float]], measure: str) -> float:
     """Of log(measure) in log(cohort), by the largest two: 0 is flat, 1 proportional."""
     (a, x), (b, y) = list(pairwise(cells.items()))[-1]
-    return math.log(
-        max(y[measure], 1.0 if measure == "peak" else 0) / max(x[measure], 1.0 if measure == "peak" else 0)
-    ) / math.log(b / a)
+    return math.log(y[measure] / x[measure]) / math.log(b / a)
 
 
 def cell_of(cell: dict[str, Any]) -> dict[str, float]:
-    """Seconds of a round, and how much memory rounds take beyond what was there before them."""
+    """Seconds of CPU of a round, and the most memory that the process had."""
     cohort, inputs = cell["cohort"], 32
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(cohort * EXAMPLES, inputs, generator=rng)
@@ -202,13 +200,13 @@ def cell_of(cell: dict[str, Any]) -> dict[str, float]:
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=sgd(LR))
     start = algorithm.init(model.params)
     next(synchronous(algorithm, engine, start, cohort=min(cohort, 10)))  # warm
-    rounds, seconds, before = synchronous(algorithm, engine, start), [], own_memory()
+    rounds, seconds = synchronous(algorithm, engine, start), list[float]()
     while len(seconds) < 3 and sum(seconds) < 20:
-        began = time.perf_counter()
+        began = time.process_time()  # one thread: what other programs take is not in it
         next(rounds)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return {"seconds": statistics.median(seconds), "peak": peak, "before": before}
+    return {"seconds": statistics.median(seconds), "peak": peak}
 
 
 def measured(cell: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +235,8 @@ def of_ranks(settings: argparse.Namespace, bar: Progress) -> list[Figure]:
         for ranks, said in found.items():
             said.append(group(ranks, settings.rounds))
     medians = {ranks: statistics.median(s["seconds"] for s in said) for ranks, said in found.items()}
-    ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(found[1], found[2], strict=True))
+    pairs = list(zip(found[1], found[2], strict=True))
+    ratio, by_cpu = (statistics.median(a[what] / b[what] for a, b in pairs) for what in ("seconds", "cpu"))
     parts = [
         Figure(f"{ranks} ranks: {what}, s a round", statistics.median(s[what] for s in said))
         for ranks, said in found.items()
@@ -246,6 +245,7 @@ def of_ranks(settings: argparse.Namespace, bar: Progress) -> list[Figure]:
     return [
         *(Figure(f"{ranks} ranks: s a round", median) for ranks, median in medians.items()),
         Figure("2 ranks are faster than 1, times (median of pairs)", ratio, at_least=None if settings.busy else FASTER),
+        Figure("the CPU of 1 rank over that of the busier of 2: the most that two free cores give", by_cpu),
         *parts,
         Figure("cores that were free meanwhile, by this process's clock", free_cores()),
     ]
@@ -259,7 +259,7 @@ def free_cores() -> float:
 
 
 def group(ranks: int, rounds: int) -> dict[str, float]:
-    """What rank 0 of so many says."""
+    """What rank 0 of so many says, and the most CPU that one of them took."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -272,8 +272,8 @@ def group(ranks: int, rounds: int) -> dict[str, float]:
     said = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise SystemExit("a rank failed")
-    answer: dict[str, float] = json.loads(said[0])
-    return answer
+    answers: list[dict[str, float]] = [json.loads(one) for one in said]
+    return answers[0] | {"cpu": max(answer["cpu"] for answer in answers)}
 
 
 def rank(cell: dict[str, Any]) -> dict[str, float]:
@@ -293,10 +293,10 @@ def rank(cell: dict[str, Any]) -> dict[str, float]:
         next(rounds)
         for _ in range(cell["rounds"]):
             spent |= dict.fromkeys(spent, 0.0)
-            began = time.perf_counter()
+            began, begun = time.perf_counter(), time.process_time()
             next(rounds)
-            seconds = time.perf_counter() - began
-            found.append({"seconds": seconds, **spent, "adding": seconds - sum(spent.values())})
+            seconds, cpu = time.perf_counter() - began, time.process_time() - begun
+            found.append({"seconds": seconds, "cpu": cpu, **spent, "adding": seconds - sum(spent.values())})
     return {name: statistics.median(one[name] for one in found) for name in found[0]}
 
 

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ def main() -> int:
         good = [ran(folder / f"ranks-{ranks}", ranks) == want for ranks in (2, 3)]
         print(f"2 and 3 ranks: {'the bytes of 1' if all(good) else 'DIFFERENT'}")
         good += [killed(folder / f"killed-{number}", number, want) for number in range(KILLS)]
-        good += [stopped(folder / "stopped", want)]
+        good += [stopped(folder / "stopped", want), *refused(folder)]
         good += two_machines(folder, want)
     print(f"{sum(good)} of {len(good)} as they should be")
     return 0 if all(good) else 1
@@ -67,6 +68,36 @@ def stopped(out: Path, want: dict[str, bytes]) -> bool:
     same = ran(out, 3) == want
     print(f"without restarts all had stopped after {seconds:.1f} s; the same command went on: {same}")
     return same and told and seconds < SECONDS
+
+
+def refused(folder: Path) -> list[bool]:
+    """What is wrong is said once, whatever the number of ranks; and ranks that do not belong together are told so."""
+    process = started(["run", *SETTINGS, "--algorithm", "fedavgg", "--out", str(folder / "bad")], 2)
+    lines = told(process.communicate(timeout=180)[0])
+    print(f"an unknown algorithm on 2 ranks: {lines}")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = ["--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    both = [
+        started(
+            ["run", *SETTINGS, "--seed", str(rank), "--out", str(folder / "unlike")],
+            1,
+            launcher=[*where, f"--node-rank={rank}"],
+        )
+        for rank in (0, 1)
+    ]
+    unlike = [line for process in both for line in told(process.communicate(timeout=180)[0])]
+    print(f"ranks of unlike seeds: {unlike}")
+    return [
+        len(lines) == 1 and "did you mean 'fedavg'?" in lines[0],
+        len(unlike) == 1 and "rank 1 has other settings than rank 0" in unlike[0],
+    ]
+
+
+def told(said: str) -> list[str]:
+    """What Seedbed has told people of errors."""
+    return [line for line in said.splitlines() if line.startswith("seedbed:")]
 
 
 def heard(process: subprocess.Popen[str]) -> float:

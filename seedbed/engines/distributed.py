@@ -66,9 +66,14 @@ class Distributed:
         return {c: scores[c] for c in source.clients}
 
     def memory(self) -> Mapping[ClientId, Tree]:
+        if self.ranks.size == 1:
+            return self.engine.memory()
         return {c: kept for part in self._everybodys(dict(self.engine.memory())) for c, kept in part.items()}
 
     def recall(self, memory: Mapping[ClientId, Tree]) -> None:
+        if self.ranks.size == 1:
+            self.engine.recall(memory)
+            return
         self._homes = {c: c % self.ranks.size for c in memory}
         self.engine.recall({c: kept for c, kept in memory.items() if self._homes[c] == self.ranks.rank})
 
@@ -125,7 +130,8 @@ class Distributed:
         yield Group(members[:1], mean if members else tree.index(mean, []), [members] if members else [], lost)
 
     def _keeping(self, share: Collection[ClientId]) -> list[ClientId]:
-        kept = self.engine.memory()
+        """Who of this rank's clients is at home here; nobody where there is no other place."""
+        kept = self.engine.memory() if self.ranks.size > 1 else ()
         return [c for c in share if c in kept]
 
     def _tell(self, mine: Mapping[str, Any]) -> list[Any]:

@@ -34,7 +34,7 @@ def test_two_ranks_write_the_bytes_of_one(tmp_path: Path, monkeypatch: pytest.Mo
         )
         for rank, out in enumerate((two, tmp_path / "elsewhere"))
     ]
-    said = [process.communicate(timeout=120)[0] for process in started]
+    said = [process.communicate(timeout=240)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     assert "report:" in said[0]
     assert said[1] == ""
