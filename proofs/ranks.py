@@ -91,7 +91,7 @@ def refused(folder: Path) -> list[bool]:
     print(f"ranks of unlike seeds: {unlike}")
     return [
         len(lines) == 1 and "did you mean 'fedavg'?" in lines[0],
-        len(unlike) == 1 and "rank 1 has other settings than rank 0" in unlike[0],
+        len(unlike) == 1 and "rank 1 has other settings.seed than rank 0 (1 instead of 0)" in unlike[0],
     ]
 
 

@@ -73,11 +73,11 @@ def refuse_unlike(manifest: Mapping[str, Any]) -> None:
 
     def check() -> None:
         for rank, other in enumerate(others, 1):
-            unlike = [what for what in first if other[what] != first[what]]
-            if unlike and here().rank == 0:
+            if other != first and here().rank == 0:
+                what, theirs, ours = _unlike(other, first)
                 raise InputError(
-                    f"rank {rank} has other {unlike[0]} than rank 0 ({other[unlike[0]]!s:.80} instead of "
-                    f"{first[unlike[0]]!s:.80}): start all ranks by the same command, on copies of the same data"
+                    f"rank {rank} has other {what} than rank 0 ({theirs} instead of {ours}): start all ranks by the same "
+                    "command, on copies of the same data"
                 )
 
     agreed(check)
@@ -130,6 +130,20 @@ def looks_at_each(settings: Settings) -> bool:
         or settings.secure.form != "none"
         or settings.privacy.epsilon is not None
     )
+
+
+def _unlike(mine: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """The first thing in which two tables differ, and both values.
+
+    >>> _unlike({"settings": {"seed": 1}}, {"settings": {"seed": 0}})
+    ('settings.seed', 1, 0)
+    """
+    name = next(name for name in {**mine, **other} if mine.get(name) != other.get(name))
+    a, b = mine.get(name), other.get(name)
+    if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
+        return name, a, b
+    inner, a, b = _unlike(a, b)
+    return f"{name}.{inner}", a, b
 
 
 def _is_of(path: Path, manifest: Mapping[str, Any]) -> bool:
