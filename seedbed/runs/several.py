@@ -76,8 +76,8 @@ def refuse_unlike(manifest: Mapping[str, Any]) -> None:
             if other != first and here().rank == 0:
                 what, theirs, ours = _unlike(other, first)
                 raise InputError(
-                    f"rank {rank} has other {what} than rank 0 ({theirs} instead of {ours}): start all ranks by the same "
-                    "command, on copies of the same data"
+                    f"rank {rank} has other {what} than rank 0 ({theirs} instead of {ours}): start all ranks by the "
+                    "same command, on copies of the same data"
                 )
 
     agreed(check)
