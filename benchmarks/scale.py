@@ -162,7 +162,8 @@ def table(settings: argparse.Namespace, bar: Progress) -> list[Figure]:
     ]
     said = {}
     for cell in bar.track(cells, description="cells"):
-        said[cell["kind"], cell["numbers"], cell["cohort"]] = measured(cell)
+        said[cell["kind"], cell["numbers"], cell["cohort"]] = one = measured(cell)
+        bar.console.print(cell, one)  # so that a table that is stopped is not lost
     found = []
     for (kind, numbers, cohort), cell in said.items():
         name = f"{numbers:.0e} numbers, {cohort:,} clients, {KINDS[kind]}"
