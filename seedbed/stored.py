@@ -1,11 +1,15 @@
 """Trees of tensors as bytes, and files that are written whole or not at all."""
 
 import errno
+import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as decode
 from safetensors.torch import save as encode
@@ -110,3 +114,65 @@ def writing(path: Path, *, go_on: str = RESUME) -> Iterator[None]:
         elif error.errno in closed:
             way = "choose a directory that you may write to"
         raise InputError(f"cannot write {path}: {error.strerror}; {way}") from error
+
+
+# ---- between ranks: trees whose structure the other side does not know ----------------------------------------------
+
+
+def pack(whole: Tree) -> bytes:
+    """A tree of tensors with its structure: nested dicts, lists, tuples and NamedTuples. `unpack` gives it back.
+
+    Devices are not kept, and neither are NamedTuples of classes that only one side has.
+    """
+    found: dict[str, Tensor] = {}
+    structure = json.dumps(_outline(whole, found)).encode()
+    held = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in found.items()}
+    return len(structure).to_bytes(8, "little") + structure + encode(held)
+
+
+def unpack(data: bytes) -> Tree:
+    """The tree that `pack` made into bytes, on the CPU."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return _filled(json.loads(data[8:end]), decode(data[end:]))
+
+
+def outline(whole: Tree) -> Any:
+    """A tree's structure, and its leaves' shapes and types, as JSON takes it."""
+    found: dict[str, Tensor] = {}
+    structure = _outline(whole, found)
+    return [structure, [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in found.values()]]
+
+
+def blank(outlined: Any) -> Tree:
+    """A tree of this outline, whose leaves have shapes and types and hold nothing (the device `meta`)."""
+    structure, leaves = outlined
+    kinds = [(shape, getattr(torch, dtype)) for shape, dtype in leaves]
+    return _filled(structure, {str(i): torch.empty(s, dtype=d, device="meta") for i, (s, d) in enumerate(kinds)})
+
+
+def _outline(node: Any, found: dict[str, Tensor]) -> Any:
+    """[kind, ...] of a tree; its leaves go into `found`, by their numbers in order."""
+    if isinstance(node, Tensor):
+        found[str(len(found))] = node
+        return ["leaf", str(len(found) - 1)]
+    if isinstance(node, Mapping):
+        return ["dict", [[key, _outline(value, found)] for key, value in node.items()]]
+    parts = [_outline(part, found) for part in node]
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return ["named", type(node).__module__, type(node).__qualname__, parts]
+    return ["list" if isinstance(node, list) else "tuple", parts]
+
+
+def _filled(structure: Any, found: Mapping[str, Tensor]) -> Any:
+    kind, *rest = structure
+    if kind == "leaf":
+        return found[rest[0]]
+    if kind == "dict":
+        return {key: _filled(part, found) for key, part in rest[0]}
+    parts = [_filled(part, found) for part in rest[-1]]
+    if kind == "named":
+        made: Any = sys.modules[rest[0]]  # loaded already: nothing is imported because bytes say so
+        for name in rest[1].split("."):
+            made = getattr(made, name)
+        return made(*parts)
+    return parts if kind == "list" else tuple(parts)

@@ -27,7 +27,7 @@ ROOMS = {
     "gate": ["tree", "federated"],
     "rounds": ["errors", "tree", "draws", "tasks", "federated", "gate", "reducers"],
     "attacks": ["errors", "tree", "draws", "tasks", "learning", "federated"],
-    "engines": ["errors", "tree", "tasks", "learning", "federated"],
+    "engines": ["errors", "tree", "tasks", "learning", "federated", "stored"],
     "evaluation": ["tree", "tasks", "learning", "federated"],
     "wire": ["errors"],
     "federation": [

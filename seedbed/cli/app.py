@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,12 +39,15 @@ from seedbed.cli.show import (
     result_table,
     summary_table,
 )
+from seedbed.engines.ranks import Ranks, joined, launched
+from seedbed.errors import InputError
+from seedbed.runs.pipeline import Show
 
+RANKED = ("run", "resume")  # what torchrun may start
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Federated meta-learning: train one start across clients that never share data; each grows its own model.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
 app.add_typer(data_app, name="data")
@@ -81,7 +85,8 @@ def run(
 ) -> None:
     """Train, adapt to clients never seen, and judge it beside FedAvg + fine-tuning and local only.
 
-    `seedbed run` alone does it on handwriting by writer, with nothing to download.
+    `seedbed run` alone does it on handwriting by writer, with nothing to download. On several processes or machines:
+    `torchrun --nproc-per-node 2 -m seedbed run ...`.
     """
     from seedbed.runs.start import start
 
@@ -97,9 +102,10 @@ def run(
     }
     named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
-    with Bars() as bars:
-        directory, result = start(asked, [*words, *(set_ or [])], config, out, bars)
-    _print(result, directory)
+    with joined() as ranks, _shown(ranks) as show:
+        directory, result = start(asked, [*words, *(set_ or [])], config, out, show)
+    if ranks.rank == 0:
+        _print(result, directory)
 
 
 @app.command()
@@ -107,9 +113,10 @@ def resume(directory: Run) -> None:
     """Go on with a run that was stopped or killed; the end is bit for bit that of a run never stopped."""
     from seedbed.runs.start import go_on
 
-    with Bars() as bars:
-        result = go_on(directory, bars)
-    _print(result, directory)
+    with joined() as ranks, _shown(ranks) as show:
+        result = go_on(directory, show)
+    if ranks.rank == 0:
+        _print(result, directory)
 
 
 @app.command()
@@ -272,6 +279,27 @@ def data_inspect(
     console.print(summary_table(found))
 
 
+@data_app.command("pack")
+def data_pack(
+    data: Annotated[str, typer.Argument(help="A set's name or a path.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Write data to a folder that is opened at once whatever its size, and of which only what is used is read.
+
+    `--data FOLDER` then takes it. What makes clients up (reader.partition=...) and leaves some out is done here.
+    """
+    from seedbed.runs.settings import settings_from, table_from
+    from seedbed.runs.start import population_for
+    from seedbed.tasks.readers import pack
+
+    population = population_for(settings_from(table_from({"data": data, "root": root}, assignments=set_ or [])))
+    with Bars() as bars:
+        pack(population, out, bars.steps(f"packing {population.source}", len(population)))
+    console.print(f"{population!r} is in {out}", soft_wrap=True)
+
+
 @data_app.command("get")
 def data_get(
     name: Annotated[str, typer.Argument(help="A set's name.")],
@@ -282,6 +310,21 @@ def data_get(
 
     with Download() as download:
         console.print(f"{name} is in {get(name, root, download)}", soft_wrap=True)
+
+
+def _shown(ranks: Ranks) -> AbstractContextManager[Show]:
+    """Rank 0's progress bars; the other ranks say nothing."""
+    return Bars() if ranks.rank == 0 else nullcontext(Show())
+
+
+@app.callback()
+def _alone(context: typer.Context) -> None:
+    """Federated meta-learning: train one start across clients that never share data; each grows its own model."""
+    if launched() and context.invoked_subcommand not in RANKED:
+        raise InputError(
+            f"seedbed {context.invoked_subcommand} runs in one process, without torchrun: only "
+            f"{' and '.join(RANKED)} share their work out over ranks"
+        )
 
 
 def _print(result: dict[str, Any], directory: Path) -> None:

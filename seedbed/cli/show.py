@@ -62,6 +62,11 @@ class Bars(Show):
         task = self.progress.add_task(title, total=total, word="")
         return lambda word: self.progress.update(task, advance=1, word=word)
 
+    def steps(self, title: str, total: int) -> Callable[[int], None]:
+        """A bar that is told how many steps were done."""
+        task = self.progress.add_task(title, total=total, word="")
+        return lambda done: self.progress.update(task, advance=done)
+
     def note(self, text: str) -> None:
         self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 

@@ -5,7 +5,7 @@ plain code: for convolutional models on a CPU this is also the fast way, because
 own for every client is slower than one client's after another's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -30,10 +30,11 @@ class OneByOne(Owning):
     Args:
         source: where the clients' tasks come from.
         workers: how many clients run side by side; 1: none.
+        kept: where to put what clients keep; None: in memory.
     """
 
-    def __init__(self, source: TaskSource, *, workers: int = 1):
-        super().__init__(source)
+    def __init__(self, source: TaskSource, *, workers: int = 1, kept: MutableMapping[ClientId, Tree] | None = None):
+        super().__init__(source, kept=kept)
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:

@@ -1,6 +1,6 @@
 """What every engine of one process owns: where its clients' tasks come from, and what the clients keep."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import cast
 
 from seedbed import tree
@@ -11,11 +11,15 @@ from seedbed.tree import Tree
 
 
 class Owning:
-    """The clients of an engine, with `ask` and `evaluate` still to be said."""
+    """The clients of an engine, with `ask` and `evaluate` still to be said.
 
-    def __init__(self, source: TaskSource):
+    Args:
+        kept: where to put what clients keep; None: in memory. `OnDisk(folder)` for many.
+    """
+
+    def __init__(self, source: TaskSource, *, kept: MutableMapping[ClientId, Tree] | None = None):
         self.source = source
-        self._kept: dict[ClientId, Tree] = {}
+        self._kept: MutableMapping[ClientId, Tree] = {} if kept is None else kept
 
     @property
     def population(self) -> Sequence[ClientId]:
@@ -23,7 +27,7 @@ class Owning:
 
     def kept_by(self, algorithm: Algorithm, client: ClientId, sent: Tree) -> Tree:
         """What a client has kept, or for one not asked before, what it makes of what it is sent."""
-        return self._kept[client] if client in self._kept else algorithm.remember(sent)
+        return tree.beside(self._kept[client], sent) if client in self._kept else algorithm.remember(sent)
 
     def tasks(self, source: TaskSource, clients: Sequence[ClientId], round: int, sent: Tree) -> Task:
         """The clients' tasks, on the device where what they are sent lies."""
@@ -38,4 +42,6 @@ class Owning:
         return self._kept
 
     def recall(self, memory: Mapping[ClientId, Tree]) -> None:
-        self._kept = dict(memory)
+        before = dict(memory)
+        self._kept.clear()
+        self._kept.update(before)

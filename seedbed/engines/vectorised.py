@@ -1,6 +1,6 @@
 """Many clients at once: vmap over clients; short clients are padded with steps that change nothing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -26,10 +26,11 @@ class Vectorised(Owning):
     Args:
         source: where the clients' tasks come from.
         chunk: at most so many clients at once, or in evaluation so many episodes; memory grows with it.
+        kept: where to put what clients keep; None: in memory.
     """
 
-    def __init__(self, source: TaskSource, *, chunk: int = 128):
-        super().__init__(source)
+    def __init__(self, source: TaskSource, *, chunk: int = 128, kept: MutableMapping[ClientId, Tree] | None = None):
+        super().__init__(source, kept=kept)
         self.chunk = chunk
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:

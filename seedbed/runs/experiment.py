@@ -34,6 +34,7 @@ from seedbed.runs.protection import Promise, refuse_unprotected
 from seedbed.runs.scheduling import refuse_senseless
 from seedbed.runs.secured import Secured, one_message
 from seedbed.runs.settings import ModelSettings, Settings, known_keys
+from seedbed.runs.several import looks_at_each
 from seedbed.tasks import sampling
 from seedbed.tasks.augment import with_distortions, with_rotations
 from seedbed.tasks.population import Population
@@ -364,7 +365,8 @@ class Experiment:
         self.secured = self._planned_secured(entry)
         self._check_hostile(model)
         if self.held_out is not None:
-            self.held_out = self.held_out.only([self.held_out.names.index(n) for n in self.train.names])
+            place = {name: i for i, name in enumerate(self.held_out.names)}
+            self.held_out = self.held_out.only([place[name] for name in self.train.names])
         refuse_senseless(self.settings, entry, len(self.train))
         refuse_unprotected(self.settings, entry)
         self._check_unseen()
@@ -556,8 +558,9 @@ class Experiment:
         messages = clients if self.settings.secure.groups is None else self.settings.secure.groups
         return hostile.defended(algorithm, self.settings, root, messages)
 
-    def engine(self, source: TaskSource, model: AnyModel) -> Engine:
-        return engines.make(self.settings.engine, source, model.module, workers=self.settings.workers)
+    def engine(self, source: TaskSource, model: AnyModel, kept: engines.OnDisk | None = None) -> Engine:
+        workers, each = self.settings.workers, looks_at_each(self.settings)
+        return engines.make(self.settings.engine, source, model.module, workers=workers, each=each, kept=kept)
 
     @cached_property
     def budget(self) -> int:

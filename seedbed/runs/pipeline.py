@@ -1,7 +1,7 @@
 """A whole run: train, choose the rivals' fine-tuning, judge on unseen clients, write everything down."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -10,9 +10,10 @@ from seedbed import evaluation
 from seedbed.algorithms import catalogue
 from seedbed.attacks import Triggered
 from seedbed.attacks.attack import Poison
+from seedbed.engines import OnDisk
 from seedbed.errors import Diverged, InputError
 from seedbed.evaluation import Summary
-from seedbed.federated import Algorithm, Engine, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.privacy.differential.central import public
@@ -45,6 +46,27 @@ class Show:
 
     def note(self, text: str) -> None:
         """Something that the user should know."""
+
+
+class ByName(Mapping[str, Tree]):
+    """What clients keep by their names, looked up when it is asked for.
+
+    Args:
+        own: of what is kept, the part that is the client's.
+    """
+
+    def __init__(self, names: Sequence[str], kept: Mapping[ClientId, Tree], own: Callable[[Tree], Tree]):
+        self._names, self._kept, self._own = names, kept, own
+        self._place = {names[client]: client for client in kept}
+
+    def __getitem__(self, name: str) -> Tree:
+        return self._own(self._kept[self._place[name]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
 
 
 @dataclass(frozen=True)
@@ -179,7 +201,8 @@ class Pipeline:
         shortened = source if dropped or slow.part == 0 else Shortened(source, slow.share)
         protection = None if self.experiment.privacy is None else Protection(self.run.path, self.experiment.privacy)
         algorithm = protection.algorithm(algorithm) if protection else algorithm
-        engine = self._surrounded(algorithm, shortened, model, protection)
+        store = OnDisk(self.run.path / "kept" / plan.stage) if self.settings.kept == "disk" else None
+        engine = self._surrounded(algorithm, shortened, model, protection, store)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         heard = Heard(tick, clients.names)
         state = train_stage(
@@ -199,6 +222,7 @@ class Pipeline:
             checkpoint_seconds=self.settings.checkpoint_seconds,
             watch=heard,
             guard=protection.rounds if protection else unguarded,
+            store=store,
         )
         if protection:
             protection.finish()
@@ -206,11 +230,16 @@ class Pipeline:
         for line in heard.notes(self.settings):
             self.show.note(f"{plan.stage}: {line}")
         own = partial(hostile.kept_by_the_algorithm, settings=self.settings)
-        memory = {clients.names[c]: own(kept) for c, kept in engine.memory().items()} if not entry.pooled else {}
+        memory = {} if entry.pooled else ByName(clients.names, engine.memory(), own)
         return Trained(name, model, state, {}, options, memory)
 
     def _surrounded(
-        self, algorithm: Algorithm, source: TaskSource, model: AnyModel, protection: Protection | None
+        self,
+        algorithm: Algorithm,
+        source: TaskSource,
+        model: AnyModel,
+        protection: Protection | None,
+        kept: OnDisk | None,
     ) -> Engine:
         """The engine of these clients, some of whom may be hostile, within what the run puts around it.
 
@@ -218,7 +247,7 @@ class Pipeline:
         sums come.
         """
         attack, attackers = self.experiment.attack, hostile.attackers_of(self.settings, source)
-        engine = self.experiment.engine(hostile.poisoned(source, attack, attackers), model)
+        engine = self.experiment.engine(hostile.poisoned(source, attack, attackers), model, kept)
         engine = protection.engine(engine) if protection else engine
         engine = hostile.attacked(engine, attack, attackers, algorithm.init(model.params), self.settings.seed)
         secured, noise = self.experiment.secured, protection.distributed if protection else None
@@ -414,7 +443,8 @@ class Pipeline:
         algorithm = self._algorithm(trained, shots, steps)
         if known:
             assert isinstance(source, Sampled)
-            numbers = [self.experiment.train.names.index(name) for name in source.population.names]
+            place = {name: i for i, name in enumerate(self.experiment.train.names)}
+            numbers = [place[name] for name in source.population.names]
             algorithm = evaluation.renumbered(algorithm, numbers)
         else:
             algorithm = evaluation.to_newcomers(algorithm)

@@ -307,6 +307,10 @@ class Settings(Section):
         default="cpu", description="where clients compute: cpu, cuda, cuda:1, mps; the data stay in the main memory"
     )
     workers: int | None = Field(default=None, ge=1, description="threads of one_by_one; none: one for each core")
+    kept: Literal["memory", "disk"] = Field(
+        default="memory",
+        description="where simulated clients keep what they keep; disk: in the run's directory, for very many",
+    )
     unseen: int | float | None = Field(
         default=None,
         description="clients never trained on: count or fraction; none: those that the data sets apart, else 0.3",

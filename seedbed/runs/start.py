@@ -8,6 +8,7 @@ from typing import Any
 
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError, Stopped
+from seedbed.runs import several
 from seedbed.runs.directory import RunDirectory, versions
 from seedbed.runs.experiment import Experiment, Learner, Shape
 from seedbed.runs.pipeline import Pipeline, Show, Trained
@@ -33,8 +34,11 @@ def population_for(settings: Settings, like: dict[str, Any] | None = None) -> Po
 def start(
     asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, out: Path | None, show: Show
 ) -> tuple[Path, dict[str, Any]]:
-    """A new run; returns its directory and its result. Arguments and errors: see `plan`."""
-    return begin(plan(asked, assignments, config), out, show)
+    """A new run; returns its directory and its result. Arguments and errors: see `plan`.
+
+    Under torchrun every rank calls it; a run that the directory holds already, by the same command, is gone on with.
+    """
+    return begin(several.agreed(lambda: plan(asked, assignments, config)), out, show)
 
 
 def begin(experiment: Experiment, out: Path | None, show: Show) -> tuple[Path, dict[str, Any]]:
@@ -43,8 +47,11 @@ def begin(experiment: Experiment, out: Path | None, show: Show) -> tuple[Path, d
         show.note(note)
     settings = experiment.settings
     path = out or Path("runs") / f"{Path(settings.data).stem}-{settings.algorithm}-{settings.seed}"
-    run = RunDirectory.create(path, _manifest(experiment))
-    return path, _finish(run, experiment, show)
+    manifest = _manifest(experiment)
+    several.refuse_unlike(manifest)
+    several.create(path, manifest)
+    with several.everywhere(path) as run:
+        return path, _finish(run, experiment, show)
 
 
 def plan(
@@ -66,6 +73,7 @@ def plan(
     given |= _absolute(settings_from(given))
     population = population_for(settings_from(given))
     experiment = Experiment(complete(given, population, specific=specific), population)
+    several.refuse_senseless(experiment.settings)
     experiment.check()
     experiment.plan_privacy()
     return experiment
@@ -82,20 +90,13 @@ def _absolute(settings: Settings) -> dict[str, Any]:
 
 
 def go_on(path: Path, show: Show) -> dict[str, Any]:
-    """Resume the run in this directory; a finished one just gives its result.
+    """Resume the run in this directory; a finished one just gives its result. Under torchrun every rank calls it.
 
     Raises:
         InputError: the data is no longer what the run was started on, or a checkpoint is damaged.
     """
-    run = RunDirectory.open(path)
-    if run.result is not None:
-        return _reported(run, run.result)
-    experiment = _experiment(run)
-    refuse_changed(experiment, run)
-    experiment.check()
-    experiment.plan_privacy()
-    run.recover()
-    return _finish(run, experiment, show)
+    with several.everywhere(path) as run:
+        return _finish(run, several.agreed(lambda: _experiment(run)), show)
 
 
 def judge_again(
@@ -159,12 +160,24 @@ def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
         )
 
 
-def _experiment(run: RunDirectory) -> Experiment:
+def _experiment(run: RunDirectory) -> Experiment | None:
+    """What the run in this directory is to compute, checked; None: it is done."""
+    if run.result is not None:
+        return None
     settings = settings_from(run.manifest["settings"])
-    return Experiment(settings, population_for(settings))
+    experiment = Experiment(settings, population_for(settings))
+    several.refuse_senseless(settings)
+    refuse_changed(experiment, run)
+    experiment.check()
+    experiment.plan_privacy()
+    return experiment
 
 
-def _finish(run: RunDirectory, experiment: Experiment, show: Show) -> dict[str, Any]:
+def _finish(run: RunDirectory, experiment: Experiment | None, show: Show) -> dict[str, Any]:
+    """Whatever the run has not done yet."""
+    if experiment is None or run.result is not None:
+        return _reported(run, run.result or {})
+    run.recover()
     try:
         return _reported(run, Pipeline(run, experiment, show).execute())
     except KeyboardInterrupt as stop:

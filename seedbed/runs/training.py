@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
 
+from seedbed.engines.kept import OnDisk
+from seedbed.engines.ranks import decided
 from seedbed.federated import Algorithm, Engine, Params, ServerState
 from seedbed.privacy.differential.ledger import NOT_NAMED
 from seedbed.rounds import Round
@@ -33,6 +35,7 @@ def train_stage(
     checkpoint_seconds: float,
     watch: Watch,
     guard: Guard = unguarded,
+    store: OnDisk | None = None,
 ) -> ServerState:
     """Train for so many rounds, or for those that are left after the stage's last checkpoint.
 
@@ -41,6 +44,8 @@ def train_stage(
 
     Args:
         guard: stands between the schedule and what is released of it.
+        store: where the engine's clients keep what they keep, so that checkpoints hold its index; None: in memory, and
+            checkpoints hold all of it.
     """
     state, done, rest = algorithm.init(params), 0, None
     found = run.latest(stage)
@@ -48,7 +53,10 @@ def train_stage(
         done, tensors = found
         state = fill(state, tensors, "state")
         rest = {name.removeprefix("rest."): t for name, t in tensors.items() if name.startswith("rest.")}
-        _recall(algorithm, engine, state, tensors)
+        if store is None:
+            _recall(algorithm, engine, state, tensors)
+        else:
+            store.restore({name: tensors[f"index.{name}"] for name in ("clients", "entries")})
     saved = time.monotonic()
     if done >= rounds:
         return state
@@ -59,9 +67,10 @@ def train_stage(
         run.log({"stage": stage, "round": round.number, **took_part, **round.info, **refused})
         watch(round)
         last = round.number == rounds
-        if last or time.monotonic() - saved >= checkpoint_seconds:
-            memory = {str(client): kept for client, kept in engine.memory().items()}
-            run.save(stage, round.number, {"state": round.state, "kept": memory, "rest": round.rest()})
+        if last or decided(time.monotonic() - saved >= checkpoint_seconds):
+            memory = {"kept": {str(c): kept for c, kept in engine.memory().items()}} if store is None else {}
+            index = {} if store is None else {"index": store.checkpoint()}
+            run.save(stage, round.number, {"state": round.state, **memory, **index, "rest": round.rest()})
             saved = time.monotonic()
         if last:
             return round.state

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,26 @@ from seedbed import draws
 from seedbed.errors import InputError
 
 Rows = npt.NDArray[np.int64]
+
+
+class Names(Sequence[str]):
+    """Client names that lie in an array of UTF-8 bytes [N], on disk or in memory."""
+
+    def __init__(self, array: npt.NDArray[np.bytes_]):
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Names": ...
+    def __getitem__(self, place: int | slice) -> "str | Names":
+        return Names(self.array[place]) if isinstance(place, slice) else self.array[place].decode()
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool((self.array == name.encode()).any())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +65,7 @@ class Population:
     y: Tensor
     rows: Rows
     offsets: Rows
-    names: tuple[str, ...]
+    names: Sequence[str]
     classes: tuple[str, ...] = ()
     episodic: bool = False
     unseen: tuple[str, ...] = ()
@@ -108,8 +128,15 @@ class Population:
         return self.rows[self.offsets[client] : self.offsets[client + 1]]
 
     def only(self, clients: Sequence[int] | Rows) -> "Population":
-        """The population of some of the clients, in the order given."""
-        return self._with_rows(clients, [self.rows_of(int(c)) for c in clients])
+        """The population of some of the clients, in the order given. A run of neighbours shares the row numbers too."""
+        chosen = np.asarray(clients, np.int64)
+        first, last = (chosen[0], chosen[-1] + 1) if len(chosen) else (0, 0)
+        offsets = np.concatenate([[0], np.cumsum(self.sizes[chosen])]).astype(np.int64)
+        if np.array_equal(chosen, np.arange(first, last)):
+            rows = self.rows[self.offsets[first] : self.offsets[last]]
+        else:
+            rows = self.rows[np.repeat(self.offsets[chosen] - offsets[:-1], np.diff(offsets)) + np.arange(offsets[-1])]
+        return replace(self, rows=rows, offsets=offsets, names=self._named(chosen))
 
     def split_clients(self, *, unseen: float | int | None = None, seed: int = 0) -> tuple["Population", "Population"]:
         """Clients to train on, and clients never seen in training.
@@ -119,7 +146,8 @@ class Population:
                 itself sets apart, else three in ten.
         """
         if unseen is None and self.unseen:
-            apart = [i for i, name in enumerate(self.names) if name in set(self.unseen)]
+            unseen_names = set(self.unseen)
+            apart = [i for i, name in enumerate(self.names) if name in unseen_names]
         else:
             share = 0.3 if unseen is None else unseen
             count = share if isinstance(share, int) else max(1, round(share * len(self)))
@@ -202,8 +230,14 @@ class Population:
             self,
             rows=np.concatenate([np.empty(0, np.int64), *rows]),
             offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-            names=tuple(self.names[int(c)] for c in clients),
+            names=self._named(np.asarray(clients, np.int64)),
         )
+
+    def _named(self, clients: Rows) -> Sequence[str]:
+        """These clients' names."""
+        if isinstance(self.names, Names):
+            return Names(self.names.array[clients])
+        return tuple(self.names[c] for c in clients)
 
 
 def _refuse_non_finite(what: str, values: Tensor, keys: npt.NDArray[Any]) -> None:

@@ -8,6 +8,7 @@ part in a round.
 import random
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
-from seedbed.engines import OneByOne, Vectorised
+from seedbed.engines import OnDisk, OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Message, Replies
 from seedbed.privacy.secure import Grid, Masks, Shares, Summed, Unmasked, Weighted
@@ -150,6 +151,15 @@ def test_stop_and_resume_is_not_stopping(row: Row, kind: type[OneByOne]) -> None
     engine.recall(copied(past.memories[0]))
     resumed = run(row, engine, count=2, state=copied(past.rounds[0].state), done=1)
     assert runs_apart(type(past)(past.rounds[1:], past.memories[1:]), resumed) == 0
+
+
+@every_row
+def test_what_is_kept_on_disk_is_what_is_kept(row: Row, tmp_path: Path) -> None:
+    """Every algorithm whose clients keep something, whatever its structure: bit for bit."""
+    past = first(2, reference(row, OneByOne))
+    if not past.memories[0]:
+        pytest.skip("its clients keep nothing")
+    assert runs_apart(past, run(row, OneByOne(clients(row.items), kept=OnDisk(tmp_path)), count=2)) == 0
 
 
 @every_row

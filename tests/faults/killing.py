@@ -13,16 +13,16 @@ SETTINGS = [
 COMPARED = ("model.safetensors", "metrics.jsonl", "result.json")
 
 
-def whole(out: Path) -> dict[str, bytes]:
-    """The files of a run that nobody disturbs."""
-    subprocess.run([*COMMAND, "run", *SETTINGS, "--out", str(out)], check=True, capture_output=True)
+def whole(out: Path, *more: str) -> dict[str, bytes]:
+    """The files of a run that nobody disturbs. `more`: settings."""
+    subprocess.run([*COMMAND, "run", *SETTINGS, *more, "--out", str(out)], check=True, capture_output=True)
     return files(out)
 
 
-def killed(out: Path, lines: int, *, delay: float = 0.0) -> dict[str, bytes]:
+def killed(out: Path, lines: int, *more: str, delay: float = 0.0) -> dict[str, bytes]:
     """The files of a run that is killed `delay` seconds after its metrics have `lines` lines, and then resumed."""
     process = subprocess.Popen(
-        [*COMMAND, "run", *SETTINGS, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*COMMAND, "run", *SETTINGS, *more, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     metrics, deadline = out / "metrics.jsonl", time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:

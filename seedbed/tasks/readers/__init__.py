@@ -11,11 +11,12 @@ from typing import Any
 from seedbed.errors import InputError, nearest
 from seedbed.tasks.partition import How, repartition
 from seedbed.tasks.population import Population
-from seedbed.tasks.readers import arrays, folder, leaf, paths, table
+from seedbed.tasks.readers import arrays, folder, leaf, packed, paths, table
 from seedbed.tasks.readers.alike import read_like
 from seedbed.tasks.readers.download import get
 from seedbed.tasks.readers.dropping import drop_short
 from seedbed.tasks.readers.known import KNOWN, File, Known
+from seedbed.tasks.readers.packed import pack, packing
 from seedbed.tasks.readers.summary import Summary, inspect
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "get",
     "inspect",
     "options_of",
+    "pack",
+    "packing",
     "read",
     "read_like",
 ]
@@ -37,9 +40,10 @@ READERS: dict[str, Callable[..., Population]] = {
     "arrays": arrays.read,
     "leaf": leaf.read,
     "folder": folder.read,
+    "packed": packed.read,
 }
 PARTITION = {"clients", "alpha", "per_client", "minimum", "seed"}
-LAYOUTS = ".csv, .tsv, .parquet, .npz, LEAF .json, or a folder client/class/*.png"
+LAYOUTS = ".csv, .tsv, .parquet, .npz, LEAF .json, a folder client/class/*.png, or one of `data pack`"
 
 
 def read(

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from seedbed.tasks.readers import folder, leaf
+from seedbed.tasks.readers import folder, leaf, packed
 
-Kind = Literal["table", "arrays", "leaf", "folder", "nothing"]
+Kind = Literal["table", "arrays", "leaf", "folder", "packed", "nothing"]
 TABLES = (".csv", ".tsv", ".txt", ".data", ".parquet", ".pq")
 PACKED = ("", ".gz", ".xz", ".bz2")
 
@@ -18,6 +18,8 @@ def kind_of(path: Path) -> Kind:
     """
     name = path.name.lower()
     if path.is_dir():
+        if (path / packed.ABOUT).is_file():
+            return "packed"
         if folder.holds_images(path):
             return "folder"
         return "leaf" if leaf.files_of(path) else "nothing"

@@ -1,0 +1,161 @@
+"""A run on several ranks: all compute the same stages, and rank 0 alone writes the run's directory.
+
+The others work in a copy of it, which goes when they end: so whatever a stage reads is the same everywhere.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from seedbed.engines.ranks import here, launched
+from seedbed.errors import InputError
+from seedbed.runs.directory import RunDirectory
+from seedbed.runs.settings import GateSettings, Settings
+from seedbed.stored import pack, unpack
+
+A = TypeVar("A")
+ALIKE = ("seedbed", "torch", "numpy")  # versions that must be the same everywhere
+
+
+def agreed(make: Callable[[], A]) -> A:
+    """What each rank makes, if all can; else all end, and the first of those that cannot says why.
+
+    Raises:
+        InputError: this rank is that one.
+        SystemExit: another is.
+    """
+    made, error = None, None
+    try:
+        made = make()
+    except InputError as reason:
+        error = reason
+    ranks = here()
+    failed = [rank for rank, said in enumerate(ranks.gather(b"" if error is None else b"cannot")) if said]
+    if error is not None and failed[0] == ranks.rank:
+        raise error
+    if failed:
+        raise SystemExit(2)
+    return made  # type: ignore[return-value]
+
+
+def refuse_senseless(settings: Settings) -> None:
+    """What cannot be had on several ranks."""
+    if settings.privacy.epsilon is not None and here().size > 1:
+        raise InputError(
+            f"--epsilon {settings.privacy.epsilon:g} on {here().size} ranks: the secret that noise follows from would "
+            "have to be on all of them; run it in one process"
+        )
+    if settings.kept == "disk" and here().size > 1:
+        raise InputError(
+            f"kept=disk on {here().size} ranks: each would have a part, and the run's directory only that of rank 0; "
+            "leave it out, or run in one process"
+        )
+
+
+def refuse_unlike(manifest: Mapping[str, Any]) -> None:
+    """Ranks that would not compute the same run.
+
+    Raises:
+        InputError: which one, and what differs.
+    """
+    settings = {key: value for key, value in manifest["settings"].items() if key not in ("data", "root")}
+    mine = {
+        "versions": {name: manifest["versions"][name] for name in ALIKE},
+        "settings": settings,
+        "data": manifest["data"]["fingerprint"],
+    }
+    first, *others = (json.loads(said) for said in here().gather(json.dumps(mine).encode()))
+
+    def check() -> None:
+        for rank, other in enumerate(others, 1):
+            if other != first and here().rank == 0:
+                what, theirs, ours = _unlike(other, first)
+                raise InputError(
+                    f"rank {rank} has other {what} than rank 0 ({theirs} instead of {ours}): start all ranks by the "
+                    "same command, on copies of the same data"
+                )
+
+    agreed(check)
+
+
+def create(path: Path, manifest: Mapping[str, Any]) -> None:
+    """A directory for a new run, made by rank 0; under torchrun the same command goes on with the run that it holds.
+
+    Raises:
+        InputError: it holds something else.
+    """
+
+    def made() -> None:
+        if here().rank == 0 and not (launched() and _is_of(path, manifest)):
+            RunDirectory.create(path, manifest)
+
+    agreed(made)
+
+
+@contextmanager
+def everywhere(path: Path) -> Iterator[RunDirectory]:
+    """The run in rank 0's directory; elsewhere in a copy that goes afterwards.
+
+    Raises:
+        InputError: there is none.
+    """
+    ranks = here()
+    agreed(lambda: RunDirectory.open(path) if ranks.rank == 0 else None)
+    if ranks.size == 1:
+        yield RunDirectory.open(path)
+        return
+    files = ranks.gather(pack(_files(path)) if ranks.rank == 0 else b"")[0]
+    if ranks.rank == 0:
+        yield RunDirectory(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="seedbed-") as folder:
+        copy = Path(folder)
+        (copy / "checkpoints").mkdir()
+        for name, data in unpack(files).items():
+            (copy / name).write_bytes(data.numpy().tobytes())
+        yield RunDirectory(copy)
+
+
+def looks_at_each(settings: Settings) -> bool:
+    """Whether somebody around the engine looks at every message, so that a sum would not do."""
+    return (
+        settings.schedule.name not in (None, "synchronous")
+        or settings.gate != GateSettings()
+        or settings.attack.name is not None
+        or settings.secure.form != "none"
+        or settings.privacy.epsilon is not None
+    )
+
+
+def _unlike(mine: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """The first thing in which two tables differ, and both values.
+
+    >>> _unlike({"settings": {"seed": 1}}, {"settings": {"seed": 0}})
+    ('settings.seed', 1, 0)
+    """
+    name = next(name for name in {**mine, **other} if mine.get(name) != other.get(name))
+    a, b = mine.get(name), other.get(name)
+    if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
+        return name, a, b
+    inner, a, b = _unlike(a, b)
+    return f"{name}.{inner}", a, b
+
+
+def _is_of(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a directory holds this very run."""
+    if not (path / "manifest.json").is_file():
+        return False
+    there = RunDirectory(path).manifest
+    same = (there["settings"], there["data"]["fingerprint"])
+    return same == (manifest["settings"], manifest["data"]["fingerprint"])
+
+
+def _files(path: Path) -> dict[str, torch.Tensor]:
+    """What a run's directory holds, by name."""
+    held = {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+    return {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in held.items() if data}

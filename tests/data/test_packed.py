@@ -1,0 +1,138 @@
+"""Populations on disk, memory-mapped: the same clients and tasks as in memory, and damage that is said."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seedbed import tree
+from seedbed.errors import InputError
+from seedbed.tasks.population import Names, Population
+from seedbed.tasks.readers import pack, packing, read
+from seedbed.tasks.sampling import Sampled, batches
+
+
+@pytest.fixture
+def digits() -> Population:
+    return read("digits")
+
+
+def test_it_is_the_same_population(digits: Population, tmp_path: Path) -> None:
+    """Every client's name, rows and tasks; classes, encoding, and who is set apart."""
+    told: list[int] = []
+    pack(digits, tmp_path / "packed", told.append)
+    packed = read(str(tmp_path / "packed"))
+    assert sum(told) == len(digits)
+    for name in ("classes", "episodic", "unseen", "notes", "encoding", "source"):
+        assert getattr(packed, name) == getattr(digits, name), name
+    assert list(packed.names) == list(digits.names)
+    for mine, theirs in zip(packed.split_clients(), digits.split_clients(), strict=True):
+        assert list(mine.names) == list(theirs.names)
+        tasks = [Sampled(p, batches(8), seed=1).tasks([3, 0, 1], 2) for p in (mine, theirs)]
+        assert all(torch.equal(a, b) for a, b in zip(*map(tree.leaves, tasks), strict=True))
+
+
+def test_it_lies_on_the_disk(digits: Population, tmp_path: Path) -> None:
+    """The arrays are the files, mapped; neighbours share the row numbers; and packing again changes no byte."""
+    pack(digits, tmp_path / "packed")
+    packed = read(str(tmp_path / "packed"))
+    assert isinstance(packed.rows, np.memmap)
+    assert isinstance(packed.names, Names)
+    assert isinstance(packed.only(range(2, 5)).rows, np.memmap)
+    pack(packed, tmp_path / "again")
+    for file in (tmp_path / "packed").iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+    assert np.array_equal(np.load(tmp_path / "packed" / "x.npy"), packed.x.numpy())
+
+
+@pytest.mark.parametrize("clients", [[], [4], [2, 3, 4], [4, 3, 2], [0, 0, 5], [9, 1, 4]])
+def test_some_of_the_clients(digits: Population, clients: list[int]) -> None:
+    some = digits.only(clients)
+    assert list(some.names) == [digits.names[c] for c in clients]
+    assert [some.rows_of(i).tolist() for i in range(len(clients))] == [digits.rows_of(c).tolist() for c in clients]
+
+
+def test_clients_are_added_one_by_one(tmp_path: Path) -> None:
+    with packing(tmp_path / "p", classes=("no", "yes")) as add:
+        for client in range(5):
+            add(f"é{client}", torch.full((client + 1, 2), float(client)), torch.arange(client + 1) % 2)
+    packed = read(str(tmp_path / "p"))
+    assert list(packed.names) == [f"é{client}" for client in range(5)]
+    assert "é3" in packed.names
+    assert "3" not in packed.names
+    assert list(packed.names[1:3]) == ["é1", "é2"]
+    assert packed.sizes.tolist() == [1, 2, 3, 4, 5]
+    assert packed.x[packed.rows_of(3)].tolist() == [[3.0, 3.0]] * 4
+
+
+one, label = torch.ones(1, 2), torch.zeros(1, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("clients", "line"),
+    [
+        ([], "no client was added"),
+        ([("a", one, label), ("a", one, label)], "client 'a' comes twice"),
+        ([("a", one, label[:0])], "client 'a' has 1 inputs and 0 targets"),
+        ([("a", one[:0], label[:0])], "client 'a' has 0 inputs"),
+        ([("a", one, label), ("b", one[:, :1], label)], r"x of client 'b' is float32 of shape \(1,\), those before"),
+        ([("a", one, label), ("b", one, label.float())], "y of client 'b' is float32"),
+        ([("a", one / 0, label)], "x of client 'a' is not finite"),
+        ([("", one, label)], "client name '' has 0 bytes"),
+        ([("a" * 65, one, label)], "has 65 bytes of UTF-8"),
+    ],
+)
+def test_what_cannot_be_packed_leaves_nothing(clients: list[Any], line: str, tmp_path: Path) -> None:
+    def write() -> None:
+        with packing(tmp_path / "p") as add:
+            for client in clients:
+                add(*client)
+
+    with pytest.raises(InputError, match=line):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_left_alone(digits: Population, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        pack(digits, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def cut(file: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / file).write_bytes((folder / file).read_bytes()[:-1])
+
+    return damage
+
+
+def other_form(folder: Path) -> None:
+    about = json.loads((folder / "population.json").read_text())
+    (folder / "population.json").write_text(json.dumps(about | {"form": 9}))
+
+
+def shorter(folder: Path) -> None:
+    np.save(folder / "y.npy", np.load(folder / "y.npy")[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (cut("x.npy"), "x.npy is missing or cut short"),
+        (cut("names.npy"), "names.npy is missing or cut short"),
+        (lambda folder: (folder / "offsets.npy").unlink(), "offsets.npy is missing or cut short"),
+        (shorter, "y.npy holds <i8"),
+        (other_form, "packed in form 9, this version reads form 1"),
+        (lambda folder: (folder / "population.json").write_text("{"), "population.json cannot be read"),
+    ],
+)
+def test_damage_is_said(damage: Callable[[Path], None], line: str, digits: Population, tmp_path: Path) -> None:
+    pack(digits, tmp_path / "packed")
+    damage(tmp_path / "packed")
+    with pytest.raises(InputError, match=line):
+        read(str(tmp_path / "packed"))
