@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from seedbed import factored
+
 Tree = Any
 
 
@@ -71,6 +73,11 @@ def zeros_like(a: Tree) -> Tree:
     return map(torch.zeros_like, a)
 
 
+def dense(a: Tree) -> Tree:
+    """The tree with matrices that are not formed (`factored`) formed."""
+    return map(factored.dense, a)
+
+
 def full_like(a: Tree, value: float) -> Tree:
     return map(lambda x: torch.full_like(x, value), a)
 
@@ -81,7 +88,7 @@ def detach(a: Tree) -> Tree:
 
 def dot(a: Tree, b: Tree) -> Tensor:
     """⟨a, b⟩ over all leaves: []."""
-    return torch.stack([(x * y).sum() for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
+    return torch.stack([factored.inner(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
 
 
 def squared_norm(a: Tree) -> Tensor:
