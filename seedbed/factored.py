@@ -79,6 +79,8 @@ class Lazy(Tensor):
         if func in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        if args and isinstance(args[0], Lazy) and _overwrites(func):
+            raise TypeError(f"{func.__name__} would change a matrix that is not formed: form it first (tree.dense)")
         for kind in _kinds(args):
             if func in kind.known:
                 found = kind.known[func](*args, **kwargs)
@@ -95,6 +97,10 @@ class Lazy(Tensor):
 
     def __repr__(self, **_: Any) -> str:
         return f"{type(self).__name__}({tuple(self.shape)})"
+
+
+def _overwrites(func: Any) -> bool:
+    return func is Tensor.__setitem__ or (func.__name__.endswith("_") and not func.__name__.endswith("__"))
 
 
 def _formed_all(args: Any) -> Any:
@@ -215,6 +221,17 @@ class Factored(Lazy):
     def pulled_back(self, dy: Tensor) -> Tensor:
         """dy·self: [B, O] -> [B, I]."""
         return self._product(dy, transposed=False)
+
+    def surely_finite(self) -> bool:
+        """Whether all numbers of the matrix are finite, as a bound on them says; False: it must be formed to see.
+
+        |W_oi| ≤ Σ_b |a_b|‖B_b‖ + Σ_r |c_r|‖d_r‖‖x_r‖.
+        """
+        c, inputs, slopes = self._all_rows()
+        bound = sum(abs(a) * torch.linalg.vector_norm(base) for a, base in self.bases)
+        if len(c):
+            bound = bound + (c.abs() * inputs.norm(dim=1) * slopes.norm(dim=1)).sum()
+        return bool(bound < torch.finfo(self.dtype).max / 2)
 
     def _product(self, x: Tensor, *, transposed: bool) -> Tensor:
         total: Tensor | None = None
@@ -364,12 +381,28 @@ def _tensordot(weights: Any, x: Any, dims: Any = 2, out: None = None) -> Any:
     return total
 
 
+def _unsqueeze(x: Tensor, dim: int) -> Any:
+    return Stacked([x]) if dim == 0 and isinstance(x, Factored) else NotImplemented
+
+
+Factored.known |= {Tensor.unsqueeze: _unsqueeze}
 Stacked.known = {Tensor.__getitem__: _item, torch.cat: _cat, torch.tensordot: _tensordot}
 
 
 def dense(x: Tensor) -> Tensor:
     """A leaf as a plain tensor."""
     return x.dense() if isinstance(x, Lazy) else x
+
+
+def finite(stacked: Tensor) -> Tensor:
+    """Which of C stacked tensors hold finite numbers alone, formed or not: [C, ...] -> [C]."""
+    if isinstance(stacked, Stacked):
+        if all(member.surely_finite() for member in stacked.members):
+            return torch.ones(len(stacked.members), dtype=torch.bool, device=stacked.device)
+        stacked = stacked.dense()
+    rows = stacked.reshape(len(stacked), -1)
+    good = rows.sum(1).isfinite()  # then all are: a sum with NaN or infinity in it is neither finite; and it is quick
+    return good if good.all() else torch.isfinite(rows).all(1)
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:

@@ -195,8 +195,13 @@ def same(a: Tree, b: Tree) -> bool:
     return all(x is y for x, y in zip(leaves(a), leaves(b), strict=True))
 
 
+def alone(tree: Tree) -> Tree:
+    """One tree of leaves [...] as a stack of one: leaves [1, ...], which are not copied."""
+    return map(lambda x: x.unsqueeze(0), tree)
+
+
 def is_finite(tree: Tree) -> bool:
-    return all(bool(torch.isfinite(x).all()) for x in leaves(tree))
+    return all(bool(factored.finite(x.unsqueeze(0)).all()) for x in leaves(tree))
 
 
 def _step(key: Any) -> str:

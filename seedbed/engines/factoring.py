@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.engines.looping import looping, stepped
 from seedbed.factored import Factored, Rows
-from seedbed.learning.training import Local, Trained, one_step_at_a_time
+from seedbed.learning.training import Local, Trained
 from seedbed.tasks.types import Batch, Task
 
 
@@ -28,7 +29,7 @@ class Factoring:
 
     def __call__(self, local: Local) -> Trained:
         if not local.optimizer.linear:
-            return one_step_at_a_time(local)
+            return looping(local)
         steps, rows = len(local.task.real), rows_of(local.task)
 
         def factored(leaf: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class Factoring:
             most = worth(leaf)
             return Factored.of(leaf, Rows(steps, most)) if rows < most else leaf
 
-        return one_step_at_a_time(local._replace(params=tree.map(factored, local.params)))
+        return stepped(local._replace(params=tree.map(factored, local.params)), in_place=False)
 
 
 def worth(matrix: Tensor) -> float:

@@ -45,7 +45,7 @@ class OneByOne(Owning):
             kept = self.kept_by(algorithm, client, sent[client])
             with torch.no_grad(), trained_by(self._executor):  # nobody differentiates through a client: see `learning.training.gradient`
                 message, kept = algorithm.client(sent[client], kept, task)
-            return client, Group([client], tree.stack([message])), kept
+            return client, Group([client], tree.alone(message)), kept
 
         for client, group, kept in self._side_by_side(run, sent):
             self.keep(client, kept)
