@@ -90,12 +90,14 @@ class Lazy(Tensor):
         return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # PyTorch's own stub is of the switched-off form
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """What passes by `__torch_function__`."""
         args, kwargs = _formed_all((args, kwargs or {}))
         return func(*args, **kwargs)
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"{type(self).__name__}({tuple(self.shape)})"
 
 
@@ -312,7 +314,8 @@ def _zeros_like(x: Factored, **given: Any) -> Any:
 
 
 def _stack(matrices: Sequence[Tensor], dim: int = 0) -> Any:
-    return Stacked(list(matrices)) if dim == 0 and all(isinstance(x, Factored) for x in matrices) else NotImplemented
+    known = [x for x in matrices if isinstance(x, Factored)]
+    return Stacked(known) if dim == 0 and len(known) == len(matrices) else NotImplemented
 
 
 def _linear(x: Tensor, weight: Any, bias: Tensor | None = None) -> Any:
@@ -451,7 +454,7 @@ class Heard(Lazy):
 def _heard_linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if not isinstance(weight, Heard) or isinstance(x, Lazy) or isinstance(bias, Lazy):
         raise NotFactorable
-    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight.tick, weight.matrix)
+    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight.tick, weight.matrix)  # type: ignore[no-untyped-call]
     y = y.reshape(*x.shape[:-1], -1)
     return y if bias is None else y + bias
 

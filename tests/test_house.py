@@ -28,7 +28,7 @@ ROOMS = {
     "gate": ["factored", "tree", "federated"],
     "rounds": ["errors", "tree", "draws", "tasks", "federated", "gate", "reducers"],
     "attacks": ["errors", "tree", "draws", "tasks", "learning", "federated"],
-    "engines": ["errors", "factored", "tree", "tasks", "learning", "federated"],
+    "engines": ["errors", "factored", "tree", "tasks", "learning", "federated", "stored"],
     "evaluation": ["tree", "tasks", "learning", "federated"],
     "wire": ["errors"],
     "federation": [

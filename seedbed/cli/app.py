@@ -53,6 +53,11 @@ app.command()(join)
 app.add_typer(peers_app, name="peers")
 console = Console()
 
+Executor = Annotated[
+    str | None, typer.Option(help="How clients train: auto (measured), loop, stacked, factored or fused.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which executor is chosen, and why.")]
+
 
 @app.command()
 def run(
@@ -61,6 +66,7 @@ def run(
     rounds: Rounds = None,
     seed: Seed = None,
     engine: Engine = None,
+    executor: Executor = None,
     reduce: Reduce = None,
     attack: Attack = None,
     attackers: Attackers = None,
@@ -78,6 +84,7 @@ def run(
     config: Config = None,
     root: Root = None,
     set_: Set = None,
+    verbose: Verbose = False,
 ) -> None:
     """Train, adapt to clients never seen, and judge it beside FedAvg + fine-tuning and local only.
 
@@ -91,13 +98,14 @@ def run(
         "rounds": rounds,
         "seed": seed,
         "engine": engine,
+        "executor": executor,
         "root": root,
         "privacy": _budget(epsilon, delta),
         "secure": {"form": "masks"} if secure else None,
     }
     named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
-    with Bars() as bars:
+    with Bars(verbose) as bars:
         directory, result = start(asked, [*words, *(set_ or [])], config, out, bars)
     _print(result, directory)
 

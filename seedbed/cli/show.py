@@ -38,9 +38,14 @@ class Speed(ProgressColumn):
 
 
 class Bars(Show):
-    """One progress bar a stage, on standard error."""
+    """One progress bar a stage, on standard error.
 
-    def __init__(self) -> None:
+    Args:
+        verbose: with details.
+    """
+
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
         self.progress = Progress(
             TextColumn("{task.description:32}"),
             BarColumn(),
@@ -64,6 +69,10 @@ class Bars(Show):
 
     def note(self, text: str) -> None:
         self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        if self.verbose:
+            self.note(text)
 
 
 class Download:

@@ -1,34 +1,87 @@
-"""Where clients run. Engines know nothing of what is computed or when."""
+"""Where clients run, and by which executor. Engines know nothing of what is computed or when."""
 
 import os
+from functools import partial
 
 from torch import nn
 
+from seedbed.engines.factoring import Factoring
+from seedbed.engines.fused import Fused
+from seedbed.engines.fused.compiling import kernel
+from seedbed.engines.looping import looping
 from seedbed.engines.one_by_one import OneByOne
+from seedbed.engines.planning import Make, Planned, Plans
 from seedbed.engines.vectorised import Vectorised
 from seedbed.errors import InputError, nearest
 from seedbed.federated import Engine
+from seedbed.learning.training import Say, silently
 from seedbed.tasks.sampling import TaskSource
 
 ENGINES = ("auto", "one_by_one", "vectorised")
+EXECUTORS = {"loop": "one_by_one", "stacked": "vectorised", "factored": "one_by_one", "fused": "vectorised"}
 
 
-def make(name: str, source: TaskSource, module: nn.Module, *, workers: int | None = None) -> Engine:
-    """The engine of this name; `auto` chooses for the model.
+def make(
+    name: str,
+    source: TaskSource,
+    module: nn.Module,
+    *,
+    workers: int | None = None,
+    executor: str = "auto",
+    plans: Plans = Plans(),
+) -> Engine:
+    """The engine of this name with the executor of this name; `auto` measures which is fastest.
 
     Args:
         name: one of ENGINES.
-        module: what clients train, for `auto`.
-        workers: threads of one_by_one; None: one for each core.
+        module: what clients train, for `auto`: what is slow for its kind is not tried, and off the CPU nothing is.
+        workers: threads; None: one for each core.
+        executor: auto, or one of EXECUTORS.
+        plans: where what is measured is kept, and who is told of it.
     """
     if name not in ENGINES:
         raise InputError(f"unknown engine {name!r}: {nearest(name, ENGINES)}")
-    if name == "auto":
-        name = choose(module)
-    if name == "vectorised":
+    if executor not in ("auto", *EXECUTORS):
+        raise InputError(f"unknown executor {executor!r}: {nearest(executor, ['auto', *EXECUTORS])}")
+    if executor != "auto" and name not in ("auto", EXECUTORS[executor]):
+        raise InputError(
+            f"the executor {executor} is one of the engine {EXECUTORS[executor]}, not of {name}: leave one of them out"
+        )
+    threads = workers or cores()
+    if executor != "auto":
+        return make_executing(executor, threads, plans.say)(source)
+    usual = choose(module) if name == "auto" else name
+    judge = next(e for e in EXECUTORS if EXECUTORS[e] == usual)
+    if any(p.device.type != "cpu" for p in module.parameters()):
+        return make_executing(judge, threads)(source)
+    tried = [e for e, engine in EXECUTORS.items() if engine == usual or (name == "auto" and engine == "one_by_one")]
+    return Planned(source, {e: make_executing(e, threads, silently) for e in tried}, judge=judge, plans=plans)
+
+
+def make_executing(executor: str, threads: int, say: Say = silently) -> Make:
+    """An engine whose clients train by this executor, for any source.
+
+    Where the fused kernel cannot be compiled, clients train stacked: `say` is told why.
+    """
+    if executor == "loop":
+        return partial(OneByOne, workers=threads, executor=looping)
+    if executor == "factored":
+        return lambda source: OneByOne(source, workers=threads, executor=Factoring(say=say))
+    return partial(_fused, threads, say) if executor == "fused" else Vectorised
+
+
+def _fused(threads: int, say: Say, source: TaskSource) -> Vectorised:
+    try:
+        kernel()
+    except InputError as reason:
+        say(f"executor fused: {reason}; clients train stacked instead")
         return Vectorised(source)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return OneByOne(source, workers=workers or cores)
+    return Vectorised(source, executor=Fused(threads, say=say))
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose(module: nn.Module) -> str:
@@ -40,4 +93,4 @@ def choose(module: nn.Module) -> str:
     return "one_by_one" if any(isinstance(m, slow) for m in module.modules()) else "vectorised"
 
 
-__all__ = ["ENGINES", "OneByOne", "Vectorised", "choose", "make"]
+__all__ = ["ENGINES", "EXECUTORS", "OneByOne", "Planned", "Plans", "Vectorised", "choose", "make", "make_executing"]

@@ -31,19 +31,20 @@ class OneByOne(Owning):
     Args:
         source: where the clients' tasks come from.
         workers: how many clients run side by side; 1: none.
-        executor: how a client trains (`engines.executors`); None: plainly, one step at a time.
+        executor: how a client trains (`engines.EXECUTORS`); None: plainly, one step at a time.
     """
 
     def __init__(self, source: TaskSource, *, workers: int = 1, executor: Executor | None = None):
         super().__init__(source)
-        self._executor = executor
+        self.executor = executor
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         def run(client: ClientId) -> tuple[ClientId, Group, Tree]:
             task = tree.index(self.tasks(self.source, [client], round, sent[client]), 0)
             kept = self.kept_by(algorithm, client, sent[client])
-            with torch.no_grad(), trained_by(self._executor):  # nobody differentiates through a client: see `learning.training.gradient`
+            # Nobody differentiates through a client: see `learning.training.gradient`.
+            with torch.no_grad(), trained_by(self.executor):
                 message, kept = algorithm.client(sent[client], kept, task)
             return client, Group([client], tree.alone(message)), kept
 

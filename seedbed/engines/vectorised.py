@@ -27,12 +27,12 @@ class Vectorised(Owning):
     Args:
         source: where the clients' tasks come from.
         chunk: at most so many clients at once, or in evaluation so many episodes; memory grows with it.
-        executor: how the clients of a chunk train (`engines.executors`); None: plainly, one step of all at a time.
+        executor: how the clients of a chunk train (`engines.EXECUTORS`); None: plainly, one step of all at a time.
     """
 
     def __init__(self, source: TaskSource, *, chunk: int = 128, executor: Executor | None = None):
         super().__init__(source)
-        self._executor = executor
+        self.executor = executor
         self.chunk = chunk
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
@@ -41,7 +41,7 @@ class Vectorised(Owning):
             payload, dims = _together([sent[c] for c in clients])
             tasks = self.tasks(self.source, clients, round, payload)
             run = vmap(algorithm.client, in_dims=(dims, 0, 0))
-            with trained_by(self._executor):
+            with trained_by(self.executor):
                 messages, after = _explained(run, payload, tree.stack([kept[c] for c in clients]), tasks)
             for i, client in enumerate(clients):
                 self.keep(client, tree.index(after, i))

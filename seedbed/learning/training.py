@@ -106,6 +106,13 @@ class Local(NamedTuple):
     state: Tree
 
 
+Say = Callable[[str], None]  # tells people something in a line
+
+
+def silently(text: str) -> None:
+    """Nobody is told."""
+
+
 Executor = Callable[[Local], Trained]  # does what it is asked, exactly: as `one_step_at_a_time`, up to rounding
 
 _executor: ContextVar[Executor | None] = ContextVar("executor", default=None)

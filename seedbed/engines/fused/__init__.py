@@ -20,7 +20,7 @@ from seedbed.engines.fused.compiling import kernel
 from seedbed.engines.fused.perceptron import Dense, Unlike, perceptron
 from seedbed.errors import InputError
 from seedbed.learning.objectives import Near, Supervised, cross_entropy
-from seedbed.learning.training import Local, Objective, Trained, one_step_at_a_time
+from seedbed.learning.training import Local, Objective, Say, Trained, one_step_at_a_time, silently
 from seedbed.tasks.types import Batch
 
 PARTS = 8  # that the clients are dealt out in, to threads: of unequal clients no thread should wait for long
@@ -45,12 +45,14 @@ class Fused:
 
     Args:
         workers: threads, each with clients of its own.
+        say: told in a line, once for each reason, what it cannot train.
     Attributes:
         trained: how many times the kernel was called.
         refused: why something was not trained by it.
     """
 
     workers: int = 1
+    say: Say = silently
     trained: int = 0
     refused: set[str] = field(default_factory=set)
     _known: dict[Any, list[Dense] | str] = field(default_factory=dict)
@@ -62,6 +64,8 @@ class Fused:
         try:
             plan, tensors = self._planned(local)
         except Unlike as reason:
+            if str(reason) not in self.refused:
+                self.say(f"executor fused: {reason}, so that clients train stacked there")
             self.refused.add(str(reason))
             return one_step_at_a_time(local)
         self.trained += 1
@@ -116,9 +120,10 @@ def _taken_apart(objective: Objective) -> tuple[dict[str, Tensor] | None, float 
     """The anchor and the strength of a pull, and the loss without it."""
     anchor, mu = None, None
     if isinstance(objective, Near):
-        if isinstance(objective.mu, Tensor) or not _flat(objective.anchor):
+        near = objective
+        if isinstance(near.mu, Tensor) or not _flat(near.anchor):
             raise Unlike("its pull has a strength of its own for each client")
-        objective, anchor, mu = objective.objective, objective.anchor, objective.mu
+        objective, anchor, mu = near.objective, near.anchor, near.mu
     if not isinstance(objective, Supervised) or objective.loss is not cross_entropy:
         raise Unlike("its objective is not the cross-entropy of a model's predictions")
     return anchor, mu, objective
@@ -149,15 +154,18 @@ class _Train(torch.autograd.Function):
         return tuple(ends), (0,) * len(ends)
 
 
+SIZES = ("layers", "clients", "steps", "batch")
+PLACES = ("sizes", "activations", "x", "y", "mask", "real", "starts", "anchors", "own_start", "own_anchor", "ends")
+RATES = ("lr", "momentum", "decay", "pull")
+
+
 class _Job(ctypes.Structure):
+    """`Job` in kernel.cpp, field by field."""
+
     _fields_ = (
-        *[(name, ctypes.c_int64) for name in ("layers", "clients", "steps", "batch")],
-        *[
-            (name, ctypes.c_void_p)
-            for name in ("sizes", "activations", "x", "y", "mask", "real", "starts", "anchors")
-            + ("own_start", "own_anchor", "ends", "losses")
-        ],
-        *[(name, ctypes.c_double) for name in ("lr", "momentum", "decay", "pull")],
+        *((name, ctypes.c_int64) for name in SIZES),
+        *((name, ctypes.c_void_p) for name in (*PLACES, "losses")),
+        *((name, ctypes.c_double) for name in RATES),
         ("nesterov", ctypes.c_int64),
     )
 
@@ -194,9 +202,7 @@ def _trained(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> list
     width = max(1, -(-clients // PARTS))
 
     def part(i: int) -> int:
-        failed: int = train(
-            ctypes.byref(job), ctypes.c_int64(i * width), ctypes.c_int64(min(clients, (i + 1) * width))
-        )
+        failed: int = train(ctypes.byref(job), ctypes.c_int64(i * width), ctypes.c_int64(min(clients, (i + 1) * width)))
         return failed
 
     if any(plan.run(part, range(-(-clients // width)))):

@@ -17,7 +17,7 @@ from seedbed.factored import METADATA
 from seedbed.learning.objectives import Predict
 
 NONE, RELU, TANH = range(3)  # as the kernel numbers them
-ACTIVATIONS = {
+ACTIVATIONS: dict[Any, int] = {
     **dict.fromkeys((torch.relu, F.relu, Tensor.relu), RELU),
     **dict.fromkeys((torch.tanh, Tensor.tanh), TANH),
 }
@@ -38,7 +38,9 @@ class Unlike(Exception):
     """A model is no multilayer perceptron; why."""
 
 
-def perceptron(predict: Predict, shapes: Mapping[str, torch.Size], example: torch.Size, dtype: torch.dtype) -> list[Dense]:
+def perceptron(
+    predict: Predict, shapes: Mapping[str, torch.Size], example: torch.Size, dtype: torch.dtype
+) -> list[Dense]:
     """The layers of a model, by one forward pass on zeros.
 
     Args:
