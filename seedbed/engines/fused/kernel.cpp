@@ -22,7 +22,10 @@ template <typename T> struct Of {
   typedef T Vector __attribute__((vector_size(BYTES), aligned(BYTES)));
   static constexpr int64_t WIDTH = BYTES / sizeof(T);
 };
-template <typename T> static int64_t padded(int64_t n) { return (n + 64 / sizeof(T) - 1) / (64 / sizeof(T)) * (64 / sizeof(T)); }
+template <typename T> static int64_t padded(int64_t n) {
+  constexpr int64_t whole = LINE / sizeof(T);
+  return (n + whole - 1) / whole * whole;
+}
 
 // What is asked; the same for all clients but for where their numbers lie.
 template <typename T> struct Job {
@@ -42,11 +45,12 @@ template <typename T> struct Job {
   int64_t nesterov;
 };
 
-// ---- one tile of registers -------------------------------------------------------------------------------------------
+// ---- one tile of registers ----
 
 // sums[r][v] = Σ_k a[r·ar + k·ak] · b[k·bk + v], then end(r, v, sum) for each vector.
 template <typename T, int R, int M, typename End>
-static inline __attribute__((always_inline)) void tile(int64_t K, const T *a, int64_t ar, int64_t ak, const T *b, int64_t bk, End end) {
+static inline __attribute__((always_inline)) void tile(int64_t K, const T *a, int64_t ar, int64_t ak, const T *b,
+                                                       int64_t bk, End end) {
   typedef typename Of<T>::Vector V;
   constexpr int64_t W = Of<T>::WIDTH;
   V sums[R][M];
@@ -72,17 +76,20 @@ static inline __attribute__((always_inline)) void tile(int64_t K, const T *a, in
 }
 
 template <typename T, int R, typename End>
-static inline void across(int64_t N, int64_t K, const T *a, int64_t ar, int64_t ak, const T *b, int64_t bk, End end) {
+static inline void across(int64_t N, int64_t K, const T *a, int64_t ar, int64_t ak, const T *b, int64_t bk,
+                          End end) {
   constexpr int64_t W = Of<T>::WIDTH;
   int64_t n = 0;
   for (; n + VECTORS * W <= N; n += VECTORS * W)
     tile<T, R, VECTORS>(K, a, ar, ak, b + n, bk, [&](int r, int64_t v, auto sum) { end(r, n + v, sum); });
-  for (; n < N; n += W) tile<T, R, 1>(K, a, ar, ak, b + n, bk, [&](int r, int64_t v, auto sum) { end(r, n + v, sum); });
+  for (; n < N; n += W)
+    tile<T, R, 1>(K, a, ar, ak, b + n, bk, [&](int r, int64_t v, auto sum) { end(r, n + v, sum); });
 }
 
 // end(i, j, sum) for every row i < I and vector from column j < J of the product of a and b over K.
 template <typename T, typename End>
-static inline void product(int64_t I, int64_t J, int64_t K, const T *a, int64_t ar, int64_t ak, const T *b, int64_t bk, End end) {
+static inline void product(int64_t I, int64_t J, int64_t K, const T *a, int64_t ar, int64_t ak, const T *b,
+                           int64_t bk, End end) {
   const int64_t tiles = (I + ROWS - 1) / ROWS, rows = (I + tiles - 1) / tiles;
   for (int64_t i = 0; i < I; i += rows) {
     const T *from = a + i * ar;
@@ -100,7 +107,7 @@ static inline void product(int64_t I, int64_t J, int64_t K, const T *a, int64_t 
   }
 }
 
-// ---- exp, for whole rows ---------------------------------------------------------------------------------------------
+// ---- exp, for whole rows ----
 
 static inline double power_of_e(double x) { return std::exp(x); }
 
@@ -121,7 +128,7 @@ static inline float power_of_e(float x) {
   return (p * r * r + r + 1.f) * scale;
 }
 
-// ---- one client ------------------------------------------------------------------------------------------------------
+// ---- one client ----
 
 template <typename T> struct Layer {
   int64_t inputs, outputs, wide, activation;  // wide: outputs, filled up
@@ -212,7 +219,8 @@ template <typename T> class Client {
       const T *src = from[2 * l] + (own[2 * l] ? c * a.outputs * a.inputs : 0);
       for (int64_t o = 0; o < a.outputs; o++)
         for (int64_t i = 0; i < a.inputs; i++) w[i * a.wide + o] = src[o * a.inputs + i];
-      if (const T *b = from[2 * l + 1]) std::memcpy(bias, b + (own[2 * l + 1] ? c * a.outputs : 0), a.outputs * sizeof(T));
+      const T *b = from[2 * l + 1];
+      if (b) std::memcpy(bias, b + (own[2 * l + 1] ? c * a.outputs : 0), a.outputs * sizeof(T));
     }
   }
 
@@ -232,7 +240,8 @@ template <typename T> class Client {
     double loss = cross_entropy(y, mask) + (job.anchors ? pulled() : 0);
     for (int64_t l = L - 1; l >= 0; l--) {
       if (l) backward(l);
-      update(layers[l], B, l ? h[l - 1] : x, l ? layers[l - 1].wide : job.sizes[0], d[l], job.starts[2 * l + 1] != nullptr);
+      const int64_t wide = l ? layers[l - 1].wide : job.sizes[0];
+      update(layers[l], B, l ? h[l - 1] : x, wide, d[l], job.starts[2 * l + 1] != nullptr);
     }
     return loss;
   }
@@ -277,8 +286,8 @@ template <typename T> class Client {
   void backward(int64_t l) {
     const auto &a = layers[l];
     const int64_t wide = layers[l - 1].wide, activation = layers[l - 1].activation;
-    for (int64_t i = 0; i < a.inputs; i++)
-      for (int64_t o = 0; o < a.outputs; o++) turned[o * wide + i] = a.w[i * a.wide + o];
+    for (int64_t o = 0; o < a.outputs; o++)
+      for (int64_t i = 0; i < wide; i++) turned[o * wide + i] = i < a.inputs ? a.w[i * a.wide + o] : 0;
     const T *given = h[l - 1];
     T *to = d[l - 1];
     product<T>(job.batch, wide, a.outputs, d[l], a.wide, 1, turned, wide, [&](int64_t b, int64_t j, V sum) {
@@ -293,7 +302,8 @@ template <typename T> class Client {
     const bool plain = job.momentum == 0 && job.decay == 0 && !job.anchors;
     const T lr = job.lr;
     if (plain)
-      product<T>(a.inputs, a.wide, B, x, 1, xw, slopes, a.wide, [&](int64_t i, int64_t j, V g) { *(V *)(a.w + i * a.wide + j) -= lr * g; });
+      product<T>(a.inputs, a.wide, B, x, 1, xw, slopes, a.wide,
+                 [&](int64_t i, int64_t j, V g) { *(V *)(a.w + i * a.wide + j) -= lr * g; });
     else
       product<T>(a.inputs, a.wide, B, x, 1, xw, slopes, a.wide, [&](int64_t i, int64_t j, V g) {
         const int64_t at = i * a.wide + j;

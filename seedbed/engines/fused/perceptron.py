@@ -52,8 +52,10 @@ def perceptron(
     params = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
     x = torch.zeros(2, *example, dtype=dtype)
     watching = _Watching(x, params)
-    with torch.no_grad(), watching:
-        end = predict(params, x)
+    with torch.no_grad():
+        predict(params, x)  # what a model makes for itself at its first use is no part of a pass
+        with watching:
+            end = predict(params, x)
     if end is not watching.now or not watching.layers:
         raise Unlike("the model does not end in a linear layer")
     if watching.layers[-1].activation != NONE:
