@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.engines.factoring import Factoring
+from seedbed.engines.factoring import Factoring, rows_of, worth
 from seedbed.engines.fused import Fused
 from seedbed.engines.fused.compiling import built, cache, kernel, processor
 from seedbed.engines.one_by_one import OneByOne
@@ -198,11 +198,13 @@ class Planned:
         at_once = name in AT_ONCE
         some = sorted(sent, key=lambda c: (self.source.size(c), c))
         some = some if at_once else some[len(some) // 2 :][:FEW]
-        steps = len(self.source.tasks([some[-1]], round).real[0])
-        seconds = {}
+        whole = self.source.tasks([some[-1]], round)
+        steps, seconds = len(whole.real[0]), {}
         try:
             if name == "fused":
                 kernel()
+            if name == "factored":
+                _refuse_small(sent[some[-1]], rows_of(whole))
             for cut in (SHORT, SHORT, LONG):  # the first warms up
                 seconds[cut] = self._timed(name, algorithm, {c: sent[c] for c in some}, round, cut)
         except (Refused, InputError) as reason:
@@ -226,6 +228,12 @@ class Planned:
 
 class Refused(Exception):
     """An executor cannot do what it is tried on."""
+
+
+def _refuse_small(sent: Tree, rows: int) -> None:
+    """A trial is of few steps: whether factored matrices pay depends on all."""
+    if not any(leaf.ndim == 2 and rows < worth(leaf) for leaf in tree.leaves(sent)):
+        raise Refused(f"no dense layer is large enough for {rows} examples of a client")
 
 
 AT_ONCE = ("stacked", "fused")  # whose clients are computed together
