@@ -32,6 +32,7 @@ from seedbed.cli.show import (
     attack_lines,
     audit_lines,
     audit_table,
+    bench_table,
     card,
     catalogue_tables,
     comparison_tables,
@@ -235,6 +236,26 @@ def audit(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {page}", soft_wrap=True)
     raise typer.Exit(1 if found.refuted else 0)
+
+
+@app.command()
+def bench(
+    workload: Annotated[
+        list[str] | None, typer.Argument(help="mlp, cnn, small_cnn, lstm, maml; left out: all of them.")
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed rounds of each; medians count.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Over clients; default: one for each core.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the rows to this file.")] = None,
+) -> None:
+    """How fast clients train on this machine, by each executor, beside a plain PyTorch loop; takes minutes."""
+    from seedbed.runs.bench.race import bench as race
+    from seedbed.runs.bench.race import write_json
+
+    with Bars() as bars:
+        rows = race(workload or (), repeat=repeat, threads=threads, show=bars)
+    console.print(bench_table(rows))
+    if json is not None:
+        write_json(json, rows)
 
 
 @app.command()

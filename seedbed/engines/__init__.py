@@ -9,7 +9,7 @@ from seedbed.engines.factoring import Factoring
 from seedbed.engines.fused import Fused
 from seedbed.engines.fused.compiling import kernel
 from seedbed.engines.looping import looping
-from seedbed.engines.one_by_one import OneByOne
+from seedbed.engines.one_by_one import OneByOne, one_thread
 from seedbed.engines.planning import Make, Planned, Plans
 from seedbed.engines.vectorised import Vectorised
 from seedbed.errors import InputError, nearest
@@ -93,4 +93,16 @@ def choose(module: nn.Module) -> str:
     return "one_by_one" if any(isinstance(m, slow) for m in module.modules()) else "vectorised"
 
 
-__all__ = ["ENGINES", "EXECUTORS", "OneByOne", "Planned", "Plans", "Vectorised", "choose", "make", "make_executing"]
+__all__ = [
+    "ENGINES",
+    "EXECUTORS",
+    "OneByOne",
+    "Planned",
+    "Plans",
+    "Vectorised",
+    "choose",
+    "cores",
+    "make",
+    "make_executing",
+    "one_thread",
+]
