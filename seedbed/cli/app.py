@@ -18,12 +18,14 @@ from seedbed.cli.options import (
     Data,
     Delta,
     Engine,
+    Executor,
     Reduce,
     Root,
     Rounds,
     Run,
     Seed,
     Set,
+    Verbose,
 )
 from seedbed.cli.peers import peers_app
 from seedbed.cli.show import (
@@ -53,11 +55,6 @@ app.command()(serve)
 app.command()(join)
 app.add_typer(peers_app, name="peers")
 console = Console()
-
-Executor = Annotated[
-    str | None, typer.Option(help="How clients train: auto (measured), loop, stacked, factored or fused.")
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which executor is chosen, and why.")]
 
 
 @app.command()

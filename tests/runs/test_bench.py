@@ -29,7 +29,7 @@ def test_rows_are_whole_and_are_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
     found: Any = json.loads((tmp_path / "rows.json").read_text())
     wanted = {"workload", "executor", "steps_per_s", "ratio_to_loop", "percent_of_gemm", "peak_memory", "chosen"}
     assert all(set(row) == wanted for row in found)
-    assert found[-1]["chosen"].split(":")[0] in WORKLOADS["mlp"].executors + ("factored",)
+    assert found[-1]["chosen"].split(":")[0] in (*WORKLOADS["mlp"].executors, "factored")
 
 
 def test_an_unknown_workload_is_refused() -> None:
