@@ -10,7 +10,9 @@ Shapes: O outputs and I inputs of a layer, B rows of a batch, n rows kept so far
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -57,6 +59,20 @@ class Rows:
     def bytes(self) -> int:
         """What they take in memory."""
         return sum(x.numel() * x.element_size() for x in (self._inputs, self._slopes))
+
+
+Multiply = Callable[[Tensor, Tensor], Tensor]
+_multiply: ContextVar[Multiply] = ContextVar("multiply", default=torch.matmul)
+
+
+@contextmanager
+def multiplied_by(multiply: Multiply) -> Iterator[None]:
+    """Within, rows [B, I] times a given matrix [I, O] are multiplied by this function: clients may share a product."""
+    token = _multiply.set(multiply)
+    try:
+        yield
+    finally:
+        _multiply.reset(token)
 
 
 Bases = tuple[tuple[float, Tensor], ...]  # a multiple of each given matrix [O, I]
@@ -238,7 +254,7 @@ class Factored(Lazy):
     def _product(self, x: Tensor, *, transposed: bool) -> Tensor:
         total: Tensor | None = None
         for a, base in self.bases:
-            part = x @ (base.T if transposed else base)
+            part = _multiply.get()(x, base.T if transposed else base)
             part = part if a == 1 else a * part
             total = part if total is None else total + part
         c, inputs, slopes = self._all_rows()

@@ -18,6 +18,7 @@ from seedbed.learning.training import Say, silently
 from seedbed.tasks.sampling import TaskSource
 
 ENGINES = ("auto", "one_by_one", "vectorised")
+LOCKSTEP = 16  # clients that share products with large factored matrices
 EXECUTORS = {"loop": "one_by_one", "stacked": "vectorised", "factored": "one_by_one", "fused": "vectorised"}
 
 
@@ -66,7 +67,7 @@ def make_executing(executor: str, threads: int, say: Say = silently) -> Make:
     if executor == "loop":
         return partial(OneByOne, workers=threads, executor=looping)
     if executor == "factored":
-        return lambda source: OneByOne(source, workers=threads, executor=Factoring(say=say))
+        return lambda source: OneByOne(source, workers=threads, executor=Factoring(say=say), lockstep=LOCKSTEP)
     return partial(_fused, threads, say) if executor == "fused" else Vectorised
 
 

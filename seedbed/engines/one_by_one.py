@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.engines.meeting import in_lockstep
 from seedbed.engines.owning import Owning
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
@@ -32,10 +33,12 @@ class OneByOne(Owning):
         source: where the clients' tasks come from.
         workers: how many clients run side by side; 1: none.
         executor: how a client trains (`engines.EXECUTORS`); None: plainly, one step at a time.
+        lockstep: so many clients share their products with large factored matrices; 1: none does.
     """
 
-    def __init__(self, source: TaskSource, *, workers: int = 1, executor: Executor | None = None):
+    def __init__(self, source: TaskSource, *, workers: int = 1, executor: Executor | None = None, lockstep: int = 1):
         super().__init__(source)
+        self._workers, self._lockstep = workers, lockstep
         self.executor = executor
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
@@ -48,7 +51,7 @@ class OneByOne(Owning):
                 message, kept = algorithm.client(sent[client], kept, task)
             return client, Group([client], tree.alone(message)), kept
 
-        for client, group, kept in self._side_by_side(run, sent):
+        for client, group, kept in self._side_by_side(run, sent) if self._lockstep == 1 else self._met(run, sent):
             self.keep(client, kept)
             yield group
 
@@ -67,6 +70,10 @@ class OneByOne(Owning):
 
         clients = source.clients
         return dict(zip(clients, self._side_by_side(score, clients), strict=True))
+
+    def _met(self, run: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        with one_thread():
+            yield from in_lockstep(run, list(items), self._lockstep, self._workers)
 
     def _side_by_side(self, run: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
         """map, in order, over the workers; each computes with one core, as many are at work.

@@ -38,7 +38,10 @@ from seedbed.tree import Tree
 Owner = OneByOne | Vectorised
 Make = Callable[[TaskSource], Owner]
 
-FEW = 3  # clients that are tried one after another; those at once are tried all
+FEW = {
+    "loop": 3,
+    "factored": 8,
+}  # clients that are tried one after another, or in lockstep; those at once are tried all
 SHORT, LONG = 1, 3  # steps of a trial: what a step costs is half of the difference
 COMPILING = 0.02  # seconds of a round from which on it is worth while to compile a kernel for it
 DEPTH = 4  # how deep into closures an algorithm is described
@@ -197,7 +200,7 @@ class Planned:
         """Predict a round's seconds from trials of few steps; nothing that clients keep is changed."""
         at_once = name in AT_ONCE
         some = sorted(sent, key=lambda c: (self.source.size(c), c))
-        some = some if at_once else some[len(some) // 2 :][:FEW]
+        some = some if at_once else some[len(some) // 2 :][: FEW[name]]
         whole = self.source.tasks([some[-1]], round)
         steps, seconds = len(whole.real[0]), {}
         try:

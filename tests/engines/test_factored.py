@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
-from seedbed.engines import OneByOne
+from seedbed.engines import OneByOne, meeting
 from seedbed.engines.factoring import Factoring, worth
 from seedbed.factored import Factored, Heard, NotFactorable, Rows, Stacked, finite
 from seedbed.federated import Algorithm, Group
@@ -216,6 +216,45 @@ def test_workers_change_nothing_of_a_factored_round() -> None:
     algorithm = fedavg(supervised(model.predict, cross_entropy))
     one, three = (a_round(algorithm, model, OneByOne(source, workers=w, executor=Factoring()))[1] for w in (1, 3))
     assert all(torch.equal(one[n], three[n]) for n in one)
+
+
+@pytest.mark.parametrize("lockstep", [2, 3, 16])
+@pytest.mark.usefixtures("float64")
+def test_clients_in_lockstep_share_products_and_change_nothing(lockstep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ragged clients: who is done first leaves the others to themselves. However many compute at a time: bit for
+    bit."""
+    monkeypatch.setattr(meeting, "NUMBERS", 0)
+    rows = []
+    together = meeting.Meeting._together
+    monkeypatch.setattr(meeting.Meeting, "_together", lambda self, xs, m: rows.append(len(xs)) or together(self, xs, m))
+    source, model = setting()
+    algorithm = fedavg(supervised(model.predict, cross_entropy), local=LOCAL["nesterov, decay"])
+    _, want = a_round(algorithm, model, OneByOne(source))
+    found = [
+        a_round(algorithm, model, OneByOne(source, workers=w, executor=Factoring(), lockstep=lockstep))[1]
+        for w in (1, 2, 3)
+    ]
+    assert all((found[0][n] - want[n]).abs().max() <= 1e-12 for n in want)
+    assert all(torch.equal(found[0][n], other[n]) for n in want for other in found[1:])
+    assert set(rows) == ({1, 2} if lockstep == 2 else {1, 3})  # 6, 6 and 8 steps
+
+
+def test_a_client_that_fails_in_lockstep_fails_the_round_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "NUMBERS", 0)
+    source, model = setting()
+    loss = supervised(model.predict, cross_entropy)
+    steps: list[int] = []
+
+    def failing(params: Any, batch: Any) -> Tensor:
+        steps.append(1)
+        if len(steps) == 5:
+            raise ArithmeticError("the fifth step")
+        return loss(params, batch)
+
+    engine = OneByOne(source, workers=2, executor=Factoring(), lockstep=3)
+    with pytest.raises(ArithmeticError, match="the fifth step"):
+        a_round(fedavg(failing), model, engine)
+    a_round(fedavg(loss), model, engine)
 
 
 @pytest.mark.usefixtures("float64")
