@@ -11,7 +11,7 @@ Shapes: B rows of a client, I and O the sides of the matrix.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,14 +62,12 @@ class Meeting:
         with self._changed:
             self._asked[seat] = x, matrix
             self._settle()
-            if seat not in self._given:
+            waits = seat not in self._given
+            if waits:
                 self._slots.release()
                 self._changed.wait_for(lambda: seat in self._given)
-                found = self._given.pop(seat)
-                waited = True
-            else:
-                found, waited = self._given.pop(seat), False
-        if waited:
+            found = self._given.pop(seat)
+        if waits:
             self._slots.acquire()
         if isinstance(found, BaseException):
             raise found
@@ -80,10 +78,11 @@ class Meeting:
         if not self._asked or len(self._asked) < self._active:
             return
         asked, self._asked = self._asked, {}
-        by_matrix: dict[tuple[int, torch.Size], list[int]] = {}
+        by_matrix: dict[tuple[Any, ...], list[int]] = {}
         for seat in sorted(asked):
             matrix = asked[seat][1]
-            by_matrix.setdefault((matrix.data_ptr(), matrix.shape), []).append(seat)
+            same = matrix.data_ptr(), matrix.shape, matrix.stride()  # a square one and its transpose are not
+            by_matrix.setdefault(same, []).append(seat)
         for seats in by_matrix.values():
             try:
                 products: Sequence[Tensor | BaseException] = self._together(

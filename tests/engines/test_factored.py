@@ -239,6 +239,20 @@ def test_clients_in_lockstep_share_products_and_change_nothing(lockstep: int, mo
     assert set(rows) == ({1, 2} if lockstep == 2 else {1, 3})  # 6, 6 and 8 steps
 
 
+@pytest.mark.usefixtures("float64")
+def test_who_meets_at_other_matrices_is_not_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A square matrix and its transpose lie at one place."""
+    monkeypatch.setattr(meeting, "NUMBERS", 0)
+    matrix, x = drawn(4, 4), drawn(3, 4, seed=1)
+    matrices = [matrix, matrix.T, matrix, 2 * matrix]
+
+    def run(which: Tensor) -> Tensor:
+        return Factored(((1.0, which),), (), which).pulled_back(x)
+
+    for found, which in zip(meeting.in_lockstep(run, matrices, 4, 2), matrices, strict=True):
+        torch.testing.assert_close(found, x @ which)
+
+
 def test_a_client_that_fails_in_lockstep_fails_the_round_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "NUMBERS", 0)
     source, model = setting()
