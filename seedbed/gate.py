@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.factored import finite
 from seedbed.federated import ClientId, Group, Message
 
 Schema = Mapping[str, str]  # of one message: each leaf's type and shape by its path, and how they are nested
@@ -171,7 +172,7 @@ def _finite(stacked: Any, count: int) -> Tensor:
     leaves = [leaf for leaf in tree.leaves(stacked) if leaf.is_floating_point()]
     good = torch.ones(count, dtype=torch.bool, device=leaves[0].device if leaves else None)
     for leaf in leaves:
-        good &= torch.isfinite(leaf).reshape(count, -1).all(1)
+        good &= finite(leaf)
     return good
 
 

@@ -10,16 +10,37 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from seedbed import factored
+
 Tree = Any
 
 
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     """Apply f to corresponding leaves."""
+    first, others = trees[0], trees[1:]
+    kind = type(first)
+    if isinstance(first, Tensor):
+        return f(*trees)
+    # What params and batches are is gone through here: ten times as fast as PyTorch's way, which any other tree goes.
+    if kind is dict and all(type(other) is dict and other.keys() == first.keys() for other in others):
+        return {key: map(f, part, *(other[key] for other in others)) for key, part in first.items()}
+    if _is_named(kind) and all(type(other) is kind for other in others):
+        return kind(*(map(f, *parts) for parts in zip(*trees, strict=True)))
     return pytree.tree_map(f, *trees)
 
 
 def leaves(tree: Tree) -> list[Tensor]:
+    kind = type(tree)
+    if isinstance(tree, Tensor):
+        return [tree]
+    if kind is dict or _is_named(kind):
+        parts = tree.values() if kind is dict else tree
+        return [leaf for part in parts for leaf in ((part,) if isinstance(part, Tensor) else leaves(part))]
     return list(pytree.tree_leaves(tree))
+
+
+def _is_named(kind: type) -> bool:
+    return issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def named_leaves(tree: Tree) -> dict[str, Tensor]:
@@ -42,6 +63,8 @@ def nesting(tree: Tree) -> str:
 
 def with_leaves(template: Tree, values: Sequence[Any]) -> Tree:
     """A tree of the template's structure with other leaves, in the order of `leaves`."""
+    if type(template) is dict and all(isinstance(leaf, Tensor) for leaf in template.values()):
+        return dict(zip(template, values, strict=True))
     return pytree.tree_unflatten(list(values), pytree.tree_structure(template))
 
 
@@ -71,6 +94,11 @@ def zeros_like(a: Tree) -> Tree:
     return map(torch.zeros_like, a)
 
 
+def dense(a: Tree) -> Tree:
+    """The tree with matrices that are not formed (`factored`) formed."""
+    return map(factored.dense, a)
+
+
 def full_like(a: Tree, value: float) -> Tree:
     return map(lambda x: torch.full_like(x, value), a)
 
@@ -81,7 +109,7 @@ def detach(a: Tree) -> Tree:
 
 def dot(a: Tree, b: Tree) -> Tensor:
     """⟨a, b⟩ over all leaves: []."""
-    return torch.stack([(x * y).sum() for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
+    return torch.stack([factored.inner(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
 
 
 def squared_norm(a: Tree) -> Tensor:
@@ -188,8 +216,13 @@ def same(a: Tree, b: Tree) -> bool:
     return all(x is y for x, y in zip(leaves(a), leaves(b), strict=True))
 
 
+def alone(tree: Tree) -> Tree:
+    """One tree of leaves [...] as a stack of one: leaves [1, ...], which are not copied."""
+    return map(lambda x: x.unsqueeze(0), tree)
+
+
 def is_finite(tree: Tree) -> bool:
-    return all(bool(torch.isfinite(x).all()) for x in leaves(tree))
+    return all(bool(factored.finite(x.unsqueeze(0)).all()) for x in leaves(tree))
 
 
 def _step(key: Any) -> str:

@@ -19,12 +19,14 @@ from seedbed.cli.options import (
     Data,
     Delta,
     Engine,
+    Executor,
     Reduce,
     Root,
     Rounds,
     Run,
     Seed,
     Set,
+    Verbose,
 )
 from seedbed.cli.peers import peers_app
 from seedbed.cli.show import (
@@ -33,6 +35,7 @@ from seedbed.cli.show import (
     attack_lines,
     audit_lines,
     audit_table,
+    bench_table,
     card,
     catalogue_tables,
     comparison_tables,
@@ -65,6 +68,7 @@ def run(
     rounds: Rounds = None,
     seed: Seed = None,
     engine: Engine = None,
+    executor: Executor = None,
     reduce: Reduce = None,
     attack: Attack = None,
     attackers: Attackers = None,
@@ -82,6 +86,7 @@ def run(
     config: Config = None,
     root: Root = None,
     set_: Set = None,
+    verbose: Verbose = False,
 ) -> None:
     """Train, adapt to clients never seen, and judge it beside FedAvg + fine-tuning and local only.
 
@@ -96,13 +101,14 @@ def run(
         "rounds": rounds,
         "seed": seed,
         "engine": engine,
+        "executor": executor,
         "root": root,
         "privacy": _budget(epsilon, delta),
         "secure": {"form": "masks"} if secure else None,
     }
     named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
-    with joined() as ranks, _shown(ranks) as show:
+    with joined() as ranks, _shown(ranks, verbose) as show:
         directory, result = start(asked, [*words, *(set_ or [])], config, out, show)
     if ranks.rank == 0:
         _print(result, directory)
@@ -237,6 +243,26 @@ def audit(
 
 
 @app.command()
+def bench(
+    workload: Annotated[
+        list[str] | None, typer.Argument(help="mlp, cnn, small_cnn, lstm, maml; left out: all of them.")
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed rounds of each; medians count.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Over clients; default: one for each core.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the rows to this file.")] = None,
+) -> None:
+    """How fast clients train on this machine, by each executor, beside a plain PyTorch loop; takes minutes."""
+    from seedbed.runs.bench.race import bench as race
+    from seedbed.runs.bench.race import write_json
+
+    with Bars() as bars:
+        rows = race(workload or (), repeat=repeat, threads=threads, show=bars)
+    console.print(bench_table(rows))
+    if json is not None:
+        write_json(json, rows)
+
+
+@app.command()
 def algorithms(
     name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
 ) -> None:
@@ -312,9 +338,9 @@ def data_get(
         console.print(f"{name} is in {get(name, root, download)}", soft_wrap=True)
 
 
-def _shown(ranks: Ranks) -> AbstractContextManager[Show]:
+def _shown(ranks: Ranks, verbose: bool = False) -> AbstractContextManager[Show]:
     """Rank 0's progress bars; the other ranks say nothing."""
-    return Bars() if ranks.rank == 0 else nullcontext(Show())
+    return Bars(verbose) if ranks.rank == 0 else nullcontext(Show())
 
 
 @app.callback()

@@ -24,6 +24,10 @@ Algorithm = Annotated[str | None, typer.Option(help="See `seedbed algorithms`. D
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")]
 Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]
+Executor = Annotated[
+    str | None, typer.Option(help="How clients train: auto (measured), loop, stacked, factored or fused.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which executor is chosen, and why.")]
 Reduce = Annotated[
     str | None,
     typer.Option(help="How messages become one: trimmed_mean, nnm+trimmed_mean, krum, ...; default: the mean."),

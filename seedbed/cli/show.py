@@ -1,6 +1,6 @@
 """What people see: progress while a run works, tables when it is done."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -21,6 +21,7 @@ from rich.text import Text
 from seedbed.algorithms.catalogue import FAMILIES, Entry
 from seedbed.runs.auditing.findings import Audit
 from seedbed.runs.auditing.page import ORDER, spelt
+from seedbed.runs.bench.race import Row
 from seedbed.runs.comparison import Comparison
 from seedbed.runs.comparison_page import cell, choices, in_order, meaning
 from seedbed.runs.described import described
@@ -38,9 +39,14 @@ class Speed(ProgressColumn):
 
 
 class Bars(Show):
-    """One progress bar a stage, on standard error."""
+    """One progress bar a stage, on standard error.
 
-    def __init__(self) -> None:
+    Args:
+        verbose: with details.
+    """
+
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
         self.progress = Progress(
             TextColumn("{task.description:32}"),
             BarColumn(),
@@ -69,6 +75,10 @@ class Bars(Show):
 
     def note(self, text: str) -> None:
         self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        if self.verbose:
+            self.note(text)
 
 
 class Download:
@@ -107,6 +117,21 @@ def result_table(result: Mapping[str, Any], which: str = "unseen") -> Table:
     for shots, cells in rows.items():
         best = _best(cells, result["higher_is_better"])
         table.add_row(shots, *(_cell(cells[c], result["metric"], bold=c == best) for c in columns))
+    return table
+
+
+def bench_table(rows: Sequence[Row]) -> Table:
+    """What `seedbed bench` found."""
+    table = Table(caption="ratio: to the plain PyTorch loop, which has one thread; medians of rounds in turn")
+    table.add_column("workload")
+    table.add_column("executor", no_wrap=True)
+    for title in ("steps/s", "ratio", "% of GEMM", "memory, MB"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        memory = "" if row.peak_memory is None else f"{row.peak_memory:.0f}"
+        executor = row.executor + (f" ({row.chosen.partition(':')[0]})" if row.chosen else "")
+        percent = f"{row.percent_of_gemm:.0f}"
+        table.add_row(row.workload, executor, f"{row.steps_per_s:,.0f}", f"{row.ratio_to_loop:.2f}", percent, memory)
     return table
 
 

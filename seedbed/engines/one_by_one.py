@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.engines.meeting import in_lockstep
 from seedbed.engines.owning import Owning
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
+from seedbed.learning.training import Executor, trained_by
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 
@@ -30,22 +32,35 @@ class OneByOne(Owning):
     Args:
         source: where the clients' tasks come from.
         workers: how many clients run side by side; 1: none.
+        executor: how a client trains (`engines.EXECUTORS`); None: plainly, one step at a time.
+        lockstep: so many clients share their products with large factored matrices; 1: none does.
         kept: where to put what clients keep; None: in memory.
     """
 
-    def __init__(self, source: TaskSource, *, workers: int = 1, kept: MutableMapping[ClientId, Tree] | None = None):
+    def __init__(
+        self,
+        source: TaskSource,
+        *,
+        workers: int = 1,
+        executor: Executor | None = None,
+        lockstep: int = 1,
+        kept: MutableMapping[ClientId, Tree] | None = None,
+    ):
         super().__init__(source, kept=kept)
+        self._workers, self._lockstep = workers, lockstep
+        self.executor = executor
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         def run(client: ClientId) -> tuple[ClientId, Group, Tree]:
             task = tree.index(self.tasks(self.source, [client], round, sent[client]), 0)
             kept = self.kept_by(algorithm, client, sent[client])
-            with torch.no_grad():  # nobody differentiates through a client: see `learning.training.gradient`
+            # Nobody differentiates through a client: see `learning.training.gradient`.
+            with torch.no_grad(), trained_by(self.executor):
                 message, kept = algorithm.client(sent[client], kept, task)
-            return client, Group([client], tree.stack([message])), kept
+            return client, Group([client], tree.alone(message)), kept
 
-        for client, group, kept in self._side_by_side(run, sent):
+        for client, group, kept in self._side_by_side(run, sent) if self._lockstep == 1 else self._met(run, sent):
             self.keep(client, kept)
             yield group
 
@@ -64,6 +79,10 @@ class OneByOne(Owning):
 
         clients = source.clients
         return dict(zip(clients, self._side_by_side(score, clients), strict=True))
+
+    def _met(self, run: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        with one_thread():
+            yield from in_lockstep(run, list(items), self._lockstep, self._workers)
 
     def _side_by_side(self, run: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
         """map, in order, over the workers; each computes with one core, as many are at work.

@@ -36,7 +36,7 @@ class Owning:
     def keep(self, client: ClientId, kept: Tree) -> None:
         """Put away what a client keeps, if it is anything."""
         if tree.leaves(kept):
-            self._kept[client] = kept
+            self._kept[client] = tree.dense(kept)
 
     def memory(self) -> Mapping[ClientId, Tree]:
         return self._kept

@@ -13,6 +13,7 @@ from seedbed.engines.owning import Owning
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
+from seedbed.learning.training import Executor, trained_by
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 
@@ -26,11 +27,20 @@ class Vectorised(Owning):
     Args:
         source: where the clients' tasks come from.
         chunk: at most so many clients at once, or in evaluation so many episodes; memory grows with it.
+        executor: how the clients of a chunk train (`engines.EXECUTORS`); None: plainly, one step of all at a time.
         kept: where to put what clients keep; None: in memory.
     """
 
-    def __init__(self, source: TaskSource, *, chunk: int = 128, kept: MutableMapping[ClientId, Tree] | None = None):
+    def __init__(
+        self,
+        source: TaskSource,
+        *,
+        chunk: int = 128,
+        executor: Executor | None = None,
+        kept: MutableMapping[ClientId, Tree] | None = None,
+    ):
         super().__init__(source, kept=kept)
+        self.executor = executor
         self.chunk = chunk
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
@@ -39,7 +49,8 @@ class Vectorised(Owning):
             payload, dims = _together([sent[c] for c in clients])
             tasks = self.tasks(self.source, clients, round, payload)
             run = vmap(algorithm.client, in_dims=(dims, 0, 0))
-            messages, after = _explained(run, payload, tree.stack([kept[c] for c in clients]), tasks)
+            with trained_by(self.executor):
+                messages, after = _explained(run, payload, tree.stack([kept[c] for c in clients]), tasks)
             for i, client in enumerate(clients):
                 self.keep(client, tree.index(after, i))
             yield Group(clients, messages)

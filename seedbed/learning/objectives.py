@@ -4,6 +4,7 @@ Shapes: B examples of a batch, N classes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,23 @@ Metric = Callable[[Params, Batch], Tensor]  # -> score []
 EXCLUDED = -1e9  # a logit that stands for −∞: of a class that a task does not have
 
 
+@dataclass(frozen=True)
+class Supervised:
+    """What `supervised` gives: an objective that executors can look into."""
+
+    predict: Predict
+    loss: Loss
+
+    def __call__(self, params: Params, batch: Batch) -> Tensor:
+        each = self.loss(self.predict(params, batch.x), batch.y)
+        if each.shape != batch.mask.shape:
+            raise ValueError(
+                f"the loss returned shape {tuple(each.shape)} for a batch of {tuple(batch.mask.shape)}: it must give "
+                "one number per example (in PyTorch: reduction='none', then the mean over all but the first dimension)"
+            )
+        return masked_mean(each, batch.mask)
+
+
 def supervised(predict: Predict, loss: Loss) -> Objective:
     """The mean loss over a batch's real examples.
 
@@ -30,17 +48,7 @@ def supervised(predict: Predict, loss: Loss) -> Objective:
         loss: one number per example, [B]; a loss that averages by itself (a scalar) is refused, because padding
             would be counted.
     """
-
-    def objective(params: Params, batch: Batch) -> Tensor:
-        each = loss(predict(params, batch.x), batch.y)
-        if each.shape != batch.mask.shape:
-            raise ValueError(
-                f"the loss returned shape {tuple(each.shape)} for a batch of {tuple(batch.mask.shape)}: it must give "
-                "one number per example (in PyTorch: reduction='none', then the mean over all but the first dimension)"
-            )
-        return masked_mean(each, batch.mask)
-
-    return objective
+    return Supervised(predict, loss)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -105,6 +113,15 @@ def softmax_regression(*, weight: str = "weight", bias: str = "bias") -> Objecti
     return Explicit(supervised(logits, cross_entropy), slope)
 
 
+@dataclass(frozen=True)
+class Near(Explicit):
+    """What `near` gives: an objective that executors can look into."""
+
+    objective: Objective
+    anchor: Params
+    mu: float | Tensor
+
+
 def near(objective: Objective, anchor: Params, mu: float | Tensor) -> Objective:
     """objective + (μ/2)·‖params − anchor‖²: FedProx's, Ditto's and pFedMe's pull, of gradient μ(params − anchor)."""
 
@@ -116,7 +133,7 @@ def near(objective: Objective, anchor: Params, mu: float | Tensor) -> Objective:
         away = tree.sub(params, anchor)
         return tree.axpy(mu, away, slope), value + mu / 2 * tree.squared_norm(tree.detach(away))
 
-    return Explicit(value, slope)
+    return Near(value, slope, objective, anchor, mu)
 
 
 def tilted(objective: Objective, direction: Params) -> Objective:

@@ -18,7 +18,9 @@ class Optimizer(NamedTuple):
     """init(params) -> state; update(gradients, state, params) -> (params, state).
 
     `name` and `settings` say how it was built, for manifests and for people. `linear`: its path is a linear function of
-    the gradients, −η·Σ_k a_k g_k with a_k that do not depend on them: what FedNova and SCAFFOLD build on.
+    the gradients, −η·Σ_k a_k g_k with a_k that do not depend on them: what FedNova and SCAFFOLD build on. `overwrite`,
+    where there is one, is the same update written over the params and the state that it is given: (gradients, state,
+    params) -> state.
     """
 
     init: Callable[[Params], Tree]
@@ -26,6 +28,7 @@ class Optimizer(NamedTuple):
     name: str
     settings: Mapping[str, Any]
     linear: bool = False
+    overwrite: Callable[[Tree, Tree, Params], Tree] | None = None
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{k}={_said(v)}' for k, v in self.settings.items())})"
@@ -78,12 +81,25 @@ def sgd(
         rate = _rate(lr, schedule, after)
         return tree.axpy(-rate, direction, params), after
 
+    def overwrite(grads: Tree, state: Tree, params: Params) -> Tree:
+        after = dict(state)
+        rate = float(_rate(lr, schedule, after))
+        moving = tree.leaves(state["velocity"]) if momentum else [None] * len(tree.leaves(params))
+        for g, v, p in zip(tree.leaves(grads), moving, tree.leaves(params), strict=True):
+            direction = g.add(p, alpha=weight_decay) if weight_decay else g
+            if v is not None:
+                v.mul_(momentum).add_(direction)
+                direction = direction.add(v, alpha=momentum) if nesterov else v
+            p.sub_(direction, alpha=rate)
+        return after
+
     return Optimizer(
         init,
         update,
         "sgd",
         _given(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule),
         linear=True,
+        overwrite=overwrite,
     )
 
 

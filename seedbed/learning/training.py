@@ -1,6 +1,8 @@
 """Local training: one optimiser step per item. The only place that sees which items are padding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from seedbed import tree
+from seedbed.factored import Factored, Heard, NotFactorable
 from seedbed.learning.optimizers import Optimizer
 from seedbed.tasks.types import Task
 from seedbed.tree import Tree
@@ -57,17 +60,77 @@ def gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, 
     if isinstance(objective, Explicit):
         return objective.slope(params, item)
     if torch.is_grad_enabled() or not tree.leaves(params):
-        grads, value = grad_and_value(objective)(params, item)
+        grads, value = grad_and_value(objective)(tree.dense(params), item)
         return grads, value.detach()
+    try:
+        return _plain_gradient(objective, params, item)
+    except NotFactorable:
+        return _plain_gradient(objective, tree.dense(params), item)
+
+
+def _plain_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
+    """By plain autograd. With respect to a factored matrix it is factored too."""
     with torch.enable_grad():
-        leaves = [leaf.detach().requires_grad_() for leaf in tree.leaves(params)]
+        leaves = [_differentiable(leaf) for leaf in tree.leaves(params)]
         value = objective(tree.with_leaves(params, leaves), item)
-        grads = torch.autograd.grad(value, leaves, materialize_grads=True)
-    return tree.with_leaves(params, grads), value.detach()
+        sources = [leaf.tick if isinstance(leaf, Heard) else leaf for leaf in leaves]
+        grads = torch.autograd.grad(value, sources, materialize_grads=True)
+    found = [leaf.gradient() if isinstance(leaf, Heard) else g for leaf, g in zip(leaves, grads, strict=True)]
+    return tree.with_leaves(params, found), value.detach()
+
+
+def _differentiable(leaf: Tensor) -> Tensor:
+    if isinstance(leaf, Factored) and leaf.grows:
+        return Heard(leaf)
+    plain: Tensor = tree.dense(leaf)
+    return plain.detach().requires_grad_()
 
 
 def train(objective: Objective, optimizer: Optimizer, params: Params, task: Task, *, state: Tree = None) -> Trained:
-    """Train on a task's items, one optimiser step each; the optimiser's state is made afresh unless one is given."""
+    """Train on a task's items, one optimiser step each; the optimiser's state is made afresh unless one is given.
+
+    What an engine has put in its place (`trained_by`) may do it in another way, but to the same result.
+    """
+    local = Local(objective, optimizer, params, task, state)
+    executor = _executor.get()
+    return executor(local) if executor else one_step_at_a_time(local)
+
+
+class Local(NamedTuple):
+    """A piece of local training: what `train` is asked."""
+
+    objective: Objective
+    optimizer: Optimizer
+    params: Params
+    task: Task
+    state: Tree
+
+
+Say = Callable[[str], None]  # tells people something in a line
+
+
+def silently(text: str) -> None:
+    """Nobody is told."""
+
+
+Executor = Callable[[Local], Trained]  # does what it is asked, exactly: as `one_step_at_a_time`, up to rounding
+
+_executor: ContextVar[Executor | None] = ContextVar("executor", default=None)
+
+
+@contextmanager
+def trained_by(executor: Executor | None) -> Iterator[None]:
+    """Within, `train` is done by this executor; None: one step at a time."""
+    token = _executor.set(executor)
+    try:
+        yield
+    finally:
+        _executor.reset(token)
+
+
+def one_step_at_a_time(local: Local) -> Trained:
+    """The reference: what `train` means."""
+    objective, optimizer, params, task, state = local
 
     def step(carry: Tree, item: Item) -> Tree:
         params, state, loss = carry

@@ -5,7 +5,8 @@ Shapes: B examples, F features, N classes.
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -57,12 +58,13 @@ class Model:
         layers = [name for name, m in module.named_modules() if isinstance(m, BatchNorm)]
         self.statistics = frozenset(f"{layer}.{s}" for layer in layers for s in STATISTICS)
         self.normalising = self.statistics | {f"{layer}.{p}" for layer in layers for p in ("weight", "bias")}
-        self._skeletons = threading.local()
+        self._skeletons, self._slots = threading.local(), threading.local()
 
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """The module's output, [B, ...]. Parameters that it does not have are ignored; a head may have any number
         of classes; a missing head is zero, so that a body alone predicts nothing in particular."""
-        output: Tensor = functional_call(self._skeleton(""), self._whole(params), (x,))
+        with self._holding(params) as skeleton:
+            output: Tensor = skeleton(x)
         return output
 
     def measure(self, params: Params, x: Tensor, mask: Tensor) -> Params:
@@ -122,6 +124,23 @@ class Model:
             n: params[n] if n in params else tree.beside(torch.zeros_like(p), params) for n, p in self.params.items()
         }
 
+    @contextmanager
+    def _holding(self, params: Params) -> Iterator[nn.Module]:
+        """A copy of the module with these parameters in it. As `functional_call`, in a fifth of its time."""
+        skeleton = self._skeleton("")
+        slots: Slots | None = getattr(self._slots, "found", None)
+        if slots is None:
+            slots = self._slots.found = _slots(skeleton)
+        whole = params if all(name in params for _, _, name in slots) else self._whole(params)
+        before = [holder[key] for holder, key, _ in slots]
+        try:
+            for holder, key, name in slots:
+                holder[key] = whole[name]
+            yield skeleton
+        finally:
+            for (holder, key, _), own in zip(slots, before, strict=True):
+                holder[key] = own
+
     def _skeleton(self, layer: str) -> nn.Module:
         """A copy of the module that stops before this layer, or does not if none is named.
 
@@ -134,6 +153,21 @@ class Model:
                 found.set_submodule(layer, _Stop())
             setattr(self._skeletons, layer, found)
         return found
+
+
+Slots = list[tuple[dict[str, Any], str, str]]  # where a parameter lies: its module's dict, its key there, its name
+
+
+def _slots(module: nn.Module) -> Slots:
+    """One that lies in several places has the name of the first."""
+    first: dict[int, str] = {}
+    found: Slots = []
+    for path, m in module.named_modules():
+        for key, p in m._parameters.items():
+            if p is not None:
+                name = first.setdefault(id(p), f"{path}.{key}" if path else key)
+                found.append((m._parameters, key, name))
+    return found
 
 
 class _Reached(Exception):

@@ -10,6 +10,8 @@ class Mean:
     linear = True
 
     def __call__(self, stacked: Tree, weights: Tensor) -> Tree:
+        if len(weights) == 1 and bool(weights[0] > 0):
+            return tree.index(stacked, 0)  # 1 times it: not copied
         return tree.weighted_sum(stacked, weights / weights.sum())
 
     def __repr__(self) -> str:

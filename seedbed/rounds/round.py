@@ -97,7 +97,7 @@ def gather(
     parts = [(g.clients, g.messages.value, share) for g, share in zip(groups, shares, strict=True)]
     order = sorted(range(len(clients)), key=clients.__getitem__)
     info = tree.index(tree.concatenate([dict(group.messages.info) for group in groups]), order)
-    value, weights = _reduced(algorithm.reduce, parts), weights[order]
+    value, weights = tree.dense(_reduced(algorithm.reduce, parts)), weights[order]
     return Replies(value, [clients[i] for i in order], population, stale[order], weights, averaged(info, weights))
 
 

@@ -311,6 +311,7 @@ class Experiment:
     def __init__(self, settings: Settings, population: Population):
         self.settings, self.population = settings, population
         self.notes: list[str] = []  # what `check` changed
+        self.plans = engines.Plans()  # where the executors that are chosen are kept
         _refuse_hopeless(population, settings.data)
         entry = catalogue.entry(settings.algorithm)
         if entry.same_labels and population.episodic:
@@ -357,7 +358,7 @@ class Experiment:
         model = self.learner.model(entry)
         self._check_normalisation(entry, model)
         self.learner.algorithm(self.settings.algorithm, model).init(model.params)
-        engines.make(self.settings.engine, Sampled(self.train, training), model.module)
+        self.engine(Sampled(self.train, training), model)
         if not len(self.unseen):
             raise InputError(f"unseen={self.settings.unseen} leaves no client to judge by: set at least one apart")
         self.train = self._usable(self.train, training)
@@ -559,8 +560,17 @@ class Experiment:
         return hostile.defended(algorithm, self.settings, root, messages)
 
     def engine(self, source: TaskSource, model: AnyModel, kept: engines.OnDisk | None = None) -> Engine:
-        workers, each = self.settings.workers, looks_at_each(self.settings)
-        return engines.make(self.settings.engine, source, model.module, workers=workers, each=each, kept=kept)
+        asked = self.settings
+        return engines.make(
+            asked.engine,
+            source,
+            model.module,
+            workers=asked.workers,
+            executor=asked.executor,
+            plans=self.plans,
+            each=looks_at_each(asked),
+            kept=kept,
+        )
 
     @cached_property
     def budget(self) -> int:

@@ -10,7 +10,8 @@ from seedbed import evaluation
 from seedbed.algorithms import catalogue
 from seedbed.attacks import Triggered
 from seedbed.attacks.attack import Poison
-from seedbed.engines import OnDisk
+from seedbed.engines import OnDisk, Plans
+from seedbed.engines.planning import shared_plans
 from seedbed.errors import Diverged, InputError
 from seedbed.evaluation import Summary
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
@@ -46,6 +47,9 @@ class Show:
 
     def note(self, text: str) -> None:
         """Something that the user should know."""
+
+    def detail(self, text: str) -> None:
+        """Something for users who ask for more."""
 
 
 class ByName(Mapping[str, Tree]):
@@ -110,6 +114,9 @@ class Pipeline:
     def __init__(self, run: RunDirectory, experiment: Experiment, show: Show | None = None):
         self.run, self.experiment, self.show = run, experiment, show or Show()
         self.settings, self.learner = experiment.settings, experiment.learner
+        own, shared = run.path / "executors.json", shared_plans()
+        asked = self.settings.executor == "auto"
+        experiment.plans = Plans(own, shared, self.show.detail if asked else self.show.note)
         self.tuning: dict[str, Any] = {}  # what `tune` chose, by algorithm
 
     def execute(self) -> dict[str, Any]:

@@ -303,10 +303,15 @@ class Settings(Section):
     )
     seed: int = Field(default=0, ge=0, description="everything drawn at random follows from it")
     engine: str = Field(default="auto", description="auto | one_by_one | vectorised")
+    executor: str = Field(
+        default="auto",
+        description="how clients train: auto measures which is fastest | loop | stacked | factored | fused; all give "
+        "the same up to rounding",
+    )
     device: str = Field(
         default="cpu", description="where clients compute: cpu, cuda, cuda:1, mps; the data stay in the main memory"
     )
-    workers: int | None = Field(default=None, ge=1, description="threads of one_by_one; none: one for each core")
+    workers: int | None = Field(default=None, ge=1, description="threads over clients; none: one for each core")
     kept: Literal["memory", "disk"] = Field(
         default="memory",
         description="where simulated clients keep what they keep; disk: in the run's directory, for very many",

@@ -19,7 +19,7 @@ from seedbed.stored import fill, from_bytes
 from seedbed.tasks import readers
 from seedbed.tasks.population import Population
 
-JUDGING = {"evaluation", "options", "engine", "workers", "drop_short"}  # what may be other than in training
+JUDGING = {"evaluation", "options", "engine", "executor", "workers", "drop_short"}  # what may be other than in training
 
 
 def population_for(settings: Settings, like: dict[str, Any] | None = None) -> Population:

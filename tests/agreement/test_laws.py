@@ -21,8 +21,12 @@ from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
 from seedbed.engines import OnDisk, OneByOne, Vectorised
+from seedbed.engines.factoring import Factoring
+from seedbed.engines.fused import Fused
+from seedbed.engines.looping import looping
 from seedbed.errors import InputError
 from seedbed.federated import Message, Replies
+from seedbed.learning.training import Local, Trained
 from seedbed.privacy.secure import Grid, Masks, Shares, Summed, Unmasked, Weighted
 from seedbed.privacy.secure.forms import Form
 from seedbed.reducers import make, mean
@@ -41,6 +45,7 @@ from .bench import (
     copied,
     first,
     judging,
+    module,
     reference,
     run,
     runs_apart,
@@ -70,6 +75,42 @@ def test_engines_agree(row: Row) -> None:
     seen = [(row.start, {})] + [(r.state, m) for r, m in zip(*slow, strict=True)]
     for (state, kept), (later, kept_later) in pairwise(seen):
         assert len(kept) < len(kept_later) or apart((state, kept), (later, kept_later)) > 1e-4
+
+
+# The rows whose clients an executor trains, wholly or in part, where the network is an nn.Module.
+FUSED = {
+    *("fedavg", "fedavg-momentum, finetuned", "fedprox", "fedavgm", "fedavgm-nesterov", "fedadagrad"),
+    *("fedadagrad-corrected", "fedadam", "fedadam-corrected", "fedyogi", "fedyogi-corrected", "local"),
+    *("local-finetuned", "reptile", "ditto", "ditto-adam", "fedper", "fedper-adam", "lg_fedavg", "fedasync"),
+    *("fedasync-hinge", "fedbuff", "pfedhn", "pfedhn-personal head, linear"),
+}
+FACTORED = {
+    *("fednova", "fednova-schedule", "centralised", "fedbn", "fedbn-adam", "fedrep", "fedbabu", "fedbabu-head"),
+    *("distill", "distill-adam", "feddf", "feddf-one architecture", "fedmd", "fedmd-labels, momentum", "fd"),
+    *FUSED,
+}
+
+
+@every_row
+def test_executors_agree_or_refuse_by_name(row: Row) -> None:
+    """A round by each executor is the reference's, whatever the algorithm; and it is the executor that has trained
+    (`FACTORED`, `FUSED`), or it says what it cannot, and another way is taken. The networks are nn.Modules."""
+    row = replace(row, net=module) if row.net is by_hand else row
+    want, trains = run(row, OneByOne(clients(row.items)), count=1), []
+
+    def loop(local: Local) -> Trained:
+        trains.append(local)
+        return looping(local)
+
+    assert runs_apart(want, run(row, OneByOne(clients(row.items), executor=loop), count=1)) <= 1e-12
+    if not trains:
+        return
+    factoring, fused = Factoring(always=True), Fused()
+    engines = (OneByOne(clients(row.items), executor=factoring), Vectorised(clients(row.items), executor=fused))
+    for executor, engine, rows in zip((factoring, fused), engines, (FACTORED, FUSED), strict=True):
+        assert runs_apart(want, run(row, engine, count=1)) <= 1e-12
+        assert (executor.trained > 0) == (str(row) in rows)
+        assert executor.trained or executor.refused
 
 
 @every_row

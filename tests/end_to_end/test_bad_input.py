@@ -71,6 +71,7 @@ def refused_run(words: list[str], *options: object) -> None:
         ("model.name=convv", ["model.name='convv'", "'conv'"]),
         ("model.hidden=0", ["model.hidden", "greater than or equal to 1"]),
         ("engine=fast", ["'fast'", "auto, one_by_one, vectorised"]),
+        ("executor=fuse", ["'fuse'", "did you mean 'fused'"]),
         ("data=digit", ["'digit'", "did you mean 'digits'"]),
         ("data=", ["no name"]),
         ("data=nothere.csv", ["nothere.csv", "looked in"]),

@@ -36,6 +36,20 @@ def test_every_algorithm_runs_end_to_end(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "r" / "report.html").stat().st_size > 1000
 
 
+def test_a_run_says_which_executor_it_chose_and_another_can_be_named(tmp_path: Path) -> None:
+    """With -v, on standard error; the choice is in the run's directory. One that is named is not measured."""
+    words = ("run", "--algorithm", "fedavg", *TINY)
+    said = seedbed(*words, "-v", "--out", tmp_path / "measured")
+    assert said.code == 0, said
+    [(executor, why)] = json.loads((tmp_path / "measured" / "executors.json").read_text()).values()
+    assert f"executor {executor}" in said.err
+    assert why in said.err
+    said = seedbed(*words, "--executor", "factored", "--out", tmp_path / "named")
+    assert said.code == 0, said
+    assert "executor factored: no dense layer is large enough" in said.err
+    assert not (tmp_path / "named" / "executors.json").exists()
+
+
 def test_result_has_the_documented_structure(tmp_path: Path) -> None:
     """{"unseen": {"<shots>": {column: {"mean", "ci95", "worst_tenth", "clients"}}}}, all four columns."""
     said = seedbed("run", "--rounds", 2, *NET, "--set", "evaluation.episodes=2", "--set", "evaluation.shots=[1,2]",

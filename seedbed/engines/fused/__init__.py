@@ -1,0 +1,238 @@
+"""The fused executor: one compiled kernel that keeps a client's weights in the cache for all its steps.
+
+For multilayer perceptrons and logistic regression under cross-entropy and SGD (momentum, Nesterov, weight decay,
+FedProx's pull): there a step's arithmetic takes microseconds, and what calls it a hundred times as much. Whatever else
+an algorithm does around `train` stays as it is, in PyTorch.
+
+Shapes: C clients, K steps, B examples of a batch, F numbers of an example.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seedbed.engines.fused.compiling import kernel
+from seedbed.engines.fused.perceptron import Dense, Unlike, perceptron
+from seedbed.errors import InputError
+from seedbed.learning.objectives import Near, Supervised, cross_entropy
+from seedbed.learning.training import Local, Objective, Say, Trained, one_step_at_a_time, silently
+from seedbed.tasks.types import Batch
+
+PARTS = 8  # that the clients are dealt out in, to threads: of unequal clients no thread should wait for long
+TYPES = {torch.float32: "train_float32", torch.float64: "train_float64"}
+
+
+class Plan(NamedTuple):
+    """What the kernel is told, beside the numbers."""
+
+    layers: Sequence[Dense]
+    lr: float
+    momentum: float
+    nesterov: bool
+    decay: float
+    pull: float | None  # None: none
+    run: Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]  # map, or the same side by side
+
+
+@dataclass
+class Fused:
+    """Trains by the kernel what it can, and anything else one step at a time.
+
+    Args:
+        workers: threads, each with clients of its own.
+        say: told in a line, once for each reason, what it cannot train.
+    Attributes:
+        trained: how many times the kernel was called.
+        refused: why something was not trained by it.
+    """
+
+    workers: int = 1
+    say: Say = silently
+    trained: int = 0
+    refused: set[str] = field(default_factory=set)
+    _known: dict[Any, list[Dense] | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(self.workers) if self.workers > 1 else None
+
+    def __call__(self, local: Local) -> Trained:
+        try:
+            plan, tensors = self._planned(local)
+        except Unlike as reason:
+            if str(reason) not in self.refused:
+                self.say(f"executor fused: {reason}, so that clients train stacked there")
+            self.refused.add(str(reason))
+            return one_step_at_a_time(local)
+        self.trained += 1
+        *ends, loss = _Train.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+        names = [name for layer in plan.layers for name in (layer.weight, layer.bias) if name]
+        found = dict(zip(names, ends, strict=True))
+        return Trained({name: found[name] for name in local.params}, loss, local.optimizer.init(local.params))
+
+    def _planned(self, local: Local) -> tuple[Plan, list[Tensor]]:
+        objective, optimizer, params, task, state = local
+        given, batch = optimizer.settings, task.items
+        if optimizer.name != "sgd" or optimizer.overwrite is None or "schedule" in given:
+            raise Unlike(f"the local optimiser {optimizer} is not sgd with a constant rate")
+        if state is not None:
+            raise Unlike("its optimiser goes on from an earlier state")
+        anchor, mu, loss = _taken_apart(objective)
+        if not isinstance(batch, Batch) or not _flat(params):
+            raise Unlike("clients do not work on batches, or the model is no dict of parameters")
+        layers = self._layers(loss, params, batch)
+        leaves = [params[name] for layer in layers for name in (layer.weight, layer.bias) if name]
+        pulls = [anchor[name] for layer in layers for name in (layer.weight, layer.bias) if name] if anchor else []
+        plan = Plan(
+            layers,
+            lr=given["lr"],
+            momentum=given["momentum"],
+            nesterov=given["nesterov"],
+            decay=given["weight_decay"],
+            pull=mu,
+            run=map if self._pool is None else self._pool.map,
+        )
+        return plan, [batch.x, batch.y, batch.mask, task.real, *leaves, *pulls]
+
+    def _layers(self, loss: Supervised, params: dict[str, Tensor], batch: Batch) -> list[Dense]:
+        x, shapes = batch.x, {name: p.shape for name, p in params.items()}
+        if x.dtype not in TYPES or any(t.dtype != x.dtype or t.device.type != "cpu" for t in (x, *params.values())):
+            raise Unlike("it is not in float32 or float64 on the CPU throughout")
+        if batch.y.ndim != 2 or batch.y.dtype != torch.int64:
+            raise Unlike("its targets are no class numbers")
+        key = (loss.predict, tuple(shapes.items()), x.shape[2:], x.dtype)
+        if key not in self._known:
+            try:
+                self._known[key] = perceptron(loss.predict, shapes, x.shape[2:], x.dtype)
+            except Unlike as reason:
+                self._known[key] = str(reason)
+        known = self._known[key]
+        if isinstance(known, str):
+            raise Unlike(known)
+        return known
+
+
+def _taken_apart(objective: Objective) -> tuple[dict[str, Tensor] | None, float | None, Supervised]:
+    """The anchor and the strength of a pull, and the loss without it."""
+    anchor, mu = None, None
+    if isinstance(objective, Near):
+        near = objective
+        if isinstance(near.mu, Tensor) or not _flat(near.anchor):
+            raise Unlike("its pull has a strength of its own for each client")
+        objective, anchor, mu = near.objective, near.anchor, near.mu
+    if not isinstance(objective, Supervised) or objective.loss is not cross_entropy:
+        raise Unlike("its objective is not the cross-entropy of a model's predictions")
+    return anchor, mu, objective
+
+
+def _flat(params: Any) -> bool:
+    return isinstance(params, dict) and all(isinstance(p, Tensor) for p in params.values())
+
+
+class _Train(torch.autograd.Function):
+    """Local training as one operation, whose rule for vmap is handed all clients at once."""
+
+    @staticmethod
+    def forward(plan: Plan, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x[0] for x in _trained(plan, [x[None] for x in tensors], [True] * len(tensors)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, plan: Plan, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        c = info.batch_size
+        moved = [x if d is None else x.movedim(d, 0) for x, d in zip(tensors, in_dims[1:], strict=True)]
+        own = [d is not None for d in in_dims[1:]]
+        moved[:4] = [x if o else x.expand(c, *x.shape) for x, o in zip(moved[:4], own[:4], strict=True)]
+        ends = _trained(plan, moved, own)
+        return tuple(ends), (0,) * len(ends)
+
+
+SIZES = ("layers", "clients", "steps", "batch")
+PLACES = ("sizes", "activations", "x", "y", "mask", "real", "starts", "anchors", "own_start", "own_anchor", "ends")
+RATES = ("lr", "momentum", "decay", "pull")
+
+
+class _Job(ctypes.Structure):
+    """`Job` in kernel.cpp, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in SIZES),
+        *((name, ctypes.c_void_p) for name in (*PLACES, "losses")),
+        *((name, ctypes.c_double) for name in RATES),
+        ("nesterov", ctypes.c_int64),
+    )
+
+
+def _trained(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> list[Tensor]:
+    """The weights of all clients after training, each [C, ...], and their losses [C].
+
+    Args:
+        tensors: x [C, K, B, ...], y and mask [C, K, B], real [C, K], then the start and perhaps the anchor of each
+            leaf, [C, ...] where the client has its own, else [...].
+    """
+    x, y, mask, real, *leaves = (t.contiguous() for t in tensors)
+    clients, steps, batch = y.shape
+    start, anchor = leaves[: _count(plan)], leaves[_count(plan) :]
+    _refuse_labels(y, plan.layers[-1].outputs)
+    ends = [x.new_empty(clients, *(p.shape[1:] if o else p.shape)) for p, o in zip(start, own[4:], strict=False)]
+    losses = x.new_empty(clients)
+    owned = own[4 + len(start) :]
+    arrays = [
+        _numbers([plan.layers[0].inputs, *(layer.outputs for layer in plan.layers)]),
+        _numbers([layer.activation for layer in plan.layers]),
+        *(t.data_ptr() for t in (x, y, mask, real)),
+        _places(plan, start),
+        _places(plan, anchor) if plan.pull is not None else None,
+        _numbers(_spread(plan, own[4 : 4 + len(start)])),
+        _numbers(_spread(plan, owned)) if plan.pull is not None else None,
+        _places(plan, ends),
+        losses.data_ptr(),
+    ]
+    said = [ctypes.cast(a, ctypes.c_void_p) if isinstance(a, ctypes.Array) else a for a in arrays]
+    rates = (plan.lr, plan.momentum, plan.decay, plan.pull or 0.0, int(plan.nesterov))
+    job = _Job(len(plan.layers), clients, steps, batch, *said, *rates)
+    train = getattr(kernel(), TYPES[x.dtype])
+    width = max(1, -(-clients // PARTS))
+
+    def part(i: int) -> int:
+        failed: int = train(ctypes.byref(job), ctypes.c_int64(i * width), ctypes.c_int64(min(clients, (i + 1) * width)))
+        return failed
+
+    if any(plan.run(part, range(-(-clients // width)))):
+        raise MemoryError("there is no memory for the fused kernel: use the executor stacked")
+    return [*ends, losses]
+
+
+def _count(plan: Plan) -> int:
+    """How many leaves the model has."""
+    return sum(1 + (layer.bias is not None) for layer in plan.layers)
+
+
+def _spread(plan: Plan, values: Sequence[Any]) -> list[Any]:
+    """Values of leaves as two for each layer, 0 for a bias that it does not have."""
+    left = iter(values)
+    return [value for layer in plan.layers for value in (next(left), next(left) if layer.bias else 0)]
+
+
+def _numbers(values: Sequence[int]) -> Any:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def _places(plan: Plan, leaves: Sequence[Tensor]) -> Any:
+    places = _spread(plan, [leaf.data_ptr() for leaf in leaves])
+    return (ctypes.c_void_p * len(places))(*places)
+
+
+def _refuse_labels(y: Tensor, classes: int) -> None:
+    if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise InputError(
+            f"labels go from {int(y.min())} to {int(y.max())}, but the model has {classes} outputs: give it one for "
+            "each class, and number classes from 0"
+        )

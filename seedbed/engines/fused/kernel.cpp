@@ -1,0 +1,354 @@
+// Local SGD of a multilayer perceptron with cross-entropy: a client's weights stay in the cache for all its steps.
+//
+// Letters: C clients, K steps of a client, B examples of a batch, L layers of sizes n_0 ... n_L.
+// A layer's weights are held as [n_in][n_out], each row filled up with zeros to whole vectors: what lies there stays 0.
+// One tile of registers does all products: forward h = c + x·w, backward dx = d·wᵀ, and the gradient xᵀ·d, which goes
+// into the update without ever being stored.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64, ROWS = 6, VECTORS = 4;  // of 32 registers 24 hold sums
+#else
+constexpr int BYTES = 32, ROWS = 4, VECTORS = 2;  // of 16 registers 8 hold sums
+#endif
+constexpr size_t LINE = 64;
+
+template <typename T> struct Of {
+  typedef T Vector __attribute__((vector_size(BYTES), aligned(BYTES)));
+  static constexpr int64_t WIDTH = BYTES / sizeof(T);
+};
+template <typename T> static int64_t padded(int64_t n) {
+  constexpr int64_t whole = LINE / sizeof(T);
+  return (n + whole - 1) / whole * whole;
+}
+
+// What is asked; the same for all clients but for where their numbers lie.
+template <typename T> struct Job {
+  int64_t layers, clients, steps, batch;
+  const int64_t *sizes;        // [L + 1]
+  const int64_t *activations;  // [L]  0: none, 1: relu, 2: tanh
+  const T *x;                  // [C][K][B][n_0]
+  const int64_t *y;            // [C][K][B]
+  const T *mask, *real;        // [C][K][B], [C][K]
+  const T *const *starts;      // [2 L]  weight [C or 1][n_out][n_in] and bias [C or 1][n_out], or none, of each layer
+  const T *const *anchors;     // [2 L]  what the pull is towards; none: no pull
+  const int64_t *own_start;    // [2 L]  1: each client has its own, 0: they share one
+  const int64_t *own_anchor;   // [2 L]
+  T *const *ends;              // [2 L]  of every client: the weights after training
+  T *losses;                   // [C]    mean over the real steps
+  double lr, momentum, decay, pull;
+  int64_t nesterov;
+};
+
+// ---- one tile of registers ----
+
+// sums[r][v] = Σ_k a[r·ar + k·ak] · b[k·bk + v], then end(r, v, sum) for each vector.
+template <typename T, int R, int M, typename End>
+static inline __attribute__((always_inline)) void tile(int64_t K, const T *a, int64_t ar, int64_t ak, const T *b,
+                                                       int64_t bk, End end) {
+  typedef typename Of<T>::Vector V;
+  constexpr int64_t W = Of<T>::WIDTH;
+  V sums[R][M];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) sums[r][m] = V{};
+  for (int64_t k = 0; k < K; k++) {
+    V row[M];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) row[m] = *(const V *)(b + k * bk + m * W);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const T s = a[r * ar + k * ak];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) sums[r][m] += s * row[m];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) end(r, m * W, sums[r][m]);
+}
+
+template <typename T, int R, typename End>
+static inline void across(int64_t N, int64_t K, const T *a, int64_t ar, int64_t ak, const T *b, int64_t bk,
+                          End end) {
+  constexpr int64_t W = Of<T>::WIDTH;
+  int64_t n = 0;
+  for (; n + VECTORS * W <= N; n += VECTORS * W)
+    tile<T, R, VECTORS>(K, a, ar, ak, b + n, bk, [&](int r, int64_t v, auto sum) { end(r, n + v, sum); });
+  for (; n < N; n += W)
+    tile<T, R, 1>(K, a, ar, ak, b + n, bk, [&](int r, int64_t v, auto sum) { end(r, n + v, sum); });
+}
+
+// end(i, j, sum) for every row i < I and vector from column j < J of the product of a and b over K.
+template <typename T, typename End>
+static inline void product(int64_t I, int64_t J, int64_t K, const T *a, int64_t ar, int64_t ak, const T *b,
+                           int64_t bk, End end) {
+  const int64_t tiles = (I + ROWS - 1) / ROWS, rows = (I + tiles - 1) / tiles;
+  for (int64_t i = 0; i < I; i += rows) {
+    const T *from = a + i * ar;
+    auto put = [&](int r, int64_t j, auto sum) { end(i + r, j, sum); };
+    switch (I - i < rows ? I - i : rows) {
+      case 1: across<T, 1>(J, K, from, ar, ak, b, bk, put); break;
+      case 2: across<T, 2>(J, K, from, ar, ak, b, bk, put); break;
+      case 3: across<T, 3>(J, K, from, ar, ak, b, bk, put); break;
+      case 4: across<T, 4>(J, K, from, ar, ak, b, bk, put); break;
+#if defined(__AVX512F__)
+      case 5: across<T, 5>(J, K, from, ar, ak, b, bk, put); break;
+      case 6: across<T, 6>(J, K, from, ar, ak, b, bk, put); break;
+#endif
+    }
+  }
+}
+
+// ---- exp, for whole rows ----
+
+static inline double power_of_e(double x) { return std::exp(x); }
+
+// e^x for x ≤ 0 to about one unit in the last place: x = n·log 2 + r with |r| ≤ log(2)/2, a polynomial of r, and 2^n.
+static inline float power_of_e(float x) {
+  x = x < -87.f ? -87.f : x;
+  const float n = __builtin_floorf(x * 1.44269504f + 0.5f);
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const int32_t bits = ((int32_t)n + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, 4);
+  return (p * r * r + r + 1.f) * scale;
+}
+
+// ---- one client ----
+
+template <typename T> struct Layer {
+  int64_t inputs, outputs, wide, activation;  // wide: outputs, filled up
+  T *w, *c, *vw, *vc, *aw, *ac;               // weights, bias; their velocities; their anchors
+};
+
+template <typename T> class Client {
+  typedef typename Of<T>::Vector V;
+  static constexpr int64_t W = Of<T>::WIDTH;
+  const Job<T> &job;
+  std::vector<Layer<T>> layers;
+  std::vector<T *> h, d;  // what each layer gives [B][wide], and the gradients there
+  T *turned, *whole;      // a layer's weights transposed; all weights
+  int64_t numbers = 0;
+  T *memory = nullptr;
+  bool shared = true;
+
+ public:
+  explicit Client(const Job<T> &job) : job(job) {
+    int64_t most = 0, room = 0;
+    for (int64_t l = 0; l < job.layers; l++) {
+      Layer<T> a{};
+      a.inputs = job.sizes[l], a.outputs = job.sizes[l + 1], a.wide = padded<T>(a.outputs);
+      a.activation = job.activations[l];
+      numbers += (a.inputs + 1) * a.wide;
+      const int64_t turned_size = a.outputs * padded<T>(a.inputs);
+      most = turned_size > most ? turned_size : most;
+      room += 2 * job.batch * a.wide;
+      layers.push_back(a);
+      shared = shared && !job.own_start[2 * l] && !job.own_start[2 * l + 1];
+    }
+    const int64_t copies = 2 + (job.momentum != 0) + (job.anchors != nullptr);  // weights, the common start, and these
+    const size_t bytes = (size_t)(copies * numbers + room + most) * sizeof(T);
+    memory = static_cast<T *>(std::aligned_alloc(LINE, (bytes + LINE - 1) / LINE * LINE));
+    if (!memory) return;
+    std::memset(memory, 0, bytes);
+    T *next = memory;
+    whole = next, next += 2 * numbers;
+    T *velocity = job.momentum != 0 ? next : nullptr;
+    next += velocity ? numbers : 0;
+    T *anchor = job.anchors ? next : nullptr;
+    next += anchor ? numbers : 0;
+    int64_t at = 0;
+    for (auto &a : layers) {
+      const int64_t to_bias = a.inputs * a.wide;
+      a.w = whole + at, a.c = a.w + to_bias;
+      a.vw = velocity ? velocity + at : nullptr, a.vc = velocity ? a.vw + to_bias : nullptr;
+      a.aw = anchor ? anchor + at : nullptr, a.ac = anchor ? a.aw + to_bias : nullptr;
+      at += to_bias + a.wide;
+      h.push_back(next), next += job.batch * a.wide;
+      d.push_back(next), next += job.batch * a.wide;
+    }
+    turned = next;
+    if (shared) {  // read once, copied for every client
+      read(0, job.starts, job.own_start, false);
+      std::memcpy(whole + numbers, whole, numbers * sizeof(T));
+    }
+  }
+  ~Client() { std::free(memory); }
+  bool ready() const { return memory != nullptr; }
+
+  void run(int64_t c) {
+    if (shared)
+      std::memcpy(whole, whole + numbers, numbers * sizeof(T));
+    else
+      read(c, job.starts, job.own_start, false);
+    if (job.momentum != 0)
+      for (auto &a : layers) std::memset(a.vw, 0, (a.inputs + 1) * a.wide * sizeof(T));
+    if (job.anchors) read(c, job.anchors, job.own_anchor, true);
+    double loss = 0;
+    int64_t steps = 0;
+    for (int64_t k = 0; k < job.steps; k++) {
+      const int64_t at = c * job.steps + k;
+      if (job.real[at] == 0) continue;
+      loss += step(job.x + at * job.batch * job.sizes[0], job.y + at * job.batch, job.mask + at * job.batch);
+      steps++;
+    }
+    job.losses[c] = steps ? loss / steps : std::numeric_limits<T>::quiet_NaN();  // 0/0, as the reference has it
+    write(c);
+  }
+
+ private:
+  // [n_out][n_in] -> [n_in][wide]
+  void read(int64_t c, const T *const *from, const int64_t *own, bool anchors) {
+    for (size_t l = 0; l < layers.size(); l++) {
+      auto &a = layers[l];
+      T *w = anchors ? a.aw : a.w, *bias = anchors ? a.ac : a.c;
+      const T *src = from[2 * l] + (own[2 * l] ? c * a.outputs * a.inputs : 0);
+      for (int64_t o = 0; o < a.outputs; o++)
+        for (int64_t i = 0; i < a.inputs; i++) w[i * a.wide + o] = src[o * a.inputs + i];
+      const T *b = from[2 * l + 1];
+      if (b) std::memcpy(bias, b + (own[2 * l + 1] ? c * a.outputs : 0), a.outputs * sizeof(T));
+    }
+  }
+
+  void write(int64_t c) {
+    for (size_t l = 0; l < layers.size(); l++) {
+      const auto &a = layers[l];
+      T *to = job.ends[2 * l] + c * a.outputs * a.inputs;
+      for (int64_t o = 0; o < a.outputs; o++)
+        for (int64_t i = 0; i < a.inputs; i++) to[o * a.inputs + i] = a.w[i * a.wide + o];
+      if (job.ends[2 * l + 1]) std::memcpy(job.ends[2 * l + 1] + c * a.outputs, a.c, a.outputs * sizeof(T));
+    }
+  }
+
+  double step(const T *x, const int64_t *y, const T *mask) {
+    const int64_t L = job.layers, B = job.batch;
+    for (int64_t l = 0; l < L; l++) forward(l, l ? h[l - 1] : x, l ? layers[l - 1].wide : job.sizes[0]);
+    double loss = cross_entropy(y, mask) + (job.anchors ? pulled() : 0);
+    for (int64_t l = L - 1; l >= 0; l--) {
+      if (l) backward(l);
+      const int64_t wide = l ? layers[l - 1].wide : job.sizes[0];
+      update(layers[l], B, l ? h[l - 1] : x, wide, d[l], job.starts[2 * l + 1] != nullptr);
+    }
+    return loss;
+  }
+
+  void forward(int64_t l, const T *x, int64_t xw) {
+    const auto &a = layers[l];
+    T *out = h[l];
+    const bool relu = a.activation == 1;
+    product<T>(job.batch, a.wide, a.inputs, x, xw, 1, a.w, a.wide, [&](int64_t b, int64_t j, V sum) {
+      sum += *(const V *)(a.c + j);
+      *(V *)(out + b * a.wide + j) = relu ? (V)(sum < 0 ? V{} : sum) : sum;  // NaN stays NaN
+    });
+    if (a.activation == 2)
+      for (int64_t i = 0; i < job.batch * a.wide; i++) out[i] = std::tanh(out[i]);
+  }
+
+  // The mean over real examples, and in d[L - 1] its gradient: (softmax − one-hot)·mask/Σmask.
+  double cross_entropy(const int64_t *y, const T *mask) {
+    const auto &a = layers.back();
+    T total = 0;
+    for (int64_t b = 0; b < job.batch; b++) total += mask[b];
+    total = total < 1 ? 1 : total;
+    double loss = 0;
+    for (int64_t b = 0; b < job.batch; b++) {
+      const T *z = h.back() + b * a.wide;
+      T *e = d.back() + b * a.wide;
+      T most = z[0], sum = 0;
+      for (int64_t j = 1; j < a.outputs; j++) most = z[j] > most ? z[j] : most;
+#pragma GCC ivdep
+      for (int64_t j = 0; j < a.wide; j++) e[j] = power_of_e(z[j] - most);
+      for (int64_t j = 0; j < a.outputs; j++) sum += e[j];
+      const T share = mask[b] / total;
+      if (share != 0) loss += share * (std::log(sum) + most - z[y[b]]);
+      for (int64_t j = 0; j < a.outputs; j++) e[j] *= share / sum;
+      for (int64_t j = a.outputs; j < a.wide; j++) e[j] = 0;
+      e[y[b]] -= share;
+    }
+    return loss;
+  }
+
+  // d[l - 1] = d[l]·wᵀ, through the activation before it.
+  void backward(int64_t l) {
+    const auto &a = layers[l];
+    const int64_t wide = layers[l - 1].wide, activation = layers[l - 1].activation;
+    for (int64_t o = 0; o < a.outputs; o++)
+      for (int64_t i = 0; i < wide; i++) turned[o * wide + i] = i < a.inputs ? a.w[i * a.wide + o] : 0;
+    const T *given = h[l - 1];
+    T *to = d[l - 1];
+    product<T>(job.batch, wide, a.outputs, d[l], a.wide, 1, turned, wide, [&](int64_t b, int64_t j, V sum) {
+      const V g = *(const V *)(given + b * wide + j);
+      if (activation == 1) sum = g <= 0 ? V{} : sum;
+      if (activation == 2) sum *= 1 - g * g;
+      *(V *)(to + b * wide + j) = sum;
+    });
+  }
+
+  void update(Layer<T> &a, int64_t B, const T *x, int64_t xw, const T *slopes, bool bias) {
+    const bool plain = job.momentum == 0 && job.decay == 0 && !job.anchors;
+    const T lr = job.lr;
+    if (plain)
+      product<T>(a.inputs, a.wide, B, x, 1, xw, slopes, a.wide,
+                 [&](int64_t i, int64_t j, V g) { *(V *)(a.w + i * a.wide + j) -= lr * g; });
+    else
+      product<T>(a.inputs, a.wide, B, x, 1, xw, slopes, a.wide, [&](int64_t i, int64_t j, V g) {
+        const int64_t at = i * a.wide + j;
+        moved(g, a.w + at, a.vw ? a.vw + at : nullptr, a.aw ? a.aw + at : nullptr);
+      });
+    if (!bias) return;
+    for (int64_t j = 0; j < a.wide; j += W) {
+      V g{};
+      for (int64_t b = 0; b < B; b++) g += *(const V *)(slopes + b * a.wide + j);
+      moved(g, a.c + j, a.vc ? a.vc + j : nullptr, a.ac ? a.ac + j : nullptr);
+    }
+  }
+
+  // v ← ρv + g + μ(w − a) + λw;  w ← w − η·(v, or with Nesterov g + ... + ρv)
+  inline __attribute__((always_inline)) void moved(V g, T *at, T *velocity, const T *anchor) {
+    V w = *(V *)at;
+    if (anchor) g += (T)job.pull * (w - *(const V *)anchor);
+    g += (T)job.decay * w;
+    if (velocity) {
+      const V v = (T)job.momentum * *(V *)velocity + g;
+      *(V *)velocity = v;
+      g = job.nesterov ? g + (T)job.momentum * v : v;
+    }
+    *(V *)at = w - (T)job.lr * g;
+  }
+
+  // (μ/2)·‖w − a‖²; what fills up rows is 0 in both.
+  double pulled() const {
+    double total = 0;
+    for (const auto &a : layers)
+      for (int64_t i = 0; i < (a.inputs + 1) * a.wide; i++) {
+        const double away = a.w[i] - a.aw[i];
+        total += away * away;
+      }
+    return job.pull / 2 * total;
+  }
+};
+
+// Trains clients from ≤ c < to. 0: done; 1: out of memory.
+template <typename T> static int train(const Job<T> *job, int64_t from, int64_t to) {
+  Client<T> client(*job);
+  if (!client.ready()) return 1;
+  for (int64_t c = from; c < to; c++) client.run(c);
+  return 0;
+}
+
+extern "C" int train_float32(const Job<float> *job, int64_t from, int64_t to) { return train<float>(job, from, to); }
+extern "C" int train_float64(const Job<double> *job, int64_t from, int64_t to) { return train<double>(job, from, to); }

@@ -1,0 +1,316 @@
+"""Which executor is fastest for a model, an algorithm and a machine: measured on a few steps, and kept on disk.
+
+All executors give the same result up to rounding, so a choice costs time at most. A run keeps its choices in its own
+directory, so that a resumed one ends with the same bits.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.engines.factoring import Factoring, rows_of, worth
+from seedbed.engines.fused import Fused
+from seedbed.engines.fused.compiling import built, cache, kernel, processor
+from seedbed.engines.one_by_one import OneByOne
+from seedbed.engines.vectorised import Vectorised
+from seedbed.errors import InputError
+from seedbed.federated import Algorithm, ClientId, Group, ServerState
+from seedbed.learning.objectives import Metric
+from seedbed.learning.optimizers import Optimizer
+from seedbed.learning.training import Say, silently
+from seedbed.stored import write_atomically
+from seedbed.tasks.sampling import AroundSource, TaskSource
+from seedbed.tasks.types import Task
+from seedbed.tree import Tree
+
+Owner = OneByOne | Vectorised
+Make = Callable[[TaskSource], Owner]
+
+FEW = {
+    "loop": 3,
+    "factored": 8,
+}  # clients that are tried one after another, or in lockstep; those at once are tried all
+SHORT, LONG = 1, 3  # steps of a trial: what a step costs is half of the difference
+COMPILING = 0.02  # seconds of a round from which on it is worth while to compile a kernel for it
+DEPTH = 4  # how deep into closures an algorithm is described
+
+
+class Choice(NamedTuple):
+    """An executor, and why it was chosen."""
+
+    executor: str
+    why: str
+
+
+class Tried(NamedTuple):
+    """What trying an executor gave: seconds that a round would take, or why it cannot."""
+
+    seconds: float
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Choices on disk.
+
+    Args:
+        own: a file of the run, whose choices go first; None: none.
+        shared: a folder of choices for all runs on this machine; None: none.
+        say: told in a line of each choice.
+    """
+
+    own: Path | None = None
+    shared: Path | None = None
+    say: Say = silently
+
+    def known(self, what: str, size: str) -> Choice | None:
+        """The choice for what is computed, in this run or at this size in any."""
+        own = self._own().get(_key(what))
+        if own is not None:
+            return Choice(*own)
+        place = self._place(what, size)
+        with suppress(OSError, ValueError, TypeError):
+            if place is not None:
+                return Choice(*json.loads(place.read_text()))
+        return None
+
+    def keep(self, what: str, size: str, choice: Choice) -> Choice:
+        """Write it down; where another process was quicker, its choice is taken."""
+        place = self._place(what, size)
+        if place is not None:
+            with suppress(OSError):
+                place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _write_first(place, json.dumps(choice))
+                choice = self.known(what, size) or choice
+        return choice
+
+    def settle(self, what: str, choice: Choice) -> None:
+        """Write it into the run's own file, before anything is computed by it."""
+        if self.own is None or _key(what) in (all_own := self._own()):
+            return
+        write_atomically(self.own, json.dumps({**all_own, _key(what): choice}, indent=1).encode())
+
+    def _own(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError):
+            if self.own is not None:
+                return dict(json.loads(self.own.read_text()))
+        return {}
+
+    def _place(self, what: str, size: str) -> Path | None:
+        return None if self.shared is None else self.shared / f"{_key(what + chr(0) + size)}.json"
+
+
+def shared_plans() -> Path:
+    """Where the choices of this user's runs lie."""
+    return cache() / "plans"
+
+
+class Planned:
+    """An engine that measures which of several is fastest for what it is asked, and asks that one.
+
+    Args:
+        makes: the engines by the name of their executor, made for a source; the first is the one to fall back on.
+        judge: the name of the one that evaluates.
+        plans: where choices are kept.
+    """
+
+    def __init__(self, source: TaskSource, makes: Mapping[str, Make], *, judge: str, plans: Plans):
+        self.source, self._makes, self._judge, self._plans = source, makes, judge, plans
+        self._engine, self._name = makes[judge](source), judge
+        self._for: Algorithm | None = None
+
+    @property
+    def population(self) -> Sequence[ClientId]:
+        return self.source.clients
+
+    @property
+    def executor(self) -> str:
+        """The one that was used last."""
+        return self._name
+
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+        if sent and algorithm is not self._for:
+            self._use(self._chosen(algorithm, sent, round).executor)
+            self._for = algorithm
+        yield from self._engine.ask(algorithm, sent, round)
+
+    def evaluate(
+        self, algorithm: Algorithm, state: ServerState, source: TaskSource, metric: Metric
+    ) -> Mapping[ClientId, Tensor]:
+        judge = self._makes[self._judge](self.source)
+        judge.recall(self._engine.memory())
+        return judge.evaluate(algorithm, state, source, metric)
+
+    def memory(self) -> Mapping[ClientId, Tree]:
+        return self._engine.memory()
+
+    def recall(self, memory: Mapping[ClientId, Tree]) -> None:
+        self._engine.recall(memory)
+
+    def _use(self, name: str) -> None:
+        if name != self._name:
+            engine = self._makes[name](self.source)
+            engine.recall(self._engine.memory())
+            self._engine, self._name = engine, name
+
+    def _chosen(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Choice:
+        what, size = self._what(algorithm, sent), f"{len(sent).bit_length()}"
+        choice = self._plans.known(what, size)
+        if choice is None or choice.executor not in self._makes or not _can(choice.executor):
+            choice = self._plans.keep(what, size, self._measured(algorithm, sent, round))
+            self._plans.say(f"executor {choice.executor}: {choice.why}")
+        else:
+            self._plans.say(f"executor {choice.executor}, as measured before: {choice.why}")
+        self._plans.settle(what, choice)
+        return choice
+
+    def _what(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree]) -> str:
+        """What is computed, in words that are the same in every process."""
+        model = [(name, str(leaf.dtype), tuple(leaf.shape)) for name, leaf in tree.named_leaves(_any(sent)).items()]
+        machine = (processor(), torch.__version__, os.cpu_count())
+        return repr((described(algorithm.client), model, sorted(self._makes), machine))
+
+    def _measured(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Choice:
+        began = time.perf_counter()
+        found: dict[str, Tried] = {}
+        for name in self._makes:
+            quickest = min((tried.seconds for tried in found.values()), default=math.inf)
+            if name == "fused" and quickest < COMPILING and not built().exists():
+                found[name] = Tried(math.inf, "a round is too short to compile for")
+            else:
+                found[name] = self._tried(name, algorithm, sent, round)
+        best = min(found, key=lambda name: found[name].seconds)
+        words = [f"{name} {_said(tried)}" for name, tried in sorted(found.items(), key=lambda pair: pair[1].seconds)]
+        spent = time.perf_counter() - began
+        return Choice(best, f"a round of {len(sent)} clients takes {'; '.join(words)}; tried in {spent:.1f} s")
+
+    def _tried(self, name: str, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Tried:
+        """Predict a round's seconds from trials of few steps; nothing that clients keep is changed."""
+        at_once = name in AT_ONCE
+        some = sorted(sent, key=lambda c: (self.source.size(c), c))
+        some = some if at_once else some[len(some) // 2 :][: FEW[name]]
+        whole = self.source.tasks([some[-1]], round)
+        steps, seconds = len(whole.real[0]), {}
+        try:
+            if name == "fused":
+                kernel()
+            if name == "factored":
+                _refuse_small(sent[some[-1]], rows_of(whole))
+            for cut in (SHORT, SHORT, LONG):  # the first warms up
+                seconds[cut] = self._timed(name, algorithm, {c: sent[c] for c in some}, round, cut)
+        except (Refused, InputError) as reason:
+            return Tried(math.inf, str(reason))
+        a_step = max(0.0, seconds[LONG] - seconds[SHORT]) / (LONG - SHORT)
+        return Tried((seconds[SHORT] + a_step * max(0, steps - SHORT)) * len(sent) / len(some))
+
+    def _timed(self, name: str, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int, cut: int) -> float:
+        engine = self._makes[name](_Cut(self.source, cut))
+        engine.recall({c: kept for c, kept in self._engine.memory().items() if c in sent})
+        began = time.perf_counter()
+        for group in engine.ask(algorithm, sent, round):
+            if algorithm.reduce.linear:
+                tree.dense(algorithm.reduce(group.messages.value, group.messages.weight))
+        spent = time.perf_counter() - began
+        executor = engine.executor
+        if isinstance(executor, Fused | Factoring) and not executor.trained:
+            raise Refused(next(iter(executor.refused), "clients do not train by `train`"))
+        return spent
+
+
+class Refused(Exception):
+    """An executor cannot do what it is tried on."""
+
+
+def _refuse_small(sent: Tree, rows: int) -> None:
+    """A trial is of few steps: whether factored matrices pay depends on all."""
+    if not any(leaf.ndim == 2 and rows < worth(leaf) for leaf in tree.leaves(sent)):
+        raise Refused(f"no dense layer is large enough for {rows} examples of a client")
+
+
+AT_ONCE = ("stacked", "fused")  # whose clients are computed together
+
+
+class _Cut(AroundSource):
+    """The same tasks, of so many items at most."""
+
+    def __init__(self, source: TaskSource, items: int):
+        super().__init__(source)
+        self.items = items
+
+    def tasks(self, clients: Sequence[int], round: int) -> Task:
+        items, real, examples = self.source.tasks(clients, round)
+        return Task(tree.map(lambda x: x[:, : self.items], items), real[:, : self.items], examples)
+
+
+def _can(executor: str) -> bool:
+    """Whether this machine still can: a compiler may be gone."""
+    if executor != "fused":
+        return True
+    try:
+        kernel()
+    except InputError:
+        return False
+    return True
+
+
+def _said(tried: Tried) -> str:
+    return f"cannot ({tried.refused})" if tried.refused else f"{1000 * tried.seconds:.3g} ms"
+
+
+def _any(sent: Mapping[ClientId, Tree]) -> Tree:
+    return next(iter(sent.values()))
+
+
+def described(value: Any, depth: int = DEPTH) -> str:
+    """A function and what it closes over, in words that are the same in every process.
+
+    >>> from seedbed.learning.optimizers import sgd
+    >>> described(sgd(0.5))
+    'sgd(lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.0)'
+    """
+    if isinstance(value, Optimizer) or value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if depth == 0:
+        return type(value).__qualname__
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = [described(getattr(value, field.name), depth - 1) for field in fields(value)]
+    else:
+        cells = getattr(value, "__closure__", None) or ()
+        inside = [described(cell.cell_contents, depth - 1) for cell in cells if _is_full(cell)]
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{getattr(value, '__module__', '')}.{name}({', '.join(inside)})"
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        return bool(cell.cell_contents is not None)
+    except ValueError:
+        return False
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _write_first(place: Path, text: str) -> None:
+    """Write a file whole unless there is one: two processes that write keep the first's."""
+    with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False) as file:
+        file.write(text)
+    try:
+        os.link(file.name, place)
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(file.name)

@@ -1,0 +1,495 @@
+"""A matrix that is not formed: multiples of given matrices, and a sum of outer products of rows.
+
+Local SGD moves a dense layer's weights by outer products alone: after k steps W_k = W_0 − lr·Σ_j D_jᵀX_j, with X_j what
+the layer was given in step j and D_j the gradient at what it gave. While steps × batch is well below in·out/(in + out),
+keeping X and D is cheaper than forming W_k, and exact. Momentum, weight decay and a pull towards W_0 are other
+coefficients on the same rows; so they need no code here: a `Factored` knows sums, multiples, and inner products, and
+whatever else is done to it is done to the dense matrix.
+
+Shapes: O outputs and I inputs of a layer, B rows of a batch, n rows kept so far, C matrices that are stacked.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+MOST_BASES = 2  # of more given matrices the sum is formed
+
+
+class Rows:
+    """What a layer was given [n, I] and the gradients at what it gave [n, O], of all steps so far.
+
+    It only ever grows, so that a matrix made of the first rows stays what it is.
+
+    Args:
+        room: for how many times as many rows as come first there is room at once.
+        most: at so many rows no more are added: the matrix is formed.
+    """
+
+    def __init__(self, room: int = 1, most: float = math.inf):
+        self.count, self.room, self.most = 0, room, most
+        self._inputs = self._slopes = torch.empty(0)
+
+    def add(self, inputs: Tensor, slopes: Tensor) -> None:
+        """Append rows [B, I] and [B, O]."""
+        more = self.count + len(inputs)
+        if more > len(self._inputs):
+            place = max(len(inputs) * self.room if not self.count else 0, more)
+            self._inputs, self._slopes = (
+                torch.cat([old[: self.count].to(new), new.new_empty(place - self.count, new.shape[1])])
+                if self.count
+                else new.new_empty(place, new.shape[1])
+                for old, new in ((self._inputs, inputs), (self._slopes, slopes))
+            )
+        self._inputs[self.count : more], self._slopes[self.count : more] = inputs, slopes
+        self.count = more
+
+    def first(self, n: int) -> tuple[Tensor, Tensor]:
+        """[n, I] and [n, O]."""
+        return self._inputs[:n], self._slopes[:n]
+
+    @property
+    def bytes(self) -> int:
+        """What they take in memory."""
+        return sum(x.numel() * x.element_size() for x in (self._inputs, self._slopes))
+
+
+Multiply = Callable[[Tensor, Tensor], Tensor]
+_multiply: ContextVar[Multiply] = ContextVar("multiply", default=torch.matmul)
+
+
+@contextmanager
+def multiplied_by(multiply: Multiply) -> Iterator[None]:
+    """Within, rows [B, I] times a given matrix [I, O] are multiplied by this function: clients may share a product."""
+    token = _multiply.set(multiply)
+    try:
+        yield
+    finally:
+        _multiply.reset(token)
+
+
+Bases = tuple[tuple[float, Tensor], ...]  # a multiple of each given matrix [O, I]
+Sums = tuple[tuple[Tensor, Rows], ...]  # a coefficient [n] on each of the first n outer products
+
+
+class Lazy(Tensor):
+    """A tensor that is formed when it must be. `dense()` gives it; any operation that a subclass does not know works
+    on that."""
+
+    known: Mapping[Any, Callable[..., Any]] = {}  # operation -> how it is done unformed, or NotImplemented
+
+    def dense(self) -> Tensor:
+        """The tensor itself, formed once."""
+        raise NotImplementedError
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in METADATA:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        if args and isinstance(args[0], Lazy) and _overwrites(func):
+            raise TypeError(f"{func.__name__} would change a matrix that is not formed: form it first (tree.dense)")
+        for kind in _kinds(args):
+            if func in kind.known:
+                found = kind.known[func](*args, **kwargs)
+                if found is not NotImplemented:
+                    return found
+        args, kwargs = _formed_all((args, kwargs))
+        return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # PyTorch's own stub is of the switched-off form
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """What passes by `__torch_function__`."""
+        args, kwargs = _formed_all((args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"{type(self).__name__}({tuple(self.shape)})"
+
+
+def _overwrites(func: Any) -> bool:
+    return func is Tensor.__setitem__ or (func.__name__.endswith("_") and not func.__name__.endswith("__"))
+
+
+def _formed_all(args: Any) -> Any:
+    return pytree.tree_map_only(Lazy, lambda x: x.dense(), args)
+
+
+def _kinds(args: Any) -> set[type[Lazy]]:
+    return {type(x) for x in pytree.tree_leaves(args) if isinstance(x, Lazy)}
+
+
+def _shell(cls: Any, shape: Sequence[int], like: Tensor) -> Any:
+    """A tensor of this class without numbers."""
+    return Tensor._make_wrapper_subclass(cls, torch.Size(shape), dtype=like.dtype, device=like.device)
+
+
+METADATA = {
+    getattr(Tensor, name).__get__
+    for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf", "is_sparse", "grad_fn")
+} | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.__len__}
+
+
+class Factored(Lazy):
+    """Σ_b a_b·B_b + Σ_r c_r·d_r x_rᵀ: [O, I].
+
+    Args:
+        bases: the given matrices B_b [O, I] and their multiples.
+        sums: rows x_r, d_r, and their coefficients.
+        like: a tensor of its shape, type and device.
+    """
+
+    bases: Bases
+    sums: Sums
+    _dense: Tensor | None
+
+    def __new__(cls, bases: Bases, sums: Sums, like: Tensor) -> "Factored":
+        made: Factored = _shell(cls, like.shape, like)
+        made.bases, made.sums, made._dense = bases, sums, None
+        return made
+
+    @classmethod
+    def of(cls, matrix: Tensor, rows: Rows) -> "Factored":
+        """A given matrix [O, I] whose steps will add to these rows. It must not be changed meanwhile."""
+        return cls(((1.0, matrix),), ((matrix.new_empty(0), rows),), matrix)
+
+    @property
+    def rows(self) -> Rows:
+        """Where the rows of its steps go."""
+        return self.sums[0][1]
+
+    @property
+    def grows(self) -> bool:
+        """Whether there is room for another step."""
+        return bool(self.sums) and self.rows.count < self.rows.most
+
+    def dense(self) -> Tensor:
+        """[O, I], by one product over all rows."""
+        if self._dense is None:
+            with torch.no_grad():
+                self._dense = self._formed()
+        return self._dense
+
+    def _formed(self) -> Tensor:
+        c, inputs, slopes = self._all_rows()
+        if len(c):
+            total = (c[:, None] * slopes).T @ inputs
+        else:
+            total = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        for a, base in self.bases:
+            total.add_(base, alpha=a)
+        return total
+
+    def _all_rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """c [n], x [n, I], d [n, O] of all sums together."""
+        rows = [rows.first(len(c)) for c, rows in self.sums if len(c)]
+        if not rows:
+            empty = torch.empty(0, dtype=self.dtype, device=self.device)
+            return empty, empty, empty
+        c = torch.cat([c for c, _ in self.sums if len(c)])
+        inputs, slopes = (pair[0] if len(pair) == 1 else torch.cat(pair) for pair in zip(*rows, strict=True))
+        return c, inputs, slopes
+
+    def times(self, s: float) -> "Factored":
+        """s·self."""
+        return Factored(tuple((s * a, b) for a, b in self.bases), tuple((s * c, r) for c, r in self.sums), self)
+
+    def plus(self, other: "Factored") -> "Factored":
+        """self + other; rows and matrices that both have are taken together."""
+        bases: dict[int, tuple[float, Tensor]] = {}
+        for a, base in (*self.bases, *other.bases):
+            bases[id(base)] = (bases[id(base)][0] + a if id(base) in bases else a, base)
+        sums: dict[int, tuple[Tensor, Rows]] = {}
+        for c, rows in (*self.sums, *other.sums):
+            sums[id(rows)] = (_added(sums[id(rows)][0], c) if id(rows) in sums else c, rows)
+        return Factored(tuple((a, b) for a, b in bases.values() if a != 0), tuple(sums.values()), self)
+
+    def inner(self, other: Tensor) -> Tensor:
+        """⟨self, other⟩ = Σ of the entries' products, without forming it: [].
+
+        ⟨d xᵀ, e yᵀ⟩ = (d·e)(x·y), so that the rows' share is a sum over two Gram matrices.
+        """
+        other = other if isinstance(other, Factored) else _as_base(other)
+        (c, x, d), (e, y, f) = self._all_rows(), other._all_rows()
+        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        if len(c) and len(e):
+            total = total + (c[:, None] * (d @ f.T) * (x @ y.T) * e).sum()
+        for a, base in self.bases:
+            total = total + a * _through(base, e, y, f)
+            for b, another in other.bases:
+                total = total + a * b * (base * another).sum()
+        for b, base in other.bases:
+            total = total + b * _through(base, c, x, d)
+        return total
+
+    def applied(self, x: Tensor) -> Tensor:
+        """x·selfᵀ: [B, I] -> [B, O]."""
+        return self._product(x, transposed=True)
+
+    def pulled_back(self, dy: Tensor) -> Tensor:
+        """dy·self: [B, O] -> [B, I]."""
+        return self._product(dy, transposed=False)
+
+    def surely_finite(self) -> bool:
+        """Whether all numbers of the matrix are finite, as a bound on them says; False: it must be formed to see.
+
+        |W_oi| ≤ Σ_b |a_b|‖B_b‖ + Σ_r |c_r|‖d_r‖‖x_r‖.
+        """
+        c, inputs, slopes = self._all_rows()
+        bound = sum(abs(a) * torch.linalg.vector_norm(base) for a, base in self.bases)
+        if len(c):
+            bound = bound + (c.abs() * inputs.norm(dim=1) * slopes.norm(dim=1)).sum()
+        return bool(bound < torch.finfo(self.dtype).max / 2)
+
+    def _product(self, x: Tensor, *, transposed: bool) -> Tensor:
+        total: Tensor | None = None
+        for a, base in self.bases:
+            part = _multiply.get()(x, base.T if transposed else base)
+            part = part if a == 1 else a * part
+            total = part if total is None else total + part
+        c, inputs, slopes = self._all_rows()
+        if len(c):
+            near, far = (inputs, slopes) if transposed else (slopes, inputs)
+            met = (x @ near.T) * c
+            total = met @ far if total is None else torch.addmm(total, met, far)
+        return x.new_zeros(len(x), self.shape[0 if transposed else 1]) if total is None else total
+
+
+def _added(c: Tensor, e: Tensor) -> Tensor:
+    """Coefficients of one log of rows, one of which may know fewer of them."""
+    long, short = (c, e) if len(c) >= len(e) else (e, c)
+    if len(long) == len(short):
+        return long + short
+    return torch.cat([long[: len(short)] + short, long[len(short) :]])
+
+
+def _through(base: Tensor, c: Tensor, x: Tensor, d: Tensor) -> Tensor:
+    """⟨base, Σ c_r d_r x_rᵀ⟩: []."""
+    return (c * ((d @ base) * x).sum(1)).sum() if len(c) else base.new_zeros(())
+
+
+def _as_base(matrix: Tensor) -> Factored:
+    return Factored(((1.0, matrix),), (), matrix)
+
+
+def _plain(x: Any, like: Tensor) -> bool:
+    """Whether x is a dense matrix like this one, that can go along as a base."""
+    return isinstance(x, Tensor) and not isinstance(x, Lazy) and x.shape == like.shape and x.dtype == like.dtype
+
+
+def _add(a: Any, b: Any, *, alpha: float = 1) -> Any:
+    like = a if isinstance(a, Factored) else b
+    if not all(isinstance(x, Factored) or _plain(x, like) for x in (a, b)):
+        return NotImplemented
+    left, right = (x if isinstance(x, Factored) else _as_base(x) for x in (a, b))
+    total = left.plus(right if alpha == 1 else right.times(alpha))
+    return total if len(total.bases) <= MOST_BASES else total.dense()
+
+
+def _sub(a: Any, b: Any, *, alpha: float = 1) -> Any:
+    return _add(a, b, alpha=-alpha)
+
+
+def _rsub(a: Any, b: Any, *, alpha: float = 1) -> Any:
+    return _add(b, a, alpha=-alpha)
+
+
+def _mul(a: Any, b: Any) -> Any:
+    number, matrix = (b, a) if isinstance(a, Factored) else (a, b)
+    return matrix.times(float(number)) if _is_number(number) else NotImplemented
+
+
+def _div(a: Any, b: Any, **given: Any) -> Any:
+    return a.times(1 / float(b)) if isinstance(a, Factored) and _is_number(b) and not given else NotImplemented
+
+
+def _is_number(x: Any) -> bool:
+    if isinstance(x, Tensor):
+        return x.ndim == 0 and not isinstance(x, Lazy) and not x.requires_grad
+    return isinstance(x, int | float)
+
+
+def _where(condition: Any, a: Any = None, b: Any = None) -> Any:
+    if not isinstance(condition, Tensor) or condition.ndim or a is None or b is None:
+        return NotImplemented
+    return a if bool(condition) else b
+
+
+def _zeros_like(x: Factored, **given: Any) -> Any:
+    return NotImplemented if given else Factored((), tuple((c[:0], rows) for c, rows in x.sums), x)
+
+
+def _stack(matrices: Sequence[Tensor], dim: int = 0) -> Any:
+    known = [x for x in matrices if isinstance(x, Factored)]
+    return Stacked(known) if dim == 0 and len(known) == len(matrices) else NotImplemented
+
+
+def _linear(x: Tensor, weight: Any, bias: Tensor | None = None) -> Any:
+    if not isinstance(weight, Factored) or isinstance(x, Lazy) or not weight.grows:
+        return NotImplemented
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        return NotImplemented
+    y = weight.applied(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+    return y if bias is None else y + bias
+
+
+Factored.known = {
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _add),
+    **dict.fromkeys((torch.sub, Tensor.sub, Tensor.__sub__), _sub),
+    **dict.fromkeys((Tensor.__rsub__, torch.rsub), _rsub),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _mul),
+    **dict.fromkeys((torch.div, Tensor.div, Tensor.__truediv__), _div),
+    **dict.fromkeys((torch.neg, Tensor.neg, Tensor.__neg__), lambda x: x.times(-1.0)),
+    **dict.fromkeys((torch.detach, Tensor.detach), lambda x: x),
+    torch.where: _where,
+    torch.zeros_like: _zeros_like,
+    torch.stack: _stack,
+    F.linear: _linear,
+}
+
+
+class Stacked(Lazy):
+    """Factored matrices stacked: [C, O, I]. It knows how to be taken apart, joined, and summed with weights."""
+
+    members: list[Factored]
+    _dense: Tensor | None
+
+    def __new__(cls, members: list[Factored]) -> "Stacked":
+        made: Stacked = _shell(cls, (len(members), *members[0].shape), members[0])
+        made.members, made._dense = members, None
+        return made
+
+    def dense(self) -> Tensor:
+        """[C, O, I]."""
+        if self._dense is None:
+            self._dense = torch.stack([member.dense() for member in self.members])
+        return self._dense
+
+
+def _item(x: Stacked, i: Any) -> Any:
+    if isinstance(i, int):
+        return x.members[i]
+    if isinstance(i, list) and i and all(isinstance(k, int) for k in i):
+        return Stacked([x.members[k] for k in i])
+    return NotImplemented
+
+
+def _cat(stacks: Sequence[Tensor], dim: int = 0) -> Any:
+    if dim or not all(isinstance(x, Stacked) for x in stacks):
+        return NotImplemented
+    return Stacked([member for x in stacks for member in x.members])  # type: ignore[attr-defined]
+
+
+def _tensordot(weights: Any, x: Any, dims: Any = 2, out: None = None) -> Any:
+    """Σ_c w_c·x_c: the matrices' rows one after another, each with its weight."""
+    if dims != 1 or not isinstance(x, Stacked) or isinstance(weights, Lazy) or weights.ndim != 1:
+        return NotImplemented
+    total = x.members[0].times(float(weights[0]))
+    for w, member in zip(weights[1:].tolist(), x.members[1:], strict=True):
+        total = total.plus(member.times(w))
+    return total
+
+
+def _unsqueeze(x: Tensor, dim: int) -> Any:
+    return Stacked([x]) if dim == 0 and isinstance(x, Factored) else NotImplemented
+
+
+Factored.known |= {Tensor.unsqueeze: _unsqueeze}
+Stacked.known = {Tensor.__getitem__: _item, torch.cat: _cat, torch.tensordot: _tensordot}
+
+
+def dense(x: Tensor) -> Tensor:
+    """A leaf as a plain tensor."""
+    return x.dense() if isinstance(x, Lazy) else x
+
+
+def finite(stacked: Tensor) -> Tensor:
+    """Which of C stacked tensors hold finite numbers alone, formed or not: [C, ...] -> [C]."""
+    if isinstance(stacked, Stacked):
+        if all(member.surely_finite() for member in stacked.members):
+            return torch.ones(len(stacked.members), dtype=torch.bool, device=stacked.device)
+        stacked = stacked.dense()
+    rows = stacked.reshape(len(stacked), -1)
+    good = rows.sum(1).isfinite()  # then all are: a sum with NaN or infinity in it is neither finite; and it is quick
+    return good if good.all() else torch.isfinite(rows).all(1)
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Σ of the entries' products of two tensors, formed or not: []."""
+    if isinstance(x, Factored) and not isinstance(y, Heard):
+        return x.inner(y)
+    if isinstance(y, Factored) and not isinstance(x, Heard):
+        return y.inner(x)
+    return (x * y).sum()
+
+
+# ---- a factored matrix in a forward pass whose gradient is wanted --------------------------------------------------
+
+
+class NotFactorable(Exception):
+    """A matrix whose gradient is wanted was used otherwise than as the weight of a linear layer."""
+
+
+class Heard(Lazy):
+    """A factored matrix while the gradient with respect to it is taken: a layer's weight, and nothing else.
+
+    `tick` is differentiated in its place; the rows that backward passes by are its gradient.
+    """
+
+    matrix: Factored
+    tick: Tensor
+    before: int
+
+    def __new__(cls, matrix: Factored) -> "Heard":
+        made: Heard = _shell(cls, matrix.shape, matrix)
+        made.matrix, made.before = matrix, matrix.rows.count
+        made.tick = torch.zeros((), dtype=matrix.dtype, device=matrix.device, requires_grad=True)
+        return made
+
+    def dense(self) -> Tensor:
+        raise NotFactorable
+
+    def gradient(self) -> Factored:
+        """Σ of the outer products of the rows that came by."""
+        rows = self.matrix.rows
+        c = torch.ones(rows.count, dtype=self.dtype, device=self.device)
+        c[: self.before] = 0
+        return Factored((), ((c, rows),), self)
+
+
+def _heard_linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    if not isinstance(weight, Heard) or isinstance(x, Lazy) or isinstance(bias, Lazy):
+        raise NotFactorable
+    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight.tick, weight.matrix)  # type: ignore[no-untyped-call]
+    y = y.reshape(*x.shape[:-1], -1)
+    return y if bias is None else y + bias
+
+
+Heard.known = {F.linear: _heard_linear}
+
+
+class _Linear(torch.autograd.Function):
+    """x·Wᵀ of a factored W, whose backward appends the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tick: Tensor, matrix: Factored) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.matrix = matrix
+        return matrix.applied(x)
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Tensor) -> Any:
+        (x,), (dy,), matrix = ctx.saved_tensors, dys, ctx.matrix
+        dx = matrix.pulled_back(dy) if ctx.needs_input_grad[0] else None
+        matrix.rows.add(x, dy)
+        return dx, dy.new_zeros(()), None

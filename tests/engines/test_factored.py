@@ -1,0 +1,326 @@
+"""Matrices that are not formed: their algebra, and what they do to training."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seedbed import tree
+from seedbed.algorithms.fedavg import fedavg
+from seedbed.algorithms.fedprox import fedprox
+from seedbed.engines import OneByOne, meeting
+from seedbed.engines.factoring import Factoring, worth
+from seedbed.factored import Factored, Heard, NotFactorable, Rows, Stacked, finite
+from seedbed.federated import Algorithm, Group
+from seedbed.gate import Gate
+from seedbed.learning.objectives import Objective, cross_entropy, supervised
+from seedbed.learning.optimizers import adam, cosine, sgd
+from seedbed.models import Model
+from seedbed.rounds.synchronous import gather
+from seedbed.tasks.population import Population
+from seedbed.tasks.sampling import Sampled, batches
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def moved(float64: None) -> Factored:
+    """W + 0.5·Σ d xᵀ over six rows: [5, 4]."""
+    rows = Rows()
+    rows.add(drawn(4, 4, seed=1), drawn(4, 5, seed=2))
+    rows.add(drawn(2, 4, seed=3), drawn(2, 5, seed=4))
+    return Factored(((1.0, drawn(5, 4)),), ((0.5 * torch.ones(6), rows),), drawn(5, 4))
+
+
+# ---- algebra -------------------------------------------------------------------------------------------------
+
+
+def test_it_is_its_rows_outer_products(moved: Factored) -> None:
+    (_, rows), (_, base) = moved.sums[0], moved.bases[0]
+    x, d = rows.first(6)
+    want = base + 0.5 * sum(torch.outer(d[r], x[r]) for r in range(6))
+    torch.testing.assert_close(moved.dense(), want)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda f, w: 3 * f,
+        lambda f, w: f * torch.tensor(3.0),
+        lambda f, w: f / 3,
+        lambda f, w: -f,
+        lambda f, w: f + f,
+        lambda f, w: f - 0.3 * f,
+        lambda f, w: f + w,
+        lambda f, w: w - f,
+        lambda f, w: torch.sub(w, f),
+        lambda f, w: torch.sub(f, w, alpha=2),
+        lambda f, w: f + 0.3 * (w - f),
+        lambda f, w: torch.where(torch.tensor(False), w + f, f),
+        lambda f, w: torch.zeros_like(f) + f,
+        lambda f, w: f.detach(),
+        lambda f, w: torch.tensordot(torch.tensor([0.2, 0.8]), torch.stack([f, 2 * f]), 1),
+        lambda f, w: torch.cat([torch.stack([f]), torch.stack([2 * f])])[1],
+        lambda f, w: torch.stack([f, 2 * f, 3 * f])[[2, 0]][0],
+        lambda f, w: f.unsqueeze(0)[0],
+    ],
+)
+def test_what_is_linear_stays_unformed(moved: Factored, operation: Callable[[Any, Any], Any]) -> None:
+    """Sums, multiples, choices, stacks: the same numbers as of the dense matrix, and not formed."""
+    w = moved.bases[0][1]
+    found = operation(moved, w)
+    assert isinstance(found, Factored)
+    torch.testing.assert_close(found.dense(), operation(moved.dense().clone(), w))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda f, w: f * f,
+        lambda f, w: f.abs().max(),
+        lambda f, w: f @ torch.ones(4),
+        lambda f, w: torch.stack([f, f]).reshape(2, -1),
+        lambda f, w: torch.linalg.vector_norm(f),
+        lambda f, w: torch.func.vmap(torch.sum)(torch.stack([f, f])),
+        lambda f, w: f.to(torch.float32),
+        lambda f, w: torch.stack([f, torch.ones(5, 4)]),
+        lambda f, w: f + 1.0,
+        lambda f, w: f + torch.ones(4),
+        lambda f, w: torch.where(torch.ones(5, 4) > 0, f, w),
+        lambda f, w: f.tolist(),
+    ],
+)
+def test_anything_else_is_done_to_the_dense_matrix(moved: Factored, operation: Callable[[Any, Any], Any]) -> None:
+    w, dense = moved.bases[0][1], moved.dense().clone()
+    found, want = operation(moved, w), operation(dense, w)
+    assert not isinstance(found, Factored | Stacked)
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(want))
+
+
+def test_inner_products_are_sums_over_gram_matrices(moved: Factored) -> None:
+    other = 0.3 * moved - moved.bases[0][1]
+    for x, y in ((moved, moved), (moved, other), (moved, drawn(5, 4, seed=7)), (drawn(5, 4, seed=7), other)):
+        want = (tree.dense(x) * tree.dense(y)).sum()
+        torch.testing.assert_close(tree.dot({"a": x}, {"a": y}), want)
+
+
+def test_a_matrix_that_is_not_formed_is_never_changed(moved: Factored) -> None:
+    for change in (lambda f: f.add_(1), lambda f: f.__setitem__(0, 1.0), lambda f: f.zero_()):
+        with pytest.raises(TypeError, match="form it first"):
+            change(moved)
+
+
+def test_a_gradient_is_taken_of_weights_of_linear_layers_alone(moved: Factored) -> None:
+    heard, x = Heard(moved), drawn(3, 4, seed=8)
+    (F.linear(x, heard, torch.zeros(5)) ** 2).sum().backward()
+    dense = moved.dense().clone().requires_grad_()
+    (F.linear(x, dense) ** 2).sum().backward()
+    torch.testing.assert_close(heard.gradient().dense(), dense.grad)
+    for use in (lambda w: x @ w.T, lambda w: w.sum(), lambda w: F.linear(w, torch.ones(2, 4)), lambda w: w.detach()):
+        with pytest.raises(NotFactorable):
+            use(Heard(moved))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_found_unformed_too(moved: Factored, bad: float) -> None:
+    """Also numbers that overflow only when the product is formed; what might overflow but does not is looked at."""
+    wrong = moved + bad * torch.ones(5, 4)
+    assert finite(torch.stack([moved, wrong, moved])).tolist() == [True, False, True]
+    assert finite(torch.tensor([[1e300, 1e300], [bad, 1.0]])).tolist() == [True, False]
+    large = 1e200 * torch.ones(1, 4), 1e200 * torch.ones(1, 5)
+    rows = Rows()
+    rows.add(*large)
+    assert finite(Factored((), ((torch.ones(1), rows),), moved).unsqueeze(0)).tolist() == [False]
+    rows = Rows()
+    rows.add(large[0], torch.zeros(1, 5))
+    assert finite(Factored((), ((torch.ones(1), rows),), moved).unsqueeze(0)).tolist() == [True]
+
+
+# ---- training ------------------------------------------------------------------------------------------------
+
+
+class Params(NamedTuple):
+    """As much of a model as `a_round` looks at."""
+
+    params: dict[str, Tensor]
+
+
+class Small(nn.Module):
+    """A convolution, then dense layers wide enough for a few rows to be fewer numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+        self.body = nn.Linear(3 * 36, 90)
+        self.head = nn.Linear(90, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv(x)), 2)
+        return self.head(torch.tanh(self.body(x.flatten(1))))  # type: ignore[no-any-return]
+
+
+def setting() -> tuple[Sampled, Model]:
+    """Three ragged clients of 9 to 16 images, and the model."""
+    sizes = (9, 12, 16)
+    owner = [c for c, n in enumerate(sizes) for _ in range(n)]
+    population = Population.from_arrays(drawn(sum(sizes), 1, 12, 12), torch.arange(sum(sizes)) % 4, owner)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Sampled(population, batches(4, epochs=2), seed=1), Model(Small())
+
+
+LOCAL = {
+    "plain": sgd(0.1),
+    "momentum": sgd(0.05, momentum=0.9),
+    "nesterov, decay": sgd(0.05, momentum=0.9, nesterov=True, weight_decay=0.02),
+    "schedule": sgd(0.1, schedule=cosine(8)),
+}
+
+
+def a_round(algorithm: Algorithm, model: Model | Params, engine: OneByOne) -> tuple[list[Group], Any]:
+    state = algorithm.init(model.params)
+    groups = list(engine.ask(algorithm, dict.fromkeys(engine.population, state.params), 0))
+    admitted, refused = Gate().admit(groups, engine.population)
+    assert not refused
+    return groups, algorithm.server(state, gather(algorithm, admitted, 3)).params
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_a_factored_round_is_the_loops(kind: str, mu: float, dtype: torch.dtype, tolerance: float) -> None:
+    """FedAvg and FedProx of a convolutional model on ragged clients, through the gate and the mean."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        source, model = setting()
+        loss: Objective = supervised(model.predict, cross_entropy)
+        algorithm = fedprox(loss, mu=mu, local=LOCAL[kind]) if mu else fedavg(loss, local=LOCAL[kind])
+        executor = Factoring()
+        groups, found = a_round(algorithm, model, OneByOne(source, executor=executor))
+        _, want = a_round(algorithm, model, OneByOne(source))
+    finally:
+        torch.set_default_dtype(before)
+    assert {n for n, x in groups[0].messages.value.items() if isinstance(x, Stacked)} == {"body.weight"}
+    assert executor.trained == 3
+    assert all(type(x) is Tensor and (x - want[n]).abs().max() <= tolerance for n, x in found.items())
+
+
+def test_workers_change_nothing_of_a_factored_round() -> None:
+    source, model = setting()
+    algorithm = fedavg(supervised(model.predict, cross_entropy))
+    one, three = (a_round(algorithm, model, OneByOne(source, workers=w, executor=Factoring()))[1] for w in (1, 3))
+    assert all(torch.equal(one[n], three[n]) for n in one)
+
+
+@pytest.mark.parametrize("lockstep", [2, 3, 16])
+@pytest.mark.usefixtures("float64")
+def test_clients_in_lockstep_share_products_and_change_nothing(lockstep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ragged clients: who is done first leaves the others to themselves. However many compute at a time: bit for
+    bit."""
+    monkeypatch.setattr(meeting, "NUMBERS", 0)
+    rows = []
+    together = meeting.Meeting._together
+    monkeypatch.setattr(meeting.Meeting, "_together", lambda self, xs, m: rows.append(len(xs)) or together(self, xs, m))
+    source, model = setting()
+    algorithm = fedavg(supervised(model.predict, cross_entropy), local=LOCAL["nesterov, decay"])
+    _, want = a_round(algorithm, model, OneByOne(source))
+    found = [
+        a_round(algorithm, model, OneByOne(source, workers=w, executor=Factoring(), lockstep=lockstep))[1]
+        for w in (1, 2, 3)
+    ]
+    assert all((found[0][n] - want[n]).abs().max() <= 1e-12 for n in want)
+    assert all(torch.equal(found[0][n], other[n]) for n in want for other in found[1:])
+    assert set(rows) == ({1, 2} if lockstep == 2 else {1, 3})  # 6, 6 and 8 steps
+
+
+@pytest.mark.usefixtures("float64")
+def test_who_meets_at_other_matrices_is_not_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A square matrix and its transpose lie at one place."""
+    monkeypatch.setattr(meeting, "NUMBERS", 0)
+    matrix, x = drawn(4, 4), drawn(3, 4, seed=1)
+    matrices = [matrix, matrix.T, matrix, 2 * matrix]
+
+    def run(which: Tensor) -> Tensor:
+        return Factored(((1.0, which),), (), which).pulled_back(x)
+
+    for found, which in zip(meeting.in_lockstep(run, matrices, 4, 2), matrices, strict=True):
+        torch.testing.assert_close(found, x @ which)
+
+
+def test_a_client_that_fails_in_lockstep_fails_the_round_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "NUMBERS", 0)
+    source, model = setting()
+    loss = supervised(model.predict, cross_entropy)
+    steps: list[int] = []
+
+    def failing(params: Any, batch: Any) -> Tensor:
+        steps.append(1)
+        if len(steps) == 5:
+            raise ArithmeticError("the fifth step")
+        return loss(params, batch)
+
+    engine = OneByOne(source, workers=2, executor=Factoring(), lockstep=3)
+    with pytest.raises(ArithmeticError, match="the fifth step"):
+        a_round(fedavg(failing), model, engine)
+    a_round(fedavg(loss), model, engine)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_layer_that_is_used_otherwise_trains_dense() -> None:
+    """Tied to its own transpose, or scaled: no factor is kept of it, and nothing changes."""
+
+    def predict(params: Any, x: Tensor) -> Tensor:
+        hidden = torch.tanh(F.linear(x.flatten(1), 2 * params["body"]))
+        return F.linear(F.linear(hidden, params["body"].T), params["head"])
+
+    source, _ = setting()
+    params = {"body": 0.1 * drawn(90, 144), "head": 0.1 * drawn(80, 144, seed=1)}
+    algorithm = fedavg(supervised(predict, cross_entropy))
+    executor, model = Factoring(), Params(params)
+    groups, found = a_round(algorithm, model, OneByOne(source, executor=executor))
+    _, want = a_round(algorithm, model, OneByOne(source))
+    kept = {n for n, x in groups[0].messages.value.items() if isinstance(x, Stacked)}
+    assert kept <= {"head"}
+    assert executor.refused == {
+        "a dense layer is used otherwise than by torch.nn.functional.linear, or differentiated through"
+    }
+    assert all((found[n] - want[n]).abs().max() <= 1e-12 for n in params)
+
+
+def test_matrices_that_rows_outgrow_are_formed() -> None:
+    """108 × 90 numbers are as many as 49 rows are: of more examples none is kept."""
+    source, model = setting()
+    assert worth(model.params["body.weight"]) == pytest.approx(49.09, abs=0.01)
+    longer = Sampled(source.population, batches(4, epochs=8), seed=1)
+    algorithm, executor = fedavg(supervised(model.predict, cross_entropy)), Factoring()
+    groups, _ = a_round(algorithm, model, OneByOne(longer, executor=executor))
+    assert not any(isinstance(x, Stacked) for x in groups[0].messages.value.values())
+    sizes = (96, 96, 128)  # of eight passes in batches of 4, of which the last may be short
+    assert executor.refused == {f"no dense layer is large enough for {n} examples of a client" for n in sizes}
+
+
+def test_a_clients_state_is_a_sixth_of_a_copy_of_the_weights() -> None:
+    """The dense layers of LEAF's FEMNIST network, ten steps of batch 10: their rows against their numbers. Its
+    convolutions have 52,096 numbers of 6.6 million, which are copied."""
+    numbers, kept = 52_096, 4 * 52_096
+    for outputs, inputs in ((2048, 3136), (62, 2048)):
+        rows = Rows(room=10)
+        for _ in range(10):
+            rows.add(torch.zeros(10, inputs), torch.zeros(10, outputs))
+        numbers, kept = numbers + outputs * inputs, kept + rows.bytes
+    assert 4 * numbers / kept >= 6
+
+
+def test_an_adaptive_local_optimiser_is_refused_in_a_line() -> None:
+    source, model = setting()
+    said: list[str] = []
+    algorithm = fedavg(supervised(model.predict, cross_entropy), local=adam(0.01))
+    a_round(algorithm, model, OneByOne(source, executor=Factoring(say=said.append)))
+    reason = "the local optimiser adam is not linear in the gradients"
+    assert said == [f"executor factored: {reason}, so that clients train in a loop there"]

@@ -1,0 +1,163 @@
+"""The planner: it chooses what is quickest, keeps the choice, and changes nothing else."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from seedbed import tree
+from seedbed.algorithms.fedavg import fedavg
+from seedbed.algorithms.fedper import fedper
+from seedbed.algorithms.fedsgd import fedsgd
+from seedbed.engines import OneByOne, Planned, Plans, make, planning
+from seedbed.federated import Algorithm
+from seedbed.learning.objectives import cross_entropy, supervised
+from seedbed.learning.optimizers import sgd
+from seedbed.models import Model
+from seedbed.rounds import synchronous
+from seedbed.tasks.population import Population
+from seedbed.tasks.sampling import Sampled, batches
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def clients() -> Sampled:
+    g = torch.Generator().manual_seed(0)
+    owner = [c for c in range(6) for _ in range(8 + c)]
+    population = Population.from_arrays(torch.randn(len(owner), 5, generator=g), torch.arange(len(owner)) % 3, owner)
+    return Sampled(population, batches(4), seed=1)
+
+
+def model() -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Model(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)))
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What trials are said to take: change it. What cannot be tried still is not."""
+    said = {"loop": 4.0, "stacked": 3.0, "factored": 2.0, "fused": 1.0}
+    really = Planned._timed
+
+    def timed(engine: Planned, name: str, *arguments: Any) -> float:
+        really(engine, name, *arguments)
+        return said[name]
+
+    monkeypatch.setattr(Planned, "_timed", timed)
+    return said
+
+
+def rounds(engine: Any, algorithm: Algorithm, params: Any, count: int = 2) -> tuple[Any, Any]:
+    schedule = synchronous(algorithm, engine, algorithm.init(params), cohort=4, seed=3)
+    state = [next(schedule).state for _ in range(count)][-1]
+    return state, dict(engine.memory())
+
+
+def apart(a: Any, b: Any) -> float:
+    return max(float((x - y).abs().max()) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
+
+
+ALGORITHMS: dict[str, Callable[[Model], Algorithm]] = {
+    "fedavg": lambda m: fedavg(supervised(m.predict, cross_entropy), local=sgd(0.2)),
+    "fedper": lambda m: fedper(supervised(m.predict, cross_entropy), head=m.head, local=sgd(0.2)),
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_planned_run_is_the_reference_whatever_is_chosen(name: str, seconds: dict[str, float]) -> None:
+    """And trials leave no trace in what clients keep."""
+    net = model()
+    algorithm = ALGORITHMS[name](net)
+    want = rounds(OneByOne(clients()), algorithm, net.params)
+    for quickest in ("loop", "stacked", "fused"):
+        seconds[quickest] = min(seconds.values()) / 2
+        engine = make("auto", clients(), net.module)
+        assert isinstance(engine, Planned)
+        found = rounds(engine, algorithm, net.params)
+        assert engine.executor == quickest
+        assert sorted(found[1]) == sorted(want[1])
+        kept = [[memory[c] for c in sorted(memory)] for _, memory in (found, want)]
+        assert apart((found[0], kept[0]), (want[0], kept[1])) <= 1e-12
+
+
+def test_what_cannot_be_done_is_not_chosen_and_is_said(seconds: dict[str, float]) -> None:
+    """Layers of 8 rows are no gain, and FedSGD's clients take no local steps."""
+    net, said = model(), list[str]()
+    loss = supervised(net.predict, cross_entropy)
+    engine = make("auto", clients(), net.module, plans=Plans(say=said.append))
+    rounds(engine, fedavg(loss), net.params)
+    assert "factored cannot (no dense layer is large enough for 12 examples of a client)" in said[0]
+    rounds(engine, fedsgd(loss), net.params)
+    assert said[1].startswith("executor stacked: a round of 4 clients takes stacked 3e+03 ms; loop 8e+03 ms")
+    assert "fused cannot (clients do not train by `train`)" in said[1]
+    assert len(said) == 2
+
+
+def test_a_choice_is_kept_for_the_machine_and_for_the_run(seconds: dict[str, float], tmp_path: Path) -> None:
+    """Measured once; the run's own file goes over what other runs found since."""
+    net, said = model(), list[str]()
+    algorithm = fedavg(supervised(net.predict, cross_entropy), local=sgd(0.2))
+    seconds["loop"] = 0.1
+
+    def executor(own: str) -> str:
+        engine = make("auto", clients(), net.module, plans=Plans(tmp_path / own, tmp_path / "plans", said.append))
+        rounds(engine, algorithm, net.params, count=1)
+        assert isinstance(engine, Planned)
+        return engine.executor
+
+    assert executor("first.json") == "loop"
+    seconds["stacked"] = 0.01
+    assert executor("second.json") == "loop"
+    assert ["as measured before" in line for line in said] == [False, True]
+    [place] = (tmp_path / "plans").iterdir()
+    place.unlink()
+    assert executor("third.json") == "stacked"
+    assert executor("first.json") == "loop"
+    assert [choice[0] for choice in json.loads((tmp_path / "third.json").read_text()).values()] == ["stacked"]
+    place.write_text("torn")
+    assert executor("fourth.json") == "stacked"
+
+
+def test_a_description_is_the_same_in_every_process_and_tells_settings_apart() -> None:
+    a, b, c = (
+        planning.described(fedavg(supervised(model().predict, cross_entropy), local=sgd(lr)).client)
+        for lr in (0.1, 0.1, 0.2)
+    )
+    assert a == b
+    assert a != c
+    assert "0x" not in a
+
+
+def test_a_round_too_short_is_not_compiled_for(
+    seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    seconds["stacked"] = 0.001
+    net, said = model(), list[str]()
+    engine = make("auto", clients(), net.module, plans=Plans(say=said.append))
+    rounds(engine, fedavg(supervised(net.predict, cross_entropy)), net.params, count=1)
+    assert "fused cannot (a round is too short to compile for)" in said[0]
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_what_is_slow_for_its_kind_is_not_tried() -> None:
+    """Convolutions are never stacked by themselves; an engine that is named is the one that is used."""
+    conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
+    tried = {
+        "conv": make("auto", clients(), conv),
+        "dense": make("auto", clients(), nn.Linear(5, 3)),
+        "one_by_one": make("one_by_one", clients(), nn.Linear(5, 3)),
+        "vectorised": make("vectorised", clients(), conv),
+    }
+    found = {name: list(engine._makes) for name, engine in tried.items() if isinstance(engine, Planned)}
+    assert found == {
+        "conv": ["loop", "factored"],
+        "dense": ["loop", "stacked", "factored", "fused"],
+        "one_by_one": ["loop", "factored"],
+        "vectorised": ["stacked", "fused"],
+    }
