@@ -202,14 +202,15 @@ class Planned:
         some = sorted(sent, key=lambda c: (self.source.size(c), c))
         some = some if at_once else some[len(some) // 2 :][: FEW[name]]
         whole = self.source.tasks([some[-1]], round)
-        steps, seconds = len(whole.real[0]), {}
+        steps, seconds = len(whole.real[0]), dict[int, float]()
         try:
             if name == "fused":
                 kernel()
             if name == "factored":
                 _refuse_small(sent[some[-1]], rows_of(whole))
-            for cut in (SHORT, SHORT, LONG):  # the first warms up
-                seconds[cut] = self._timed(name, algorithm, {c: sent[c] for c in some}, round, cut)
+            for cut in (SHORT, LONG, SHORT, LONG):  # the better of two: the first warms up, and others use the machine
+                spent = self._timed(name, algorithm, {c: sent[c] for c in some}, round, cut)
+                seconds[cut] = min(spent, seconds.get(cut, math.inf))
         except (Refused, InputError) as reason:
             return Tried(math.inf, str(reason))
         a_step = max(0.0, seconds[LONG] - seconds[SHORT]) / (LONG - SHORT)
@@ -219,9 +220,10 @@ class Planned:
         engine = self._makes[name](_Cut(self.source, cut))
         engine.recall({c: kept for c, kept in self._engine.memory().items() if c in sent})
         began = time.perf_counter()
-        for group in engine.ask(algorithm, sent, round):
-            if algorithm.reduce.linear:
-                tree.dense(algorithm.reduce(group.messages.value, group.messages.weight))
+        messages = [group.messages for group in engine.ask(algorithm, sent, round)]
+        if algorithm.reduce.linear and not algorithm.unlike:
+            values, weights = [m.value for m in messages], [m.weight for m in messages]
+            tree.dense(algorithm.reduce(tree.concatenate(values), torch.cat(weights)))
         spent = time.perf_counter() - began
         executor = engine.executor
         if isinstance(executor, Fused | Factoring) and not executor.trained:
