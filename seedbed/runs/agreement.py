@@ -44,7 +44,10 @@ ELSEWHERE = {  # sections and settings that a real federation cannot follow, and
     "privacy": "accounting for it needs cohorts that are drawn and all answer; that runs in simulation alone so far",
     "secure": "masks run in simulation alone so far",
 }
-LOCAL = ("data", "root", "engine", "workers", "device", "audit", "evaluation", "rival", "federation", "reader")
+LOCAL = (  # each member's own affair, or nothing that is computed
+    *("data", "root", "engine", "executor", "workers", "device", "kept"),
+    *("audit", "evaluation", "rival", "federation", "reader"),
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
