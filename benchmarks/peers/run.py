@@ -128,7 +128,7 @@ class Contestant:
     def __init__(self, entrant: Entrant, work: Path, log: Path):
         home = sys.executable if entrant.peer is None else str(environments.python(entrant.peer))
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        path = {"PYTHONPATH": str(ROOT)} if entrant.peer is None else {"PYTHONPATH": ""}
+        path = {"PYTHONPATH": str(ROOT if entrant.peer is None else HERE)}
         self.entrant, self.log, self.began = entrant, log, time.perf_counter()
         script, *rest = entrant.script
         self.process = subprocess.Popen(
