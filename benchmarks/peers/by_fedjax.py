@@ -1,5 +1,7 @@
 """FedJAX: its federated averaging on its jit backend; batches in the order given, no shuffling."""
 
+from functools import partial
+
 import numpy as np
 from turns import Turns
 
@@ -24,7 +26,7 @@ def main() -> None:
     state = algorithm.init({n: jax.numpy.asarray(p) for n, p in work.params.items()})
     keys = jax.random.split(jax.random.PRNGKey(0), clients)
     cohort = [(c, data[c], keys[c]) for c in range(clients)]
-    while turns.wait(lambda: {n: np.asarray(p) for n, p in state.params.items()}):
+    while turns.wait(partial(dict, state.params)):
         state, _ = algorithm.apply(state, cohort)
         jax.block_until_ready(state.params)
 

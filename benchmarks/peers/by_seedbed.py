@@ -1,13 +1,14 @@
 """Seedbed. `by_seedbed.py WORK EXECUTOR [bare]`.
 
-What is timed is what `seedbed run` does in a round: cohort, clients, gate, weighted mean, server step, a line of metrics,
-and checkpoints by the clock as is its default. `bare` is only what must be: clients, weighted mean, server step.
+What is timed is what `seedbed run` does in a round: cohort, clients, gate, weighted mean, server step, a line of
+metrics, and checkpoints by the clock as is its default. `bare` is only what must be: clients, weighted mean, server step.
 Batches are drawn anew in every round, from the same examples.
 """
 
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from turns import Turns
@@ -26,7 +27,7 @@ def main() -> None:
 
     def bare(algorithm: Algorithm, engine: Engine, params: Params) -> None:
         state, number = algorithm.init(params), 0
-        while turns.wait(lambda: state.params):
+        while turns.wait(partial(dict, state.params)):
             sent = {c: algorithm.send(state, c) for c in engine.population}
             state = algorithm.server(
                 state, gather(algorithm, list(engine.ask(algorithm, sent, number)), len(engine.population))
@@ -36,7 +37,7 @@ def main() -> None:
     def whole(algorithm: Algorithm, engine: Engine, params: Params, folder: Path) -> None:
         def in_turn(rounds: Iterator[Round], done: int) -> Iterator[Round]:
             state: ServerState = algorithm.init(params)
-            while turns.wait(lambda: state.params):
+            while turns.wait(partial(dict, state.params)):
                 round = next(rounds)
                 state = round.state
                 yield round

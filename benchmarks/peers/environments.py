@@ -20,9 +20,10 @@ PACKAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "flower": (TORCH, ("flwr[simulation]==1.41.0",)),
     "pfl": (TORCH, ("pfl==0.6.0",)),
     "jax": (("jax==0.10.2", "numpy==2.4.6"),),
-    "fedjax": (("jax==0.4.13", "jaxlib==0.4.13", "numpy==1.26.4", "scipy==1.11.4", "dm-haiku==0.0.10", "fedjax==0.0.17"),),
+    "fedjax": (
+        ("jax==0.4.13", "jaxlib==0.4.13", "numpy==1.26.4", "scipy==1.11.4", "dm-haiku==0.0.10", "fedjax==0.0.17"),
+    ),
     "fedlab": (TORCH, ("--no-deps", "fedlab==1.3.0"), ("munch", "pynvml", "psutil", "pandas", "setuptools<81")),
-    "fedml": (TORCH, ("--no-deps", "fedml==0.9.6")),
     "higher": (TORCH, ("higher==0.2.1",)),
 }
 

@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +87,6 @@ ENTRANTS = (
     Entrant("JAX", ("by_jax.py",), "a b", "jax", processes=2),
     Entrant("FedJAX", ("by_fedjax.py",), "a b", "fedjax", processes=2),
     Entrant("FedLab", ("by_fedlab.py",), "a b", "fedlab"),
-    Entrant("FedML", ("by_fedml.py",), "a b", "fedml"),
     Entrant("higher", ("by_higher.py",), "d", "higher"),
 )
 
@@ -139,6 +141,7 @@ class Contestant:
             text=True,
             cwd=work.parent,
             env=os.environ | one | path | QUIET,
+            start_new_session=True,
         )
         self.rounds = 1  # of a turn
 
@@ -165,8 +168,13 @@ class Contestant:
             self._tell({"stop": True})
             self.process.wait(20)
         except (OSError, Left, subprocess.TimeoutExpired):
-            self.process.kill()
+            self._end()
             self.process.wait()
+
+    def _end(self) -> None:
+        """With the processes that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _tell(self, what: dict[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -178,7 +186,7 @@ class Contestant:
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        late = threading.Timer(PATIENCE, self.process.kill)
+        late = threading.Timer(PATIENCE, self._end)
         late.start()
         try:
             line = self.process.stdout.readline()
@@ -311,7 +319,7 @@ def best_of_ours(found: Race) -> str | None:
 
 
 def rows(found: Race) -> list[tuple[str, ...]]:
-    """Of the table: contestant, steps/s, times the plain loop, ours over it, per cent of the limit, first round, apart."""
+    """Of the table, by `heads`."""
     best, made = best_of_ours(found), []
     for entrant in ENTRANTS:
         name = entrant.name
@@ -374,7 +382,8 @@ def put(file: Path, found: Race) -> None:
     letter, text = found.workload, file.read_text()
     begin, _, end = MARK.format(letter, "\0", letter).partition("\0")
     if begin not in text or end not in text:
-        raise InputError(f"{file} has no place for workload {letter}: it needs the lines {begin.strip()} and {end.strip()}")
+        lines = f"{begin.strip()} and {end.strip()}"
+        raise InputError(f"{file} has no place for workload {letter}: put the lines {lines} where its table belongs")
     before, after = text.partition(begin)[0], text.partition(end)[2]
     file.write_text(before + begin + markdown(found) + end + after)
 
@@ -389,7 +398,9 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep what contestants print here")
     settings = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that contestants are ended
     began, console, races = time.perf_counter(), Console(), []
+    say = partial(console.print, style="dim", highlight=False)
     with tempfile.TemporaryDirectory() as temporary:
         folder = settings.logs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -397,7 +408,7 @@ def main() -> int:
             entrants = [
                 e for e in ENTRANTS if letter in e.workloads.split() and (e.peer is None or e.peer in settings.peers)
             ]
-            found = race(letter, entrants, settings.turns, folder.resolve(), lambda line: console.print(line, style="dim"))
+            found = race(letter, entrants, settings.turns, folder.resolve(), say)
             races.append(found)
             table = Table(*heads(found), title=f"({letter}) {WORKLOADS[LETTERS[letter]].what}", title_justify="left")
             for row in rows(found):
