@@ -1,8 +1,8 @@
 """Seedbed. `by_seedbed.py WORK EXECUTOR [bare]`.
 
 What is timed is what `seedbed run` does in a round: cohort, clients, gate, weighted mean, server step, a line of
-metrics, and checkpoints by the clock as is its default. `bare` is only what must be: clients, weighted mean, server step.
-Batches are drawn anew in every round, from the same examples.
+metrics, and checkpoints by the clock as is its default. `bare` is only what must be: clients, weighted mean, server
+step. Batches are drawn anew in every round, from the same examples.
 """
 
 import sys
