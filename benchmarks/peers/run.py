@@ -133,16 +133,17 @@ class Contestant:
         path = {"PYTHONPATH": str(ROOT if entrant.peer is None else HERE)}
         self.entrant, self.log, self.began = entrant, log, time.perf_counter()
         script, *rest = entrant.script
-        self.process = subprocess.Popen(
-            [home, str(HERE / script), str(work), *rest],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-            cwd=work.parent,
-            env=os.environ | one | path | QUIET,
-            start_new_session=True,
-        )
+        with log.open("w") as said:
+            self.process = subprocess.Popen(
+                [home, str(HERE / script), str(work), *rest],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                cwd=work.parent,
+                env=os.environ | one | path | QUIET,
+                start_new_session=True,
+            )
         self.rounds, self.one = 1, 0.0  # of a turn; seconds of the first round
 
     def first(self) -> float:
@@ -174,6 +175,10 @@ class Contestant:
         except (OSError, Left, subprocess.TimeoutExpired):
             self._end()
             self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what it did not hear
+                    pipe.close()
 
     def _end(self) -> None:
         """With the processes that it started."""
@@ -356,7 +361,7 @@ def markdown(found: Race) -> str:
     lines = [heads(found), tuple("---" for _ in heads(found)), *rows(found)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     left = "".join(f"\n\nLeft out: {name}: {reason}." for name, reason in found.left.items())
-    return f"{table}{left}"
+    return f"\n{table}{left}\n"
 
 
 def figures(found: Race) -> list[Figure]:

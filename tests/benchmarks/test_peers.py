@@ -19,8 +19,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return run
 
 
-def test_contestants_in_turn(run: ModuleType, tmp_path: Path) -> None:
+def test_contestants_in_turn(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain loop and Seedbed as processes: equal after a round, one time each a turn; a broken one is left out."""
+    monkeypatch.setattr(run, "BLOCK", 0.01)
     entrants = [entrant for entrant in run.ENTRANTS if entrant.name in (run.LOOP, "Seedbed, stacked")]
     broken = run.Entrant("broken", ("turns_that_are_not_there.py",), "a")
     found = run.race("a", [*entrants, broken], 2, tmp_path, lambda line: None)
