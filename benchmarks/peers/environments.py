@@ -23,7 +23,6 @@ PACKAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "fedjax": (
         ("jax==0.4.13", "jaxlib==0.4.13", "numpy==1.26.4", "scipy==1.11.4", "dm-haiku==0.0.10", "fedjax==0.0.17"),
     ),
-    "fedlab": (TORCH, ("--no-deps", "fedlab==1.3.0"), ("munch", "pynvml", "psutil", "pandas", "setuptools<81")),
     "higher": (TORCH, ("higher==0.2.1",)),
 }
 

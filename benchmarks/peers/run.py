@@ -86,7 +86,6 @@ ENTRANTS = (
     Entrant("pfl, 2 processes", ("by_pfl.py", "2"), "a b b2 c", "pfl", processes=2),
     Entrant("JAX", ("by_jax.py",), "a b", "jax", processes=2),
     Entrant("FedJAX", ("by_fedjax.py",), "a b", "fedjax", processes=2),
-    Entrant("FedLab", ("by_fedlab.py",), "a b", "fedlab"),
     Entrant("higher", ("by_higher.py",), "d", "higher"),
 )
 
