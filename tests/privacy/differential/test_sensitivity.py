@@ -87,6 +87,14 @@ def test_direction_and_length() -> None:
     assert within == 0
 
 
+def test_the_largest_number_of_all_is_shortened_to_the_clip() -> None:
+    """1e-6 / 1.8e308 is less than the smallest number with all its digits: as a factor it would miss C by 1e-10."""
+    value = {"x": torch.tensor([torch.finfo(torch.float64).max, 0.0], dtype=torch.float64)}
+    kept, within = clipped(value, 1e-6)
+    assert 1 - 1e-14 < float(kept["x"][0]) / 1e-6 <= 1
+    assert not within
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_contributes_zero(bad: float) -> None:
     got, within = clipped({"a": torch.tensor([3.0, bad]), "b": torch.tensor(4.0)}, 1.0)
