@@ -77,8 +77,9 @@ class Server:
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
         self._addresses: dict[ClientId, Address] = {}
         self._held: set[ClientId] = set()  # clients that have the last model
-        self._sent: Counter[ClientId] = Counter()  # bytes to each client since this server was started
-        self._got: Counter[ClientId] = Counter()  # and from it, of letters
+        self._sent: Counter[ClientId] = Counter()  # bytes of letters to each client since this server was started
+        self._got: Counter[ClientId] = Counter()  # and from it; a letter said again is counted once
+        self._said: dict[ClientId, bytes] = {}  # the digest of the last letter to each
         self._remarks = 0  # on letters, in this round
         limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.HELD: 0}
         self._assembler = Assembler(self._keys.get, lambda action: limits.get(action, -1))
@@ -251,7 +252,8 @@ class Server:
         letter = Letter(plan.run, at.round, at.attempt, client, action, plan.fingerprint, payload)
         urgent = action in (Action.WORK, Action.MODEL, Action.REFUSAL)
         frames = seal(letter, self._keys[client])
-        self._sent[client] += sum(map(len, frames))
+        if self._said.get(client) != letter.digest:
+            self._said[client], self._sent[client] = letter.digest, self._sent[client] + sum(map(len, frames))
         self.transport.send(address, frames, urgent=urgent)
 
     def _take(self, address: Address, frame: bytes) -> None:
