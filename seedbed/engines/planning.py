@@ -200,7 +200,7 @@ class Planned:
         """Predict a round's seconds from trials of few steps; nothing that clients keep is changed."""
         at_once = name in AT_ONCE
         some = sorted(sent, key=lambda c: (self.source.size(c), c))
-        some = some if at_once else some[len(some) // 2 :][: FEW[name]]
+        some = some if at_once else some[len(some) // 2 :][: _few(name)]
         whole = self.source.tasks([some[-1]], round)
         steps, seconds = len(whole.real[0]), dict[int, float]()
         try:
@@ -239,6 +239,12 @@ def _refuse_small(sent: Tree, rows: int) -> None:
     """A trial is of few steps: whether factored matrices pay depends on all."""
     if not any(leaf.ndim == 2 and rows < worth(leaf) for leaf in tree.leaves(sent)):
         raise Refused(f"no dense layer is large enough for {rows} examples of a client")
+
+
+def _few(name: str) -> int:
+    """How many clients to try: as many for each thread, for a thread that idles would count against the executor."""
+    threads = os.cpu_count() or 1
+    return -(-FEW[name] // threads) * threads
 
 
 AT_ONCE = ("stacked", "fused")  # whose clients are computed together
