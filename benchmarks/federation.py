@@ -32,6 +32,7 @@ from figures import Figure, arguments, progress, report
 from rich.progress import Progress
 
 from seedbed.flower import keys
+from seedbed.flower.app import write_app
 from seedbed.flower.processes import Child, command
 
 MEMBERS = ("a", "b")
@@ -72,23 +73,6 @@ def main(grid, context):
                 asked = [number for number in asked if number not in there]
                 time.sleep(0.25)
 """
-APP = """[project]
-name = "empty"
-version = "1.0.0"
-license = { file = "LICENSE" }
-dependencies = ["flwr>=1.41"]
-
-[tool.flwr.app]
-publisher = "seedbed"
-fab-format-version = 1
-flwr-version-target = "1.41.0"
-
-[tool.flwr.app.components]
-serverapp = "empty:server"
-clientapp = "empty:client"
-
-[tool.flwr.app.config]
-"""
 
 
 def free_port() -> int:
@@ -102,9 +86,7 @@ def free_port() -> int:
 def empty(folder: Path) -> Iterator[Path]:
     """Flower's own federation; the file that it writes the beginning of each round to."""
     app, port, rounds = folder / "app", free_port(), folder / "rounds"
-    app.mkdir(parents=True)
-    for name, text in {"pyproject.toml": APP, "empty.py": EMPTY, "LICENSE": "none\n"}.items():
-        (app / name).write_text(text)
+    write_app(app, "empty", EMPTY)
     keys.make_authority(folder, "empty")
     keys.make_certificate(folder, ["localhost", "127.0.0.1"])
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -31,6 +31,7 @@ import seedbed as sb
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.flower import keys
+from seedbed.flower.app import write_app
 from seedbed.flower.processes import Child, command, environment
 from seedbed.flower.serving import superlink
 from seedbed.runs.agreement import Agreement
@@ -303,9 +304,7 @@ def control(folder: Path) -> bool:
     directory, _ = founded(folder, files, "--rounds", "4")
     marks.mkdir()
     evil = folder / "evil"
-    evil.mkdir()
-    for name, text in {"pyproject.toml": EVIL_APP, "evil.py": EVIL, "LICENSE": "none\n"}.items():
-        (evil / name).write_text(text.replace("MARKS", str(marks)))
+    write_app(evil, "evil", EVIL.replace("MARKS", str(marks)))
     home = directory / "server" / "flower"
     env = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
@@ -347,23 +346,6 @@ server = ServerApp()
 @server.main()
 def main(grid, context):
     Path("MARKS", "server").touch()
-"""
-EVIL_APP = """[project]
-name = "evil"
-version = "1.0.0"
-license = { file = "LICENSE" }
-dependencies = ["flwr>=1.41"]
-
-[tool.flwr.app]
-publisher = "evil"
-fab-format-version = 1
-flwr-version-target = "1.41.0"
-
-[tool.flwr.app.components]
-serverapp = "evil:server"
-clientapp = "evil:client"
-
-[tool.flwr.app.config]
 """
 
 

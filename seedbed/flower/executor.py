@@ -10,7 +10,7 @@ more than Flower itself does. `python executor.py` imports nothing of Seedbed fo
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ RECORD, FRAMES = "letter", "frames"  # where a message holds its frames
 HELLO, LETTER = "query.hello", "train.letter"  # what a node can be asked
 SOCKET = "socket"  # the node's setting that says where the node half listens
 SIZE = struct.Struct("<I")
-SOURCES = ("install_from_fab", "get_project_dir", "get_load_client_app_fn")  # whence Flower takes code that was sent
 
 app = ClientApp()
 
@@ -42,21 +41,25 @@ def letter(message: Message, context: Context) -> Message:
 
 
 def main() -> None:
-    """`flwr-clientapp`, with this app as the only one there is.
+    """`flwr-clientapp`, with this app as the only one there is."""
+    from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+
+    put_off(INSIDE, INSTEAD)
+    flwr_clientapp()
+
+
+def put_off(module: str, instead: Mapping[str, Callable[..., Any]]) -> None:
+    """Put functions of ours in the place of those by which one of Flower's modules takes code that was sent.
 
     Raises:
         SystemExit: Flower's insides are not as they were: nothing is run then.
     """
-    from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
-
-    inside: Any = import_module("flwr.supernode.runtime.run_clientapp")
-    missing = [name for name in SOURCES if not callable(getattr(inside, name, None))]
-    if missing:
-        sys.exit(f"seedbed: this version of flwr has no {missing[0]} to put off: install flwr>=1.41,<1.43")
-    inside.install_from_fab = _nothing
-    inside.get_project_dir = _nowhere
-    inside.get_load_client_app_fn = _this_app
-    flwr_clientapp()
+    inside: Any = import_module(module)
+    for name in instead:
+        if not callable(getattr(inside, name, None)):
+            sys.exit(f"seedbed: this version of flwr has no {name} to put off: install flwr>=1.41,<1.43")
+    for name, ours in instead.items():
+        setattr(inside, name, ours)
 
 
 def ask(path: Path, frames: Sequence[bytes]) -> list[bytes]:
@@ -101,18 +104,12 @@ def _answered(message: Message, context: Context, frames: list[bytes]) -> Messag
     return Message(RecordDict({RECORD: ConfigRecord({FRAMES: answers})}), reply_to=message)
 
 
-def _nothing(*_: Any, **__: Any) -> None:
-    """Instead of unpacking what was sent."""
-
-
-def _nowhere(*_: Any, **__: Any) -> Path:
-    """Instead of where it would have been unpacked to."""
-    return Path()
-
-
-def _this_app(**_: Any) -> Callable[..., ClientApp]:
-    """Instead of loading what was sent."""
-    return lambda *_: app
+INSIDE = "flwr.supernode.runtime.run_clientapp"
+INSTEAD: Mapping[str, Callable[..., Any]] = {  # of unpacking what was sent, of where that would be, of loading it
+    "install_from_fab": lambda *_, **__: None,
+    "get_project_dir": lambda *_: Path(),
+    "get_load_client_app_fn": lambda **_: lambda *_: app,
+}
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ the run that `seedbed serve` asked for.
 """
 
 import os
-import sys
-from importlib import import_module
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from seedbed.errors import InputError
+from seedbed.flower.executor import put_off
 from seedbed.flower.half import Half
 from seedbed.flower.processes import FLOWER
 from seedbed.flower.transport import FlowerTransport
 from seedbed.runs.federating import SERVER, open_server
 
 FOLDER = "SEEDBED_FEDERATION"  # in the environment: the federation's folder
-SOURCES = ("install_from_fab", "get_project_dir", "get_project_config", "get_fused_config_from_dir", "run_")
 
 app = ServerApp()
 
@@ -51,22 +50,10 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def execute() -> None:
-    """`flwr-serverapp`, with this app as the only one there is.
-
-    Raises:
-        SystemExit: Flower's insides are not as they were: nothing is run then.
-    """
+    """`flwr-serverapp`, with this app as the only one there is; see `put_off`."""
     from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 
-    inside: Any = import_module("flwr.superlink.runtime.run_serverapp")
-    missing = [name for name in SOURCES if not callable(getattr(inside, name, None))]
-    if missing:
-        sys.exit(f"seedbed: this version of flwr has no {missing[0]} to put off: install flwr>=1.41,<1.43")
-    inside.install_from_fab = lambda *_, **__: None
-    inside.get_project_dir = lambda *_: Path()
-    inside.get_project_config = lambda _: {"tool": {"flwr": {"app": {"components": {"serverapp": "seedbed"}}}}}
-    inside.get_fused_config_from_dir = lambda *_: {}
-    inside.run_ = _run
+    put_off(INSIDE, INSTEAD)
     flwr_serverapp()
 
 
@@ -74,6 +61,16 @@ def _run(*, grid: Grid, context: Context, **_: Any) -> Context:
     """Instead of loading what was handed in and running it."""
     app(grid, context)
     return context
+
+
+INSIDE = "flwr.superlink.runtime.run_serverapp"
+INSTEAD: Mapping[str, Callable[..., Any]] = {
+    "install_from_fab": lambda *_, **__: None,
+    "get_project_dir": lambda *_: Path(),
+    "get_project_config": lambda _: {"tool": {"flwr": {"app": {"components": {"serverapp": "seedbed"}}}}},
+    "get_fused_config_from_dir": lambda *_: {},
+    "run_": _run,
+}
 
 
 if __name__ == "__main__":

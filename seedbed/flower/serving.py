@@ -13,6 +13,7 @@ from pathlib import Path
 
 from seedbed.errors import InputError
 from seedbed.flower import keys
+from seedbed.flower.app import write_app
 from seedbed.flower.founding import PUBLIC
 from seedbed.flower.half import Half
 from seedbed.flower.processes import FLOWER, Child, command, environment, serverapp
@@ -27,23 +28,6 @@ READY = 60.0  # seconds that Flower may take to start
 WAIT = 0.5  # seconds between looks
 TRIES = 3  # server halves that ended without a word and without a round, in a row
 CONNECTION = "federation"  # what Flower's own configuration calls the server
-APP = """[project]
-name = "seedbed"
-version = "1.0.0"
-license = { file = "LICENSE" }
-dependencies = ["flwr>=1.41"]
-
-[tool.flwr.app]
-publisher = "seedbed"
-fab-format-version = 1
-flwr-version-target = "1.41.0"
-
-[tool.flwr.app.components]
-serverapp = "parts:server"
-clientapp = "parts:client"
-
-[tool.flwr.app.config]
-"""
 PARTS = '"""Neither server nor nodes load this: they run what is installed with Seedbed."""\nserver = client = None\n'
 
 
@@ -173,9 +157,7 @@ def _keep_going(directory: Path, link: Child, env: dict[str, str], said: Callabl
 def _submit(directory: Path, env: dict[str, str]) -> int:
     """Have Flower start a server half; the number of its run."""
     app = directory / SERVER / FLOWER / "app"
-    app.mkdir(exist_ok=True)
-    for name, text in {"pyproject.toml": APP, "parts.py": PARTS, "LICENSE": "Apache-2.0\n"}.items():
-        write_atomically(app / name, text.encode())
+    write_app(app, "parts", PARTS)
     found = _flwr(["run", str(app), CONNECTION, "--format", "json"], env)
     try:
         answer = json.loads(found.stdout[found.stdout.index("{") :])

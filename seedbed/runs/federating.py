@@ -82,8 +82,8 @@ def open_node(folder: Path, data: Path, *, client: str | None = None) -> Node:
     return Node(agreement.plan, number, source, read_secret(folder / SECRET), folder / RUN)
 
 
-def what_a_node_has(folder: Path) -> tuple[Tree, Tree | None]:
-    """What the server sent of the last model, and what the member's client has kept, or None.
+def what_a_node_has(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
+    """The agreement; what the server sent of the last model; what the member's client has kept, or None.
 
     Raises:
         InputError: the rounds are not over yet.
@@ -95,7 +95,7 @@ def what_a_node_has(folder: Path) -> tuple[Tree, Tree | None]:
             f"{folder} has no model yet: it gets it when all rounds are done (`seedbed join` waits for it)"
         )
     sent = fill(plan.sent, from_bytes(path.read_bytes(), str(path)), "sent")
-    return sent, remembered(plan, agreement.number(place.member), folder / RUN).kept
+    return agreement, sent, remembered(plan, agreement.number(place.member), folder / RUN).kept
 
 
 def read_secret(path: Path) -> bytes:

@@ -159,10 +159,9 @@ def _start(directory: Path) -> _Start:
 
 
 def _of_node(folder: Path) -> _Start:
-    from seedbed.runs.agreement import Agreement  # here, for its extras: plain runs need none of them
-    from seedbed.runs.federating import what_a_node_has
+    from seedbed.runs.federating import what_a_node_has  # here, for its extras: plain runs need none of them
 
-    return _of_member(Agreement.read(folder), *what_a_node_has(folder))
+    return _of_member(*what_a_node_has(folder))
 
 
 def _of_peer(folder: Path) -> _Start:

@@ -79,5 +79,5 @@ def test_flowers_own_way_to_run_what_is_shipped_is_there_to_be_put_off() -> None
 
     client = import_module("flwr.supernode.runtime.run_clientapp")
     server = import_module("flwr.superlink.runtime.run_serverapp")
-    assert all(callable(getattr(client, name)) for name in executor.SOURCES)
-    assert all(callable(getattr(server, name)) for name in server_app.SOURCES)
+    assert all(callable(getattr(client, name)) for name in executor.INSTEAD)
+    assert all(callable(getattr(server, name)) for name in server_app.INSTEAD)

@@ -1,0 +1,36 @@
+"""An app in the form that Flower takes: it cannot be told to start anything without one."""
+
+from pathlib import Path
+
+from seedbed.stored import write_atomically
+
+TABLE = """[project]
+name = "{name}"
+version = "1.0.0"
+license = {{ file = "LICENSE" }}
+dependencies = ["flwr>=1.41"]
+
+[tool.flwr.app]
+publisher = "seedbed"
+fab-format-version = 1
+flwr-version-target = "1.41.0"
+
+[tool.flwr.app.components]
+serverapp = "{name}:server"
+clientapp = "{name}:client"
+
+[tool.flwr.app.config]
+"""
+
+
+def write_app(folder: Path, name: str, code: str) -> None:
+    """Make a folder that `flwr run` takes.
+
+    Args:
+        name: of the app and of its one module.
+        code: the module's, with `server` and `client`, each assigned by itself: Flower looks for that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"pyproject.toml": TABLE.format(name=name), f"{name}.py": code, "LICENSE": "Apache-2.0\n"}
+    for file, text in files.items():
+        write_atomically(folder / file, text.encode())
