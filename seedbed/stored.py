@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -65,6 +66,31 @@ def write_atomically(path: Path, data: bytes, *, go_on: str = RESUME) -> None:
             with suppress(OSError):
                 beside.unlink()
             raise
+
+
+def refuse_used(folder: Path, other: str) -> None:
+    """A new folder must not be there yet, or be empty.
+
+    Args:
+        other: what another one would be for: a new federation.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not empty: choose another folder for {other}")
+
+
+@contextmanager
+def made_whole(folder: Path) -> Iterator[Path]:
+    """A folder that is there whole or not at all: what is made at the yielded place is moved to it at last."""
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    with writing(folder):
+        try:
+            yield beside
+            if folder.exists():
+                folder.rmdir()
+            beside.replace(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def settle_folder(folder: Path) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from seedbed.errors import InputError
 from seedbed.flower import keys
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import NODES, SECRET, SECRETS, SERVER, Place
-from seedbed.stored import write_atomically, writing
+from seedbed.stored import made_whole, refuse_used, write_atomically
 
 PORT = 8443
 LOCALS = ("localhost", "127.0.0.1", "::1")  # by which the server's own processes reach it
@@ -31,15 +30,10 @@ def found(
     Raises:
         InputError: the folder is not empty, or see `Agreement.make`. Nothing is left behind then.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"{directory} exists and is not empty: choose another folder for a new federation")
+    refuse_used(directory, "a new federation")
     agreement = Agreement.make(f"{directory.name}-{secrets.token_hex(4)}", members, like, given)
-    beside = directory.with_name(f".{directory.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    with writing(directory):
+    with made_whole(directory) as beside:
         _write(beside, agreement, host, port)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        beside.replace(directory)
     return agreement
 
 

@@ -7,7 +7,6 @@ DIR/peers/NAME/   what goes to this peer and to nobody else: agreement.json, cir
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from seedbed.peers.running import run
 from seedbed.peers.terms import Terms
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.scheduling import refuse_senseless
-from seedbed.stored import write_atomically, writing
+from seedbed.stored import made_whole, refuse_used, write_atomically
 from seedbed.tree import Tree
 
 PEERS, PEER, RUN = "peers", "peer.json", "run"
@@ -43,8 +42,7 @@ def found(directory: Path, peers: Sequence[str], like: str, given: Mapping[str, 
     Raises:
         InputError: the folder is not empty; the settings cannot be followed between peers.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"{directory} exists and is not empty: choose another folder for new peers")
+    refuse_used(directory, "new peers")
     names, addresses = _named(peers)
     agreement = Agreement.make(
         f"{directory.name}-{secrets.token_hex(4)}", names, like, {"algorithm": "dpsgd"} | dict(given), schedule="gossip"
@@ -53,14 +51,8 @@ def found(directory: Path, peers: Sequence[str], like: str, given: Mapping[str, 
     refuse_senseless(agreement.settings, catalogue.entry(agreement.settings.algorithm), len(names))
     terms_of(agreement)
     Circle(addresses, [bytes(32)] * len(names))  # what is wrong with addresses is said before anything is written
-    beside = directory.with_name(f".{directory.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    with writing(directory):
+    with made_whole(directory) as beside:
         _write(beside, agreement, addresses)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        if directory.exists():
-            directory.rmdir()
-        beside.replace(directory)
     return agreement
 
 
