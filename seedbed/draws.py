@@ -4,11 +4,15 @@ So a result does not depend on the engine, on the number of workers, on the orde
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+
+Words = npt.NDArray[np.uint32]
 
 
 def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
@@ -18,6 +22,81 @@ def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
     True
     """
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *key])
+
+
+def generators(seed: int, purpose: str, *key: int, each: Sequence[int]) -> Iterator[np.random.Generator]:
+    """`generator(seed, purpose, *key, one)` for each one: the same numbers, several times faster for many clients.
+
+    >>> many = generators(0, "train", 3, each=range(5))
+    >>> all(g.random() == generator(0, "train", 3, c).random() for c, g in enumerate(many))
+    True
+    """
+    last = np.asarray(each, np.int64)
+    if min(seed, *key, 0) < 0 or not (len(last) and last.min() >= 0 and last.max() < 2**32):
+        yield from (generator(seed, purpose, *key, one) for one in each)
+        return
+    before = [word for number in (seed, zlib.crc32(purpose.encode()), *key) for word in _words(number)]
+    columns = [np.full(len(last), word, np.uint32) for word in before]
+    for state in _states([*columns, last.astype(np.uint32)]):
+        yield np.random.Generator(np.random.PCG64(_Seeded(state)))
+
+
+class _Seeded(np.random.bit_generator.ISeedSequence):
+    """A seed sequence whose state is known already."""
+
+    def __init__(self, state: npt.NDArray[np.uint64]):
+        self._state = state
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> npt.NDArray[np.uint64]:  # type: ignore[override]
+        return self._state
+
+
+# NumPy's SeedSequence (after M. E. O'Neill's seed_seq), for many keys at once: [N] of each word -> states [N, 4].
+# NumPy promises that it will not change (NEP 19), and a test compares the two.
+POOL, STATE = 4, 4  # 32-bit words of the pool, 64-bit words of PCG64's state
+INIT_A, MULT_A, INIT_B, MULT_B = 0x43B0D7E5, 0x931E8875, 0x8B51F9DD, 0x58F38DED
+MIX_L, MIX_R, SHIFT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715), np.uint32(16)
+
+
+def _states(entropy: Sequence[Words]) -> npt.NDArray[np.uint64]:
+    constants = _multiples(INIT_A, MULT_A)
+
+    def hashed(x: Words) -> Words:
+        x = (x ^ next(constants)) * next(constants)
+        return x ^ (x >> SHIFT)
+
+    def mixed(x: Words, y: Words) -> Words:
+        found = MIX_L * x - MIX_R * hashed(y)
+        return found ^ (found >> SHIFT)
+
+    empty = np.zeros_like(entropy[0])
+    pool = [hashed(entropy[i] if i < len(entropy) else empty) for i in range(POOL)]
+    for i in range(POOL):
+        for j in range(POOL):
+            if i != j:
+                pool[j] = mixed(pool[j], pool[i])
+    for word in entropy[POOL:]:
+        pool = [mixed(x, word) for x in pool]
+    constants = _multiples(INIT_B, MULT_B)
+    words = np.stack([hashed(pool[i % POOL]) for i in range(2 * STATE)], 1)
+    return np.ascontiguousarray(words.astype("<u4")).view("<u8").astype(np.uint64)
+
+
+def _multiples(first: int, factor: int) -> Iterator[np.uint32]:
+    """first, first·factor, twice each but for the first, ...: a hash takes one to XOR with and the next to multiply."""
+    value = first
+    while True:
+        yield np.uint32(value)
+        value = value * factor & 0xFFFFFFFF
+        yield np.uint32(value)
+
+
+def _words(number: int) -> list[int]:
+    """A number in 32-bit words, the lowest first."""
+    words = [number & 0xFFFFFFFF]
+    while number := number >> 32:
+        words.append(number & 0xFFFFFFFF)
+    return words
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Shapes in this module: C is the number of trees that are stacked along a new fir
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 from seedbed import factored
 
 Tree = Any
+LEAF = Tensor, np.ndarray  # gone through without asking PyTorch what it is
 
 
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
@@ -31,11 +33,11 @@ def map(f: Callable[..., Any], *trees: Tree) -> Tree:
 
 def leaves(tree: Tree) -> list[Tensor]:
     kind = type(tree)
-    if isinstance(tree, Tensor):
+    if isinstance(tree, LEAF):
         return [tree]
     if kind is dict or _is_named(kind):
         parts = tree.values() if kind is dict else tree
-        return [leaf for part in parts for leaf in ((part,) if isinstance(part, Tensor) else leaves(part))]
+        return [leaf for part in parts for leaf in ((part,) if isinstance(part, LEAF) else leaves(part))]
     return list(pytree.tree_leaves(tree))
 
 

@@ -5,6 +5,7 @@ examples. Shapes: C clients, K items, B examples of a batch.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,13 +20,36 @@ from seedbed.tasks.types import Batch, Episode, Noisy, Task, Tree, Triple
 Array = npt.NDArray[Any]
 
 
-class Client(NamedTuple):
-    """What a sampler sees of a client."""
+class Client:
+    """What a sampler sees of a client: n rows of the population.
 
-    name: str
-    rows: Array  # [n]
-    labels: Array  # [n] or [n, ...]
-    fixed: Callable[[str], np.random.Generator]  # draws that stay the same in every round, by purpose
+    Args:
+        place: where the population holds it.
+        number: which client it is, for what is drawn.
+    """
+
+    def __init__(self, population: Population, place: int, number: int, seed: int):
+        self._population, self._place, self._number, self._seed = population, place, number, seed
+        self.rows: Array = population.rows_of(place)  # [n]
+
+    @property
+    def name(self) -> str:
+        return self._population.names[self._place]
+
+    @cached_property
+    def labels(self) -> Array:
+        """[n] or [n, ...]"""
+        found: Array = self._population.labels[self.rows]
+        return found
+
+    def fixed(self, purpose: str) -> np.random.Generator:
+        """Draws that stay the same in every round."""
+        return draws.generator(self._seed, purpose, self._number)
+
+    def picks(self, where: Array, mask: Array | None = None) -> "Picks":
+        """The rows at these places, with their labels. mask: None: all are real."""
+        rows = self.rows[where]
+        return Picks(rows, self._population.labels[rows], np.ones(where.shape, bool) if mask is None else mask)
 
 
 class Picks(NamedTuple):
@@ -90,7 +114,8 @@ class Sampled:
         return int(self.population.sizes[client - self.first])
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
-        drawn = [self.draw(client, round) for client in clients]
+        randoms = draws.generators(self.seed, self.purpose, round, each=clients)
+        drawn = [self._drawn(client, random) for client, random in zip(clients, randoms, strict=True)]
         items = [tree.leaves(d.items) for d in drawn]
         steps = [len(leaves[0]) for leaves in items]
         padded = [_tensor(_pad(arrays)) for arrays in zip(*items, strict=True)]
@@ -104,16 +129,13 @@ class Sampled:
 
     def draw(self, client: int, round: int) -> Draw:
         """One client's task of one round, by row numbers."""
-        rows = self.population.rows_of(client - self.first)
-        view = Client(
-            self.population.names[client - self.first],
-            rows,
-            self.population.labels[rows],
-            lambda purpose: draws.generator(self.seed, purpose, client),
-        )
-        if len(rows) == 0:
+        return self._drawn(client, draws.generator(self.seed, self.purpose, round, client))
+
+    def _drawn(self, client: int, random: np.random.Generator) -> Draw:
+        view = Client(self.population, client - self.first, client, self.seed)
+        if len(view.rows) == 0:
             raise InputError(f"client {view.name!r} has no examples: drop it, or give it some")
-        return self.sampler(view, draws.generator(self.seed, self.purpose, round, client))
+        return self.sampler(view, random)
 
     def _gather(self, picks: Any) -> Batch:
         dtype = torch.get_default_dtype()
@@ -152,10 +174,14 @@ def batches(size: int | None = 10, *, epochs: float = 1, steps: int | None = Non
         b = n if size is None else min(size, n)
         per_epoch = -(-n // b)
         count = max(1, round(per_epoch * epochs)) if steps is None else steps
-        orders = [rng.permutation(n) for _ in range(-(-count // per_epoch))]
-        where = np.concatenate([np.resize(order, (per_epoch, b)) for order in orders])[:count]
-        short = np.tile(np.arange(per_epoch * b).reshape(per_epoch, b) < n, (len(orders), 1))[:count]
-        return Draw(_picks(client, where, mask=short), n)
+        epochs_drawn = -(-count // per_epoch)
+        orders = np.empty((epochs_drawn, per_epoch * b), np.int64)  # what the last batch lacks repeats the first rows
+        for order in orders:
+            order[:n] = rng.permutation(n)
+            order[n:] = order[: len(order) - n]
+        real = np.ones(orders.shape, bool)
+        real[:, n:] = False
+        return Draw(client.picks(orders.reshape(-1, b)[:count], real.reshape(-1, b)[:count]), n)
 
     return sampler
 
@@ -180,7 +206,7 @@ def support_query(
         end = n if queries is None else count + queries
         parts = (order[:count], order[count:end])
         picked = [np.stack([rng.permutation(part)[: size or len(part)] for _ in range(steps)]) for part in parts]
-        return Draw(Episode(*(_picks(client, where) for where in picked)), n)  # type: ignore[arg-type]
+        return Draw(Episode(*(client.picks(where) for where in picked)), n)  # type: ignore[arg-type]
 
     return sampler
 
@@ -202,7 +228,7 @@ def fresh_support(shots: int, *, draws: int = 1, reserve: int | None = None, que
         _refuse_short(client, after + 1, f"{after} for support and 1 for query")
         order = np.stack([rng.permutation(n)[: after + queries] for _ in range(draws)])
         return Draw(
-            Episode(_picks(client, order[:, :shots]), _picks(client, order[:, after:])),  # type: ignore[arg-type]
+            Episode(client.picks(order[:, :shots]), client.picks(order[:, after:])),  # type: ignore[arg-type]
             n,
         )
 
@@ -236,7 +262,7 @@ def triples(size: int = 10, *, steps: int = 1) -> Sampler:
         _refuse_short(client, 3, "one in each of three batches")
         b = min(size, n // 3)
         order = np.stack([rng.permutation(n)[: 3 * b] for _ in range(steps)])
-        parts = (_picks(client, order[:, i * b : (i + 1) * b]) for i in range(3))
+        parts = (client.picks(order[:, i * b : (i + 1) * b]) for i in range(3))
         return Draw(Triple(*parts), n)  # type: ignore[arg-type]
 
     return sampler
@@ -335,11 +361,6 @@ def _relabelled(client: Client, where: Array, mask: Array) -> Picks:
     return Picks(client.rows[where].reshape(flat), labels.reshape(flat).copy(), mask.reshape(flat))
 
 
-def _picks(client: Client, where: Array, mask: Array | None = None) -> Picks:
-    mask = np.ones(where.shape, bool) if mask is None else mask
-    return Picks(client.rows[where], client.labels[where], mask)
-
-
 def _refuse_short(client: Client, least: int, what: str) -> None:
     if len(client.rows) < least:
         raise InputError(
@@ -355,6 +376,8 @@ def _tensor(array: Array) -> torch.Tensor:
 
 def _pad(arrays: Sequence[Array]) -> Array:
     """[K_c, B_c, ...] of C clients -> [C, K, B, ...]: rows and labels repeat the first, masks are False."""
+    if all(a.shape == arrays[0].shape for a in arrays):
+        return np.stack(arrays)
     k, b = (max(a.shape[i] for a in arrays) for i in (0, 1))
     out = np.empty((len(arrays), k, b, *arrays[0].shape[2:]), arrays[0].dtype)
     for padded, array in zip(out, arrays, strict=True):

@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -25,6 +27,21 @@ template <typename T> struct Of {
 template <typename T> static int64_t padded(int64_t n) {
   constexpr int64_t whole = LINE / sizeof(T);
   return (n + whole - 1) / whole * whole;
+}
+
+// Places of two vectors, by numbers that the compiler knows: a's are from 0 on, b's follow.
+template <int... I, typename V> static inline V chosen(V a, V b) {
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, I...);
+#define CHOSEN
+#endif
+#endif
+#ifndef CHOSEN  // GCC before 12
+  typedef std::conditional_t<sizeof(a[0]) == 4, int32_t, int64_t> Place;
+  typedef Place Places __attribute__((vector_size(sizeof(V))));
+  return __builtin_shuffle(a, b, Places{I...});
+#endif
 }
 
 // What is asked; the same for all clients but for where their numbers lie.
@@ -107,24 +124,57 @@ static inline void product(int64_t I, int64_t J, int64_t K, const T *a, int64_t 
   }
 }
 
+// ---- turning ----
+
+// to[j][i] = from[i][j] for i < I and j < J, in blocks of 4 × 4; whole blocks alone may go over the edges of `from`.
+template <typename T>
+static void turn(int64_t I, int64_t J, const T *from, int64_t from_wide, T *to, int64_t to_wide) {
+  typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+  int64_t i = 0;
+  for (; i + 4 <= I; i += 4) {
+    int64_t j = 0;
+    for (; j + 4 <= J; j += 4) {
+      const T *at = from + i * from_wide + j;
+      T *there = to + j * to_wide + i;
+      const Four a = *(const Four *)at, b = *(const Four *)(at + from_wide), c = *(const Four *)(at + 2 * from_wide),
+                 d = *(const Four *)(at + 3 * from_wide);
+      const Four ab = chosen<0, 4, 1, 5>(a, b), cd = chosen<0, 4, 1, 5>(c, d);
+      const Four ba = chosen<2, 6, 3, 7>(a, b), dc = chosen<2, 6, 3, 7>(c, d);
+      *(Four *)there = chosen<0, 1, 4, 5>(ab, cd);
+      *(Four *)(there + to_wide) = chosen<2, 3, 6, 7>(ab, cd);
+      *(Four *)(there + 2 * to_wide) = chosen<0, 1, 4, 5>(ba, dc);
+      *(Four *)(there + 3 * to_wide) = chosen<2, 3, 6, 7>(ba, dc);
+    }
+    for (; j < J; j++)
+      for (int64_t k = i; k < i + 4; k++) to[j * to_wide + k] = from[k * from_wide + j];
+  }
+  for (; i < I; i++)
+    for (int64_t j = 0; j < J; j++) to[j * to_wide + i] = from[i * from_wide + j];
+}
+
 // ---- exp, for whole rows ----
 
-static inline double power_of_e(double x) { return std::exp(x); }
+static inline Of<double>::Vector power_of_e(Of<double>::Vector x) {
+  for (int64_t i = 0; i < Of<double>::WIDTH; i++) x[i] = std::exp(x[i]);
+  return x;
+}
 
 // e^x for x ≤ 0 to about one unit in the last place: x = n·log 2 + r with |r| ≤ log(2)/2, a polynomial of r, and 2^n.
-static inline float power_of_e(float x) {
-  x = x < -87.f ? -87.f : x;
-  const float n = __builtin_floorf(x * 1.44269504f + 0.5f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
+static inline Of<float>::Vector power_of_e(Of<float>::Vector x) {
+  typedef Of<float>::Vector V;
+  typedef int32_t Whole __attribute__((vector_size(BYTES)));
+  x = x < -87.f ? V{} - 87.f : x;
+  const V n = (x * 1.44269504f + 12582912.f) - 12582912.f;  // adding 1.5·2^23 leaves no place for a fraction
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = V{} + 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  const int32_t bits = ((int32_t)n + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, 4);
+  const Whole bits = (__builtin_convertvector(n, Whole) + 127) << 23;
+  V scale;
+  std::memcpy(&scale, &bits, sizeof scale);
   return (p * r * r + r + 1.f) * scale;
 }
 
@@ -154,7 +204,7 @@ template <typename T> class Client {
       a.inputs = job.sizes[l], a.outputs = job.sizes[l + 1], a.wide = padded<T>(a.outputs);
       a.activation = job.activations[l];
       numbers += (a.inputs + 1) * a.wide;
-      const int64_t turned_size = a.outputs * padded<T>(a.inputs);
+      const int64_t turned_size = padded<T>(a.outputs) * padded<T>(a.inputs);
       most = turned_size > most ? turned_size : most;
       room += 2 * job.batch * a.wide;
       layers.push_back(a);
@@ -217,8 +267,7 @@ template <typename T> class Client {
       auto &a = layers[l];
       T *w = anchors ? a.aw : a.w, *bias = anchors ? a.ac : a.c;
       const T *src = from[2 * l] + (own[2 * l] ? c * a.outputs * a.inputs : 0);
-      for (int64_t o = 0; o < a.outputs; o++)
-        for (int64_t i = 0; i < a.inputs; i++) w[i * a.wide + o] = src[o * a.inputs + i];
+      turn(a.outputs, a.inputs, src, a.inputs, w, a.wide);
       const T *b = from[2 * l + 1];
       if (b) std::memcpy(bias, b + (own[2 * l + 1] ? c * a.outputs : 0), a.outputs * sizeof(T));
     }
@@ -228,8 +277,7 @@ template <typename T> class Client {
     for (size_t l = 0; l < layers.size(); l++) {
       const auto &a = layers[l];
       T *to = job.ends[2 * l] + c * a.outputs * a.inputs;
-      for (int64_t o = 0; o < a.outputs; o++)
-        for (int64_t i = 0; i < a.inputs; i++) to[o * a.inputs + i] = a.w[i * a.wide + o];
+      turn(a.inputs, a.outputs, a.w, a.wide, to, a.inputs);
       if (job.ends[2 * l + 1]) std::memcpy(job.ends[2 * l + 1] + c * a.outputs, a.c, a.outputs * sizeof(T));
     }
   }
@@ -264,30 +312,62 @@ template <typename T> class Client {
     T total = 0;
     for (int64_t b = 0; b < job.batch; b++) total += mask[b];
     total = total < 1 ? 1 : total;
-    double loss = 0;
+    double loss = 0, sums = 1;  // of whole examples the sums' product: one logarithm for all
     for (int64_t b = 0; b < job.batch; b++) {
       const T *z = h.back() + b * a.wide;
       T *e = d.back() + b * a.wide;
-      T most = z[0], sum = 0;
-      for (int64_t j = 1; j < a.outputs; j++) most = z[j] > most ? z[j] : most;
-#pragma GCC ivdep
-      for (int64_t j = 0; j < a.wide; j++) e[j] = power_of_e(z[j] - most);
-      for (int64_t j = 0; j < a.outputs; j++) sum += e[j];
-      const T share = mask[b] / total;
-      if (share != 0) loss += share * (std::log(sum) + most - z[y[b]]);
-      for (int64_t j = 0; j < a.outputs; j++) e[j] *= share / sum;
-      for (int64_t j = a.outputs; j < a.wide; j++) e[j] = 0;
+      V most = V{} + z[0], sum{};
+      for (int64_t j = 0; j < a.wide; j += W) {
+        const V v = *(const V *)(z + j);
+        most = (v > most) & inside(j, a.outputs) ? v : most;
+      }
+      const T top = folded(most, [](V p, V q) { return q > p ? q : p; });
+      for (int64_t j = 0; j < a.wide; j += W) {
+        V v = power_of_e(*(const V *)(z + j) - top);
+        v = inside(j, a.outputs) ? v : V{};
+        *(V *)(e + j) = v;
+        sum += v;
+      }
+      const T whole = folded(sum, [](V p, V q) { return p + q; }), share = mask[b] / total;
+      for (int64_t j = 0; j < a.wide; j += W) *(V *)(e + j) *= share / whole;
       e[y[b]] -= share;
+      if (share == 0) continue;
+      loss += share * (top - z[y[b]]);
+      if (mask[b] == 1 && sums < 1e200)
+        sums *= whole;
+      else
+        loss += share * std::log((double)whole);
     }
-    return loss;
+    return loss + std::log(sums) / total;
+  }
+
+  // Which of a vector's places, from column j on, are below n.
+  static auto inside(int64_t j, int64_t n) {
+    V lanes;
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < W; i++) lanes[i] = i;
+    return lanes < (V{} + (T)(n - j));
+  }
+
+  // op over all places of a vector: over both halves first, until one place is left.
+  template <int N = W / 2, typename Op> static inline __attribute__((always_inline)) T folded(V v, Op op) {
+    if constexpr (N == 0)
+      return v[0];
+    else
+      return folded<N / 2>(op(v, turned_by<N>(v, std::make_integer_sequence<int, W>{})), op);
+  }
+  template <int N, int... I>
+  static inline __attribute__((always_inline)) V turned_by(V v, std::integer_sequence<int, I...>) {
+    return chosen<(I + N) % (int)W...>(v, v);
   }
 
   // d[l - 1] = d[l]·wᵀ, through the activation before it.
   void backward(int64_t l) {
     const auto &a = layers[l];
     const int64_t wide = layers[l - 1].wide, activation = layers[l - 1].activation;
+    turn(a.inputs, (a.outputs + 3) / 4 * 4, a.w, a.wide, turned, wide);  // what fills up rows goes along, in whole blocks
     for (int64_t o = 0; o < a.outputs; o++)
-      for (int64_t i = 0; i < wide; i++) turned[o * wide + i] = i < a.inputs ? a.w[i * a.wide + o] : 0;
+      for (int64_t i = a.inputs; i < wide; i++) turned[o * wide + i] = 0;
     const T *given = h[l - 1];
     T *to = d[l - 1];
     product<T>(job.batch, wide, a.outputs, d[l], a.wide, 1, turned, wide, [&](int64_t b, int64_t j, V sum) {

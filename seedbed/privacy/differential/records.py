@@ -21,7 +21,7 @@ from seedbed.learning.training import Objective, Params
 from seedbed.privacy.differential.clipping import clipped
 from seedbed.privacy.differential.noise import Noise
 from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Client, Draw, Picks, Sampled, Sampler
+from seedbed.tasks.sampling import Client, Draw, Sampled, Sampler
 from seedbed.tasks.types import Batch, Task
 
 
@@ -83,7 +83,7 @@ def poisson_batches(expected: int, *, steps: int, most: int | None = None) -> Sa
         for k in range(steps):
             drawn = np.flatnonzero(rng.random(n) < q)[:room]
             where[k, : len(drawn)], mask[k, : len(drawn)] = drawn, True
-        return Draw(Picks(client.rows[where], client.labels[where], mask), n)
+        return Draw(client.picks(where, mask), n)
 
     return sampler
 
