@@ -6,7 +6,7 @@ So a result does not depend on the engine, on the number of workers, on the orde
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ def generators(seed: int, purpose: str, *key: int, each: Sequence[int]) -> Itera
     before = [word for number in (seed, zlib.crc32(purpose.encode()), *key) for word in _words(number)]
     columns = [np.full(len(last), word, np.uint32) for word in before]
     for state in _states([*columns, last.astype(np.uint32)]):
-        yield np.random.Generator(np.random.PCG64(_Seeded(state)))
+        yield np.random.Generator(np.random.PCG64(cast(Any, _Seeded(state))))
 
 
 class _Seeded(np.random.bit_generator.ISeedSequence):
@@ -47,7 +47,7 @@ class _Seeded(np.random.bit_generator.ISeedSequence):
     def __init__(self, state: npt.NDArray[np.uint64]):
         self._state = state
 
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> npt.NDArray[np.uint64]:  # type: ignore[override]
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> npt.NDArray[np.uint64]:
         return self._state
 
 
@@ -66,7 +66,7 @@ def _states(entropy: Sequence[Words]) -> npt.NDArray[np.uint64]:
         return x ^ (x >> SHIFT)
 
     def mixed(x: Words, y: Words) -> Words:
-        found = MIX_L * x - MIX_R * hashed(y)
+        found: Words = MIX_L * x - MIX_R * hashed(y)
         return found ^ (found >> SHIFT)
 
     empty = np.zeros_like(entropy[0])

@@ -31,7 +31,7 @@ def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     return pytree.tree_map(f, *trees)
 
 
-def leaves(tree: Tree) -> list[Tensor]:
+def leaves(tree: Tree) -> list[Any]:
     kind = type(tree)
     if isinstance(tree, LEAF):
         return [tree]
@@ -164,8 +164,14 @@ def concatenate_ragged(trees: Sequence[Tree]) -> Tree:
     return map(join, *trees)
 
 
-def kind(tree: Tree) -> tuple[Any, list[torch.Size]]:
+def kind(tree: Tree) -> Any:
     """Structure and shapes: trees of equal kind can be stacked."""
+    if isinstance(tree, Tensor):
+        return tree.shape
+    if type(tree) is dict:
+        return dict, [(key, kind(part)) for key, part in tree.items()]
+    if _is_named(type(tree)):
+        return type(tree), [kind(part) for part in tree]
     found, structure = pytree.tree_flatten(tree)
     return structure, [leaf.shape for leaf in found]
 

@@ -51,8 +51,9 @@ class Vectorised(Owning):
             run = vmap(algorithm.client, in_dims=(dims, 0, 0))
             with trained_by(self.executor):
                 messages, after = _explained(run, payload, tree.stack([kept[c] for c in clients]), tasks)
-            for i, client in enumerate(clients):
-                self.keep(client, tree.index(after, i))
+            if tree.leaves(after):
+                for i, client in enumerate(clients):
+                    self.keep(client, tree.index(after, i))
             yield Group(clients, messages)
 
     def evaluate(
@@ -99,11 +100,14 @@ def _sized(clients: list[ClientId], source: TaskSource, size: int) -> list[list[
     return chunks
 
 
-def _alike(trees: Mapping[ClientId, Tree]) -> list[list[ClientId]]:
+def _alike(trees: Mapping[ClientId, tuple[Tree, Tree]]) -> list[list[ClientId]]:
     """Clients in groups whose trees have the same structure and shapes: one group, unless their models differ."""
     groups: list[tuple[Any, list[ClientId]]] = []
-    for client, its in trees.items():
-        kind = tree.kind(its)
+    kinds: dict[int, Any] = {}  # of what was sent, which is mostly one object for all
+    for client, (sent, kept) in trees.items():
+        if id(sent) not in kinds:
+            kinds[id(sent)] = tree.kind(sent)
+        kind = kinds[id(sent)], tree.kind(kept)
         found = next((members for other, members in groups if other == kind), None)
         if found is None:
             groups.append((kind, [client]))
@@ -120,6 +124,8 @@ def _together(payloads: list[Tree]) -> tuple[Tree, int | None]:
     stacked numbers round otherwise.
     """
     first = payloads[0]
+    if all(other is first for other in payloads):
+        return first, None
     columns = zip(*map(tree.leaves, payloads), strict=True)
     if all(leaf is column[0] for column in columns for leaf in column):
         return first, None
