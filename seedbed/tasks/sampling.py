@@ -5,7 +5,7 @@ examples. Shapes: C clients, K items, B examples of a batch.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -175,13 +175,20 @@ def batches(size: int | None = 10, *, epochs: float = 1, steps: int | None = Non
         per_epoch = -(-n // b)
         count = max(1, round(per_epoch * epochs)) if steps is None else steps
         epochs_drawn = -(-count // per_epoch)
-        orders = np.empty((epochs_drawn, per_epoch * b), np.int64)  # what the last batch lacks repeats the first rows
-        for order in orders:
-            order[:n] = rng.permutation(n)
-            order[n:] = order[: len(order) - n]
-        real = np.ones(orders.shape, bool)
-        real[:, n:] = False
-        return Draw(client.picks(orders.reshape(-1, b)[:count], real.reshape(-1, b)[:count]), n)
+        lacks = per_epoch * b - n  # by the last batch of an epoch: it repeats the epoch's first rows
+        orders = [rng.permutation(n) for _ in range(epochs_drawn)]
+        if lacks:
+            orders = [np.concatenate([order, order[:lacks]]) for order in orders]
+        where = orders[0] if epochs_drawn == 1 else np.concatenate(orders)
+        return Draw(client.picks(where.reshape(-1, b)[:count], real(n, b, epochs_drawn)[:count]), n)
+
+    @lru_cache(maxsize=256)
+    def real(n: int, b: int, epochs_drawn: int) -> Array:
+        """Which places of the batches of so many epochs hold a row for the first time: [K, B]."""
+        found = np.ones((epochs_drawn, -(-n // b) * b), bool)
+        found[:, n:] = False
+        found.flags.writeable = False  # it is shared
+        return found.reshape(-1, b)
 
     return sampler
 
