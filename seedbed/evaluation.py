@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scipy import stats
+from scipy import special
 
 from seedbed.federated import NEWCOMER, Algorithm, ClientId, Engine, Params, ServerState, adapting
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, masked_mean
@@ -53,7 +53,7 @@ def summarise(scores: Sequence[float], *, higher_is_better: bool = True) -> Summ
     n = len(scores)
     mean = math.fsum(scores) / n
     spread = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / (n - 1)) if n > 1 else math.nan
-    ci95 = float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n) if n > 1 else math.nan
+    ci95 = float(special.stdtrit(n - 1, 0.975)) * spread / math.sqrt(n) if n > 1 else math.nan
     worst = sorted(scores, reverse=not higher_is_better)[: math.ceil(n / 10)]
     return Summary(mean, ci95, math.fsum(worst) / len(worst), n, tuple(scores))
 

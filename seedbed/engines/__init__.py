@@ -22,7 +22,13 @@ from seedbed.tasks.sampling import TaskSource
 
 ENGINES = ("auto", "one_by_one", "vectorised")
 LOCKSTEP = 16  # clients that share products with large factored matrices
-EXECUTORS = {"loop": "one_by_one", "stacked": "vectorised", "factored": "one_by_one", "fused": "vectorised"}
+EXECUTORS = {
+    "loop": "one_by_one",
+    "stacked": "vectorised",
+    "factored": "one_by_one",
+    "batched": "vectorised",
+    "fused": "vectorised",
+}
 
 
 def make(
@@ -85,7 +91,7 @@ def _own(
 def make_executing(executor: str, threads: int, say: Say = silently, kept: OnDisk | None = None) -> Make:
     """An engine whose clients train by this executor, for any source.
 
-    Where the fused kernel cannot be compiled, clients train stacked: `say` is told why.
+    Where the fused kernel cannot be compiled, clients train batched: `say` is told why.
     """
     if executor == "loop":
         return partial(OneByOne, workers=threads, executor=looping, kept=kept)
@@ -93,16 +99,19 @@ def make_executing(executor: str, threads: int, say: Say = silently, kept: OnDis
         return lambda source: OneByOne(
             source, workers=threads, executor=Factoring(say=say), lockstep=LOCKSTEP, kept=kept
         )
+    if executor == "batched":
+        return lambda source: Vectorised(source, executor=Fused(threads, say, compiled=False), kept=kept)
     return partial(_fused, threads, say, kept) if executor == "fused" else partial(Vectorised, kept=kept)
 
 
 def _fused(threads: int, say: Say, kept: OnDisk | None, source: TaskSource) -> Vectorised:
+    compiled = True
     try:
         kernel()
     except InputError as reason:
-        say(f"executor fused: {reason}; clients train stacked instead")
-        return Vectorised(source, kept=kept)
-    return Vectorised(source, executor=Fused(threads, say=say), kept=kept)
+        compiled = False
+        say(f"executor fused: {reason}; clients train batched instead")
+    return Vectorised(source, executor=Fused(threads, say, compiled), kept=kept)
 
 
 def cores() -> int:

@@ -43,7 +43,7 @@ FEW = {
     "factored": 8,
 }  # clients that are tried one after another, or in lockstep; those at once are tried all
 SHORT, LONG = 1, 3  # steps of a trial: what a step costs is half of the difference
-COMPILING = 0.02  # seconds of a round from which on it is worth while to compile a kernel for it
+COMPILING = 0.005  # seconds of a round from which on it is worth while to compile a kernel for it
 DEPTH = 4  # how deep into closures an algorithm is described
 
 
@@ -247,7 +247,7 @@ def _few(name: str) -> int:
     return -(-FEW[name] // threads) * threads
 
 
-AT_ONCE = ("stacked", "fused")  # whose clients are computed together
+AT_ONCE = ("stacked", "batched", "fused")  # whose clients are computed together
 
 
 class _Cut(AroundSource):

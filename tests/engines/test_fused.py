@@ -81,14 +81,18 @@ def apart(a: Any, b: Any) -> float:
     return max(float(((x - y) / y.abs().clamp_min(1)).abs().max()) for x, y in pairs)
 
 
+both_ways = pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "batched"])
+
+
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("kind", LOCAL)
 @pytest.mark.parametrize("mu", [0.0, 0.7])
-def test_the_kernel_is_the_reference(net: str, kind: str, mu: float, tolerance: float) -> None:
+@both_ways
+def test_it_is_the_reference(net: str, kind: str, mu: float, compiled: bool, tolerance: float) -> None:
     """Params and losses, on ragged clients: from one start, and from starts of their own with the pull to them."""
     model, task = made(net)
     loss: Objective = supervised(model.predict, cross_entropy)
-    executor = Fused(workers=2)
+    executor = Fused(2, compiled=compiled)
     own = tree.map(lambda p: p + 0.1 * torch.arange(5.0).reshape(5, *[1] * p.ndim).to(p), model.params)
     for params, each in ((model.params, False), (own, True)):
         arguments = (lambda p: near(loss, p, mu) if mu else loss, LOCAL[kind], params, task)
@@ -98,11 +102,12 @@ def test_the_kernel_is_the_reference(net: str, kind: str, mu: float, tolerance: 
     assert not executor.refused
 
 
-def test_it_trains_one_client_alone_too(tolerance: float) -> None:
+@both_ways
+def test_it_trains_one_client_alone_too(compiled: bool, tolerance: float) -> None:
     """Without vmap, as an engine does that runs one after another."""
     model, task = made("one hidden layer")
     local = Local(supervised(model.predict, cross_entropy), sgd(0.1), model.params, tree.index(task, 3), None)
-    found, want = Fused()(local), one_step_at_a_time(local)
+    found, want = Fused(compiled=compiled)(local), one_step_at_a_time(local)
     assert apart((found.params, found.loss), (want.params, want.loss)) <= tolerance
 
 
@@ -157,12 +162,13 @@ def test_a_label_beyond_the_classes_is_refused() -> None:
         cohort(Fused(), lambda p: supervised(model.predict, cross_entropy), sgd(), model.params, task)
 
 
-def test_what_diverges_is_not_hidden() -> None:
+@both_ways
+def test_what_diverges_is_not_hidden(compiled: bool) -> None:
     """NaN and infinity come out as such: through relu, too."""
     model, task = made("one hidden layer")
     task.items.x[0] = torch.nan
     arguments = (lambda p: supervised(model.predict, cross_entropy), sgd(1e30), model.params, task)
-    found, loss = cohort(Fused(), *arguments)
+    found, loss = cohort(Fused(compiled=compiled), *arguments)
     assert found["head.weight"][0].isnan().all()
     assert loss[0].isnan()
     assert not found["head.weight"][4].isfinite().all()
@@ -171,7 +177,15 @@ def test_what_diverges_is_not_hidden() -> None:
 # ---- the compiler --------------------------------------------------------------------------------------------
 
 
-def test_without_a_compiler_clients_train_stacked_and_it_is_said(
+@both_ways
+def test_workers_change_nothing(compiled: bool) -> None:
+    model, task = made("one hidden layer")
+    arguments = (lambda p: supervised(model.predict, cross_entropy), sgd(0.1), model.params, task)
+    alone, together = (cohort(Fused(workers, compiled=compiled), *arguments) for workers in (1, 3))
+    assert apart(alone, together) == 0
+
+
+def test_without_a_compiler_clients_train_batched_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -183,9 +197,10 @@ def test_without_a_compiler_clients_train_stacked_and_it_is_said(
     finally:
         compiling.kernel.cache_clear()
     assert isinstance(engine, Vectorised)
-    assert engine.executor is None
+    assert isinstance(engine.executor, Fused)
+    assert not engine.executor.compiled
     assert said == [
-        "executor fused: there is no C++ compiler (c++, g++, clang++): install one, or set CXX; clients train stacked "
+        "executor fused: there is no C++ compiler (c++, g++, clang++): install one, or set CXX; clients train batched "
         "instead"
     ]
 

@@ -1,4 +1,5 @@
-"""The fused executor: one compiled kernel that keeps a client's weights in the cache for all its steps.
+"""The fused executor: one compiled kernel that keeps a client's weights in the cache for all its steps; and the batched
+one, which does the same without a compiler, in PyTorch's batched products.
 
 For multilayer perceptrons and logistic regression under cross-entropy and SGD (momentum, Nesterov, weight decay,
 FedProx's pull): there a step's arithmetic takes microseconds, and what calls it a hundred times as much. Whatever else
@@ -7,52 +8,40 @@ an algorithm does around `train` stays as it is, in PyTorch.
 Shapes: C clients, K steps, B examples of a batch, F numbers of an example.
 """
 
-import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from seedbed.engines.fused.compiling import kernel
+from seedbed.engines.fused.batched import by_products
+from seedbed.engines.fused.calling import TYPES, by_kernel
 from seedbed.engines.fused.perceptron import Dense, Unlike, perceptron
+from seedbed.engines.fused.plan import Plan
 from seedbed.errors import InputError
 from seedbed.learning.objectives import Near, Supervised, cross_entropy
 from seedbed.learning.training import Local, Objective, Say, Trained, one_step_at_a_time, silently
 from seedbed.tasks.types import Batch
 
-PARTS = 8  # that the clients are dealt out in, to threads: of unequal clients no thread should wait for long
-TYPES = {torch.float32: "train_float32", torch.float64: "train_float64"}
-
-
-class Plan(NamedTuple):
-    """What the kernel is told, beside the numbers."""
-
-    layers: Sequence[Dense]
-    lr: float
-    momentum: float
-    nesterov: bool
-    decay: float
-    pull: float | None  # None: none
-    run: Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]  # map, or the same side by side
-
 
 @dataclass
 class Fused:
-    """Trains by the kernel what it can, and anything else one step at a time.
+    """Trains whole runs of steps at once where it can, and anything else one step at a time.
 
     Args:
         workers: threads, each with clients of its own.
         say: told in a line, once for each reason, what it cannot train.
+        compiled: by the kernel; else in PyTorch's batched products, the executor `batched`.
     Attributes:
-        trained: how many times the kernel was called.
-        refused: why something was not trained by it.
+        trained: how many times it trained clients.
+        refused: why some were not trained by it.
     """
 
     workers: int = 1
     say: Say = silently
+    compiled: bool = True
     trained: int = 0
     refused: set[str] = field(default_factory=set)
     _known: dict[Any, list[Dense] | str] = field(default_factory=dict)
@@ -65,7 +54,8 @@ class Fused:
             plan, tensors = self._planned(local)
         except Unlike as reason:
             if str(reason) not in self.refused:
-                self.say(f"executor fused: {reason}, so that clients train stacked there")
+                name = "fused" if self.compiled else "batched"
+                self.say(f"executor {name}: {reason}, so that clients train stacked there")
             self.refused.add(str(reason))
             return one_step_at_a_time(local)
         self.trained += 1
@@ -95,6 +85,7 @@ class Fused:
             decay=given["weight_decay"],
             pull=mu,
             run=map if self._pool is None else self._pool.map,
+            compiled=self.compiled,
         )
         return plan, [batch.x, batch.y, batch.mask, task.real, *leaves, *pulls]
 
@@ -148,26 +139,10 @@ class _Train(torch.autograd.Function):
     def vmap(info: Any, in_dims: Any, plan: Plan, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         c = info.batch_size
         moved = [x if d is None else x.movedim(d, 0) for x, d in zip(tensors, in_dims[1:], strict=True)]
-        own = [d is not None for d in in_dims[1:]]
-        moved[:4] = [x if o else x.expand(c, *x.shape) for x, o in zip(moved[:4], own[:4], strict=True)]
+        moved[:4] = [x.expand(c, *x.shape) if d is None else x for x, d in zip(moved[:4], in_dims[1:5], strict=True)]
+        own = [True] * 4 + [d is not None for d in in_dims[5:]]
         ends = _trained(plan, moved, own)
         return tuple(ends), (0,) * len(ends)
-
-
-SIZES = ("layers", "clients", "steps", "batch")
-PLACES = ("sizes", "activations", "x", "y", "mask", "real", "starts", "anchors", "own_start", "own_anchor", "ends")
-RATES = ("lr", "momentum", "decay", "pull")
-
-
-class _Job(ctypes.Structure):
-    """`Job` in kernel.cpp, field by field."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in SIZES),
-        *((name, ctypes.c_void_p) for name in (*PLACES, "losses")),
-        *((name, ctypes.c_double) for name in RATES),
-        ("nesterov", ctypes.c_int64),
-    )
 
 
 def _trained(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> list[Tensor]:
@@ -176,58 +151,11 @@ def _trained(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> list
     Args:
         tensors: x [C, K, B, ...], y and mask [C, K, B], real [C, K], then the start and perhaps the anchor of each
             leaf, [C, ...] where the client has its own, else [...].
+        own: which tensors the clients have their own of.
     """
-    x, y, mask, real, *leaves = (t.contiguous() for t in tensors)
-    clients, steps, batch = y.shape
-    start, anchor = leaves[: _count(plan)], leaves[_count(plan) :]
-    _refuse_labels(y, plan.layers[-1].outputs)
-    ends = [x.new_empty(clients, *(p.shape[1:] if o else p.shape)) for p, o in zip(start, own[4:], strict=False)]
-    losses = x.new_empty(clients)
-    owned = own[4 + len(start) :]
-    arrays = [
-        _numbers([plan.layers[0].inputs, *(layer.outputs for layer in plan.layers)]),
-        _numbers([layer.activation for layer in plan.layers]),
-        *(t.data_ptr() for t in (x, y, mask, real)),
-        _places(plan, start),
-        _places(plan, anchor) if plan.pull is not None else None,
-        _numbers(_spread(plan, own[4 : 4 + len(start)])),
-        _numbers(_spread(plan, owned)) if plan.pull is not None else None,
-        _places(plan, ends),
-        losses.data_ptr(),
-    ]
-    said = [ctypes.cast(a, ctypes.c_void_p) if isinstance(a, ctypes.Array) else a for a in arrays]
-    rates = (plan.lr, plan.momentum, plan.decay, plan.pull or 0.0, int(plan.nesterov))
-    job = _Job(len(plan.layers), clients, steps, batch, *said, *rates)
-    train = getattr(kernel(), TYPES[x.dtype])
-    width = max(1, -(-clients // PARTS))
-
-    def part(i: int) -> int:
-        failed: int = train(ctypes.byref(job), ctypes.c_int64(i * width), ctypes.c_int64(min(clients, (i + 1) * width)))
-        return failed
-
-    if any(plan.run(part, range(-(-clients // width)))):
-        raise MemoryError("there is no memory for the fused kernel: use the executor stacked")
-    return [*ends, losses]
-
-
-def _count(plan: Plan) -> int:
-    """How many leaves the model has."""
-    return sum(1 + (layer.bias is not None) for layer in plan.layers)
-
-
-def _spread(plan: Plan, values: Sequence[Any]) -> list[Any]:
-    """Values of leaves as two for each layer, 0 for a bias that it does not have."""
-    left = iter(values)
-    return [value for layer in plan.layers for value in (next(left), next(left) if layer.bias else 0)]
-
-
-def _numbers(values: Sequence[int]) -> Any:
-    return (ctypes.c_int64 * len(values))(*values)
-
-
-def _places(plan: Plan, leaves: Sequence[Tensor]) -> Any:
-    places = _spread(plan, [leaf.data_ptr() for leaf in leaves])
-    return (ctypes.c_void_p * len(places))(*places)
+    tensors = [t.contiguous() for t in tensors]
+    _refuse_labels(tensors[1], plan.layers[-1].outputs)
+    return by_kernel(plan, tensors, own) if plan.compiled else by_products(plan, tensors, own)
 
 
 def _refuse_labels(y: Tensor, classes: int) -> None:

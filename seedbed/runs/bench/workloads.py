@@ -147,7 +147,7 @@ WORKLOADS = {
         classes=10,
         clients=100,
         steps=20,
-        executors=("loop", "stacked", "fused"),
+        executors=("loop", "stacked", "batched", "fused"),
     ),
     "cnn": Workload(
         "LEAF FEMNIST CNN, 6.6 M",

@@ -1,0 +1,24 @@
+"""What training clients of a perceptron takes, beside the numbers."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from seedbed.engines.fused.perceptron import Dense
+
+
+class Plan(NamedTuple):
+    """How clients train."""
+
+    layers: Sequence[Dense]
+    lr: float
+    momentum: float
+    nesterov: bool
+    decay: float
+    pull: float | None  # None: none
+    run: Callable[..., Iterable[Any]]  # map, or the same side by side
+    compiled: bool  # by the kernel, or in PyTorch's batched products
+
+    @property
+    def leaves(self) -> int:
+        """How many parameters the model has: weights and biases."""
+        return sum(1 + (layer.bias is not None) for layer in self.layers)
