@@ -59,9 +59,8 @@ class Gate:
             alike: False: there is no such thing, for clients that send unlike messages (`Algorithm.unlike`).
         """
         refused: dict[ClientId, str] = {}
-        groups = _once(_sound(groups, refused), asked, refused)
-        if alike or schema is not None:
-            groups = _of_schema(groups, schema, refused)
+        sound = _once(_sound(groups, refused), frozenset(asked), refused)
+        groups = _of_schema(sound, schema, refused) if alike or schema is not None else [group for group, _ in sound]
         groups = _left(_without(group, self._reasons(group), refused) for group in groups)
         most = self._most(groups)
         if most < torch.inf:
@@ -109,41 +108,45 @@ def schema_of(group: Group) -> Schema:
     return found
 
 
-def _sound(groups: Sequence[Group], refused: dict[ClientId, str]) -> list[Group]:
-    """The groups that hold stacked messages."""
+def _sound(groups: Sequence[Group], refused: dict[ClientId, str]) -> list[tuple[Group, Schema]]:
+    """The groups that hold stacked messages, and what these look like."""
     found = []
     for group in groups:
         try:
-            schema_of(group)
-            found.append(group)
+            found.append((group, schema_of(group)))
         except ValueError as error:
             refused |= dict.fromkeys(group.clients, str(error))
     return found
 
 
-def _once(groups: Sequence[Group], asked: Collection[ClientId], refused: dict[ClientId, str]) -> list[Group]:
+def _once(
+    groups: Sequence[tuple[Group, Schema]], asked: Collection[ClientId], refused: dict[ClientId, str]
+) -> list[tuple[Group, Schema]]:
     """Without those that nobody asked, and without what a client sent after its first message."""
     seen: set[ClientId] = set()
     found = []
-    for group in groups:
+    for group, schema in groups:
         wrong = []
         for client in group.clients:
             wrong.append("sent twice" if client in seen else "" if client in asked else "not asked")
             seen.add(client)
-        found.append(_without(group, wrong, refused))
-    return _left(found)
+        left = _without(group, wrong, refused)
+        if left.clients:
+            found.append((left, schema))
+    return found
 
 
-def _of_schema(groups: Sequence[Group], wanted: Schema | None, refused: dict[ClientId, str]) -> list[Group]:
+def _of_schema(
+    groups: Sequence[tuple[Group, Schema]], wanted: Schema | None, refused: dict[ClientId, str]
+) -> list[Group]:
     """Without those of another schema than this, or than most have."""
-    found = [schema_of(group) for group in groups]
     if wanted is None:
         votes: Counter[tuple[tuple[str, str], ...]] = Counter()
-        for group, own in zip(groups, found, strict=True):
+        for group, own in groups:
             votes[tuple(own.items())] += len(group.clients)
         wanted = dict(votes.most_common(1)[0][0]) if votes else {}
     good = []
-    for group, own in zip(groups, found, strict=True):
+    for group, own in groups:
         unlike = [name for name in {**wanted, **own} if wanted.get(name) != own.get(name)]
         if unlike:
             refused |= dict.fromkeys(group.clients, f"{unlike[-1]} is not as agreed")

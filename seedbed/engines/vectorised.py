@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from seedbed import tree
+from seedbed.engines.fused import Fused
 from seedbed.engines.one_by_one import one_thread
 from seedbed.engines.owning import Owning
 from seedbed.errors import InputError
@@ -15,6 +16,7 @@ from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.learning.training import Executor, trained_by
 from seedbed.tasks.sampling import TaskSource
+from seedbed.tasks.unread import reading_later
 from seedbed.tree import Tree
 
 EPISODES = 16  # of a client at once, in evaluation
@@ -47,7 +49,8 @@ class Vectorised(Owning):
         kept = {c: self.kept_by(algorithm, c, sent[c]) for c in sent}
         for clients in _chunks(sent, kept, self.source, self.chunk):
             payload, dims = _together([sent[c] for c in clients])
-            tasks = self.tasks(self.source, clients, round, payload)
+            with reading_later(isinstance(self.executor, Fused) and self.executor.compiled):
+                tasks = self.tasks(self.source, clients, round, payload)
             run = vmap(algorithm.client, in_dims=(dims, 0, 0))
             with trained_by(self.executor):
                 messages, after = _explained(run, payload, tree.stack([kept[c] for c in clients]), tasks)

@@ -95,10 +95,13 @@ def gather(
     weights = given * algorithm.discount(stale)
     shares = torch.split(weights, [len(group.clients) for group in groups])
     parts = [(g.clients, g.messages.value, share) for g, share in zip(groups, shares, strict=True)]
+    value = tree.dense(_reduced(algorithm.reduce, parts))
+    info = tree.concatenate([dict(group.messages.info) for group in groups])
     order = sorted(range(len(clients)), key=clients.__getitem__)
-    info = tree.index(tree.concatenate([dict(group.messages.info) for group in groups]), order)
-    value, weights = tree.dense(_reduced(algorithm.reduce, parts)), weights[order]
-    return Replies(value, [clients[i] for i in order], population, stale[order], weights, averaged(info, weights))
+    if order != list(range(len(clients))):
+        clients = [clients[i] for i in order]
+        info, weights, stale = tree.index((info, weights, stale), order)
+    return Replies(value, clients, population, stale, weights, averaged(info, weights))
 
 
 def _gathered_sums(algorithm: Algorithm, groups: Sequence[Group], population: int) -> Replies:

@@ -138,7 +138,7 @@ class _Train(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, plan: Plan, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         c = info.batch_size
-        moved = [x if d is None else x.movedim(d, 0) for x, d in zip(tensors, in_dims[1:], strict=True)]
+        moved = [x.movedim(d, 0) if d else x for x, d in zip(tensors, in_dims[1:], strict=True)]
         moved[:4] = [x.expand(c, *x.shape) if d is None else x for x, d in zip(moved[:4], in_dims[1:5], strict=True)]
         own = [True] * 4 + [d is not None for d in in_dims[5:]]
         ends = _trained(plan, moved, own)

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from seedbed.engines.fused.compiling import kernel
 from seedbed.engines.fused.plan import Plan
+from seedbed.tasks.unread import Unread
 
 PARTS = 8  # that the clients are dealt out in, to threads: of unequal clients no thread should wait for long
 TYPES = {torch.float32: "train_float32", torch.float64: "train_float64"}
 
 SIZES = ("layers", "clients", "steps", "batch")
-PLACES = ("sizes", "activations", "x", "y", "mask", "real", "starts", "anchors", "own_start", "own_anchor", "ends")
+PLACES = (
+    *("sizes", "activations", "x", "rows", "y", "mask", "real"),
+    *("starts", "anchors", "own_start", "own_anchor", "ends", "losses"),
+)
 RATES = ("lr", "momentum", "decay", "pull")
 
 
@@ -26,7 +30,7 @@ class _Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in SIZES),
-        *((name, ctypes.c_void_p) for name in (*PLACES, "losses")),
+        *((name, ctypes.c_void_p) for name in PLACES),
         *((name, ctypes.c_double) for name in RATES),
         ("nesterov", ctypes.c_int64),
     )
@@ -37,13 +41,14 @@ def by_kernel(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> lis
     x, y, mask, real, *leaves = tensors
     clients, steps, batch = y.shape
     start, anchor = leaves[: plan.leaves], leaves[plan.leaves :]
-    ends = [x.new_empty(clients, *(p.shape[1:] if o else p.shape)) for p, o in zip(start, own[4:], strict=False)]
-    losses = x.new_empty(clients)
+    ends = [mask.new_empty(clients, *(p.shape[1:] if o else p.shape)) for p, o in zip(start, own[4:], strict=False)]
+    losses = mask.new_empty(clients)
     owned = own[4 + len(start) :]
     arrays = [
         _numbers([plan.layers[0].inputs, *(layer.outputs for layer in plan.layers)]),
         _numbers([layer.activation for layer in plan.layers]),
-        *(t.data_ptr() for t in (x, y, mask, real)),
+        *((x.table.data_ptr(), x.places.data_ptr()) if isinstance(x, Unread) else (x.data_ptr(), None)),
+        *(t.data_ptr() for t in (y, mask, real)),
         _places(plan, start),
         _places(plan, anchor) if plan.pull is not None else None,
         _numbers(_spread(plan, own[4 : 4 + len(start)])),

@@ -49,7 +49,8 @@ template <typename T> struct Job {
   int64_t layers, clients, steps, batch;
   const int64_t *sizes;        // [L + 1]
   const int64_t *activations;  // [L]  0: none, 1: relu, 2: tanh
-  const T *x;                  // [C][K][B][n_0]
+  const T *x;                  // [C][K][B][n_0], or a table's rows [...][n_0]
+  const int64_t *rows;         // [C][K][B] which of the table's; none: x is no table
   const int64_t *y;            // [C][K][B]
   const T *mask, *real;        // [C][K][B], [C][K]
   const T *const *starts;      // [2 L]  weight [C or 1][n_out][n_in] and bias [C or 1][n_out], or none, of each layer
@@ -191,7 +192,7 @@ template <typename T> class Client {
   const Job<T> &job;
   std::vector<Layer<T>> layers;
   std::vector<T *> h, d;  // what each layer gives [B][wide], and the gradients there
-  T *turned, *whole;      // a layer's weights transposed; all weights
+  T *turned, *whole, *read_in;  // a layer's weights transposed; all weights; a batch of a table's rows
   int64_t numbers = 0;
   T *memory = nullptr;
   bool shared = true;
@@ -211,7 +212,7 @@ template <typename T> class Client {
       shared = shared && !job.own_start[2 * l] && !job.own_start[2 * l + 1];
     }
     const int64_t copies = 2 + (job.momentum != 0) + (job.anchors != nullptr);  // weights, the common start, and these
-    const size_t bytes = (size_t)(copies * numbers + room + most) * sizeof(T);
+    const size_t bytes = (size_t)(copies * numbers + room + most + job.batch * job.sizes[0]) * sizeof(T);
     memory = static_cast<T *>(std::aligned_alloc(LINE, (bytes + LINE - 1) / LINE * LINE));
     if (!memory) return;
     std::memset(memory, 0, bytes);
@@ -231,7 +232,7 @@ template <typename T> class Client {
       h.push_back(next), next += job.batch * a.wide;
       d.push_back(next), next += job.batch * a.wide;
     }
-    turned = next;
+    turned = next, read_in = next + most;
     if (shared) {  // read once, copied for every client
       read(0, job.starts, job.own_start, false);
       std::memcpy(whole + numbers, whole, numbers * sizeof(T));
@@ -253,7 +254,7 @@ template <typename T> class Client {
     for (int64_t k = 0; k < job.steps; k++) {
       const int64_t at = c * job.steps + k;
       if (job.real[at] == 0) continue;
-      loss += step(job.x + at * job.batch * job.sizes[0], job.y + at * job.batch, job.mask + at * job.batch);
+      loss += step(batch(at), job.y + at * job.batch, job.mask + at * job.batch);
       steps++;
     }
     job.losses[c] = steps ? loss / steps : std::numeric_limits<T>::quiet_NaN();  // 0/0, as the reference has it
@@ -261,6 +262,18 @@ template <typename T> class Client {
   }
 
  private:
+  // The inputs of a step [B][n_0]. While they are copied, those of the next step are on their way.
+  const T *batch(int64_t at) {
+    const int64_t n = job.sizes[0], B = job.batch, *row = job.rows + at * B;
+    if (!job.rows) return job.x + at * B * n;
+    const int64_t next = at + 1 < job.clients * job.steps ? B : 0;
+    for (int64_t b = 0; b < B; b++) {
+      for (int64_t i = 0; i < n; i += LINE / sizeof(T)) __builtin_prefetch(job.x + row[next + b] * n + i);
+      std::memcpy(read_in + b * n, job.x + row[b] * n, n * sizeof(T));
+    }
+    return read_in;
+  }
+
   // [n_out][n_in] -> [n_in][wide]
   void read(int64_t c, const T *const *from, const int64_t *own, bool anchors) {
     for (size_t l = 0; l < layers.size(); l++) {
