@@ -249,15 +249,17 @@ def bench(
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Timed rounds of each; medians count.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Over clients; default: one for each core.")] = None,
+    device: Annotated[str, typer.Option(help="Where clients compute, such as cuda.")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="Also write the rows to this file.")] = None,
 ) -> None:
     """How fast clients train on this machine, by each executor, beside a plain PyTorch loop; takes minutes."""
     from seedbed.runs.bench.race import bench as race
-    from seedbed.runs.bench.race import write_json
+    from seedbed.runs.bench.race import gpus, write_json
 
     with Bars() as bars:
-        rows = race(workload or (), repeat=repeat, threads=threads, show=bars)
+        rows = race(workload or (), repeat=repeat, threads=threads, device=device, show=bars)
     console.print(bench_table(rows))
+    console.print(gpus(device), style="dim")
     if json is not None:
         write_json(json, rows)
 

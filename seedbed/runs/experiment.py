@@ -80,7 +80,7 @@ class Learner:
         self._score = objectives.squared_error if regression else objectives.correct
         self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
         self.teacher: Teacher = _no_teacher
-        self.device = _usable(settings.device)
+        self.device = usable(settings.device)
 
     def outputs(self, entry: catalogue.Entry) -> int:
         """How many outputs the model has: a way each in episodes, unless labels are the data's own."""
@@ -268,7 +268,7 @@ class Learner:
         return held
 
 
-def _usable(device: str) -> torch.device:
+def usable(device: str) -> torch.device:
     """The device of this name.
 
     Raises:

@@ -22,7 +22,7 @@ SMALL = replace(
 def test_rows_are_whole_and_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(WORKLOADS, "mlp", SMALL)
     rows = race.bench(["mlp"], repeat=1, threads=1)
-    assert [row.executor for row in rows] == ["plain", "loop", "stacked", "fused", "auto"]
+    assert [row.executor for row in rows] == ["plain", "loop", "stacked", "batched", "fused", "auto"]
     assert rows[0].ratio_to_loop == 1
     assert all(row.steps_per_s > 0 and 0 < row.percent_of_gemm < 100 for row in rows)
     race.write_json(tmp_path / "rows.json", rows)
@@ -42,7 +42,7 @@ def test_the_plain_loop_computes_what_the_algorithm_does(name: str) -> None:
     """Two rounds of each: what is raced against is the same work."""
     workload: Workload = replace(WORKLOADS[name], clients=2, steps=1)
     ours, theirs = (
-        race._rounds(workload, "loop", 1, {}, print),
+        race._rounds(workload, "loop", 1, torch.device("cpu"), {}, print),
         plain(workload),
     )
     next(theirs)
@@ -54,3 +54,17 @@ def test_the_plain_loop_computes_what_the_algorithm_does(name: str) -> None:
 def test_operations_of_a_step_are_counted() -> None:
     """A perceptron 60-64-10 at batch 10: forward, weights' gradients, and the gradient between the layers."""
     assert race.operations(WORKLOADS["mlp"]) == 2 * 10 * (2 * 60 * 64 + 3 * 64 * 10)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_gpu_is_said() -> None:
+    assert race.gpus("cpu") == "of the CPU: there is no GPU here"
+    with pytest.raises(InputError, match="device='cuda' cannot be used here"):
+        race.bench(["mlp"], device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_rows_are_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKLOADS, "mlp", SMALL)
+    rows = race.bench(["mlp"], repeat=1, device="cuda")
+    assert [row.executor for row in rows] == ["plain", "loop", "stacked", "batched", "auto"]

@@ -91,8 +91,9 @@ class Fused:
 
     def _layers(self, loss: Supervised, params: dict[str, Tensor], batch: Batch) -> list[Dense]:
         x, shapes = batch.x, {name: p.shape for name, p in params.items()}
-        if x.dtype not in TYPES or any(t.dtype != x.dtype or t.device.type != "cpu" for t in (x, *params.values())):
-            raise Unlike("it is not in float32 or float64 on the CPU throughout")
+        there = torch.device("cpu") if self.compiled else x.device
+        if x.dtype not in TYPES or any(t.dtype != x.dtype or t.device != there for t in (x, *params.values())):
+            raise Unlike(f"it is not in float32 or float64 on {there} throughout")
         if batch.y.ndim != 2 or batch.y.dtype != torch.int64:
             raise Unlike("its targets are no class numbers")
         key = (loss.predict, tuple(shapes.items()), x.shape[2:], x.dtype)

@@ -55,7 +55,7 @@ def by_products(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> l
         for leaves, owned in ((tensors[4 : 4 + count], own[4 : 4 + count]), (tensors[4 + count :], own[4 + count :]))
     )
     ends, losses = [leaf.clone(memory_format=torch.contiguous_format) for leaf in start], tensors[0].new_empty(clients)
-    width = -(-clients // PARTS)
+    width = -(-clients // (PARTS if losses.device.type == "cpu" else 1))
 
     def part(first: int) -> None:
         mine = slice(first, first + width)
@@ -88,12 +88,12 @@ def _train(plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, mask: Tens
     x = x.flatten(3)
     share = mask / mask.sum(2, keepdim=True).clamp_min(1)
     losses = x.new_zeros(len(y))
-    for k in range(y.shape[1]):
-        active = real[:, k] != 0
-        if bool(active.all()):
+    active = real.cpu() != 0  # looked at once, so that a GPU is not waited for in every step
+    for k, (every, some_are) in enumerate(zip(active.all(0).tolist(), active.any(0).tolist(), strict=True)):
+        if every:
             losses += _step(plan, layers, x[:, k], y[:, k], share[:, k])
-        elif bool(active.any()):
-            who = active.nonzero()[:, 0]
+        elif some_are:
+            who = active[:, k].nonzero()[:, 0].to(x.device)
             some = [layer.of(who) for layer in layers]
             losses[who] += _step(plan, some, x[who, k], y[who, k], share[who, k])
             for layer, part in zip(layers, some, strict=True):

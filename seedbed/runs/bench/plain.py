@@ -11,24 +11,26 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from seedbed import tree
 from seedbed.runs.bench.workloads import INNER_LR, LR, Workload
+from seedbed.tasks.sampling import Sampled
 from seedbed.tasks.types import Task
 
 Params = dict[str, Tensor]
 
 
-def plain(workload: Workload) -> Iterator[tuple[Params, Task]]:
+def plain(workload: Workload, device: torch.device | str = "cpu") -> Iterator[tuple[Params, Task]]:
     """The shared parameters after every round, and the tasks of the next; the first is before any."""
-    module, source = workload.model().module, workload.source()
+    module, source = workload.model().module.to(device), workload.source()
     return (_maml if workload.meta else _fedavg)(module, source)
 
 
-def _fedavg(module: nn.Module, source: object) -> Iterator[tuple[Params, Task]]:
+def _fedavg(module: nn.Module, source: Sampled) -> Iterator[tuple[Params, Task]]:
     worker = copy.deepcopy(module)
     own = dict(worker.named_parameters())
     shared, number = {n: p.detach().clone() for n, p in own.items()}, 0
     while True:
-        tasks = source.tasks(source.clients, number)  # type: ignore[attr-defined]
+        tasks = tree.beside(source.tasks(source.clients, number), shared)
         yield shared, tasks
         total = {n: torch.zeros_like(p) for n, p in shared.items()}
         for xs, ys in zip(tasks.items.x, tasks.items.y, strict=True):
@@ -44,12 +46,12 @@ def _fedavg(module: nn.Module, source: object) -> Iterator[tuple[Params, Task]]:
         number += 1
 
 
-def _maml(module: nn.Module, source: object) -> Iterator[tuple[Params, Task]]:
+def _maml(module: nn.Module, source: Sampled) -> Iterator[tuple[Params, Task]]:
     """One inner step, differentiated through; an outer step of SGD on the mean over all episodes."""
     worker = copy.deepcopy(module)
     shared, number = {n: p.detach().clone().requires_grad_() for n, p in worker.named_parameters()}, 0
     while True:
-        tasks = source.tasks(source.clients, number)  # type: ignore[attr-defined]
+        tasks = tree.beside(source.tasks(source.clients, number), shared)
         yield {n: p.detach() for n, p in shared.items()}, tasks
         support, query = tasks.items
         total = {n: torch.zeros_like(p) for n, p in shared.items()}

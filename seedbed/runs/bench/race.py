@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -20,6 +21,7 @@ from seedbed.errors import InputError, nearest
 from seedbed.rounds import synchronous
 from seedbed.runs.bench.plain import Params, plain
 from seedbed.runs.bench.workloads import INNER_LR, WORKLOADS, Workload
+from seedbed.runs.experiment import usable
 from seedbed.runs.pipeline import Show
 from seedbed.stored import write_atomically
 
@@ -50,23 +52,38 @@ class Row:
 
 
 def bench(
-    names: Sequence[str] = (), *, repeat: int = 5, threads: int | None = None, show: Show | None = None
+    names: Sequence[str] = (),
+    *,
+    repeat: int = 5,
+    threads: int | None = None,
+    device: str = "cpu",
+    show: Show | None = None,
 ) -> list[Row]:
     """Time the workloads of these names, all by default.
 
     Args:
         repeat: timed rounds of each contestant, after one that warms up; medians count.
         threads: over clients; None: one for each core. The plain loop has one.
+        device: where clients compute.
     """
-    show, threads = show or Show(), threads or cores()
+    show, threads, there = show or Show(), threads or cores(), usable(device)
     for name in names:
         if name not in WORKLOADS:
             raise InputError(f"unknown workload {name!r}: {nearest(name, WORKLOADS)}")
     rows = []
     for name in names or WORKLOADS:
         tick = show.stage(name, repeat + 1)
-        rows += raced(name, WORKLOADS[name], repeat, threads, tick, show.note)
+        rows += raced(name, WORKLOADS[name], repeat, threads, there, tick, show.note)
     return rows
+
+
+def gpus(device: str) -> str:
+    """Where the rows are from, and whether there is a GPU to compare."""
+    if not torch.cuda.is_available():
+        return "of the CPU: there is no GPU here"
+    if device == "cpu":
+        return "of the CPU: --device cuda for the GPU's"
+    return f"of {torch.cuda.get_device_name(device)}"
 
 
 def write_json(path: Path, rows: Sequence[Row]) -> None:
@@ -79,26 +96,29 @@ def raced(
     workload: Workload,
     repeat: int,
     threads: int,
+    device: torch.device,
     tick: Callable[[str], None],
     say: Callable[[str], None],
 ) -> list[Row]:
-    rivals: dict[str, Iterator[Params]] = {PLAIN: _plain_rounds(workload)}
+    rivals: dict[str, Iterator[Params]] = {PLAIN: _plain_rounds(workload, device)}
     chosen: dict[str, str] = {}
     for executor in (*workload.executors, AUTO):
-        rivals[executor] = _rounds(workload, executor, threads, chosen, say)
+        if device.type == "cpu" or executor != "fused":  # whose kernel is for processors
+            rivals[executor] = _rounds(workload, executor, threads, device, chosen, say)
     seconds: dict[str, list[float]] = {rival: [] for rival in rivals}
     memory: dict[str, list[float]] = {rival: [] for rival in rivals}
     limits = []
     for number in range(repeat + 1):
         for rival, rounds in rivals.items():
-            before = _settled_memory()
-            spent = _timed(rounds)
+            before = _settled_memory(device)
+            spent = _timed(rounds, device)
             if number:
                 seconds[rival].append(spent)
-                memory[rival] += [] if before is None else [_peak_memory() - before]
-        limits.append(_gemm())
+                memory[rival] += [] if before is None else [_peak_memory(device) - before]
+        limits.append(_gemm(device))
         tick(f"{_steps(workload) / min(min(s, default=1) for s in seconds.values()):.0f} steps/s" if number else "")
-    limit, numbers = threads * statistics.median(limits), operations(workload)
+    limit, numbers = statistics.median(limits), operations(workload)
+    limit *= threads if device.type == "cpu" else 1
     rates = {rival: _steps(workload) / statistics.median(spent) for rival, spent in seconds.items()}
     return [
         Row(
@@ -133,15 +153,20 @@ def operations(workload: Workload) -> float:
     return float(counter.get_total_flops())
 
 
-def _plain_rounds(workload: Workload) -> Iterator[Params]:
-    for params, _ in plain(workload):
+def _plain_rounds(workload: Workload, device: torch.device) -> Iterator[Params]:
+    for params, _ in plain(workload, device):
         yield params
 
 
 def _rounds(
-    workload: Workload, executor: str, threads: int, chosen: dict[str, str], say: Callable[[str], None]
+    workload: Workload,
+    executor: str,
+    threads: int,
+    device: torch.device,
+    chosen: dict[str, str],
+    say: Callable[[str], None],
 ) -> Iterator[Params]:
-    model, source = workload.model(), workload.source()
+    model, source = workload.model().to(device), workload.source()
     said: list[str] = []
     plans = Plans(say=said.append if executor == AUTO else say)
     engine = make("auto", source, model.module, workers=threads, executor=executor, plans=plans)
@@ -151,34 +176,35 @@ def _rounds(
         yield round.state.params
 
 
-def _timed(rounds: Iterator[Params]) -> float:
+def _timed(rounds: Iterator[Any], device: torch.device) -> float:
     with one_thread():
         began = time.perf_counter()
         next(rounds)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return time.perf_counter() - began
 
 
-def _gemm() -> float:
-    """Operations a second of one core in a large product."""
-    a, b = torch.randn(GEMM, GEMM), torch.randn(GEMM, GEMM)
-    best = []
-    with one_thread():
-        for _ in range(5):
-            began = time.perf_counter()
-            torch.mm(a, b)
-            best.append(time.perf_counter() - began)
-    return 2 * GEMM**3 / min(best)
+def _gemm(device: torch.device) -> float:
+    """Operations a second of one core, or of a whole GPU, in a large product."""
+    size = GEMM if device.type == "cpu" else 8 * GEMM
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    products = (torch.mm(a, b) for _ in range(5))
+    return 2.0 * size**3 / min(_timed(products, device) for _ in range(5))
 
 
 def _steps(workload: Workload) -> int:
     return workload.clients * workload.steps
 
 
-# ---- memory, where the system tells (Linux) -----------------------------------------------------------------------
+# ---- memory, where the system tells (Linux, CUDA) -----------------------------------------------------------------
 
 
-def _settled_memory() -> float | None:
+def _settled_memory(device: torch.device) -> float | None:
     """MB in use, after what is free is given back and the peak is set to it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
@@ -186,7 +212,9 @@ def _settled_memory() -> float | None:
     return None
 
 
-def _peak_memory() -> float:
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     return _megabytes("VmHWM")
 
 
