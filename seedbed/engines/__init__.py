@@ -81,7 +81,7 @@ def _own(
     if executor != "auto":
         return make_executing(executor, threads, plans.say, kept)(source)
     usual = choose(module) if name == "auto" else name
-    judge = next(e for e in EXECUTORS if EXECUTORS[e] == usual)
+    judge = plain_executor(usual)
     if ranks.launched() or kept is not None or any(p.device.type != "cpu" for p in module.parameters()):
         return make_executing(judge, threads, kept=kept)(source)
     tried = [e for e, engine in EXECUTORS.items() if engine == usual or (name == "auto" and engine == "one_by_one")]
@@ -119,6 +119,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def plain_executor(engine: str) -> str:
+    """The executor of an engine that can train anything."""
+    return next(executor for executor, its in EXECUTORS.items() if its == engine)
+
+
 def choose(module: nn.Module) -> str:
     """Clients stacked for dense models, where dispatch is what costs; one by one for convolutional and recurrent ones.
 
@@ -142,4 +147,5 @@ __all__ = [
     "make",
     "make_executing",
     "one_thread",
+    "plain_executor",
 ]

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.models.normalisation import STATISTICS, BatchNorm
+from seedbed.models.precision import Precision, products
 
 Params = dict[str, Tensor]
 Made = TypeVar("Made")
@@ -33,6 +34,7 @@ class Model:
     Args:
         module: any nn.Module that is a function of its parameters: it is copied, never changed.
         head: the name of the last linear layer; None: the last nn.Linear (or none, if there is no linear layer).
+        precision: of its products; what it gives is in the default precision all the same.
     Raises:
         InputError: the module keeps running statistics or draws random numbers, so it is no function of its
             parameters; or the head is not a linear layer of it.
@@ -44,8 +46,9 @@ class Model:
     torch.Size([5, 3])
     """
 
-    def __init__(self, module: nn.Module, *, head: str | None = None):
+    def __init__(self, module: nn.Module, *, head: str | None = None, precision: Precision = "float32"):
         _refuse_impure(module)
+        self.precision = precision
         self.module = copy.deepcopy(module)
         self.params: Params = {n: p.detach().clone() for n, p in module.named_parameters()}
         self.head = _last_linear(module) if head is None else head
@@ -63,9 +66,9 @@ class Model:
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """The module's output, [B, ...]. Parameters that it does not have are ignored; a head may have any number
         of classes; a missing head is zero, so that a body alone predicts nothing in particular."""
-        with self._holding(params) as skeleton:
+        with self._holding(params) as skeleton, products(self.precision, x):
             output: Tensor = skeleton(x)
-        return output
+        return output if self.precision != "bf16" else output.to(torch.get_default_dtype())
 
     def measure(self, params: Params, x: Tensor, mask: Tensor) -> Params:
         """The params with the statistics of a batch in its `BatchNorm` layers, each measured under those before it.
@@ -81,7 +84,8 @@ class Model:
         for layer in layers.values():
             layer.mask = mask
         try:
-            functional_call(skeleton, self._whole(params), (x,))
+            with products(self.precision, x):
+                functional_call(skeleton, self._whole(params), (x,))
             found = {f"{name}.{s}": layer.measured[s] for name, layer in layers.items() for s in STATISTICS}
         finally:
             for layer in layers.values():
@@ -98,18 +102,22 @@ class Model:
         """What the layer of this name is given, [B, ...]; parameters of it and of later ones change nothing."""
         before = {n: params[n] for n in self.params if not n.startswith(f"{layer}.")}
         try:
-            functional_call(self._skeleton(layer), before, (x,))
+            with products(self.precision, x):
+                functional_call(self._skeleton(layer), before, (x,))
         except _Reached as reached:
-            return reached.given
+            given = reached.given
+            return given if self.precision != "bf16" else given.to(torch.get_default_dtype())
         raise InputError(f"layer {layer!r} is not used when the model predicts: leave it out")
 
     def each(self, make: Callable[["Model"], Made]) -> Made:
         """make(model): what `Several` does for every model of it."""
         return make(self)
 
-    def to(self, device: torch.device | str) -> "Model":
-        """The same on another device."""
-        return Model(copy.deepcopy(self.module).to(device), head=self.head or None)
+    def to(self, device: torch.device | str, *, precision: Precision | None = None) -> "Model":
+        """The same on another device, and perhaps with products in another precision."""
+        return Model(
+            copy.deepcopy(self.module).to(device), head=self.head or None, precision=precision or self.precision
+        )
 
     def is_head(self, name: str) -> bool:
         """Whether a parameter of this name belongs to the head."""

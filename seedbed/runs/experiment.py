@@ -26,6 +26,7 @@ from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import Adapt, Metric, supervised
 from seedbed.models import Model, Several
 from seedbed.models.layers import layers_of
+from seedbed.models.precision import settle
 from seedbed.models.split import Halves, Split
 from seedbed.runs import hostile
 from seedbed.runs.build import build
@@ -81,6 +82,7 @@ class Learner:
         self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
         self.teacher: Teacher = _no_teacher
         self.device = usable(settings.device)
+        settle(settings.precision, self.device)
 
     def outputs(self, entry: catalogue.Entry) -> int:
         """How many outputs the model has: a way each in episodes, unless labels are the data's own."""
@@ -98,11 +100,11 @@ class Learner:
         with draws.initialising(self.settings.seed):
             if not entry.takes("assign"):
                 asked = asked if entry.normalises else asked.model_copy(update={"norm": "group"})
-                return built(asked, self.shape.inputs, outputs, split=entry.takes("tail")).to(self.device)
+                return self._built(asked, outputs, split=entry.takes("tail"))
             words = asked.several or SEVERAL[models.is_image(self.shape.inputs)]
             if len(set(words)) < len(words):
                 raise InputError(f"model.several={list(words)} names an architecture twice: each must be another")
-            made = {word: built(asked.like(word), self.shape.inputs, outputs).to(self.device) for word in words}
+            made = {word: self._built(asked.like(word), outputs) for word in words}
             return Several(made)
 
     def teacher_model(self, entry: catalogue.Entry) -> Model:
@@ -111,7 +113,11 @@ class Learner:
         wide = {"hidden": tuple(4 * h for h in asked.hidden), "channels": 4 * asked.channels}
         asked = asked.like(asked.teacher) if asked.teacher else asked.model_copy(update=wide)
         with draws.initialising(self.settings.seed):
-            return built(asked, self.shape.inputs, self.outputs(entry)).to(self.device)
+            return self._built(asked, self.outputs(entry))
+
+    def _built(self, asked: ModelSettings, outputs: int, *, split: bool = False) -> Model:
+        made = built(asked, self.shape.inputs, outputs, split=split)
+        return made.to(self.device, precision=self.settings.precision)
 
     def initial_teacher(self, entry: catalogue.Entry) -> Teacher:
         """A teacher that knows nothing."""
@@ -566,11 +572,21 @@ class Experiment:
             source,
             model.module,
             workers=asked.workers,
-            executor=asked.executor,
+            executor=self._executor(model),
             plans=self.plans,
             each=looks_at_each(asked),
             kept=kept,
         )
+
+    def _executor(self, model: AnyModel) -> str:
+        """The one asked for; in a lower precision, which only some have, nothing is measured."""
+        asked = self.settings
+        if asked.precision != "bf16":
+            return asked.executor
+        if asked.executor == "factored":
+            raise InputError("executor='factored' multiplies in float32: leave it or precision='bf16' out")
+        usual = engines.choose(model.module) if asked.engine == "auto" else asked.engine
+        return engines.plain_executor(usual) if asked.executor == "auto" else asked.executor
 
     @cached_property
     def budget(self) -> int:

@@ -23,6 +23,7 @@ from seedbed.runs.build import setting
 from seedbed.runs.directory import RunDirectory
 from seedbed.runs.experiment import AnyModel, Experiment
 from seedbed.runs.protection import Protection
+from seedbed.runs.rounding import rounding
 from seedbed.runs.scheduling import replies, schedule_for
 from seedbed.runs.settings import ScheduleSettings
 from seedbed.runs.training import train_stage, unguarded
@@ -121,6 +122,8 @@ class Pipeline:
 
     def execute(self) -> dict[str, Any]:
         """Run whatever is not done yet; returns the result that is also written."""
+        if self.settings.precision != "float32":
+            self.show.note(rounding(self.experiment))
         main = self.train(self.settings.algorithm, self.settings.options, self._plan)
         model = to_bytes({"params": main.state.params})
         self.run.write("model.safetensors", model)

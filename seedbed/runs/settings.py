@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from seedbed.errors import InputError, nearest
+from seedbed.models.precision import Precision
 from seedbed.rounds.gossip import Order
 from seedbed.rounds.mixing import Topology
 
@@ -310,6 +311,11 @@ class Settings(Section):
     )
     device: str = Field(
         default="cpu", description="where clients compute: cpu, cuda, cuda:1, mps; the data stay in the main memory"
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="of products in models: float32 | tf32 (NVIDIA GPUs) | bf16; weights and sums stay in float32, and "
+        "what it costs in exactness is said first",
     )
     workers: int | None = Field(default=None, ge=1, description="threads over clients; none: one for each core")
     kept: Literal["memory", "disk"] = Field(

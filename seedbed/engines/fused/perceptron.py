@@ -79,10 +79,12 @@ class _Watching(TorchFunctionMode):
             return found
         if not args or args[0] is not self.now:
             raise Unlike(f"it computes {_named(func)} beside its layers")
-        if func is F.linear:
+        if func is F.linear and found.dtype == self.now.dtype:
             self._layer(*args, **(kwargs or {}))
         elif func in ACTIVATIONS and self.layers and self.layers[-1].activation == NONE:
             self.layers[-1] = self.layers[-1]._replace(activation=ACTIVATIONS[func])
+        elif found.dtype != self.now.dtype:
+            raise Unlike("it computes in another precision")
         elif not (func in FLATTENING and found.shape == self.now.flatten(1).shape):
             raise Unlike(f"it computes {_named(func)}")
         self.now = found
