@@ -82,7 +82,7 @@ def test_only_downloading_uses_the_network() -> None:
     peers' ports."""
     network = {"urllib.request", "requests", "http.client", "http.server", "socket", "zmq"}
     users = {str(p.relative_to(PACKAGE)) for p in FILES if imports_of(p) & network}
-    inside = {"federation/local.py", "flower/doorway.py", "flower/executor.py"}
+    inside = {"engines/crew.py", "federation/local.py", "flower/doorway.py", "flower/executor.py"}
     outside = {"flower/serving.py", "flower/joining.py", "peers/network.py"}
     assert users <= {"tasks/readers/download.py", "runs/prometheus.py"} | outside | inside
     assert not [name for name in inside if "AF_INET" in (PACKAGE / name).read_text()]

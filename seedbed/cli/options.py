@@ -27,6 +27,12 @@ Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised
 Executor = Annotated[
     str | None, typer.Option(help="How clients train: auto (measured), loop, stacked, factored or fused.")
 ]
+Processes = Annotated[
+    bool | None,
+    typer.Option(
+        "--processes/--threads", help="What works on clients side by side; default: threads, or what is measured."
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which executor is chosen, and why.")]
 Reduce = Annotated[
     str | None,

@@ -6,6 +6,7 @@ from functools import partial
 from torch import nn
 
 from seedbed.engines import ranks
+from seedbed.engines.crew import refusal
 from seedbed.engines.distributed import Distributed
 from seedbed.engines.factoring import Factoring
 from seedbed.engines.fused import Fused
@@ -13,7 +14,8 @@ from seedbed.engines.fused.compiling import kernel
 from seedbed.engines.kept import OnDisk
 from seedbed.engines.looping import looping
 from seedbed.engines.one_by_one import OneByOne, one_thread
-from seedbed.engines.planning import Make, Planned, Plans
+from seedbed.engines.planning import IN_PROCESSES, Make, Planned, Plans
+from seedbed.engines.processes import Processes
 from seedbed.engines.vectorised import Vectorised
 from seedbed.errors import InputError, nearest
 from seedbed.federated import Engine
@@ -22,6 +24,7 @@ from seedbed.tasks.sampling import TaskSource
 
 ENGINES = ("auto", "one_by_one", "vectorised")
 LOCKSTEP = 16  # clients that share products with large factored matrices
+PIECE = 5  # of them in a worker process: a piece of work, however many processes there are
 EXECUTORS = {
     "loop": "one_by_one",
     "stacked": "vectorised",
@@ -29,6 +32,7 @@ EXECUTORS = {
     "batched": "vectorised",
     "fused": "vectorised",
 }
+ALONE = tuple(name for name, engine in EXECUTORS.items() if engine == "one_by_one")  # whose workers may be processes
 
 
 def make(
@@ -38,6 +42,7 @@ def make(
     *,
     workers: int | None = None,
     executor: str = "auto",
+    processes: bool | None = None,
     plans: Plans = Plans(),
     each: bool = False,
     kept: OnDisk | None = None,
@@ -49,13 +54,17 @@ def make(
         name: one of ENGINES.
         module: what clients train, for `auto`: what is slow for its kind is not tried; off the CPU, over ranks (which
             must choose alike) and with `kept` nothing is.
-        workers: threads; None: one for each core, the ranks of a machine having equal parts of it.
+        workers: threads or processes; None: one for each core, the ranks of a machine having equal parts of it.
         executor: auto, or one of EXECUTORS.
+        processes: workers are processes (True) or threads (False); None: threads, or for `auto` what is fastest.
         plans: where what is measured is kept, and who is told of it.
         each: see `Distributed`.
         kept: where to put what clients keep; None: in memory.
+    Raises:
+        InputError: there is no such engine or executor, they do not go together, or there are no worker processes for
+            them or here.
     """
-    mine = _own(name, source, module, workers, executor, plans, kept)
+    mine = _own(name, source, module, workers, executor, processes, plans, kept)
     return Distributed(mine, source, each=each) if ranks.launched() else mine
 
 
@@ -65,6 +74,7 @@ def _own(
     module: nn.Module,
     workers: int | None,
     executor: str,
+    processes: bool | None,
     plans: Plans,
     kept: OnDisk | None,
 ) -> Engine:
@@ -77,31 +87,67 @@ def _own(
         raise InputError(
             f"the executor {executor} is one of the engine {EXECUTORS[executor]}, not of {name}: leave one of them out"
         )
+    if processes:
+        _refuse_processes(name, executor)
     threads = workers or max(1, cores() // ranks.beside())
     if executor != "auto":
-        return make_executing(executor, threads, plans.say, kept)(source)
-    usual = choose(module) if name == "auto" else name
+        return make_executing(executor, threads, plans.say, kept, processes=bool(processes))(source)
+    usual = "one_by_one" if processes else choose(module) if name == "auto" else name
     judge = plain_executor(usual)
     if ranks.launched() or kept is not None or any(p.device.type != "cpu" for p in module.parameters()):
-        return make_executing(judge, threads, kept=kept)(source)
+        return make_executing(judge, threads, plans.say, kept, processes=bool(processes))(source)
     tried = [e for e, engine in EXECUTORS.items() if engine == usual or (name == "auto" and engine == "one_by_one")]
-    return Planned(source, {e: make_executing(e, threads, silently) for e in tried}, judge=judge, plans=plans)
+    makes = {} if processes else {e: make_executing(e, threads) for e in tried}
+    if processes or (processes is None and threads > 1 and refusal() is None):
+        makes |= {e + IN_PROCESSES: make_executing(e, threads, processes=True) for e in tried if e in ALONE}
+    judge += IN_PROCESSES * bool(processes)
+    return Planned(source, makes, judge=judge, plans=plans, workers=threads)
 
 
-def make_executing(executor: str, threads: int, say: Say = silently, kept: OnDisk | None = None) -> Make:
+def _refuse_processes(name: str, executor: str) -> None:
+    if name == "vectorised" or executor not in ("auto", *ALONE):
+        what = f"executor {executor}" if executor != "auto" else f"engine {name}"
+        raise InputError(
+            f"the {what} computes many clients at once, in one process: leave processes=true out, or use an executor "
+            f"that has worker processes ({', '.join(ALONE)})"
+        )
+    reason = refusal()
+    if reason is not None:
+        raise InputError(reason)
+
+
+def make_executing(
+    executor: str, threads: int, say: Say = silently, kept: OnDisk | None = None, *, processes: bool = False
+) -> Make:
     """An engine whose clients train by this executor, for any source.
 
     Where the fused kernel cannot be compiled, clients train batched: `say` is told why.
+
+    Args:
+        processes: with worker processes instead of threads, for those of ALONE.
     """
-    if executor == "loop":
-        return partial(OneByOne, workers=threads, executor=looping, kept=kept)
-    if executor == "factored":
-        return lambda source: OneByOne(
-            source, workers=threads, executor=Factoring(say=say), lockstep=LOCKSTEP, kept=kept
-        )
     if executor == "batched":
         return lambda source: Vectorised(source, executor=Fused(threads, say, compiled=False), kept=kept)
-    return partial(_fused, threads, say, kept) if executor == "fused" else partial(Vectorised, kept=kept)
+    if executor not in ALONE:
+        return partial(_fused, threads, say, kept) if executor == "fused" else partial(Vectorised, kept=kept)
+
+    def make(source: TaskSource) -> OneByOne | Processes:
+        heard: list[str] = []
+        tell = heard.append if processes else say
+        engine = (
+            OneByOne(source, workers=threads, executor=looping, kept=kept)
+            if executor == "loop"
+            else OneByOne(
+                source,
+                workers=threads,
+                executor=Factoring(say=tell),
+                lockstep=PIECE if processes else LOCKSTEP,
+                kept=kept,
+            )
+        )
+        return Processes(engine, heard=heard, say=say) if processes else engine
+
+    return make
 
 
 def _fused(threads: int, say: Say, kept: OnDisk | None, source: TaskSource) -> Vectorised:
@@ -141,6 +187,7 @@ __all__ = [
     "OneByOne",
     "Planned",
     "Plans",
+    "Processes",
     "Vectorised",
     "choose",
     "cores",

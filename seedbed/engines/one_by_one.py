@@ -47,7 +47,7 @@ class OneByOne(Owning):
         kept: MutableMapping[ClientId, Tree] | None = None,
     ):
         super().__init__(source, kept=kept)
-        self._workers, self._lockstep = workers, lockstep
+        self.workers, self.lockstep = workers, lockstep
         self.executor = executor
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
@@ -60,7 +60,7 @@ class OneByOne(Owning):
                 message, kept = algorithm.client(sent[client], kept, task)
             return client, Group([client], tree.alone(message)), kept
 
-        for client, group, kept in self._side_by_side(run, sent) if self._lockstep == 1 else self._met(run, sent):
+        for client, group, kept in self._side_by_side(run, sent) if self.lockstep == 1 else self._met(run, sent):
             self.keep(client, kept)
             yield group
 
@@ -82,7 +82,7 @@ class OneByOne(Owning):
 
     def _met(self, run: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
         with one_thread():
-            yield from in_lockstep(run, list(items), self._lockstep, self._workers)
+            yield from in_lockstep(run, list(items), self.lockstep, self.workers)
 
     def _side_by_side(self, run: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
         """map, in order, over the workers; each computes with one core, as many are at work.

@@ -24,6 +24,7 @@ from seedbed.engines.factoring import Factoring, rows_of, worth
 from seedbed.engines.fused import Fused
 from seedbed.engines.fused.compiling import built, cache, kernel, processor
 from seedbed.engines.one_by_one import OneByOne
+from seedbed.engines.processes import Processes
 from seedbed.engines.vectorised import Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
@@ -35,7 +36,7 @@ from seedbed.tasks.sampling import AroundSource, TaskSource
 from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
-Owner = OneByOne | Vectorised
+Owner = OneByOne | Vectorised | Processes
 Make = Callable[[TaskSource], Owner]
 
 FEW = {
@@ -44,6 +45,8 @@ FEW = {
 }  # clients that are tried one after another, or in lockstep; those at once are tried all
 SHORT, LONG = 1, 3  # steps of a trial: what a step costs is half of the difference
 COMPILING = 0.005  # seconds of a round from which on it is worth while to compile a kernel for it
+IN_PROCESSES = " in processes"  # after the name of an executor: its workers are processes, not threads
+HANDING = 0.05  # seconds of a round from which on it is worth while to hand its work to processes
 DEPTH = 4  # how deep into closures an algorithm is described
 
 
@@ -124,10 +127,11 @@ class Planned:
         makes: the engines by the name of their executor, made for a source; the first is the one to fall back on.
         judge: the name of the one that evaluates.
         plans: where choices are kept.
+        workers: how many the engines have.
     """
 
-    def __init__(self, source: TaskSource, makes: Mapping[str, Make], *, judge: str, plans: Plans):
-        self.source, self._makes, self._judge, self._plans = source, makes, judge, plans
+    def __init__(self, source: TaskSource, makes: Mapping[str, Make], *, judge: str, plans: Plans, workers: int = 1):
+        self.source, self._makes, self._judge, self._plans, self._workers = source, makes, judge, plans, workers
         self._engine, self._name = makes[judge](source), judge
         self._for: Algorithm | None = None
 
@@ -140,10 +144,17 @@ class Planned:
         """The one that was used last."""
         return self._name
 
+    @property
+    def peak(self) -> float:
+        """MB that its worker processes take at most beyond what they share; 0: it has none."""
+        return self._engine.peak if isinstance(self._engine, Processes) else 0.0
+
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         if sent and algorithm is not self._for:
             self._use(self._chosen(algorithm, sent, round).executor)
             self._for = algorithm
+            if isinstance(self._engine, Processes):
+                self._engine.say = self._plans.say
         yield from self._engine.ask(algorithm, sent, round)
 
     def evaluate(
@@ -179,45 +190,71 @@ class Planned:
     def _what(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree]) -> str:
         """What is computed, in words that are the same in every process."""
         model = [(name, str(leaf.dtype), tuple(leaf.shape)) for name, leaf in tree.named_leaves(_any(sent)).items()]
-        machine = (processor(), torch.__version__, os.cpu_count())
+        machine = (processor(), torch.__version__, os.cpu_count(), self._workers)
         return repr((described(algorithm.client), model, sorted(self._makes), machine))
 
     def _measured(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Choice:
         began = time.perf_counter()
         found: dict[str, Tried] = {}
         for name in self._makes:
-            quickest = min((tried.seconds for tried in found.values()), default=math.inf)
-            if name == "fused" and quickest < COMPILING and not built().exists():
-                found[name] = Tried(math.inf, "a round is too short to compile for")
-            else:
-                found[name] = self._tried(name, algorithm, sent, round)
+            reason = self._hopeless(name, found)
+            found[name] = Tried(math.inf, reason) if reason else self._tried(name, algorithm, sent, round)
         best = min(found, key=lambda name: found[name].seconds)
         words = [f"{name} {_said(tried)}" for name, tried in sorted(found.items(), key=lambda pair: pair[1].seconds)]
         spent = time.perf_counter() - began
         return Choice(best, f"a round of {len(sent)} clients takes {'; '.join(words)}; tried in {spent:.1f} s")
 
+    def _hopeless(self, name: str, found: Mapping[str, Tried]) -> str:
+        """Why it need not be tried, as others have shown; empty: it must be."""
+        quickest = min((tried.seconds for tried in found.values()), default=math.inf)
+        if name == "fused" and quickest < COMPILING and not built().exists():
+            return "a round is too short to compile for"
+        threads = found.get(name.removesuffix(IN_PROCESSES))
+        if threads is None:
+            return ""
+        if threads.refused:
+            return threads.refused
+        if quickest < HANDING:
+            return "a round is too short to be handed to processes"
+        far = threads.seconds / self._workers > quickest  # as if threads gave nothing at all, and processes everything
+        return "as in threads, it is too slow" if far else ""
+
     def _tried(self, name: str, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Tried:
         """Predict a round's seconds from trials of few steps; nothing that clients keep is changed."""
         at_once = name in AT_ONCE
         some = sorted(sent, key=lambda c: (self.source.size(c), c))
-        some = some if at_once else some[len(some) // 2 :][: _few(name)]
+        some = some if at_once else some[len(some) // 2 :][: self._few(name)]
         whole = self.source.tasks([some[-1]], round)
-        steps, seconds = len(whole.real[0]), dict[int, float]()
+        steps, seconds, engines = len(whole.real[0]), dict[int, float](), dict[int, Owner]()
         try:
             if name == "fused":
                 kernel()
-            if name == "factored":
+            if name.startswith("factored"):
                 _refuse_small(sent[some[-1]], rows_of(whole))
             for cut in (SHORT, LONG, SHORT, LONG):  # the better of two: the first warms up, and others use the machine
-                spent = self._timed(name, algorithm, {c: sent[c] for c in some}, round, cut)
+                if cut not in engines:
+                    engines[cut] = self._made(name, cut, sent, round)
+                spent = self._timed(name, engines[cut], algorithm, {c: sent[c] for c in some}, round)
                 seconds[cut] = min(spent, seconds.get(cut, math.inf))
         except (Refused, InputError) as reason:
             return Tried(math.inf, str(reason))
+        finally:
+            for engine in engines.values():
+                if isinstance(engine, Processes):
+                    engine.close()
         a_step = max(0.0, seconds[LONG] - seconds[SHORT]) / (LONG - SHORT)
         return Tried((seconds[SHORT] + a_step * max(0, steps - SHORT)) * len(sent) / len(some))
 
-    def _timed(self, name: str, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int, cut: int) -> float:
+    def _made(self, name: str, cut: int, sent: Mapping[ClientId, Tree], round: int) -> Owner:
+        """An engine whose clients take so many steps at most."""
         engine = self._makes[name](_Cut(self.source, cut))
+        if isinstance(engine, Processes) and (lack := engine.lack(sent, round)):
+            raise Refused(lack)
+        return engine
+
+    def _timed(
+        self, name: str, engine: Owner, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int
+    ) -> float:
         engine.recall({c: kept for c, kept in self._engine.memory().items() if c in sent})
         began = time.perf_counter()
         messages = [group.messages for group in engine.ask(algorithm, sent, round)]
@@ -225,10 +262,14 @@ class Planned:
             values, weights = [m.value for m in messages], [m.weight for m in messages]
             tree.dense(algorithm.reduce(tree.concatenate(values), torch.cat(weights)))
         spent = time.perf_counter() - began
-        executor = engine.executor
+        executor = None if isinstance(engine, Processes) else engine.executor  # in processes it is another's copy
         if isinstance(executor, Fused | Factoring) and not executor.trained:
             raise Refused(next(iter(executor.refused), "clients do not train by `train`"))
         return spent
+
+    def _few(self, name: str) -> int:
+        """How many clients to try: as many for each worker, for one that idles would count against the executor."""
+        return -(-FEW[name.removesuffix(IN_PROCESSES)] // self._workers) * self._workers
 
 
 class Refused(Exception):
@@ -239,12 +280,6 @@ def _refuse_small(sent: Tree, rows: int) -> None:
     """A trial is of few steps: whether factored matrices pay depends on all."""
     if not any(leaf.ndim == 2 and rows < worth(leaf) for leaf in tree.leaves(sent)):
         raise Refused(f"no dense layer is large enough for {rows} examples of a client")
-
-
-def _few(name: str) -> int:
-    """How many clients to try: as many for each thread, for a thread that idles would count against the executor."""
-    threads = os.cpu_count() or 1
-    return -(-FEW[name] // threads) * threads
 
 
 AT_ONCE = ("stacked", "batched", "fused")  # whose clients are computed together

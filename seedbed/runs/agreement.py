@@ -45,7 +45,7 @@ ELSEWHERE = {  # sections and settings that a real federation cannot follow, and
     "secure": "masks run in simulation alone so far",
 }
 LOCAL = (  # each member's own affair, or nothing that is computed
-    *("data", "root", "engine", "executor", "workers", "device", "precision", "kept"),
+    *("data", "root", "engine", "executor", "workers", "processes", "device", "precision", "kept"),
     *("audit", "evaluation", "rival", "federation", "reader"),
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")

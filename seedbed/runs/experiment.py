@@ -573,6 +573,7 @@ class Experiment:
             model.module,
             workers=asked.workers,
             executor=self._executor(model),
+            processes=asked.processes,
             plans=self.plans,
             each=looks_at_each(asked),
             kept=kept,

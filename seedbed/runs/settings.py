@@ -317,7 +317,14 @@ class Settings(Section):
         description="of products in models: float32 | tf32 (NVIDIA GPUs) | bf16; weights and sums stay in float32, and "
         "what it costs in exactness is said first",
     )
-    workers: int | None = Field(default=None, ge=1, description="threads over clients; none: one for each core")
+    workers: int | None = Field(
+        default=None, ge=1, description="threads or processes over clients; none: one for each core"
+    )
+    processes: bool | None = Field(
+        default=None,
+        description="workers are processes (true) or threads (false); none: threads, or with executor=auto what is "
+        "faster",
+    )
     kept: Literal["memory", "disk"] = Field(
         default="memory",
         description="where simulated clients keep what they keep; disk: in the run's directory, for very many",

@@ -20,7 +20,7 @@ from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
-from seedbed.engines import OnDisk, OneByOne, Vectorised
+from seedbed.engines import OnDisk, OneByOne, Processes, Vectorised
 from seedbed.engines.factoring import Factoring
 from seedbed.engines.fused import Fused
 from seedbed.engines.looping import looping
@@ -120,6 +120,17 @@ def test_workers_change_nothing(row: Row) -> None:
     """Threads of one_by_one: bit for bit."""
     side_by_side = run(row, OneByOne(clients(row.items), workers=3), count=2)
     assert runs_apart(first(2, reference(row, OneByOne)), side_by_side) == 0
+
+
+@every_row
+def test_processes_change_nothing(row: Row) -> None:
+    """Two worker processes of one_by_one, which are the executors `loop` and `factored` in processes: bit for bit.
+
+    What clients keep goes there and back, in the second round."""
+    past = reference(row, OneByOne)
+    count = 2 if past.memories[0] else 1
+    shared = run(row, Processes(OneByOne(clients(row.items), workers=2)), count=count)
+    assert runs_apart(first(count, past), shared) == 0
 
 
 @every_row

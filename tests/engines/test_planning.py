@@ -1,6 +1,7 @@
 """The planner: it chooses what is quickest, keeps the choice, and changes nothing else."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedsgd import fedsgd
-from seedbed.engines import OneByOne, Planned, Plans, make, planning
+from seedbed.engines import OneByOne, Planned, Plans, make, planning, processes
 from seedbed.federated import Algorithm
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
@@ -41,7 +42,7 @@ def model() -> Model:
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What trials are said to take: change it. What cannot be tried still is not."""
-    said = {"loop": 4.0, "stacked": 3.0, "factored": 2.0, "batched": 1.5, "fused": 1.0}
+    said = {"loop": 4.0, "stacked": 3.0, "factored": 2.0, "batched": 1.5, "fused": 1.0, "loop in processes": 5.0}
     really = Planned._timed
 
     def timed(engine: Planned, name: str, *arguments: Any) -> float:
@@ -74,9 +75,9 @@ def test_a_planned_run_is_the_reference_whatever_is_chosen(name: str, seconds: d
     net = model()
     algorithm = ALGORITHMS[name](net)
     want = rounds(OneByOne(clients()), algorithm, net.params)
-    for quickest in ("loop", "stacked", "batched", "fused"):
-        seconds[quickest] = min(seconds.values()) / 2
-        engine = make("auto", clients(), net.module)
+    for quickest in ("loop", "stacked", "batched", "fused", "loop in processes"):
+        seconds.update(dict.fromkeys(seconds, 1.0), **{quickest: 0.4})
+        engine = make("auto", clients(), net.module, workers=2)
         assert isinstance(engine, Planned)
         found = rounds(engine, algorithm, net.params)
         assert engine.executor == quickest
@@ -96,6 +97,25 @@ def test_what_cannot_be_done_is_not_chosen_and_is_said(seconds: dict[str, float]
     assert said[1].startswith("executor stacked: a round of 4 clients takes stacked 3e+03 ms; loop 8e+03 ms")
     assert "fused cannot (clients do not train by `train`)" in said[1]
     assert len(said) == 2
+
+
+def test_processes_are_tried_where_they_can_pay(seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for short rounds, not where two of them could not make up for what others save, not without memory."""
+    net, said = model(), list[str]()
+    algorithm = fedavg(supervised(net.predict, cross_entropy))
+
+    def told() -> str:
+        rounds(make("auto", clients(), net.module, workers=2, plans=Plans(say=said.append)), algorithm, net.params, 1)
+        return said[-1]
+
+    assert "loop in processes cannot (as in threads, it is too slow)" in told()
+    seconds["stacked"] = 0.01
+    assert "loop in processes cannot (a round is too short to be handed to processes)" in told()
+    seconds.update(dict.fromkeys(seconds, 1.0))
+    monkeypatch.setattr(processes, "available", lambda: 0.001)
+    assert re.search(
+        r"cannot \(processes: 2 workers and .* 4 clients need about 0 MB, but 0 are available: use", told()
+    )
 
 
 def test_a_choice_is_kept_for_the_machine_and_for_the_run(seconds: dict[str, float], tmp_path: Path) -> None:
@@ -149,15 +169,22 @@ def test_what_is_slow_for_its_kind_is_not_tried() -> None:
     """Convolutions are never stacked by themselves; an engine that is named is the one that is used."""
     conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
     tried = {
-        "conv": make("auto", clients(), conv),
-        "dense": make("auto", clients(), nn.Linear(5, 3)),
-        "one_by_one": make("one_by_one", clients(), nn.Linear(5, 3)),
-        "vectorised": make("vectorised", clients(), conv),
+        "conv": make("auto", clients(), conv, workers=2),
+        "dense": make("auto", clients(), nn.Linear(5, 3), workers=2),
+        "one_by_one": make("one_by_one", clients(), nn.Linear(5, 3), workers=2),
+        "vectorised": make("vectorised", clients(), conv, workers=2),
+        "alone": make("auto", clients(), conv, workers=1),
+        "threads": make("auto", clients(), conv, workers=2, processes=False),
+        "processes": make("auto", clients(), nn.Linear(5, 3), workers=2, processes=True),
     }
     found = {name: list(engine._makes) for name, engine in tried.items() if isinstance(engine, Planned)}
+    inside = [f"{name} in processes" for name in ("loop", "factored")]
     assert found == {
-        "conv": ["loop", "factored"],
-        "dense": ["loop", "stacked", "factored", "batched", "fused"],
-        "one_by_one": ["loop", "factored"],
+        "conv": ["loop", "factored", *inside],
+        "dense": ["loop", "stacked", "factored", "batched", "fused", *inside],
+        "one_by_one": ["loop", "factored", *inside],
         "vectorised": ["stacked", "batched", "fused"],
+        "alone": ["loop", "factored"],
+        "threads": ["loop", "factored"],
+        "processes": inside,
     }

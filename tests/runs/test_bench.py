@@ -1,6 +1,7 @@
 """The race is run on a small workload: rows are whole, and all contestants end at the same weights."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ def test_rows_are_whole_and_are_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found[-1]["chosen"].split(":")[0] in (*WORKLOADS["mlp"].executors, "factored")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
+def test_processes_have_rows_and_their_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKLOADS, "mlp", replace(SMALL, executors=("loop", "loop in processes")))
+    rows = {row.executor: row for row in race.bench(["mlp"], repeat=1, threads=2)}
+    assert list(rows) == ["plain", "loop", "loop in processes", "auto"]
+    taken = rows["loop in processes"].peak_memory
+    assert taken is not None
+    assert taken > 1
+
+
 def test_an_unknown_workload_is_refused() -> None:
     with pytest.raises(InputError, match="unknown workload 'mpl': did you mean 'mlp'"):
         race.bench(["mpl"])
@@ -42,7 +53,7 @@ def test_the_plain_loop_computes_what_the_algorithm_does(name: str) -> None:
     """Two rounds of each: what is raced against is the same work."""
     workload: Workload = replace(WORKLOADS[name], clients=2, steps=1)
     ours, theirs = (
-        race._rounds(workload, "loop", 1, torch.device("cpu"), {}, print),
+        race._rounds(workload, "loop", 1, torch.device("cpu"), {}, print, {}),
         plain(workload),
     )
     next(theirs)

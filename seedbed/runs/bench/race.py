@@ -16,8 +16,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from seedbed import tree
-from seedbed.engines import Plans, cores, make, one_thread
+from seedbed.engines import Planned, Plans, Processes, cores, make, one_thread
+from seedbed.engines.crew import refusal
+from seedbed.engines.planning import IN_PROCESSES
+from seedbed.engines.room import megabytes
 from seedbed.errors import InputError, nearest
+from seedbed.learning.training import silently
 from seedbed.rounds import synchronous
 from seedbed.runs.bench.plain import Params, plain
 from seedbed.runs.bench.workloads import INNER_LR, WORKLOADS, Workload
@@ -38,7 +42,8 @@ class Row:
         ratio_to_loop: times the plain PyTorch loop's.
         percent_of_gemm: of what as many cores as there are threads reach in a large product of matrices; what the
             arithmetic of a plain step takes is counted, so that saving some of it counts as speed.
-        peak_memory: MB that a round took at most beyond what was there; None: the system does not tell.
+        peak_memory: MB that a round took at most beyond what was there, in worker processes too; None: the system does
+            not tell.
         chosen: what `auto` has chosen.
     """
 
@@ -63,7 +68,7 @@ def bench(
 
     Args:
         repeat: timed rounds of each contestant, after one that warms up; medians count.
-        threads: over clients; None: one for each core. The plain loop has one.
+        threads: over clients, or processes; None: one for each core. The plain loop has one.
         device: where clients compute.
     """
     show, threads, there = show or Show(), threads or cores(), usable(device)
@@ -102,9 +107,10 @@ def raced(
 ) -> list[Row]:
     rivals: dict[str, Iterator[Params]] = {PLAIN: _plain_rounds(workload, device)}
     chosen: dict[str, str] = {}
+    inside: dict[str, float] = {}
     for executor in (*workload.executors, AUTO):
-        if device.type == "cpu" or executor != "fused":  # whose kernel is for processors
-            rivals[executor] = _rounds(workload, executor, threads, device, chosen, say)
+        if _runs(executor, device):
+            rivals[executor] = _rounds(workload, executor, threads, device, chosen, say, inside)
     seconds: dict[str, list[float]] = {rival: [] for rival in rivals}
     memory: dict[str, list[float]] = {rival: [] for rival in rivals}
     limits = []
@@ -114,7 +120,7 @@ def raced(
             spent = _timed(rounds, device)
             if number:
                 seconds[rival].append(spent)
-                memory[rival] += [] if before is None else [_peak_memory(device) - before]
+                memory[rival] += [] if before is None else [_peak_memory(device) - before + inside.get(rival, 0.0)]
         limits.append(_gemm(device))
         tick(f"{_steps(workload) / min(min(s, default=1) for s in seconds.values()):.0f} steps/s" if number else "")
     limit, numbers = statistics.median(limits), operations(workload)
@@ -153,6 +159,13 @@ def operations(workload: Workload) -> float:
     return float(counter.get_total_flops())
 
 
+def _runs(executor: str, device: torch.device) -> bool:
+    """Whether there: the fused kernel is for processors, and worker processes are not everywhere."""
+    if executor.endswith(IN_PROCESSES):
+        return refusal() is None
+    return device.type == "cpu" or executor != "fused"
+
+
 def _plain_rounds(workload: Workload, device: torch.device) -> Iterator[Params]:
     for params, _ in plain(workload, device):
         yield params
@@ -165,14 +178,26 @@ def _rounds(
     device: torch.device,
     chosen: dict[str, str],
     say: Callable[[str], None],
+    inside: dict[str, float],
 ) -> Iterator[Params]:
+    """The params after each round; what `auto` has chosen, and what worker processes take, goes into the dicts."""
     model, source = workload.model().to(device), workload.source()
     said: list[str] = []
-    plans = Plans(say=said.append if executor == AUTO else say)
-    engine = make("auto", source, model.module, workers=threads, executor=executor, plans=plans)
+    plans = Plans(say=said.append if executor == AUTO else silently if IN_PROCESSES in executor else say)
+    processes = None if executor == AUTO else executor.endswith(IN_PROCESSES)
+    engine = make(
+        "auto",
+        source,
+        model.module,
+        workers=threads,
+        executor=executor.removesuffix(IN_PROCESSES),
+        processes=processes,
+        plans=plans,
+    )
     algorithm = workload.algorithm(model)
     for round in synchronous(algorithm, engine, algorithm.init(model.params)):
         chosen[executor] = said[0].removeprefix("executor ") if said else ""
+        inside[executor] = engine.peak if isinstance(engine, Planned | Processes) else 0.0
         yield round.state.params
 
 
@@ -208,16 +233,11 @@ def _settled_memory(device: torch.device) -> float | None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        return _megabytes("VmRSS")
+        return megabytes("VmRSS")
     return None
 
 
 def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return _megabytes("VmHWM")
-
-
-def _megabytes(field: str) -> float:
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")]
-    return int(line.split()[1]) / 1024
+    return megabytes("VmHWM")

@@ -156,7 +156,7 @@ WORKLOADS = {
         classes=62,
         clients=10,
         steps=10,
-        executors=("loop", "factored"),
+        executors=("loop", "loop in processes", "factored", "factored in processes"),
     ),
     "small_cnn": Workload(
         "MNIST CNN, 1.2 M",
@@ -165,7 +165,7 @@ WORKLOADS = {
         classes=10,
         clients=10,
         steps=10,
-        executors=("loop", "factored"),
+        executors=("loop", "loop in processes", "factored", "factored in processes"),
     ),
     "lstm": Workload(
         "2-layer LSTM-256, 80 characters",
@@ -174,7 +174,7 @@ WORKLOADS = {
         classes=VOCABULARY,
         clients=4,
         steps=4,
-        executors=("loop",),
+        executors=("loop", "loop in processes"),
         numbers=3 * 2 * 10 * CHARACTERS * 4 * 256 * (8 + 256 + 256 + 256),
     ),
     "maml": Workload(
@@ -184,7 +184,7 @@ WORKLOADS = {
         classes=WAYS,
         clients=8,
         steps=2,
-        executors=("loop",),
+        executors=("loop", "loop in processes"),
         batch=WAYS * (QUERIES + 1),
         meta=True,
     ),

@@ -1,0 +1,380 @@
+"""Worker processes: forked from this one, so that they begin with all it has, and replaced when they die.
+
+A worker is handed pieces of work, one at a time, and hands back what it makes of each (`engines.handing`). It computes
+with one thread and does not outlive its parent. What is dealt to whom changes nothing: results come by their numbers,
+and an error is that of the first piece, by number, that fails.
+"""
+
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+import warnings
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TextIO
+
+import torch
+from torch import Tensor
+
+from seedbed.engines import ranks
+from seedbed.engines.handing import Memory, Piece
+from seedbed.engines.room import megabytes
+from seedbed.errors import InputError
+from seedbed.tree import Tree
+
+TRIES = 3  # of a piece of work whose worker dies
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+DIES_WITH_ITS_PARENT = 1  # PR_SET_PDEATHSIG
+FIRST_TO_GO = "500"  # where memory runs out: a worker can be replaced, its parent cannot
+# For glibc: tensors up to 32 MB come from the heap, and of that nothing is given back only to be asked for again in the
+# next step: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD. Second-order MAML takes a fifth less time by it.
+FREED_STAYS = {-3: 2**25, -1: 2**30}
+TOLD = struct.Struct("=5q")  # a call's number, and the pieces of what is known in it and of what is to be done
+MADE = struct.Struct("=2q")  # a piece
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded now: a worker must not
+_registry: dict[Any, Any] = {}  # of warnings that were passed on, so that each is said once
+
+Do = Callable[[Any, Tree], tuple[Any, Tree]]  # words and a tree -> others
+
+
+def refusal() -> str | None:
+    """Why no worker processes can be used here, and the way out; None: they can."""
+    if sys.platform != "linux":
+        return f"worker processes need Linux, and this is {sys.platform}: use threads (processes=false)"
+    if ranks.launched():
+        return "under torchrun each rank is a process already: start more of them, or use threads (processes=false)"
+    if torch.accelerator.is_available():
+        return (
+            "PyTorch sees a GPU here, and a forked process cannot use its autograd then: hide it "
+            "(CUDA_VISIBLE_DEVICES=), or use threads (processes=false)"
+        )
+    return None
+
+
+class Given(NamedTuple):
+    """A piece of work."""
+
+    words: Any  # as JSON takes them
+    whole: Tree
+    called: str  # what it is, for people
+
+
+@dataclass
+class Worker:
+    """A worker process, seen from its parent.
+
+    Attributes:
+        at: the piece that it works on; None: it waits.
+    """
+
+    process: int
+    line: socket.socket
+    at: int | None = None
+
+    def tell(self, number: int, call: int, memory: Memory, known: Piece, given: Piece) -> None:
+        self.at = number
+        with suppress(BrokenPipeError, ConnectionResetError):  # it is dead, which is heard soon
+            socket.send_fds(self.line, [TOLD.pack(call, *known, *given)], [memory.file])
+
+    def heard(self, known: Sequence[Tensor]) -> tuple[Any, Tree] | None:
+        """What it has made; None: it is dead."""
+        data, files = b"", list[int]()
+        with suppress(ConnectionResetError):
+            data, files, _, _ = socket.recv_fds(self.line, MADE.size, 1)
+        if not data:
+            return None
+        with Memory(files[0]) as memory:
+            return memory.read(Piece(*MADE.unpack(data)), known)
+
+    def end(self) -> int:
+        """Its status."""
+        self.line.close()
+        with suppress(ProcessLookupError):
+            os.kill(self.process, signal.SIGKILL)
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        except ChildProcessError:  # SIGCHLD is ignored here, so that nobody can tell
+            return 0
+
+
+class Crew:
+    """Workers that all do the same, forked when there is something to do and kept until `close`.
+
+    Args:
+        do: what they do with a piece.
+        size: how many there are at most.
+    Attributes:
+        peak: MB that a worker took at most beyond what it began with.
+    """
+
+    def __init__(self, do: Do, size: int):
+        self.do, self.size, self.peak, self._calls = do, size, 0.0, 0
+        self._workers: dict[int, Worker] = {}
+        weakref.finalize(self, _dismiss, self._workers, os.getpid())
+
+    def close(self) -> None:
+        _dismiss(self._workers, os.getpid())
+
+    def run(
+        self, give: Callable[[int], Given], order: Sequence[int], known: Sequence[Tensor]
+    ) -> dict[int, tuple[Any, Tree]]:
+        """{number: what comes of the piece}.
+
+        Args:
+            give: the piece of a number.
+            order: of the numbers: which are begun first.
+            known: tensors that pieces and what comes of them may have in common: they are handed over once.
+        Raises:
+            InputError: a piece's workers died so often that it must be its fault.
+            Exception: what the first of the pieces that failed has raised.
+        """
+        call = Call(give, deque(order), known)
+        self._calls += 1
+        try:
+            with Memory() as memory:
+                there = memory.write({}, list(known))
+
+                def tell(worker: Worker, number: int) -> None:
+                    words, whole, _ = give(number)
+                    worker.tell(number, self._calls, memory, there, memory.write(words, whole, known))
+
+                while len(self._workers) < min(self.size, len(order)):
+                    self._hire()
+                for worker in self._workers.values():
+                    if call.left:
+                        tell(worker, call.left.popleft())
+                while any(worker.at is not None for worker in self._workers.values()):
+                    for worker in self._heard():
+                        made, number = worker.heard(known), worker.at
+                        if made is None:
+                            again = call.died(number, self._bury(worker))
+                            if again is not None:
+                                tell(self._hire(), again)
+                            continue
+                        worker.at = None
+                        if number is not None:
+                            self._pass_on(made[0])
+                            call.done(number, made)
+                        if call.left:
+                            tell(worker, call.left.popleft())
+            if call.failed:
+                raise call.failed[min(call.failed)]
+        except BaseException:
+            self.close()
+            raise
+        return call.found
+
+    def _heard(self) -> list[Worker]:
+        """The workers who have said something, or died; nobody after a second, in which a signal may have come that
+        another thread was shown."""
+        poll = select.poll()
+        for file in self._workers:
+            poll.register(file, select.POLLIN)
+        return [self._workers[file] for file, _ in poll.poll(1000)]
+
+    def _pass_on(self, words: Any) -> None:
+        self.peak = max(self.peak, words["peak"])
+        for module, name, text, file, number in words["warned"]:
+            warnings.warn_explicit(text, _found(module, name, Warning) or UserWarning, file, number, registry=_registry)
+
+    def _hire(self) -> Worker:
+        with _undisturbed():
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            others, parent = [ours, *(worker.line for worker in self._workers.values())], os.getpid()
+            try:
+                process = _forked()
+                if process == 0:
+                    _be_a_worker(self.do, parent, theirs, others)
+                worker = self._workers[ours.fileno()] = Worker(process, ours)
+            except OSError as error:
+                ours.close()
+                raise InputError(
+                    f"cannot start a worker process ({error.strerror}): use threads (processes=false)"
+                ) from error
+            finally:
+                theirs.close()
+        return worker
+
+    def _bury(self, worker: Worker) -> int:
+        with _undisturbed():
+            del self._workers[worker.line.fileno()]
+            return worker.end()
+
+
+@dataclass
+class Call:
+    """How far the pieces of a call are."""
+
+    give: Callable[[int], Given]
+    left: deque[int]
+    known: Sequence[Tensor]
+    found: dict[int, tuple[Any, Tree]] = field(default_factory=dict)
+    failed: dict[int, BaseException] = field(default_factory=dict)
+    deaths: Counter[int] = field(default_factory=Counter)
+
+    def done(self, number: int, made: tuple[Any, Tree]) -> None:
+        words, _ = self.found[number] = made
+        if "error" in words:
+            self.failed[number] = _error(words["error"])
+            self.left = deque(n for n in self.left if n < number)  # one of them may fail too, and comes before
+
+    def died(self, number: int | None, status: int) -> int | None:
+        """Over a piece, or none: which is to be begun again."""
+        if number is None:
+            return None
+        self.deaths[number] += 1
+        if self.deaths[number] == TRIES:
+            raise InputError(_died(self.give(number).called, status))
+        return number
+
+
+def _dismiss(workers: dict[int, Worker], parent: int) -> None:
+    """No worker is left."""
+    if os.getpid() != parent:
+        return  # a fork of the parent: they are not its own
+    with _undisturbed():
+        while workers:
+            workers.popitem()[1].end()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What Python does about signals that stop the process waits, so that no worker is forgotten."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # it is done in the main thread
+        return
+    heard: list[int] = []
+    usual = {int(s): handler for s in STOPPING if callable(handler := signal.getsignal(s))}
+    for number in usual:
+        signal.signal(number, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+        for number in heard:
+            signal.raise_signal(number)
+
+
+def _forked() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn where there are other threads, whose locks a child would find locked. A worker uses
+        # none of theirs: it has streams of its own, and Python, glibc and PyTorch's allocator are ready for a fork.
+        warnings.filterwarnings(
+            "ignore", message=r".*use of fork\(\) may lead to deadlocks", category=DeprecationWarning
+        )
+        return os.fork()
+
+
+# ---- in a worker ------------------------------------------------------------------------------------------------
+
+
+def _be_a_worker(do: Do, parent: int, line: socket.socket, others: Sequence[socket.socket]) -> NoReturn:
+    try:
+        _settle_in(parent, others)
+        begun, last, known = megabytes("VmRSS"), 0, list[Tensor]()
+        while True:
+            data, files, _, _ = socket.recv_fds(line, TOLD.size, 1)
+            call, *places = TOLD.unpack(data)
+            with Memory(files[0]) as memory:
+                if call != last:
+                    last, known = call, memory.read(Piece(*places[:2]))[1]
+                words, whole = memory.read(Piece(*places[2:]), known)
+            with Memory() as memory:
+                piece = _made(do, words, whole, memory, known, begun)
+                del whole
+                socket.send_fds(line, [MADE.pack(*piece)], [memory.file])
+    finally:
+        os._exit(1)  # without what Python does at its end, which is for the parent to do
+
+
+def _settle_in(parent: int, others: Sequence[socket.socket]) -> None:
+    gc.freeze()  # what is there stays where it is, and shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent thinks
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if _libc is not None:
+        _libc.prctl(DIES_WITH_ITS_PARENT, signal.SIGKILL)
+        for option, number in FREED_STAYS.items():
+            _libc.mallopt(option, number)
+    if os.getppid() != parent:
+        os._exit(1)  # it was too late
+    for other in others:
+        other.close()
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+    sys.stdout, sys.stderr = _stream(1), _stream(2)
+    torch.set_num_threads(1)
+
+
+def _stream(file: int) -> TextIO:
+    """The parent's, without its locks."""
+    return open(file, "w", buffering=1, errors="replace", closefd=False)
+
+
+def _made(do: Do, words: Any, whole: Tree, memory: Memory, known: Sequence[Tensor], begun: float) -> Piece:
+    """Where what comes of a piece is, or what went wrong."""
+    with warnings.catch_warnings(record=True) as warned:
+        try:
+            words, whole = do(words, whole)
+            return memory.write({**words, **_about(warned, begun)}, whole, known)
+        except BaseException as error:  # whatever it is, the parent raises it
+            return memory.write({**_about(warned, begun), "error": _described(error)}, {})
+
+
+def _about(warned: Sequence[warnings.WarningMessage], begun: float) -> dict[str, Any]:
+    passed_on = [(w.category.__module__, w.category.__qualname__, str(w.message), w.filename, w.lineno) for w in warned]
+    return {"warned": passed_on, "peak": megabytes("VmHWM") - begun}
+
+
+# ---- errors that cross over -------------------------------------------------------------------------------------
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    plain = all(isinstance(part, str | int | float | None) for part in error.args)
+    return {
+        "module": type(error).__module__,
+        "name": type(error).__qualname__,
+        "args": list(error.args) if plain else [str(error)],
+        "said": str(error),
+        "trace": "".join(traceback.format_exception(error)),
+    }
+
+
+def _error(words: Any) -> BaseException:
+    """The error that a worker has described: of its class, if that can be made from what it says."""
+    kind, found = _found(words["module"], words["name"], BaseException), None
+    with suppress(Exception):
+        found = None if kind is None else kind(*words["args"])
+    if found is None or str(found) != words["said"]:
+        found = RuntimeError(f"{words['name']}: {words['said']}")
+    found.add_note("in a worker process:\n" + words["trace"])
+    return found
+
+
+def _found(module: str, name: str, kind: type) -> Any:
+    """The class of this name, of a module that is loaded; None: there is none."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) and issubclass(found, kind) else None
+
+
+def _died(what: str, status: int) -> str:
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended by itself with code {status}"
+    why = ", as the system does where memory runs out" if status == -signal.SIGKILL else ""
+    return (
+        f"a worker process {how}{why}, {TRIES} times in a row over {what}: use fewer workers (workers=1), or threads "
+        "(processes=false); what came before is intact"
+    )

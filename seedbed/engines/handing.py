@@ -1,0 +1,180 @@
+"""Trees that one process hands to another in memory that both map: written once, and read without copying.
+
+A piece is a header (JSON, which says what is in it) and the leaves' bytes, from the start of a page on. A tensor that
+both sides have is named by its number, and a factored matrix (`seedbed.factored`) is handed over as its rows.
+"""
+
+import json
+import mmap
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.factored import Factored, Rows, Stacked, dense
+from seedbed.stored import blank, outline
+from seedbed.tree import Tree
+
+ALIGNED = 64  # bytes: where leaves start, as PyTorch's own do
+HEAD = 8  # bytes: the length of the header
+
+
+class Named(NamedTuple):
+    """A tensor that both sides have: which of them."""
+
+    number: Tensor  # []
+
+
+class Parts(NamedTuple):
+    """A factored matrix by its parts."""
+
+    like: Tensor  # [0, O, I], of its type
+    multiples: Tensor  # of each base, in double precision, as Python's numbers are
+    bases: tuple[Tensor | Named, ...]
+    sums: tuple[tuple[Tensor, Tensor, Tensor], ...]  # coefficients [n], inputs [n, I], slopes [n, O]
+
+
+class Several(NamedTuple):
+    """Factored matrices that are stacked."""
+
+    members: tuple[Parts, ...]
+
+
+class Piece(NamedTuple):
+    """Where something that was handed over lies, in bytes from the start of the memory."""
+
+    start: int
+    length: int
+
+
+class Memory:
+    """Memory without a name, for whoever has its file (Linux). It is gone when nobody has or maps it any more.
+
+    Args:
+        file: of memory that another process has made; None: it is made.
+    """
+
+    def __init__(self, file: int | None = None):
+        self.file = os.memfd_create("seedbed") if file is None else file
+        self._end = 0  # of what is written
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self.file)  # what is read stays readable
+
+    def write(self, words: Any, whole: Tree, known: Sequence[Tensor] = ()) -> Piece:
+        """Put a tree after what is there.
+
+        Args:
+            words: for the header, as JSON takes it.
+            known: tensors that the reader has too.
+        """
+        whole = _taken_apart(whole, known)
+        leaves = [leaf.detach() for leaf in tree.leaves(whole)]
+        orders = [_order(leaf) for leaf in leaves]
+        head = json.dumps([words, outline(whole), orders]).encode()
+        places, length = _places(len(head), leaves)
+        start = self._end
+        self._put(start, len(head).to_bytes(HEAD, "little") + head)
+        for place, leaf, order in zip(places, leaves, orders, strict=True):
+            if leaf.numel():
+                data = leaf if order is None else leaf.permute(order)
+                self._put(start + place, data.contiguous().reshape(-1).view(torch.uint8).numpy())
+        self._end = -(-(start + length) // mmap.PAGESIZE) * mmap.PAGESIZE
+        os.ftruncate(self.file, self._end)
+        return Piece(start, length)
+
+    def read(self, piece: Piece, known: Sequence[Tensor] = ()) -> tuple[Any, Tree]:
+        """The words and the tree of a piece. Its leaves are the memory itself."""
+        # PyTorch's own mapping: Python's keeps the file open for as long as there is a tensor, and files are few.
+        size = piece.start + piece.length
+        held = torch.from_file(f"/proc/self/fd/{self.file}", shared=True, size=size, dtype=torch.uint8)[piece.start :]
+        end = HEAD + int.from_bytes(held[:HEAD].numpy().tobytes(), "little")
+        words, outlined, orders = json.loads(held[HEAD:end].numpy().tobytes())
+        like = blank(outlined)
+        shapes = tree.leaves(like)
+        places, _ = _places(end - HEAD, shapes)
+        found = [_leaf(held, *where) for where in zip(places, shapes, orders, strict=True)]
+        return words, _put_together(tree.with_leaves(like, found), known)
+
+    def _put(self, place: int, data: Any) -> None:
+        rest = memoryview(data)
+        while len(rest):
+            written = os.pwrite(self.file, rest, place)
+            place, rest = place + written, rest[written:]
+
+
+def _places(head: int, leaves: Sequence[Tensor]) -> tuple[list[int], int]:
+    """Where leaves lie behind a header of so many bytes, and where the last one ends."""
+    places, end = [], HEAD + head
+    for leaf in leaves:
+        start = -(-end // ALIGNED) * ALIGNED
+        places.append(start)
+        end = start + leaf.numel() * leaf.element_size()
+    return places, end
+
+
+def _order(leaf: Tensor) -> list[int] | None:
+    """How its dimensions lie in memory, the widest first; None: as usual.
+
+    With another layout operations round otherwise, so that it is kept (such as channels_last).
+    """
+    if leaf.is_contiguous():
+        return None
+    strides = leaf.stride()
+    return sorted(range(leaf.ndim), key=lambda d: (-strides[d], d))
+
+
+def _leaf(held: Tensor, place: int, like: Tensor, order: list[int] | None) -> Tensor:
+    flat = held[place : place + like.numel() * like.element_size()].view(like.dtype)
+    if order is None:
+        return flat.reshape(like.shape)
+    back = sorted(range(like.ndim), key=order.__getitem__)
+    return flat.reshape([like.shape[d] for d in order]).permute(back)
+
+
+def _taken_apart(whole: Tree, known: Sequence[Tensor]) -> Tree:
+    """The tree with tensors that are known named, and factored matrices as their parts."""
+    numbers = {id(leaf): number for number, leaf in enumerate(known)}
+
+    def plain(x: Tensor) -> Tensor | Named:
+        return Named(torch.tensor(numbers[id(x)])) if id(x) in numbers else dense(x)
+
+    def parts(matrix: Factored) -> Parts:
+        multiples = torch.tensor([a for a, _ in matrix.bases], dtype=torch.float64)
+        sums = tuple((c, *rows.first(len(c))) for c, rows in matrix.sums)
+        like = torch.empty(0, *matrix.shape, dtype=matrix.dtype)
+        return Parts(like, multiples, tuple(plain(base) for _, base in matrix.bases), sums)
+
+    def leaf(x: Tensor) -> Any:
+        if isinstance(x, Stacked):
+            return Several(tuple(parts(member) for member in x.members))
+        return parts(x) if isinstance(x, Factored) else plain(x)
+
+    return tree.map(leaf, whole)
+
+
+def _put_together(whole: Tree, known: Sequence[Tensor]) -> Tree:
+    """The tree that was taken apart."""
+
+    def plain(x: Tensor | Named) -> Tensor:
+        return known[int(x.number)] if isinstance(x, Named) else x
+
+    def matrix(parts: Parts) -> Factored:
+        bases = tuple(zip(parts.multiples.tolist(), map(plain, parts.bases), strict=True))
+        sums = []
+        for c, inputs, slopes in parts.sums:
+            rows = Rows()
+            rows.add(inputs, slopes)
+            sums.append((c, rows))
+        like = torch.empty((), dtype=parts.like.dtype).expand(parts.like.shape[1:])
+        return Factored(bases, tuple(sums), like)
+
+    whole = tree.map_parts(lambda several: Stacked([matrix(p) for p in several.members]), whole, Several)
+    whole = tree.map_parts(matrix, whole, Parts)
+    return tree.map_parts(plain, whole, Named)
