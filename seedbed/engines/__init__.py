@@ -45,6 +45,7 @@ def make(
     processes: bool | None = None,
     plans: Plans = Plans(),
     each: bool = False,
+    summed: bool = False,
     kept: OnDisk | None = None,
 ) -> Engine:
     """The engine of this name with the executor of this name; `auto` measures which is fastest. Under torchrun it is
@@ -59,13 +60,14 @@ def make(
         processes: workers are processes (True) or threads (False); None: threads, or for `auto` what is fastest.
         plans: where what is measured is kept, and who is told of it.
         each: see `Distributed`.
+        summed: have messages added up as they come, in a `Distributed` that is alone: for more than there is room for.
         kept: where to put what clients keep; None: in memory.
     Raises:
         InputError: there is no such engine or executor, they do not go together, or there are no worker processes for
             them or here.
     """
     mine = _own(name, source, module, workers, executor, processes, plans, kept)
-    return Distributed(mine, source, each=each) if ranks.launched() else mine
+    return Distributed(mine, source, each=each) if ranks.launched() or summed else mine
 
 
 def _own(

@@ -26,6 +26,8 @@ from seedbed.tasks.sampling import TaskSource
 from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
+HELD, LEAST = 2**30, 32  # bytes of messages that an engine may hold; clients that it is asked for at least
+
 
 class Distributed:
     """An engine whose clients are shared out over ranks, each of which has the same engine over the same source.
@@ -52,10 +54,17 @@ class Distributed:
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterable[Group]:
         share = self._share(list(sent), self.source)
-        groups = self.engine.ask(algorithm, {c: sent[c] for c in share}, round) if share else ()
+        groups = self._asked(algorithm, {c: sent[c] for c in share}, round)
         whole = self.each or algorithm.unlike or not algorithm.reduce.linear
         device = next((leaf.device for one in sent.values() for leaf in tree.leaves(one)), None)
         return self._gathered(groups, share, device) if whole else self._summed(groups, share, device)
+
+    def _asked(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+        """Some clients after others, so that the engine never holds more messages than `HELD` has room for."""
+        clients, size = list(sent), max((_size(one) for one in sent.values()), default=0)
+        some = max(LEAST, HELD // max(1, size))
+        for start in range(0, len(clients), some):
+            yield from self.engine.ask(algorithm, {c: sent[c] for c in clients[start : start + some]}, round)
 
     def evaluate(
         self, algorithm: Algorithm, state: ServerState, source: TaskSource, metric: Metric
@@ -208,6 +217,11 @@ def dealt(
         shares[rank].append(client)
         loads[rank] += source.size(client)
     return shares
+
+
+def _size(sent: Tree) -> int:
+    """Bytes of what a client is sent, and of about what it sends."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(sent))
 
 
 def _one(stacked: Message) -> Any:

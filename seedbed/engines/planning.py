@@ -43,6 +43,8 @@ FEW = {
     "loop": 3,
     "factored": 8,
 }  # clients that are tried one after another, or in lockstep; those at once are tried all
+MOST = 256  # clients that are tried at once
+WHOLE, TIMES = 0.1, 3  # seconds of a trial below which it is repeated with all steps; how often
 SHORT, LONG = 1, 3  # steps of a trial: what a step costs is half of the difference
 COMPILING = 0.005  # seconds of a round from which on it is worth while to compile a kernel for it
 IN_PROCESSES = " in processes"  # after the name of an executor: its workers are processes, not threads
@@ -223,27 +225,33 @@ class Planned:
         """Predict a round's seconds from trials of few steps; nothing that clients keep is changed."""
         at_once = name in AT_ONCE
         some = sorted(sent, key=lambda c: (self.source.size(c), c))
-        some = some if at_once else some[len(some) // 2 :][: self._few(name)]
+        some = some[:: -(-len(some) // MOST)] if at_once else some[len(some) // 2 :][: self._few(name)]
         whole = self.source.tasks([some[-1]], round)
         steps, seconds, engines = len(whole.real[0]), dict[int, float](), dict[int, Owner]()
+
+        def time_of(cut: int) -> float:
+            if cut not in engines:
+                engines[cut] = self._made(name, cut, sent, round)
+            return self._timed(name, engines[cut], algorithm, {c: sent[c] for c in some}, round)
+
         try:
             if name == "fused":
                 kernel()
             if name.startswith("factored"):
                 _refuse_small(sent[some[-1]], rows_of(whole))
             for cut in (SHORT, LONG, SHORT, LONG):  # the better of two: the first warms up, and others use the machine
-                if cut not in engines:
-                    engines[cut] = self._made(name, cut, sent, round)
-                spent = self._timed(name, engines[cut], algorithm, {c: sent[c] for c in some}, round)
-                seconds[cut] = min(spent, seconds.get(cut, math.inf))
+                seconds[cut] = min(time_of(cut), seconds.get(cut, math.inf))
+            a_step = max(0.0, seconds[LONG] - seconds[SHORT]) / (LONG - SHORT)
+            found = seconds[SHORT] + a_step * max(0, steps - SHORT)
+            if found < WHOLE:  # too little to be told from what others do meanwhile, and quickly done whole
+                found = min(time_of(steps) for _ in range(TIMES))
         except (Refused, InputError) as reason:
             return Tried(math.inf, str(reason))
         finally:
             for engine in engines.values():
                 if isinstance(engine, Processes):
                     engine.close()
-        a_step = max(0.0, seconds[LONG] - seconds[SHORT]) / (LONG - SHORT)
-        return Tried((seconds[SHORT] + a_step * max(0, steps - SHORT)) * len(sent) / len(some))
+        return Tried(found * len(sent) / len(some))
 
     def _made(self, name: str, cut: int, sent: Mapping[ClientId, Tree], round: int) -> Owner:
         """An engine whose clients take so many steps at most."""

@@ -304,6 +304,9 @@ def built(asked: ModelSettings, inputs: Sequence[int], outputs: int, *, split: b
     return Model(Split(made, tail), head="tail.head")
 
 
+HELD = 2**31  # bytes of messages that a round may hold before they are summed as they come
+
+
 class Experiment:
     """A population split for a run, and the tasks made of it.
 
@@ -576,8 +579,18 @@ class Experiment:
             processes=asked.processes,
             plans=self.plans,
             each=looks_at_each(asked),
+            summed=self._too_many(source, model),
             kept=kept,
         )
+
+    def _too_many(self, source: TaskSource, model: AnyModel) -> bool:
+        """Whether the messages of a round should not all be held; nobody must need to see each."""
+        clients = self.settings.cohort or len(source.clients)
+        needs = clients * sum(p.numel() * p.element_size() for p in tree.leaves(model.params))
+        if needs <= HELD or looks_at_each(self.settings):
+            return False
+        self.plans.say(f"messages of a round, about {needs / 2**30:.1f} GB, are summed as they come")
+        return True
 
     def _executor(self, model: AnyModel) -> str:
         """The one asked for; in a lower precision, which only some have, nothing is measured."""
