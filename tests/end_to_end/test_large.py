@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from seedbed.engines import distributed
+from seedbed.runs import experiment
 
 from .bench import PLAIN, TINY, kept, seedbed
 
@@ -39,3 +44,22 @@ def test_commands_that_share_nothing_out_are_refused_under_torchrun(
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     assert seedbed(command, "list").line.endswith("only run and resume share their work out over ranks")
+
+
+def test_messages_for_which_there_is_no_room_are_summed_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said; the model is the same but for rounding, and the same bytes however many are asked at once."""
+    ran(tmp_path / "held", "--algorithm", "fedavg", "--executor", "loop", *PLAIN)
+    monkeypatch.setattr(experiment, "HELD", 1)
+    words = ("run", *TINY, "--algorithm", "fedavg", "--executor", "loop", *PLAIN, "--out")
+    models = []
+    for room, least in ((2**30, 32), (1, 3), (1, 1)):
+        monkeypatch.setattr(distributed, "HELD", room)
+        monkeypatch.setattr(distributed, "LEAST", least)
+        said = seedbed(*words, tmp_path / str(least))
+        assert "are summed as they come" in said.err.replace("\n", " ")
+        models.append((tmp_path / str(least) / "model.safetensors").read_bytes())
+    assert len(set(models)) == 1
+    found, want = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "held"))
+    assert all(torch.allclose(found[name], want[name], atol=1e-5) for name in want)
