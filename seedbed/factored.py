@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 MOST_BASES = 2  # of more given matrices the sum is formed
+BLOCK = 512  # rows that are multiplied out at a time: of as many a product of matrices is at its full speed
 
 
 class Rows:
@@ -181,24 +182,36 @@ class Factored(Lazy):
         return self._dense
 
     def _formed(self) -> Tensor:
-        c, inputs, slopes = self._all_rows()
-        if len(c):
-            total = (c[:, None] * slopes).T @ inputs
-        else:
+        total: Tensor | None = None
+        for block in self._blocks():
+            c, inputs, slopes = _joined_rows(block)
+            part = (c[:, None] * slopes).T
+            total = part @ inputs if total is None else total.addmm_(part, inputs)
+        if total is None:
             total = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
         for a, base in self.bases:
             total.add_(base, alpha=a)
         return total
 
+    def _blocks(self) -> Iterator[list[tuple[Tensor, Rows]]]:
+        """The sums, some at a time: the rows of all clients side by side would be as large again."""
+        block: list[tuple[Tensor, Rows]] = []
+        for c, rows in self.sums:
+            if len(c):
+                block.append((c, rows))
+            if sum(len(c) for c, _ in block) >= BLOCK:
+                yield block
+                block = []
+        if block:
+            yield block
+
     def _all_rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """c [n], x [n, I], d [n, O] of all sums together."""
-        rows = [rows.first(len(c)) for c, rows in self.sums if len(c)]
-        if not rows:
+        sums = [(c, rows) for c, rows in self.sums if len(c)]
+        if not sums:
             empty = torch.empty(0, dtype=self.dtype, device=self.device)
             return empty, empty, empty
-        c = torch.cat([c for c, _ in self.sums if len(c)])
-        inputs, slopes = (pair[0] if len(pair) == 1 else torch.cat(pair) for pair in zip(*rows, strict=True))
-        return c, inputs, slopes
+        return _joined_rows(sums)
 
     def times(self, s: float) -> "Factored":
         """s·self."""
@@ -252,17 +265,47 @@ class Factored(Lazy):
         return bool(bound < torch.finfo(self.dtype).max / 2)
 
     def _product(self, x: Tensor, *, transposed: bool) -> Tensor:
-        total: Tensor | None = None
-        for a, base in self.bases:
-            part = _multiply.get()(x, base.T if transposed else base)
-            part = part if a == 1 else a * part
-            total = part if total is None else total + part
+        return products([self], [x], transposed=transposed)[0]
+
+    def by_rows(self, x: Tensor, total: Tensor | None, *, transposed: bool) -> Tensor:
+        """The rows' share of a product with x, added to a total, which is written over; None: of nothing."""
         c, inputs, slopes = self._all_rows()
-        if len(c):
-            near, far = (inputs, slopes) if transposed else (slopes, inputs)
-            met = (x @ near.T) * c
-            total = met @ far if total is None else torch.addmm(total, met, far)
-        return x.new_zeros(len(x), self.shape[0 if transposed else 1]) if total is None else total
+        if not len(c):
+            return x.new_zeros(len(x), self.shape[0 if transposed else 1]) if total is None else total
+        near, far = (inputs, slopes) if transposed else (slopes, inputs)
+        met = (x @ near.T).mul_(c)
+        return met @ far if total is None else total.addmm_(met, far)
+
+
+def products(matrices: Sequence[Factored], xs: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
+    """x·Wᵀ of each matrix W and its x [B, I], or of x [B, O] x·W if not transposed.
+
+    Where all are made of the same given matrices, each of those is multiplied once by the rows of all.
+    """
+    bases = [[id(base) for _, base in matrix.bases] for matrix in matrices]
+    if any(other != bases[0] for other in bases):
+        found = [products([m], [x], transposed=transposed) for m, x in zip(matrices, xs, strict=True)]
+        return [product for [product] in found]
+    totals: list[Tensor | None] = [None] * len(xs)
+    for k, (_, base) in enumerate(matrices[0].bases):
+        rows = xs[0] if len(xs) == 1 else torch.cat(list(xs))
+        whole = _multiply.get()(rows, base.T if transposed else base)
+        parts = torch.split(whole, [len(x) for x in xs])
+        for i, (matrix, part) in enumerate(zip(matrices, parts, strict=True)):
+            part = part if matrix.bases[k][0] == 1 else part.mul_(matrix.bases[k][0])
+            totals[i] = _plus(totals[i], part)
+    return [m.by_rows(x, total, transposed=transposed) for m, x, total in zip(matrices, xs, totals, strict=True)]
+
+
+def _joined_rows(sums: Sequence[tuple[Tensor, Rows]]) -> tuple[Tensor, Tensor, Tensor]:
+    """c [n], x [n, I], d [n, O] of these sums together; of one alone they are not copied."""
+    columns = zip(*((c, *rows.first(len(c))) for c, rows in sums), strict=True)
+    c, inputs, slopes = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
+    return c, inputs, slopes
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
 
 
 def _added(c: Tensor, e: Tensor) -> Tensor:
@@ -470,26 +513,37 @@ class Heard(Lazy):
 def _heard_linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if not isinstance(weight, Heard) or isinstance(x, Lazy) or isinstance(bias, Lazy):
         raise NotFactorable
-    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight.tick, weight.matrix)  # type: ignore[no-untyped-call]
-    y = y.reshape(*x.shape[:-1], -1)
+    [y] = heard_linears([x], [weight])
     return y if bias is None else y + bias
 
 
 Heard.known = {F.linear: _heard_linear}
 
 
-class _Linear(torch.autograd.Function):
-    """x·Wᵀ of a factored W, whose backward appends the rows."""
+def heard_linears(xs: Sequence[Tensor], weights: Sequence[Heard]) -> list[Tensor]:
+    """x·Wᵀ of each of some weights and its x [..., I], computed together: see `products`."""
+    flat = [x.reshape(-1, x.shape[-1]) for x in xs]
+    matrices, ticks = [w.matrix for w in weights], [w.tick for w in weights]
+    ys: Sequence[Tensor] = _Linears.apply(matrices, *flat, *ticks)  # type: ignore[no-untyped-call]
+    return [y.reshape(*x.shape[:-1], -1) for x, y in zip(xs, ys, strict=True)]
+
+
+class _Linears(torch.autograd.Function):
+    """x·Wᵀ of some factored W, whose backward appends the rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tick: Tensor, matrix: Factored) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.matrix = matrix
-        return matrix.applied(x)
+    def forward(ctx: Any, matrices: Sequence[Factored], *tensors: Tensor) -> tuple[Tensor, ...]:
+        xs = tensors[: len(matrices)]
+        ctx.save_for_backward(*xs)
+        ctx.matrices = matrices
+        return tuple(products(matrices, xs, transposed=True))
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> Any:
-        (x,), (dy,), matrix = ctx.saved_tensors, dys, ctx.matrix
-        dx = matrix.pulled_back(dy) if ctx.needs_input_grad[0] else None
-        matrix.rows.add(x, dy)
-        return dx, dy.new_zeros(()), None
+        count = len(dys)
+        dxs: Sequence[Tensor | None] = [None] * count
+        if any(ctx.needs_input_grad[1 : 1 + count]):
+            dxs = products(ctx.matrices, dys, transposed=False)
+        for matrix, x, dy in zip(ctx.matrices, ctx.saved_tensors, dys, strict=True):
+            matrix.rows.add(x, dy)
+        return None, *dxs, *(dy.new_zeros(()) for dy in dys)

@@ -121,19 +121,23 @@ class Near(Explicit):
     anchor: Params
     mu: float | Tensor
 
+    def pulled(self, params: Params, slope: Params, value: Tensor) -> tuple[Params, Tensor]:
+        """The gradient and the value [] at `params`, from those of `objective`."""
+        away = tree.sub(params, self.anchor)
+        return tree.axpy(self.mu, away, slope), value + self.mu / 2 * tree.squared_norm(tree.detach(away))
 
-def near(objective: Objective, anchor: Params, mu: float | Tensor) -> Objective:
+
+def near(objective: Objective, anchor: Params, mu: float | Tensor) -> Near:
     """objective + (μ/2)·‖params − anchor‖²: FedProx's, Ditto's and pFedMe's pull, of gradient μ(params − anchor)."""
 
     def value(params: Params, item: Item) -> Tensor:
         return objective(params, item) + mu / 2 * tree.squared_norm(tree.sub(params, anchor))
 
     def slope(params: Params, item: Item) -> tuple[Params, Tensor]:
-        slope, value = gradient(objective, params, item)
-        away = tree.sub(params, anchor)
-        return tree.axpy(mu, away, slope), value + mu / 2 * tree.squared_norm(tree.detach(away))
+        return made.pulled(params, *gradient(objective, params, item))
 
-    return Near(value, slope, objective, anchor, mu)
+    made = Near(value, slope, objective, anchor, mu)
+    return made
 
 
 def tilted(objective: Objective, direction: Params) -> Objective:

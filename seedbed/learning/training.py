@@ -1,6 +1,6 @@
 """Local training: one optimiser step per item. The only place that sees which items are padding."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -71,19 +71,32 @@ def gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, 
 def _plain_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
     """By plain autograd. With respect to a factored matrix it is factored too."""
     with torch.enable_grad():
-        leaves = [_differentiable(leaf) for leaf in tree.leaves(params)]
+        leaves = [differentiable(leaf) for leaf in tree.leaves(params)]
         value = objective(tree.with_leaves(params, leaves), item)
-        sources = [leaf.tick if isinstance(leaf, Heard) else leaf for leaf in leaves]
-        grads = torch.autograd.grad(value, sources, materialize_grads=True)
-    found = [leaf.gradient() if isinstance(leaf, Heard) else g for leaf, g in zip(leaves, grads, strict=True)]
-    return tree.with_leaves(params, found), value.detach()
+        [found] = found_gradients([value], [leaves], [params])
+    return found
 
 
-def _differentiable(leaf: Tensor) -> Tensor:
+def differentiable(leaf: Tensor) -> Tensor:
+    """A leaf of params with respect to which the gradient can be taken; of a factored matrix with room it is heard."""
     if isinstance(leaf, Factored) and leaf.grows:
         return Heard(leaf)
     plain: Tensor = tree.dense(leaf)
     return plain.detach().requires_grad_()
+
+
+def found_gradients(
+    values: Sequence[Tensor], leaves: Sequence[Sequence[Tensor]], params: Sequence[Params]
+) -> list[tuple[Params, Tensor]]:
+    """The gradients of some losses [], each with respect to the `differentiable` leaves of its own params, and the
+    losses cut from the graph: by one backward pass."""
+    sources = [leaf.tick if isinstance(leaf, Heard) else leaf for own in leaves for leaf in own]
+    grads = iter(torch.autograd.grad(values, sources, materialize_grads=True))
+    pairs = [[(leaf, next(grads)) for leaf in own] for own in leaves]
+    found = [[leaf.gradient() if isinstance(leaf, Heard) else g for leaf, g in own] for own in pairs]
+    return [
+        (tree.with_leaves(like, own), value.detach()) for like, own, value in zip(params, found, values, strict=True)
+    ]
 
 
 def train(objective: Objective, optimizer: Optimizer, params: Params, task: Task, *, state: Tree = None) -> Trained:
