@@ -268,13 +268,13 @@ class Factored(Lazy):
         return products([self], [x], transposed=transposed)[0]
 
     def by_rows(self, x: Tensor, total: Tensor | None, *, transposed: bool) -> Tensor:
-        """The rows' share of a product with x, added to a total, which is written over; None: of nothing."""
+        """A total and the rows' share of a product with x, in memory of its own; None: that share alone."""
         c, inputs, slopes = self._all_rows()
         if not len(c):
-            return x.new_zeros(len(x), self.shape[0 if transposed else 1]) if total is None else total
+            return x.new_zeros(len(x), self.shape[0 if transposed else 1]) if total is None else total.clone()
         near, far = (inputs, slopes) if transposed else (slopes, inputs)
         met = (x @ near.T).mul_(c)
-        return met @ far if total is None else total.addmm_(met, far)
+        return met @ far if total is None else torch.addmm(total, met, far)
 
 
 def products(matrices: Sequence[Factored], xs: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:

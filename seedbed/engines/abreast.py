@@ -164,16 +164,27 @@ def _slopes(
 def alike(a: Local, b: Local) -> bool:
     """Whether two clients can go abreast: one objective but for what pulls them, one shape of all that they have."""
     return (
-        _alike_objectives(unmasked(a.objective, a.task), unmasked(b.objective, b.task))
+        _pulls(a.objective) == _pulls(b.objective)
+        and not isinstance(core(a.objective), Explicit)
+        and core(a.objective) == core(b.objective)
         and _shapes(a) == _shapes(b)
         and [type(leaf) for leaf in tree.leaves(a.params)] == [type(leaf) for leaf in tree.leaves(b.params)]
     )
 
 
-def _alike_objectives(a: Objective, b: Objective) -> bool:
-    if isinstance(a, Near) and isinstance(b, Near):
-        return _alike_objectives(a.objective, b.objective)
-    return not isinstance(a, Explicit) and a == b
+def unmasked_all(locals: Sequence[Local]) -> Sequence[Local]:
+    """Clients that go abreast, without masks where the examples of all are real."""
+    plain = [local._replace(objective=unmasked(local.objective, local.task)) for local in locals]
+    return plain if all(core(one.objective) == core(plain[0].objective) for one in plain) else locals
+
+
+def core(objective: Objective) -> Objective:
+    """An objective without what pulls it."""
+    return core(objective.objective) if isinstance(objective, Near) else objective
+
+
+def _pulls(objective: Objective) -> int:
+    return 1 + _pulls(objective.objective) if isinstance(objective, Near) else 0
 
 
 def _shapes(local: Local) -> Any:

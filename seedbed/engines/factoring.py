@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.engines import meeting
-from seedbed.engines.abreast import NotAbreast, alike, stepped_abreast
+from seedbed.engines.abreast import NotAbreast, alike, core, stepped_abreast, unmasked_all
 from seedbed.engines.looping import looping, stepped
 from seedbed.engines.meeting import Products, in_parts
 from seedbed.factored import Factored, Multiply, NotFactorable, Rows, multiplied_by
@@ -61,7 +61,7 @@ class Factoring:
         ends: dict[int, Trained] = {}
         for group in _groups(ready):
             some = [own for i in group if (own := ready[i]) is not None]
-            if len(some) > 1 and not any(other == some[0].objective for other in self._alone):
+            if len(some) > 1 and core(some[0].objective) not in self._alone:
                 ends |= dict(zip(group, self._abreast(some, workers), strict=False))
         left = [i for i in range(len(locals)) if i not in ends]
         ends |= dict(zip(left, self._dealt(self._one, [locals[i] for i in left], workers), strict=True))
@@ -94,7 +94,7 @@ class Factoring:
 
     def _abreast(self, group: Sequence[Local], workers: int) -> Sequence[Trained]:
         """Nothing, if they must be trained one by one."""
-        shares = _shares(group, workers)
+        shares = _shares(unmasked_all(group), workers)
         if len(shares) == 1:
             ends = [_walked(shares[0], in_parts)]
         else:
@@ -110,7 +110,7 @@ class Factoring:
             ends = _all_done([walkers.submit(walk, seat) for seat in range(len(shares))])
         found = [end for share in ends for end in share or ()]
         if None in ends:
-            self._alone.append(group[0].objective)
+            self._alone.append(core(group[0].objective))
             return []
         self.abreast += len(found)
         return [self._counted(local, end) for local, end in zip(group, found, strict=True)]

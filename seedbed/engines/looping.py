@@ -33,7 +33,7 @@ def stepped(local: Local, *, in_place: bool) -> Trained:
     Args:
         in_place: over the params and the state that are given, where the optimiser knows how.
     """
-    path = Path(local, in_place=in_place)
+    path = Path(local._replace(objective=unmasked(local.objective, local.task)), in_place=in_place)
     while path.goes_on:
         path.step(*gradient(path.objective, path.params, path.item))
     return path.end()
@@ -47,11 +47,10 @@ class Path:
     """
 
     def __init__(self, local: Local, *, in_place: bool):
-        objective, self._optimizer, params, self._task, state = local
+        self.objective, self._optimizer, params, self._task, state = local
         self._overwrite = self._optimizer.overwrite if in_place else None
         self._left = [k for k, real in enumerate(self._task.real.tolist()) if real][::-1]
         self._losses = torch.zeros_like(self._task.examples)
-        self.objective = unmasked(objective, self._task)
         self.params: Params = params
         self._state: Tree = self._optimizer.init(params) if state is None else state
 

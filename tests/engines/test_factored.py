@@ -1,6 +1,7 @@
 """Matrices that are not formed: their algebra, and what they do to training."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,7 +12,8 @@ from torch.nn import functional as F
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
-from seedbed.engines import OneByOne, meeting
+from seedbed.engines import OneByOne, factoring, meeting
+from seedbed.engines.abreast import Each, NotAbreast
 from seedbed.engines.factoring import Factoring, worth
 from seedbed.factored import Factored, Heard, NotFactorable, Rows, Stacked, finite
 from seedbed.federated import Algorithm, Group
@@ -224,19 +226,26 @@ def test_clients_in_lockstep_share_products_and_change_nothing(lockstep: int, mo
     """Ragged clients: who is done first leaves the others to themselves. However many compute at a time: bit for
     bit."""
     monkeypatch.setattr(meeting, "NUMBERS", 0)
-    rows = []
-    together = meeting.Meeting._together
-    monkeypatch.setattr(meeting.Meeting, "_together", lambda self, xs, m: rows.append(len(xs)) or together(self, xs, m))
+    rows, in_parts = [], meeting.in_parts
+
+    def counted(x: Tensor, *rest: Any) -> Tensor:
+        rows.append(len(x))
+        return in_parts(x, *rest)
+
+    for module in (meeting, factoring):
+        monkeypatch.setattr(module, "in_parts", counted)
     source, model = setting()
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=LOCAL["nesterov, decay"])
     _, want = a_round(algorithm, model, OneByOne(source))
+    executors = [Factoring() for _ in range(3)]
     found = [
-        a_round(algorithm, model, OneByOne(source, workers=w, executor=Factoring(), lockstep=lockstep))[1]
-        for w in (1, 2, 3)
+        a_round(algorithm, model, OneByOne(source, workers=w, executor=executor, lockstep=lockstep))[1]
+        for w, executor in enumerate(executors, 1)
     ]
     assert all((found[0][n] - want[n]).abs().max() <= 1e-12 for n in want)
     assert all(torch.equal(found[0][n], other[n]) for n in want for other in found[1:])
-    assert set(rows) == ({1, 2} if lockstep == 2 else {1, 3})  # 6, 6 and 8 steps
+    assert set(rows) == ({2 * 4} if lockstep == 2 else {1 * 4, 3 * 4})  # 6, 6 and 8 steps of batch 4
+    assert {executor.abreast for executor in executors} == {2 if lockstep == 2 else 3}
 
 
 @pytest.mark.usefixtures("float64")
@@ -245,12 +254,73 @@ def test_who_meets_at_other_matrices_is_not_mixed_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(meeting, "NUMBERS", 0)
     matrix, x = drawn(4, 4), drawn(3, 4, seed=1)
     matrices = [matrix, matrix.T, matrix, 2 * matrix]
+    with ThreadPoolExecutor(4) as pool, ThreadPoolExecutor(2) as helpers:
+        products = meeting.Products(4, helpers)
+        seats = [pool.submit(products.multiply, seat, x, which) for seat, which in enumerate(matrices)]
+        for seat, which in zip(seats, matrices, strict=True):
+            torch.testing.assert_close(seat.result(), x @ which)
 
-    def run(which: Tensor) -> Tensor:
-        return Factored(((1.0, which),), (), which).pulled_back(x)
 
-    for found, which in zip(meeting.in_lockstep(run, matrices, 4, 2), matrices, strict=True):
-        torch.testing.assert_close(found, x @ which)
+def test_clients_abreast_are_clients_one_by_one() -> None:
+    """An `Each` does to every client's tensor what is done to it, bit for bit; what would mix clients, hangs on their
+    numbers or hides from the graph is refused."""
+    xs, ws = [[drawn(3, 4, seed=s), drawn(3, 4, seed=s + 9)] for s in (1, 2)], [drawn(5, 4, seed=s) for s in (3, 4)]
+    steps: list[Callable[[Any, Any], Any]] = [
+        lambda x, w: F.linear(x, w).relu() + 1,
+        lambda x, w: torch.cat([x, w]).reshape(2, -1).max(1).values,
+        lambda x, w: torch.logsumexp(x, -1)[1:] * x.shape[1],
+        lambda x, w: torch.stack([*x.unbind(1), x[:, 0]]).add_(1),
+        lambda x, w: F.layer_norm(x, (4,)) @ w.T,
+    ]
+    for step in steps:
+        found = step(Each(xs[0]), Each(ws))
+        for i, one in enumerate(found.members):
+            assert torch.equal(one, step(xs[0][i], ws[i])), step
+    xs[0][1] = -xs[0][0]
+    hidden: list[Callable[[Any, Any], Any]] = [
+        lambda x, w: x.sum().item(),
+        lambda x, w: x if x.sum() > 0 else -x,
+        lambda x, w: x[x > 0],
+        lambda x, w: torch.zeros(3, 4).add_(x),
+        lambda x, w: torch.zeros(3, 4).__setitem__(0, x[0]),
+        lambda x, w: torch.add(x, 1, out=torch.empty(3, 4)),
+        lambda x, w: x.numpy(),
+        lambda x, w: Doubled.apply(x),  # type: ignore[no-untyped-call]
+        lambda x, w: torch.func.vmap(torch.sum)(x),
+    ]
+    for step in hidden:
+        with pytest.raises(NotAbreast):
+            step(Each(xs[0]), Each(ws))
+
+
+class Doubled(torch.autograd.Function):
+    """A model's own operation: no graph is made of what it does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return 2 * dy
+
+
+@pytest.mark.parametrize("lockstep", [1, 3])
+@pytest.mark.usefixtures("float64")
+def test_a_model_whose_way_hangs_on_numbers_trains_client_by_client(lockstep: int) -> None:
+    source, model = setting()
+
+    def predict(params: Any, x: Tensor) -> Tensor:
+        scores = model.predict(params, x)
+        return scores if scores[0, 0].item() > 0 else 2 * scores
+
+    algorithm = fedavg(supervised(predict, cross_entropy))
+    executor = Factoring()
+    _, found = a_round(algorithm, model, OneByOne(source, executor=executor, lockstep=lockstep, workers=2))
+    _, want = a_round(algorithm, model, OneByOne(source))
+    assert all((found[n] - want[n]).abs().max() <= 1e-12 for n in want)
+    assert executor.trained == 3
+    assert executor.abreast == 0
 
 
 def test_a_client_that_fails_in_lockstep_fails_the_round_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
