@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 MOST_BASES = 2  # of more given matrices the sum is formed
+SMALLEST = 1e-120  # of a shorter matrix's squared length parts may be lost
 BLOCK = 512  # rows that are multiplied out at a time: of as many a product of matrices is at its full speed
 
 
@@ -141,6 +142,13 @@ METADATA = {
 } | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.__len__}
 
 
+class Longest(NamedTuple):
+    """‖s·W‖ ≤ s·norm + lost for s in [0, 1], whatever rounding does; `lost` is of numbers too small for their type."""
+
+    norm: float
+    lost: float
+
+
 class Factored(Lazy):
     """Σ_b a_b·B_b + Σ_r c_r·d_r x_rᵀ: [O, I].
 
@@ -204,6 +212,35 @@ class Factored(Lazy):
                 block = []
         if block:
             yield block
+
+    def longest(self) -> "Longest | None":
+        """How long it is at most, whichever way it is formed, without forming it; None: form it to know.
+
+        ‖Σ_r c_r d_r x_rᵀ‖² = Σ_rs c_r c_s (d_r·d_s)(x_r·x_s), in double precision. With A the same sum over absolute
+        values, its own rounding is at most (O + I + 2n + 8)·2⁻⁵²·A, and by what forming the matrix in its own
+        precision may add, (n + 3)·ε·√A. None where the rows nearly cancel, so that this would be more than a
+        thousandth; where a given matrix is left in it, numbers are near what a float can hold, or products of matrices
+        are set to be imprecise.
+        """
+        c, inputs, slopes = (x.double() for x in self._all_rows())
+        exact = self.dtype in (torch.float32, torch.float64) and torch.get_float32_matmul_precision() == "highest"
+        if self.bases or not exact:
+            return None
+        if not len(c):
+            return Longest(0.0, 0.0)
+        n, (outputs, columns), kind = len(c), self.shape, torch.finfo(self.dtype)
+        scaled = c[:, None] * slopes
+        one, other, unscaled = (x.norm(dim=1) for x in (scaled, inputs, slopes))
+        square = float(((scaled @ scaled.T) * (inputs @ inputs.T)).sum(1).sum())
+        scaled, inputs = scaled.abs_(), inputs.abs()
+        most = 1.0001 * float(((scaled @ scaled.T) * (inputs @ inputs.T)).sum(1).sum())
+        if not (float(torch.stack([one, other, unscaled]).max()) < kind.max**0.25 and SMALLEST < square < kind.max):
+            return None
+        unsure, error = (outputs + columns + 2 * n + 8) * 2.0**-52 * most, (n + 3) * kind.eps * math.sqrt(most)
+        if error > math.sqrt(square) / 1000 or unsure > square / 1000:
+            return None
+        lost = n * (math.sqrt(outputs) * float(inputs.norm()) + math.sqrt(outputs * columns)) + (unscaled @ other)
+        return Longest(math.sqrt(square + unsure) + error, kind.tiny * float(lost))
 
     def _all_rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """c [n], x [n, I], d [n, O] of all sums together."""

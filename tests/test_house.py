@@ -38,7 +38,7 @@ ROOMS = {
     "peers": [
         *("errors", "tree", "federated", "stored", "tasks", "rounds", "engines", "privacy", "wire", "federation"),
     ],
-    "privacy": ["errors", "tree", "draws", "tasks", "learning", "reducers", "federated", "rounds"],
+    "privacy": ["errors", "factored", "tree", "draws", "tasks", "learning", "reducers", "federated", "rounds"],
 }
 
 

@@ -21,6 +21,7 @@ from seedbed.gate import Gate
 from seedbed.learning.objectives import Objective, cross_entropy, supervised
 from seedbed.learning.optimizers import adam, cosine, sgd
 from seedbed.models import Model
+from seedbed.privacy.differential import Independent, Noise, private
 from seedbed.rounds.synchronous import gather
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches
@@ -211,6 +212,20 @@ def test_a_factored_round_is_the_loops(kind: str, mu: float, dtype: torch.dtype,
     assert {n for n, x in groups[0].messages.value.items() if isinstance(x, Stacked)} == {"body.weight"}
     assert executor.trained == 3
     assert all(type(x) is Tensor and (x - want[n]).abs().max() <= tolerance for n, x in found.items())
+
+
+def test_a_clipped_factored_message_is_not_formed() -> None:
+    """Differential privacy's clip takes the norm from Gram matrices: what a client sends stays rows."""
+    source, model = setting()
+    loss = supervised(model.predict, cross_entropy)
+    plain = private(fedavg(loss), Independent(Noise(bytes(32)), 0.0, 3, 3), clip=0.01)
+    state = plain.init(model.params)
+    engine = OneByOne(source, executor=Factoring(), lockstep=3)
+    for group in engine.ask(plain, {c: plain.send(state, c) for c in engine.population}, 0):
+        value = group.messages.value.value
+        assert isinstance(value["body.weight"], Stacked)
+        assert all(member._dense is None for member in value["body.weight"].members)
+        assert float(tree.squared_norm(tree.dense(value)).sqrt()) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_workers_change_nothing_of_a_factored_round() -> None:
