@@ -37,6 +37,7 @@ class Rows:
 
     def __init__(self, room: int = 1, most: float = math.inf):
         self.count, self.room, self.most = 0, room, most
+        self.listens = True  # whether backward passes add to it
         self._inputs = self._slopes = torch.empty(0)
 
     def add(self, inputs: Tensor, slopes: Tensor) -> None:
@@ -131,7 +132,7 @@ def _kinds(args: Any) -> set[type[Lazy]]:
     return {type(x) for x in pytree.tree_leaves(args) if isinstance(x, Lazy)}
 
 
-def _shell(cls: Any, shape: Sequence[int], like: Tensor) -> Any:
+def shell(cls: Any, shape: Sequence[int], like: Tensor) -> Any:
     """A tensor of this class without numbers."""
     return Tensor._make_wrapper_subclass(cls, torch.Size(shape), dtype=like.dtype, device=like.device)
 
@@ -163,7 +164,7 @@ class Factored(Lazy):
     _dense: Tensor | None
 
     def __new__(cls, bases: Bases, sums: Sums, like: Tensor) -> "Factored":
-        made: Factored = _shell(cls, like.shape, like)
+        made: Factored = shell(cls, like.shape, like)
         made.bases, made.sums, made._dense = bases, sums, None
         return made
 
@@ -445,7 +446,7 @@ class Stacked(Lazy):
     _dense: Tensor | None
 
     def __new__(cls, members: list[Factored]) -> "Stacked":
-        made: Stacked = _shell(cls, (len(members), *members[0].shape), members[0])
+        made: Stacked = shell(cls, (len(members), *members[0].shape), members[0])
         made.members, made._dense = members, None
         return made
 
@@ -531,7 +532,7 @@ class Heard(Lazy):
     before: int
 
     def __new__(cls, matrix: Factored) -> "Heard":
-        made: Heard = _shell(cls, matrix.shape, matrix)
+        made: Heard = shell(cls, matrix.shape, matrix)
         made.matrix, made.before = matrix, matrix.rows.count
         made.tick = torch.zeros((), dtype=matrix.dtype, device=matrix.device, requires_grad=True)
         return made
@@ -550,15 +551,43 @@ class Heard(Lazy):
 def _heard_linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if not isinstance(weight, Heard) or isinstance(x, Lazy) or isinstance(bias, Lazy):
         raise NotFactorable
-    [y] = heard_linears([x], [weight])
+    y = heard_product(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], -1)
     return y if bias is None else y + bias
 
 
 Heard.known = {F.linear: _heard_linear}
 
 
+def heard_product(x: Tensor, weight: Heard) -> Tensor:
+    """x·Wᵀ: [B, I] -> [B, O]. It may be differentiated twice."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotFactorable
+    y: Tensor = _Product.apply(x, weight.tick, weight.matrix, True)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Product(torch.autograd.Function):
+    """x·Wᵀ of a factored W, or x·W, whose backward appends the rows of the gradient, in both cases d xᵀ."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tick: Tensor, matrix: Factored, transposed: bool) -> Tensor:
+        ctx.save_for_backward(x, tick)
+        ctx.matrix, ctx.transposed = matrix, transposed
+        return matrix.applied(x) if transposed else matrix.pulled_back(x)
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Tensor) -> Any:
+        (x, tick), (dy,), matrix = ctx.saved_tensors, dys, ctx.matrix
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = _Product.apply(dy, tick, matrix, not ctx.transposed)  # type: ignore[no-untyped-call]
+        if matrix.rows.listens:
+            matrix.rows.add(*((x, dy) if ctx.transposed else (dy, x)))
+        return dx, torch.zeros_like(tick), None, None
+
+
 def heard_linears(xs: Sequence[Tensor], weights: Sequence[Heard]) -> list[Tensor]:
-    """x·Wᵀ of each of some weights and its x [..., I], computed together: see `products`."""
+    """x·Wᵀ of each of some weights and its x [..., I], together (see `products`), to be differentiated once."""
     flat = [x.reshape(-1, x.shape[-1]) for x in xs]
     matrices, ticks = [w.matrix for w in weights], [w.tick for w in weights]
     ys: Sequence[Tensor] = _Linears.apply(matrices, *flat, *ticks)  # type: ignore[no-untyped-call]

@@ -16,10 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
     "errors": [],
     "factored": [],
+    "fast": ["factored"],
     "tree": ["factored"],
     "draws": [],
     "tasks": ["errors", "tree", "draws"],
-    "learning": ["errors", "factored", "tree", "draws", "tasks"],
+    "learning": ["errors", "factored", "fast", "tree", "draws", "tasks"],
     "reducers": ["errors", "tree"],
     "federated": ["tree", "tasks", "learning", "reducers"],
     "algorithms": ["errors", "tree", "tasks", "learning", "federated", "reducers"],

@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from seedbed import tree
 from seedbed.engines.looping import Path, unmasked
 from seedbed.factored import Heard, heard_linears
-from seedbed.learning.objectives import Near
+from seedbed.learning.objectives import Near, Supervised
 from seedbed.learning.training import (
-    Explicit,
     Item,
     Local,
     Objective,
@@ -162,10 +161,10 @@ def _slopes(
 
 
 def alike(a: Local, b: Local) -> bool:
-    """Whether two clients can go abreast: one objective but for what pulls them, one shape of all that they have."""
+    """Whether two clients can go abreast: one loss but for what pulls them, one shape of all that they have."""
     return (
         _pulls(a.objective) == _pulls(b.objective)
-        and not isinstance(core(a.objective), Explicit)
+        and isinstance(core(a.objective), Supervised)
         and core(a.objective) == core(b.objective)
         and _shapes(a) == _shapes(b)
         and [type(leaf) for leaf in tree.leaves(a.params)] == [type(leaf) for leaf in tree.leaves(b.params)]

@@ -59,7 +59,7 @@ def gradient_steps(
         still = {n: p for n, p in params.items() if not moves(n)}
         moving = {n: p for n, p in params.items() if moves(n)}
         for _ in range(steps):
-            g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, support)
+            g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, support, beside=still)
             moving = tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
         return {n: moving.get(n, still.get(n)) for n in params}
 
