@@ -224,8 +224,7 @@ class Factored(Lazy):
         are set to be imprecise.
         """
         c, inputs, slopes = (x.double() for x in self._all_rows())
-        exact = self.dtype in (torch.float32, torch.float64) and torch.get_float32_matmul_precision() == "highest"
-        if self.bases or not exact:
+        if self.bases or self.dtype not in (torch.float32, torch.float64) or not _multiplies_exactly(self.device):
             return None
         if not len(c):
             return Longest(0.0, 0.0)
@@ -333,6 +332,16 @@ def products(matrices: Sequence[Factored], xs: Sequence[Tensor], *, transposed: 
             part = part if matrix.bases[k][0] == 1 else part.mul_(matrix.bases[k][0])
             totals[i] = _plus(totals[i], part)
     return [m.by_rows(x, total, transposed=transposed) for m, x, total in zip(matrices, xs, totals, strict=True)]
+
+
+def _multiplies_exactly(device: torch.device) -> bool:
+    """Whether PyTorch is known to multiply in the precision of the numbers: on a CPU, if it is not told otherwise."""
+    if device.type != "cpu":
+        return False
+    backend: Any = torch.backends.mkldnn
+    if hasattr(backend, "matmul"):  # PyTorch 2.9 and later
+        return backend.matmul.fp32_precision in ("none", "ieee")
+    return torch.get_float32_matmul_precision() == "highest"
 
 
 def _joined_rows(sums: Sequence[tuple[Tensor, Rows]]) -> tuple[Tensor, Tensor, Tensor]:

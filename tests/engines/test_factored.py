@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
@@ -15,16 +16,19 @@ from seedbed.algorithms.fedprox import fedprox
 from seedbed.engines import OneByOne, factoring, meeting
 from seedbed.engines.abreast import Each, NotAbreast
 from seedbed.engines.factoring import Factoring, worth
-from seedbed.factored import Factored, Heard, NotFactorable, Rows, Stacked, finite
+from seedbed.factored import Factored, Heard, Lazy, NotFactorable, Rows, Stacked, finite
 from seedbed.federated import Algorithm, Group
 from seedbed.gate import Gate
-from seedbed.learning.objectives import Objective, cross_entropy, supervised
+from seedbed.learning.adaptations import Order, gradient_steps, learned_steps, maml, rates_for
+from seedbed.learning.objectives import after, cross_entropy, supervised
 from seedbed.learning.optimizers import adam, cosine, sgd
+from seedbed.learning.training import Executor, Objective, mean_gradient, trained_by
 from seedbed.models import Model
 from seedbed.privacy.differential import Independent, Noise, private
 from seedbed.rounds.synchronous import gather
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches
+from seedbed.tasks.types import Batch, Episode, Task
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -409,3 +413,78 @@ def test_an_adaptive_local_optimiser_is_refused_in_a_line() -> None:
     a_round(algorithm, model, OneByOne(source, executor=Factoring(say=said.append)))
     reason = "the local optimiser adam is not linear in the gradients"
     assert said == [f"executor factored: {reason}, so that clients train in a loop there"]
+
+
+# ---- fast weights --------------------------------------------------------------------------------------------------
+
+
+class Made(TorchDispatchMode):
+    """What operations make tensors of this shape, but for another view of one that is given."""
+
+    def __init__(self, given: Tensor):
+        super().__init__()
+        self.given, self.by = given, list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        plain = isinstance(found, Tensor) and not isinstance(found, Lazy) and found.shape == self.given.shape
+        self.by += [str(func)] if plain and found.data_ptr() != self.given.data_ptr() else []
+        return found
+
+
+def meta_gradient(executor: Executor | None, objective: Objective, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of two episodes, of 5 support and 6 query examples of 30 numbers, in 3 classes."""
+
+    def examples(count: int, seed: int) -> Batch:
+        return Batch(drawn(2, count, 30, seed=seed), torch.arange(2 * count).reshape(2, -1) % 3, torch.ones(2, count))
+
+    task = Task(Episode(examples(5, 1), examples(6, 2)), torch.ones(2), torch.tensor(2.0))
+    with torch.no_grad(), trained_by(executor):
+        return dict(mean_gradient(objective, params, task)[0])
+
+
+def perceptron() -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Model(nn.Sequential(nn.Linear(30, 50), nn.Tanh(), nn.Linear(50, 40), nn.Tanh(), nn.Linear(40, 3)))
+
+
+@pytest.mark.parametrize("order", ["exact", "first"])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.usefixtures("float64")
+def test_fast_weights_are_not_formed(order: Order, steps: int) -> None:
+    """Through inner steps of all layers, or of the last two with the first still in the way: the reference's gradient,
+    and no operation makes a matrix of a layer's shape."""
+    model = perceptron()
+    loss = supervised(model.predict, cross_entropy)
+
+    def some(name: str) -> bool:
+        return not name.startswith("0.")
+
+    upper = gradient_steps(loss, lr=0.3, steps=steps, first_order=order == "first", moves=some)
+    for objective in (maml(loss, lr=0.3, steps=steps, order=order), after(upper, loss)):
+        with Made(model.params["2.weight"]) as made:
+            want = meta_gradient(None, objective, model.params)
+        assert made.by
+        for name in ("0.weight", "2.weight"):
+            executor = Factoring(always=True)
+            with Made(model.params[name]) as made:
+                found = meta_gradient(executor, objective, model.params)
+            assert not made.by
+            assert executor.trained == 3
+            assert isinstance(found[name], Factored)
+        assert all((tree.dense(found[n]) - g).abs().max() <= 1e-10 * g.abs().max() for n, g in want.items())
+
+
+@pytest.mark.usefixtures("float64")
+def test_fast_weights_that_are_no_sums_of_rows_are_formed() -> None:
+    """A learned rate for every number, and a Hessian by differences: refused by name, and the reference's gradient."""
+    model = perceptron()
+    loss = supervised(model.predict, cross_entropy)
+    rated = {**model.params, **rates_for(model.params, 0.1)}
+    hessian_free = maml(loss, lr=0.3, order="hessian_free")
+    for objective, params in ((after(learned_steps(loss), loss), rated), (hessian_free, model.params)):
+        executor = Factoring(always=True)
+        found, want = (meta_gradient(e, objective, params) for e in (executor, None))
+        assert "differentiated through" in next(iter(executor.refused))
+        assert all((tree.dense(found[n]) - g).abs().max() <= 1e-12 for n, g in want.items())
