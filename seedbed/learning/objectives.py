@@ -210,17 +210,42 @@ def hessian_free(loss: Objective, *, lr: float, steps: int, delta: float = 1e-2)
     return objective
 
 
+def recomputed(loss: Objective, *, lr: float, steps: int) -> Objective:
+    """The MAML objective with its exact gradient, in memory that does not grow with the steps.
+
+    Value: L_B(φ_K). Gradient: Π_k (I − α∇²L_A(φ_k))·∇L_B(φ_K), the factors from the last step to the first, each by an
+    exact Hessian-vector product. No step is kept: φ_k is computed anew from the start, K(K − 1)/2 gradients more than
+    K steps take.
+    """
+
+    def objective(params: Params, episode: Episode) -> Tensor:
+        def point(k: int) -> Params:
+            phi = tree.detach(params)
+            for _ in range(k):
+                phi = tree.axpy(-lr, grad(loss)(phi, episode.support), phi)
+            return phi
+
+        direction, value = grad_and_value(loss)(point(steps), episode.query)
+        for k in reversed(range(steps)):
+            curvature = hessian_vector(loss, point(k), episode.support, direction)
+            direction = tree.axpy(-lr, curvature, direction)
+        return with_gradient(value, params, direction)
+
+    return objective
+
+
 def three_batch(loss: Objective, *, lr: float, order: str = "exact", delta: float = 1e-2) -> Objective:
     """Per-FedAvg's unbiased estimate (I − α∇²L(w; D''))·∇L(w − α∇L(w; D); D') as an objective over triples.
 
-    Fallah et al., NeurIPS 2020, eq. 8. order: exact | first (no Hessian) | hessian_free (two gradients on D'').
+    Fallah et al., NeurIPS 2020, eq. 8. order: exact, or recomputed, which is the same for one step | first (no Hessian)
+    | hessian_free (two gradients on D'').
     """
 
     def objective(params: Params, item: Triple) -> Tensor:
         w = tree.detach(params)
         adapted = tree.axpy(-lr, grad(loss)(w, item.support), w)
         direction, value = grad_and_value(loss)(adapted, item.query)
-        if order == "exact":
+        if order in ("exact", "recomputed"):
             direction = tree.axpy(-lr, hessian_vector(loss, w, item.curvature, direction), direction)
         elif order == "hessian_free":
             product = finite_hessian_vector(loss, w, item.curvature, direction, delta=delta)
