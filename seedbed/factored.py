@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 MOST_BASES = 2  # of more given matrices the sum is formed
+SMALLEST = 1e-120  # of a shorter matrix's squared length parts may be lost
+BLOCK = 512  # rows that are multiplied out at a time: of as many a product of matrices is at its full speed
 
 
 class Rows:
@@ -35,6 +37,7 @@ class Rows:
 
     def __init__(self, room: int = 1, most: float = math.inf):
         self.count, self.room, self.most = 0, room, most
+        self.listens = True  # whether backward passes add to it
         self._inputs = self._slopes = torch.empty(0)
 
     def add(self, inputs: Tensor, slopes: Tensor) -> None:
@@ -129,7 +132,7 @@ def _kinds(args: Any) -> set[type[Lazy]]:
     return {type(x) for x in pytree.tree_leaves(args) if isinstance(x, Lazy)}
 
 
-def _shell(cls: Any, shape: Sequence[int], like: Tensor) -> Any:
+def shell(cls: Any, shape: Sequence[int], like: Tensor) -> Any:
     """A tensor of this class without numbers."""
     return Tensor._make_wrapper_subclass(cls, torch.Size(shape), dtype=like.dtype, device=like.device)
 
@@ -138,6 +141,13 @@ METADATA = {
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf", "is_sparse", "grad_fn")
 } | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.__len__}
+
+
+class Longest(NamedTuple):
+    """‖s·W‖ ≤ s·norm + lost for s in [0, 1], whatever rounding does; `lost` is of numbers too small for their type."""
+
+    norm: float
+    lost: float
 
 
 class Factored(Lazy):
@@ -154,7 +164,7 @@ class Factored(Lazy):
     _dense: Tensor | None
 
     def __new__(cls, bases: Bases, sums: Sums, like: Tensor) -> "Factored":
-        made: Factored = _shell(cls, like.shape, like)
+        made: Factored = shell(cls, like.shape, like)
         made.bases, made.sums, made._dense = bases, sums, None
         return made
 
@@ -181,24 +191,64 @@ class Factored(Lazy):
         return self._dense
 
     def _formed(self) -> Tensor:
-        c, inputs, slopes = self._all_rows()
-        if len(c):
-            total = (c[:, None] * slopes).T @ inputs
-        else:
+        total: Tensor | None = None
+        for block in self._blocks():
+            c, inputs, slopes = _joined_rows(block)
+            part = (c[:, None] * slopes).T
+            total = part @ inputs if total is None else total.addmm_(part, inputs)
+        if total is None:
             total = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
         for a, base in self.bases:
             total.add_(base, alpha=a)
         return total
 
+    def _blocks(self) -> Iterator[list[tuple[Tensor, Rows]]]:
+        """The sums, some at a time: the rows of all clients side by side would be as large again."""
+        block: list[tuple[Tensor, Rows]] = []
+        for c, rows in self.sums:
+            if len(c):
+                block.append((c, rows))
+            if sum(len(c) for c, _ in block) >= BLOCK:
+                yield block
+                block = []
+        if block:
+            yield block
+
+    def longest(self) -> "Longest | None":
+        """How long it is at most, whichever way it is formed, without forming it; None: form it to know.
+
+        ‖Σ_r c_r d_r x_rᵀ‖² = Σ_rs c_r c_s (d_r·d_s)(x_r·x_s), in double precision. With A the same sum over absolute
+        values, its own rounding is at most (O + I + 2n + 8)·2⁻⁵²·A, and by what forming the matrix in its own
+        precision may add, (n + 3)·ε·√A. None where the rows nearly cancel, so that this would be more than a
+        thousandth; where a given matrix is left in it, numbers are near what a float can hold, or products of matrices
+        are set to be imprecise.
+        """
+        c, inputs, slopes = (x.double() for x in self._all_rows())
+        if self.bases or self.dtype not in (torch.float32, torch.float64) or not _multiplies_exactly(self.device):
+            return None
+        if not len(c):
+            return Longest(0.0, 0.0)
+        n, (outputs, columns), kind = len(c), self.shape, torch.finfo(self.dtype)
+        scaled = c[:, None] * slopes
+        one, other, unscaled = (x.norm(dim=1) for x in (scaled, inputs, slopes))
+        square = float(((scaled @ scaled.T) * (inputs @ inputs.T)).sum(1).sum())
+        scaled, inputs = scaled.abs_(), inputs.abs()
+        most = 1.0001 * float(((scaled @ scaled.T) * (inputs @ inputs.T)).sum(1).sum())
+        if not (float(torch.stack([one, other, unscaled]).max()) < kind.max**0.25 and SMALLEST < square < kind.max):
+            return None
+        unsure, error = (outputs + columns + 2 * n + 8) * 2.0**-52 * most, (n + 3) * kind.eps * math.sqrt(most)
+        if error > math.sqrt(square) / 1000 or unsure > square / 1000:
+            return None
+        lost = n * (math.sqrt(outputs) * float(inputs.norm()) + math.sqrt(outputs * columns)) + (unscaled @ other)
+        return Longest(math.sqrt(square + unsure) + error, kind.tiny * float(lost))
+
     def _all_rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """c [n], x [n, I], d [n, O] of all sums together."""
-        rows = [rows.first(len(c)) for c, rows in self.sums if len(c)]
-        if not rows:
+        sums = [(c, rows) for c, rows in self.sums if len(c)]
+        if not sums:
             empty = torch.empty(0, dtype=self.dtype, device=self.device)
             return empty, empty, empty
-        c = torch.cat([c for c, _ in self.sums if len(c)])
-        inputs, slopes = (pair[0] if len(pair) == 1 else torch.cat(pair) for pair in zip(*rows, strict=True))
-        return c, inputs, slopes
+        return _joined_rows(sums)
 
     def times(self, s: float) -> "Factored":
         """s·self."""
@@ -252,17 +302,57 @@ class Factored(Lazy):
         return bool(bound < torch.finfo(self.dtype).max / 2)
 
     def _product(self, x: Tensor, *, transposed: bool) -> Tensor:
-        total: Tensor | None = None
-        for a, base in self.bases:
-            part = _multiply.get()(x, base.T if transposed else base)
-            part = part if a == 1 else a * part
-            total = part if total is None else total + part
+        return products([self], [x], transposed=transposed)[0]
+
+    def by_rows(self, x: Tensor, total: Tensor | None, *, transposed: bool) -> Tensor:
+        """A total and the rows' share of a product with x, in memory of its own; None: that share alone."""
         c, inputs, slopes = self._all_rows()
-        if len(c):
-            near, far = (inputs, slopes) if transposed else (slopes, inputs)
-            met = (x @ near.T) * c
-            total = met @ far if total is None else torch.addmm(total, met, far)
-        return x.new_zeros(len(x), self.shape[0 if transposed else 1]) if total is None else total
+        if not len(c):
+            return x.new_zeros(len(x), self.shape[0 if transposed else 1]) if total is None else total.clone()
+        near, far = (inputs, slopes) if transposed else (slopes, inputs)
+        met = (x @ near.T).mul_(c)
+        return met @ far if total is None else torch.addmm(total, met, far)
+
+
+def products(matrices: Sequence[Factored], xs: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
+    """x·Wᵀ of each matrix W and its x [B, I], or of x [B, O] x·W if not transposed.
+
+    Where all are made of the same given matrices, each of those is multiplied once by the rows of all.
+    """
+    bases = [[id(base) for _, base in matrix.bases] for matrix in matrices]
+    if any(other != bases[0] for other in bases):
+        found = [products([m], [x], transposed=transposed) for m, x in zip(matrices, xs, strict=True)]
+        return [product for [product] in found]
+    totals: list[Tensor | None] = [None] * len(xs)
+    for k, (_, base) in enumerate(matrices[0].bases):
+        rows = xs[0] if len(xs) == 1 else torch.cat(list(xs))
+        whole = _multiply.get()(rows, base.T if transposed else base)
+        parts = torch.split(whole, [len(x) for x in xs])
+        for i, (matrix, part) in enumerate(zip(matrices, parts, strict=True)):
+            part = part if matrix.bases[k][0] == 1 else part.mul_(matrix.bases[k][0])
+            totals[i] = _plus(totals[i], part)
+    return [m.by_rows(x, total, transposed=transposed) for m, x, total in zip(matrices, xs, totals, strict=True)]
+
+
+def _multiplies_exactly(device: torch.device) -> bool:
+    """Whether PyTorch is known to multiply in the precision of the numbers: on a CPU, if it is not told otherwise."""
+    if device.type != "cpu":
+        return False
+    backend: Any = torch.backends.mkldnn
+    if hasattr(backend, "matmul"):  # PyTorch 2.9 and later
+        return backend.matmul.fp32_precision in ("none", "ieee")
+    return torch.get_float32_matmul_precision() == "highest"
+
+
+def _joined_rows(sums: Sequence[tuple[Tensor, Rows]]) -> tuple[Tensor, Tensor, Tensor]:
+    """c [n], x [n, I], d [n, O] of these sums together; of one alone they are not copied."""
+    columns = zip(*((c, *rows.first(len(c))) for c, rows in sums), strict=True)
+    c, inputs, slopes = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
+    return c, inputs, slopes
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
 
 
 def _added(c: Tensor, e: Tensor) -> Tensor:
@@ -365,7 +455,7 @@ class Stacked(Lazy):
     _dense: Tensor | None
 
     def __new__(cls, members: list[Factored]) -> "Stacked":
-        made: Stacked = _shell(cls, (len(members), *members[0].shape), members[0])
+        made: Stacked = shell(cls, (len(members), *members[0].shape), members[0])
         made.members, made._dense = members, None
         return made
 
@@ -451,7 +541,7 @@ class Heard(Lazy):
     before: int
 
     def __new__(cls, matrix: Factored) -> "Heard":
-        made: Heard = _shell(cls, matrix.shape, matrix)
+        made: Heard = shell(cls, matrix.shape, matrix)
         made.matrix, made.before = matrix, matrix.rows.count
         made.tick = torch.zeros((), dtype=matrix.dtype, device=matrix.device, requires_grad=True)
         return made
@@ -470,26 +560,65 @@ class Heard(Lazy):
 def _heard_linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if not isinstance(weight, Heard) or isinstance(x, Lazy) or isinstance(bias, Lazy):
         raise NotFactorable
-    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight.tick, weight.matrix)  # type: ignore[no-untyped-call]
-    y = y.reshape(*x.shape[:-1], -1)
+    y = heard_product(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], -1)
     return y if bias is None else y + bias
 
 
 Heard.known = {F.linear: _heard_linear}
 
 
-class _Linear(torch.autograd.Function):
-    """x·Wᵀ of a factored W, whose backward appends the rows."""
+def heard_product(x: Tensor, weight: Heard) -> Tensor:
+    """x·Wᵀ: [B, I] -> [B, O]. It may be differentiated twice."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotFactorable
+    y: Tensor = _Product.apply(x, weight.tick, weight.matrix, True)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Product(torch.autograd.Function):
+    """x·Wᵀ of a factored W, or x·W, whose backward appends the rows of the gradient, in both cases d xᵀ."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tick: Tensor, matrix: Factored) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.matrix = matrix
-        return matrix.applied(x)
+    def forward(ctx: Any, x: Tensor, tick: Tensor, matrix: Factored, transposed: bool) -> Tensor:
+        ctx.save_for_backward(x, tick)
+        ctx.matrix, ctx.transposed = matrix, transposed
+        return matrix.applied(x) if transposed else matrix.pulled_back(x)
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> Any:
-        (x,), (dy,), matrix = ctx.saved_tensors, dys, ctx.matrix
-        dx = matrix.pulled_back(dy) if ctx.needs_input_grad[0] else None
-        matrix.rows.add(x, dy)
-        return dx, dy.new_zeros(()), None
+        (x, tick), (dy,), matrix = ctx.saved_tensors, dys, ctx.matrix
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = _Product.apply(dy, tick, matrix, not ctx.transposed)  # type: ignore[no-untyped-call]
+        if matrix.rows.listens:
+            matrix.rows.add(*((x, dy) if ctx.transposed else (dy, x)))
+        return dx, torch.zeros_like(tick), None, None
+
+
+def heard_linears(xs: Sequence[Tensor], weights: Sequence[Heard]) -> list[Tensor]:
+    """x·Wᵀ of each of some weights and its x [..., I], together (see `products`), to be differentiated once."""
+    flat = [x.reshape(-1, x.shape[-1]) for x in xs]
+    matrices, ticks = [w.matrix for w in weights], [w.tick for w in weights]
+    ys: Sequence[Tensor] = _Linears.apply(matrices, *flat, *ticks)  # type: ignore[no-untyped-call]
+    return [y.reshape(*x.shape[:-1], -1) for x, y in zip(xs, ys, strict=True)]
+
+
+class _Linears(torch.autograd.Function):
+    """x·Wᵀ of some factored W, whose backward appends the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Sequence[Factored], *tensors: Tensor) -> tuple[Tensor, ...]:
+        xs = tensors[: len(matrices)]
+        ctx.save_for_backward(*xs)
+        ctx.matrices = matrices
+        return tuple(products(matrices, xs, transposed=True))
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Tensor) -> Any:
+        count = len(dys)
+        dxs: Sequence[Tensor | None] = [None] * count
+        if any(ctx.needs_input_grad[1 : 1 + count]):
+            dxs = products(ctx.matrices, dys, transposed=False)
+        for matrix, x, dy in zip(ctx.matrices, ctx.saved_tensors, dys, strict=True):
+            matrix.rows.add(x, dy)
+        return None, *dxs, *(dy.new_zeros(()) for dy in dys)

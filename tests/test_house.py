@@ -16,10 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
     "errors": [],
     "factored": [],
+    "fast": ["factored"],
     "tree": ["factored"],
     "draws": [],
     "tasks": ["errors", "tree", "draws"],
-    "learning": ["errors", "factored", "tree", "draws", "tasks"],
+    "learning": ["errors", "factored", "fast", "tree", "draws", "tasks"],
     "reducers": ["errors", "tree"],
     "federated": ["tree", "tasks", "learning", "reducers"],
     "algorithms": ["errors", "tree", "tasks", "learning", "federated", "reducers"],
@@ -38,7 +39,7 @@ ROOMS = {
     "peers": [
         *("errors", "tree", "federated", "stored", "tasks", "rounds", "engines", "privacy", "wire", "federation"),
     ],
-    "privacy": ["errors", "tree", "draws", "tasks", "learning", "reducers", "federated", "rounds"],
+    "privacy": ["errors", "factored", "tree", "draws", "tasks", "learning", "reducers", "federated", "rounds"],
 }
 
 

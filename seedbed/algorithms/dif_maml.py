@@ -26,7 +26,7 @@ def dif_maml(
     Args:
         lr: the inner learning rate α.
         steps: inner steps in training; the paper's is 1.
-        order: exact | first | hessian_free, as in fedmeta.
+        order: exact | recomputed | first | hessian_free, as in fedmeta.
         delta: the length of the finite difference of `hessian_free`.
         outer: each peer's optimiser, with μ for its learning rate: sgd in the paper's analysis, Adam in its
             experiments. Departure: its state is mixed with the neighbours' too, so that peers with unequal data agree

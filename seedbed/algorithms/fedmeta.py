@@ -25,8 +25,9 @@ def fedmeta(
 
     Args:
         lr: the inner learning rate α.
-        order: exact (differentiates through the inner steps: second order) | first (takes φ_i's gradient for θ's:
-            FOMAML) | hessian_free (second order by differences of gradients).
+        order: exact (differentiates through the inner steps: second order) | recomputed (the same gradient in memory
+            that does not grow with the steps, for more time) | first (takes φ_i's gradient for θ's: FOMAML) |
+            hessian_free (second order by differences of gradients).
         delta: the length of those differences.
         steps: inner steps in training.
         adapt: how a client adapts; None: by the inner steps, `test_steps` of them (None: as many as in training).

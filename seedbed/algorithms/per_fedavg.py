@@ -28,7 +28,7 @@ def per_fedavg(
 
     Args:
         alpha: α of the one inner step.
-        order: exact | first (Per-FedAvg FO) | hessian_free (HF).
+        order: exact, or recomputed as in fedmeta | first (Per-FedAvg FO) | hessian_free (HF).
         batches: 3 is the paper's estimate, unbiased for ∇F_i, from three independent batches (items are triples);
             2 differentiates through the step on one support batch (items are episodes): less data, not the same
             expectation.

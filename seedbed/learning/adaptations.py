@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.learning.objectives import Adapt, after, hessian_free
+from seedbed.learning.objectives import Adapt, after, hessian_free, recomputed
 from seedbed.learning.training import Objective, Params, gradient
 from seedbed.tasks.types import Batch, Episode
 
 Moves = Callable[[str], bool]  # which parameters adapt, by name
-Order = Literal["exact", "first", "hessian_free"]
+Order = Literal["exact", "recomputed", "first", "hessian_free"]
 
 
 def everything(name: str) -> bool:
@@ -59,7 +59,7 @@ def gradient_steps(
         still = {n: p for n, p in params.items() if not moves(n)}
         moving = {n: p for n, p in params.items() if moves(n)}
         for _ in range(steps):
-            g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, support)
+            g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, support, beside=still)
             moving = tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
         return {n: moving.get(n, still.get(n)) for n in params}
 
@@ -67,7 +67,12 @@ def gradient_steps(
 
 
 def maml(loss: Objective, *, lr: float, steps: int = 1, order: Order = "exact", delta: float = 1e-2) -> Objective:
-    """The loss on the query set after gradient steps on the support set, by the order of its gradient."""
+    """The loss on the query set after gradient steps on the support set, by the order of its gradient.
+
+    recomputed: exact, in memory that does not grow with the steps, for more time (`objectives.recomputed`).
+    """
+    if order == "recomputed":
+        return recomputed(loss, lr=lr, steps=steps)
     if order == "hessian_free":
         return hessian_free(loss, lr=lr, steps=steps, delta=delta)
     return after(gradient_steps(loss, lr=lr, steps=steps, first_order=order == "first"), loss)

@@ -121,19 +121,23 @@ class Near(Explicit):
     anchor: Params
     mu: float | Tensor
 
+    def pulled(self, params: Params, slope: Params, value: Tensor) -> tuple[Params, Tensor]:
+        """The gradient and the value [] at `params`, from those of `objective`."""
+        away = tree.sub(params, self.anchor)
+        return tree.axpy(self.mu, away, slope), value + self.mu / 2 * tree.squared_norm(tree.detach(away))
 
-def near(objective: Objective, anchor: Params, mu: float | Tensor) -> Objective:
+
+def near(objective: Objective, anchor: Params, mu: float | Tensor) -> Near:
     """objective + (μ/2)·‖params − anchor‖²: FedProx's, Ditto's and pFedMe's pull, of gradient μ(params − anchor)."""
 
     def value(params: Params, item: Item) -> Tensor:
         return objective(params, item) + mu / 2 * tree.squared_norm(tree.sub(params, anchor))
 
     def slope(params: Params, item: Item) -> tuple[Params, Tensor]:
-        slope, value = gradient(objective, params, item)
-        away = tree.sub(params, anchor)
-        return tree.axpy(mu, away, slope), value + mu / 2 * tree.squared_norm(tree.detach(away))
+        return made.pulled(params, *gradient(objective, params, item))
 
-    return Near(value, slope, objective, anchor, mu)
+    made = Near(value, slope, objective, anchor, mu)
+    return made
 
 
 def tilted(objective: Objective, direction: Params) -> Objective:
@@ -206,17 +210,42 @@ def hessian_free(loss: Objective, *, lr: float, steps: int, delta: float = 1e-2)
     return objective
 
 
+def recomputed(loss: Objective, *, lr: float, steps: int) -> Objective:
+    """The MAML objective with its exact gradient, in memory that does not grow with the steps.
+
+    Value: L_B(φ_K). Gradient: Π_k (I − α∇²L_A(φ_k))·∇L_B(φ_K), the factors from the last step to the first, each by an
+    exact Hessian-vector product. No step is kept: φ_k is computed anew from the start, K(K − 1)/2 gradients more than
+    K steps take.
+    """
+
+    def objective(params: Params, episode: Episode) -> Tensor:
+        def point(k: int) -> Params:
+            phi = tree.detach(params)
+            for _ in range(k):
+                phi = tree.axpy(-lr, grad(loss)(phi, episode.support), phi)
+            return phi
+
+        direction, value = grad_and_value(loss)(point(steps), episode.query)
+        for k in reversed(range(steps)):
+            curvature = hessian_vector(loss, point(k), episode.support, direction)
+            direction = tree.axpy(-lr, curvature, direction)
+        return with_gradient(value, params, direction)
+
+    return objective
+
+
 def three_batch(loss: Objective, *, lr: float, order: str = "exact", delta: float = 1e-2) -> Objective:
     """Per-FedAvg's unbiased estimate (I − α∇²L(w; D''))·∇L(w − α∇L(w; D); D') as an objective over triples.
 
-    Fallah et al., NeurIPS 2020, eq. 8. order: exact | first (no Hessian) | hessian_free (two gradients on D'').
+    Fallah et al., NeurIPS 2020, eq. 8. order: exact, or recomputed, which is the same for one step | first (no Hessian)
+    | hessian_free (two gradients on D'').
     """
 
     def objective(params: Params, item: Triple) -> Tensor:
         w = tree.detach(params)
         adapted = tree.axpy(-lr, grad(loss)(w, item.support), w)
         direction, value = grad_and_value(loss)(adapted, item.query)
-        if order == "exact":
+        if order in ("exact", "recomputed"):
             direction = tree.axpy(-lr, hessian_vector(loss, w, item.curvature, direction), direction)
         elif order == "hessian_free":
             product = finite_hessian_vector(loss, w, item.curvature, direction, delta=delta)

@@ -62,33 +62,43 @@ def synchronous(
             number += 1
             yield Round(number, state, [], {})
             continue
-        memory = {} if chosen else dict(engine.memory())
-        sent = {c: algorithm.send(state, c) for c in chosen or population[:1]}
-        asked = list(engine.ask(algorithm, sent, number))
-        lost = {c: why for group in asked for c, why in group.lost.items()}
-        arrived = [group for group in asked if group.clients]
-        if not chosen:
-            engine.recall(memory)
-        groups, refused = (
-            gate.admit(arrived, chosen, alike=not algorithm.unlike) if gate and chosen else Admitted(arrived, {})
-        )
         number += 1
-        refuse_hopeless(number, groups, refused, lost)
-        counts = {"refused": len(refused), "lost": len(lost)}
-        info = {name: torch.tensor(float(count)) for name, count in counts.items() if count}
-        try:
-            if not groups:
-                raise TooFew("nobody's message arrived")
-            replies = gather(algorithm, groups, len(population))
-            replies = replies if chosen else nobodys(replies)
-            state, info = algorithm.server(state, replies), {**info, **replies.info}
-        except TooFew:
-            if not refused and not lost:
-                raise
-            info |= {"abandoned": torch.tensor(1.0)}
-        refuse_infinite(state, number, info)
-        numbers = {name: float(value) for name, value in info.items()}
-        yield Round(number, state, chosen, numbers, refused=refused, lost=lost)
+        round = _played(algorithm, engine, state, chosen, number, gate)
+        state = round.state
+        yield round
+
+
+def _played(
+    algorithm: Algorithm, engine: Engine, state: ServerState, chosen: list[ClientId], number: int, gate: Gate | None
+) -> Round:
+    """A round. When it is over nothing is left of what clients sent: that is as large as several models."""
+    memory = {} if chosen else dict(engine.memory())
+    sent = {c: algorithm.send(state, c) for c in chosen or engine.population[:1]}
+    asked = list(engine.ask(algorithm, sent, number - 1))
+    lost = {c: why for group in asked for c, why in group.lost.items()}
+    arrived = [group for group in asked if group.clients]
+    if not chosen:
+        engine.recall(memory)
+    groups, refused = (
+        gate.admit(arrived, chosen, alike=not algorithm.unlike) if gate and chosen else Admitted(arrived, {})
+    )
+    refuse_hopeless(number, groups, refused, lost)
+    counts = {"refused": len(refused), "lost": len(lost)}
+    info = {name: torch.tensor(float(count)) for name, count in counts.items() if count}
+    try:
+        if not groups:
+            raise TooFew("nobody's message arrived")
+        replies = gather(algorithm, groups, len(engine.population))
+        del asked, arrived, groups
+        replies = replies if chosen else nobodys(replies)
+        state, info = algorithm.server(state, replies), {**info, **replies.info}
+    except TooFew:
+        if not refused and not lost:
+            raise
+        info |= {"abandoned": torch.tensor(1.0)}
+    refuse_infinite(state, number, info)
+    numbers = {name: float(value) for name, value in info.items()}
+    return Round(number, state, chosen, numbers, refused=refused, lost=lost)
 
 
 def _refuse_beside_own(algorithm: Algorithm, cohort: int | None, gate: Gate | None) -> None:

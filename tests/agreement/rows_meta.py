@@ -34,6 +34,7 @@ ROWS = [
         "parts",
         variant="hessian_free",
     ),
+    Row("fedmeta", lambda n: fedmeta(n.loss, lr=0.3, steps=3, order="recomputed"), "parts", variant="recomputed"),
     Row("per_fedavg", lambda n: per_fedavg(n.loss, alpha=0.1, test_steps=2), "parts", module, "exact"),
     Row("per_fedavg", lambda n: per_fedavg(n.loss, alpha=0.1, order="first"), "episodes", variant="first"),
     Row(
@@ -100,7 +101,7 @@ REDUCTIONS: dict[str, Reduction] = {
             lambda n: uniform(fedsgd(after(unadapted, n.loss), outer=sgd(0.3))),
             "parts",
         )
-        for order in ("exact", "first", "hessian_free")
+        for order in ("exact", "recomputed", "first", "hessian_free")
         for setting in ("lr", "steps")
     },
     **{
@@ -109,9 +110,14 @@ REDUCTIONS: dict[str, Reduction] = {
             lambda n: uniform(fedavg(lambda p, item: n.loss(p, item.query))),
             "parts" if batches == 2 else "triples",
         )
-        for order in ("exact", "first", "hessian_free")
+        for order in ("exact", "recomputed", "first", "hessian_free")
         for batches in (2, 3)
     },
+    "fedmeta recomputed: exact": (
+        lambda n: fedmeta(n.loss, lr=0.3, steps=3, order="recomputed"),
+        lambda n: fedmeta(n.loss, lr=0.3, steps=3),
+        "parts",
+    ),
     "anil steps=0: uniform fedsgd on queries": (
         lambda n: anil(n.loss, steps=0, outer=sgd(0.3)),
         lambda n: uniform(fedsgd(after(unadapted, n.loss), outer=sgd(0.3))),

@@ -9,13 +9,15 @@ import pytest
 
 from seedbed import InputError, tree
 from seedbed.engines import OneByOne, Vectorised
+from seedbed.engines.factoring import Factoring
 from seedbed.federated import Algorithm, Group, uniform
 from seedbed.privacy.differential import Adaptive, Distributed, Independent, Noise, private, public
 from seedbed.privacy.secure import Masks, Noised, Summed, Unmasked
 from seedbed.rounds.round import gather
 
-from .bench import KINDS, SIZES, TOLERANCE, Past, Row, apart, clients, copied, run, runs_apart
+from .bench import KINDS, SIZES, TOLERANCE, Past, Row, apart, by_hand, clients, copied, module, run, runs_apart
 from .rows import ROWS
+from .test_laws import FACTORED
 
 SUMMED = [row for row in ROWS if not row.bare]
 every_row = pytest.mark.parametrize("row", SUMMED, ids=str)
@@ -54,6 +56,18 @@ def test_engines_agree_under_clip_noise_and_chance(row: Row) -> None:
     assert runs_apart(slow, fast) <= TOLERANCE
     for a, b in pairwise(slow.rounds):
         assert apart(a.state, b.state) > 1e-6
+
+
+@pytest.mark.parametrize("row", [row for row in SUMMED if str(row) in FACTORED], ids=str)
+def test_what_is_not_formed_is_clipped_alike(row: Row) -> None:
+    """Factored clients in lockstep under a clip that shortens them and follows the norms: as the reference."""
+    row = replace(row, net=module) if row.net is by_hand else row
+    algorithm = made_private(row, clip=Adaptive(start=0.05), expected=4)
+    executor = Factoring(always=True)
+    want = private_run(row, OneByOne(clients(row.items)), algorithm, count=1)
+    got = private_run(row, OneByOne(clients(row.items), executor=executor, lockstep=3), algorithm, count=1)
+    assert runs_apart(want, got) <= TOLERANCE
+    assert executor.trained
 
 
 @every_row

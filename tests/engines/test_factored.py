@@ -1,27 +1,34 @@
 """Matrices that are not formed: their algebra, and what they do to training."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
-from seedbed.engines import OneByOne, meeting
+from seedbed.engines import OneByOne, factoring, meeting
+from seedbed.engines.abreast import Each, NotAbreast
 from seedbed.engines.factoring import Factoring, worth
-from seedbed.factored import Factored, Heard, NotFactorable, Rows, Stacked, finite
+from seedbed.factored import Factored, Heard, Lazy, NotFactorable, Rows, Stacked, finite
 from seedbed.federated import Algorithm, Group
 from seedbed.gate import Gate
-from seedbed.learning.objectives import Objective, cross_entropy, supervised
+from seedbed.learning.adaptations import Order, gradient_steps, learned_steps, maml, rates_for
+from seedbed.learning.objectives import after, cross_entropy, supervised
 from seedbed.learning.optimizers import adam, cosine, sgd
+from seedbed.learning.training import Executor, Objective, mean_gradient, trained_by
 from seedbed.models import Model
+from seedbed.privacy.differential import Independent, Noise, private
 from seedbed.rounds.synchronous import gather
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches
+from seedbed.tasks.types import Batch, Episode, Task
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -211,6 +218,20 @@ def test_a_factored_round_is_the_loops(kind: str, mu: float, dtype: torch.dtype,
     assert all(type(x) is Tensor and (x - want[n]).abs().max() <= tolerance for n, x in found.items())
 
 
+def test_a_clipped_factored_message_is_not_formed() -> None:
+    """Differential privacy's clip takes the norm from Gram matrices: what a client sends stays rows."""
+    source, model = setting()
+    loss = supervised(model.predict, cross_entropy)
+    plain = private(fedavg(loss), Independent(Noise(bytes(32)), 0.0, 3, 3), clip=0.01)
+    state = plain.init(model.params)
+    engine = OneByOne(source, executor=Factoring(), lockstep=3)
+    for group in engine.ask(plain, {c: plain.send(state, c) for c in engine.population}, 0):
+        value = group.messages.value.value
+        assert isinstance(value["body.weight"], Stacked)
+        assert all(member._dense is None for member in value["body.weight"].members)
+        assert float(tree.squared_norm(tree.dense(value)).sqrt()) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_workers_change_nothing_of_a_factored_round() -> None:
     source, model = setting()
     algorithm = fedavg(supervised(model.predict, cross_entropy))
@@ -224,19 +245,26 @@ def test_clients_in_lockstep_share_products_and_change_nothing(lockstep: int, mo
     """Ragged clients: who is done first leaves the others to themselves. However many compute at a time: bit for
     bit."""
     monkeypatch.setattr(meeting, "NUMBERS", 0)
-    rows = []
-    together = meeting.Meeting._together
-    monkeypatch.setattr(meeting.Meeting, "_together", lambda self, xs, m: rows.append(len(xs)) or together(self, xs, m))
+    rows, in_parts = [], meeting.in_parts
+
+    def counted(x: Tensor, *rest: Any) -> Tensor:
+        rows.append(len(x))
+        return in_parts(x, *rest)
+
+    for module in (meeting, factoring):
+        monkeypatch.setattr(module, "in_parts", counted)
     source, model = setting()
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=LOCAL["nesterov, decay"])
     _, want = a_round(algorithm, model, OneByOne(source))
+    executors = [Factoring() for _ in range(3)]
     found = [
-        a_round(algorithm, model, OneByOne(source, workers=w, executor=Factoring(), lockstep=lockstep))[1]
-        for w in (1, 2, 3)
+        a_round(algorithm, model, OneByOne(source, workers=w, executor=executor, lockstep=lockstep))[1]
+        for w, executor in enumerate(executors, 1)
     ]
     assert all((found[0][n] - want[n]).abs().max() <= 1e-12 for n in want)
     assert all(torch.equal(found[0][n], other[n]) for n in want for other in found[1:])
-    assert set(rows) == ({1, 2} if lockstep == 2 else {1, 3})  # 6, 6 and 8 steps
+    assert set(rows) == ({2 * 4} if lockstep == 2 else {1 * 4, 3 * 4})  # 6, 6 and 8 steps of batch 4
+    assert {executor.abreast for executor in executors} == {2 if lockstep == 2 else 3}
 
 
 @pytest.mark.usefixtures("float64")
@@ -245,12 +273,73 @@ def test_who_meets_at_other_matrices_is_not_mixed_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(meeting, "NUMBERS", 0)
     matrix, x = drawn(4, 4), drawn(3, 4, seed=1)
     matrices = [matrix, matrix.T, matrix, 2 * matrix]
+    with ThreadPoolExecutor(4) as pool, ThreadPoolExecutor(2) as helpers:
+        products = meeting.Products(4, helpers)
+        seats = [pool.submit(products.multiply, seat, x, which) for seat, which in enumerate(matrices)]
+        for seat, which in zip(seats, matrices, strict=True):
+            torch.testing.assert_close(seat.result(), x @ which)
 
-    def run(which: Tensor) -> Tensor:
-        return Factored(((1.0, which),), (), which).pulled_back(x)
 
-    for found, which in zip(meeting.in_lockstep(run, matrices, 4, 2), matrices, strict=True):
-        torch.testing.assert_close(found, x @ which)
+def test_clients_abreast_are_clients_one_by_one() -> None:
+    """An `Each` does to every client's tensor what is done to it, bit for bit; what would mix clients, hangs on their
+    numbers or hides from the graph is refused."""
+    xs, ws = [[drawn(3, 4, seed=s), drawn(3, 4, seed=s + 9)] for s in (1, 2)], [drawn(5, 4, seed=s) for s in (3, 4)]
+    steps: list[Callable[[Any, Any], Any]] = [
+        lambda x, w: F.linear(x, w).relu() + 1,
+        lambda x, w: torch.cat([x, w]).reshape(2, -1).max(1).values,
+        lambda x, w: torch.logsumexp(x, -1)[1:] * x.shape[1],
+        lambda x, w: torch.stack([*x.unbind(1), x[:, 0]]).add_(1),
+        lambda x, w: F.layer_norm(x, (4,)) @ w.T,
+    ]
+    for step in steps:
+        found = step(Each(xs[0]), Each(ws))
+        for i, one in enumerate(found.members):
+            assert torch.equal(one, step(xs[0][i], ws[i])), step
+    xs[0][1] = -xs[0][0]
+    hidden: list[Callable[[Any, Any], Any]] = [
+        lambda x, w: x.sum().item(),
+        lambda x, w: x if x.sum() > 0 else -x,
+        lambda x, w: x[x > 0],
+        lambda x, w: torch.zeros(3, 4).add_(x),
+        lambda x, w: torch.zeros(3, 4).__setitem__(0, x[0]),
+        lambda x, w: torch.add(x, 1, out=torch.empty(3, 4)),
+        lambda x, w: x.numpy(),
+        lambda x, w: Doubled.apply(x),  # type: ignore[no-untyped-call]
+        lambda x, w: torch.func.vmap(torch.sum)(x),
+    ]
+    for step in hidden:
+        with pytest.raises(NotAbreast):
+            step(Each(xs[0]), Each(ws))
+
+
+class Doubled(torch.autograd.Function):
+    """A model's own operation: no graph is made of what it does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return 2 * dy
+
+
+@pytest.mark.parametrize("lockstep", [1, 3])
+@pytest.mark.usefixtures("float64")
+def test_a_model_whose_way_hangs_on_numbers_trains_client_by_client(lockstep: int) -> None:
+    source, model = setting()
+
+    def predict(params: Any, x: Tensor) -> Tensor:
+        scores = model.predict(params, x)
+        return scores if scores[0, 0].item() > 0 else 2 * scores
+
+    algorithm = fedavg(supervised(predict, cross_entropy))
+    executor = Factoring()
+    _, found = a_round(algorithm, model, OneByOne(source, executor=executor, lockstep=lockstep, workers=2))
+    _, want = a_round(algorithm, model, OneByOne(source))
+    assert all((found[n] - want[n]).abs().max() <= 1e-12 for n in want)
+    assert executor.trained == 3
+    assert executor.abreast == 0
 
 
 def test_a_client_that_fails_in_lockstep_fails_the_round_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,3 +413,79 @@ def test_an_adaptive_local_optimiser_is_refused_in_a_line() -> None:
     a_round(algorithm, model, OneByOne(source, executor=Factoring(say=said.append)))
     reason = "the local optimiser adam is not linear in the gradients"
     assert said == [f"executor factored: {reason}, so that clients train in a loop there"]
+
+
+# ---- fast weights --------------------------------------------------------------------------------------------------
+
+
+class Made(TorchDispatchMode):
+    """What operations make tensors of this shape, but for another view of one that is given."""
+
+    def __init__(self, given: Tensor):
+        super().__init__()
+        self.given, self.by = given, list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        plain = isinstance(found, Tensor) and not isinstance(found, Lazy) and found.shape == self.given.shape
+        self.by += [str(func)] if plain and found.data_ptr() != self.given.data_ptr() else []
+        return found
+
+
+def meta_gradient(executor: Executor | None, objective: Objective, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of two episodes, of 5 support and 6 query examples of 30 numbers, in 3 classes."""
+
+    def examples(count: int, seed: int) -> Batch:
+        return Batch(drawn(2, count, 30, seed=seed), torch.arange(2 * count).reshape(2, -1) % 3, torch.ones(2, count))
+
+    task = Task(Episode(examples(5, 1), examples(6, 2)), torch.ones(2), torch.tensor(2.0))
+    with torch.no_grad(), trained_by(executor):
+        return dict(mean_gradient(objective, params, task)[0])
+
+
+def perceptron() -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Model(nn.Sequential(nn.Linear(30, 50), nn.Tanh(), nn.Linear(50, 40), nn.Tanh(), nn.Linear(40, 3)))
+
+
+@pytest.mark.parametrize("order", ["exact", "first"])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.usefixtures("float64")
+def test_fast_weights_are_not_formed(order: Order, steps: int) -> None:
+    """Through inner steps of all layers, or of the last two with the first still in the way: the reference's gradient,
+    and no operation makes a matrix of a layer's shape."""
+    model = perceptron()
+    loss = supervised(model.predict, cross_entropy)
+
+    def some(name: str) -> bool:
+        return not name.startswith("0.")
+
+    upper = gradient_steps(loss, lr=0.3, steps=steps, first_order=order == "first", moves=some)
+    for objective in (maml(loss, lr=0.3, steps=steps, order=order), after(upper, loss)):
+        want = meta_gradient(None, objective, model.params)
+        for name in ("0.weight", "2.weight"):
+            executor = Factoring(always=True)
+            with Made(model.params[name]) as made:
+                found = meta_gradient(executor, objective, model.params)
+            assert not made.by
+            with made:
+                tree.dense(found[name])
+            assert made.by
+            assert executor.trained == 3
+            assert isinstance(found[name], Factored)
+        assert all((tree.dense(found[n]) - g).abs().max() <= 1e-10 * g.abs().max() for n, g in want.items())
+
+
+@pytest.mark.usefixtures("float64")
+def test_fast_weights_that_are_no_sums_of_rows_are_formed() -> None:
+    """A learned rate for every number, and a Hessian by differences: refused by name, and the reference's gradient."""
+    model = perceptron()
+    loss = supervised(model.predict, cross_entropy)
+    rated = {**model.params, **rates_for(model.params, 0.1)}
+    hessian_free = maml(loss, lr=0.3, order="hessian_free")
+    for objective, params in ((after(learned_steps(loss), loss), rated), (hessian_free, model.params)):
+        executor = Factoring(always=True)
+        found, want = (meta_gradient(e, objective, params) for e in (executor, None))
+        assert "differentiated through" in next(iter(executor.refused))
+        assert all((tree.dense(found[n]) - g).abs().max() <= 1e-12 for n, g in want.items())

@@ -99,7 +99,7 @@ def test_adaptations_and_meta_gradients(name: str) -> None:
     assert apart(through(params_of(name), Episode(padded(0), padded(1))), plain) < 1e-12
 
 
-@pytest.mark.parametrize("order", ["exact", "first", "hessian_free"])
+@pytest.mark.parametrize("order", ["exact", "recomputed", "first", "hessian_free"])
 def test_meta_objectives(order: Any) -> None:
     """Likewise each estimate of MAML's and Per-FedAvg's gradient."""
     two = grad(maml(loss, lr=0.2, steps=2, order=order))

@@ -9,7 +9,7 @@ from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.algorithms.per_fedavg import per_fedavg
 from seedbed.algorithms.reptile import reptile
 
-ORDERS = "meta: exact, first, hessian_free"
+ORDERS = "meta: exact, recomputed, first, hessian_free"
 ONE = "1 meta-gradient"
 
 ENTRIES = {

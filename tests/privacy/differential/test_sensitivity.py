@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from seedbed import tree
+from seedbed.factored import Factored, Rows
 from seedbed.privacy.differential import Adaptive
 from seedbed.privacy.differential.clipping import clipped
 
@@ -117,3 +119,76 @@ def test_it_runs_for_many_clients_at_once() -> None:
     got, within = torch.func.vmap(lambda v: clipped(v, 1.0))(values)
     assert torch.allclose(got["a"], torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0], [0.3, 0.4]]), atol=1e-6)
     assert within.tolist() == [0, 1, 0, 1]
+
+
+# ---- matrices that are not formed ------------------------------------------------------------------------------
+
+
+def unformed(g: torch.Generator, dtype: torch.dtype, scale: float, *, cancelling: float = 0.0) -> Factored:
+    """Some rows of a 40 × 30 matrix; cancelling: 1 has the second half take back what the first half says."""
+    n = 2 * int(torch.randint(1, 20, (), generator=g))
+    x, d = (torch.randn(n, k, generator=g, dtype=torch.float64) for k in (30, 40))
+    c = torch.randn(n, generator=g, dtype=torch.float64)
+    x[n // 2 :] += cancelling * (x[: n // 2] - x[n // 2 :])
+    d[n // 2 :] += cancelling * (d[: n // 2] - d[n // 2 :])
+    c[n // 2 :] += cancelling * (-c[: n // 2] - c[n // 2 :])
+    rows = Rows()
+    rows.add(x.to(dtype), (scale * d).to(dtype))
+    return Factored((), ((c.to(dtype), rows),), torch.empty(40, 30, dtype=dtype))
+
+
+def exactly(matrix: Factored) -> Tensor:
+    """It in double precision, of the numbers as they are."""
+    c, x, d = (part.double() for part in matrix._all_rows())
+    return (c[:, None] * d).T @ x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cancelling", [0.0, 0.999, 1.0])
+def test_unformed_nothing_carries_over_the_clip_either(dtype: torch.dtype, cancelling: float) -> None:
+    """500 random matrices beside a plain leaf, however they are multiplied out: measured in double, they are no longer
+    than the clip, and but for a thousandth as long as if they had been formed first."""
+    g, stayed = torch.Generator().manual_seed(0), 0
+    for _ in range(500):
+        scale = 10 ** float(torch.empty(()).uniform_(-12, 8, generator=g))
+        matrix, bias = unformed(g, dtype, scale, cancelling=cancelling), scale * torch.randn(40, generator=g).to(dtype)
+        got, within = clipped({"w": matrix, "b": bias}, 0.3)
+        want, was = clipped({"w": matrix.dense(), "b": bias}, 0.3)
+        ways = [tree.dense(got["w"])] + [exactly(x) for x in (got["w"],) if isinstance(x, Factored)]
+        for way in ways:
+            length = float(tree.squared_norm({"w": way.double(), "b": got["b"].double()}).sqrt())
+            assert length <= 0.3
+            assert within or length >= 0.299
+        assert within <= was
+        assert (tree.dense(got["w"]) - want["w"]).abs().max() <= 1e-3 * want["w"].abs().max()
+        stayed += isinstance(got["w"], Factored)
+    assert {0.0: stayed == 500, 1.0: stayed == 0}.get(cancelling, True)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e38])
+def test_unformed_what_is_not_finite_contributes_zero(bad: float) -> None:
+    """1e38·1e38 is not finite in single precision; a finite matrix beside what is not contributes zero too."""
+    matrix = unformed(torch.Generator().manual_seed(0), torch.float32, 1.0)
+    good, _ = clipped({"w": matrix, "b": torch.tensor(3.0)}, 1.0)
+    assert isinstance(good["w"], Factored)
+    got, within = clipped({"w": matrix, "b": torch.tensor(math.inf)}, 1.0)
+    assert not within
+    assert not tree.dense(got["w"]).any()
+    rows = Rows()
+    like = torch.empty(40, 30, dtype=torch.float32)
+    rows.add(like.new_full((1, 30), bad), like.new_full((1, 40), bad))
+    got, within = clipped({"w": Factored((), ((like.new_ones(1), rows),), like), "b": like.new_ones(2)}, 1.0)
+    assert not within
+    assert not tree.dense(got["w"]).any()
+    assert not got["b"].any()
+
+
+def test_unformed_extremes_are_formed() -> None:
+    """A multiple of a given matrix, lengths that coefficients could not hold: as if they had come dense."""
+    matrix = unformed(torch.Generator().manual_seed(1), torch.float32, 1.0)
+    more = matrix + torch.ones(40, 30, dtype=torch.float32)
+    for hard, bound in ((more, 0.5), (matrix, 1e-25), (matrix * 1e30, 1.0), (matrix * 0, 1.0)):
+        got, within = clipped({"w": hard}, bound)
+        want, was = clipped({"w": hard.dense()}, bound)
+        assert within == was
+        assert torch.equal(got["w"], want["w"])
