@@ -35,7 +35,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], ...]] = {
         VISION,
         ("--no-deps", "fedlab==1.3.0"),
     ),
-    "fedml": (("torch==2.13.0", "fedml==0.9.6"), VISION),
+    "fedml": (("torch==2.13.0", "fedml==0.9.6", "setuptools==80.9.0"), VISION),
     "higher": (TORCH, ("higher==0.2.1",)),
     "learn2learn": (
         (*TORCH, "scipy", "requests", "tqdm", "pillow", "gym==0.26.2"),

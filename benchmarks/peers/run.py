@@ -8,7 +8,7 @@
 
 Each peer is installed once, with pinned versions, in an environment of its own (environments.py), and runs as a process
 of its own. All get the same made-up batches and the same first weights; a contestant whose parameters after the first
-round are further than 1e-4 from the plain loop's computes something else and is left out, with the distance. Then all
+round are further than 2e-4 from the plain loop's computes something else and is left out, with the distance. Then all
 take turns, a block of rounds each and the first to go another each time, while the others wait; between the turns a
 large product of matrices is timed, which is the limit. Ratios are of neighbours in time, so that what else the machine
 does falls on both; a ratio is their median, with the quartiles. After the last turn each takes one more, in which the
