@@ -1,9 +1,11 @@
-"""FedML's simulation in a single process (`backend: sp`): its FedAvg with its classification trainer, no tracking.
+"""FedML's simulation in a single process (`backend: sp`): its FedAvg with its classification trainer.
 
-It evaluates after the first round and cannot be told not to: here on one client. The batches are ready in memory and
-nothing is saved, in its favour.
+Its settings are handed to it without `fedml.init`, which asks FedML's servers for a configuration: nothing is tracked,
+and nothing leaves the machine. It evaluates after the first round and cannot be told not to: here on one client. The
+batches are ready in memory and nothing is saved, in its favour.
 """
 
+import copy
 import sys
 from types import SimpleNamespace
 
@@ -12,8 +14,8 @@ from turns import Turns
 
 def main() -> None:
     turns = Turns()
-    import fedml
     import torch
+    from fedml import mlops
     from fedml.simulation.sp.fedavg import FedAvgAPI
     from modules import batches, module, params
 
@@ -36,7 +38,7 @@ def main() -> None:
         using_mlops=False,
         enable_tracking=False,
     )
-    settings = fedml.init(settings, check_env=False, should_init_logs=False)
+    mlops.pre_setup(settings)
 
     class InTurn(FedAvgAPI):
         """A round begins when it is its turn."""
@@ -50,7 +52,18 @@ def main() -> None:
     test = dict.fromkeys(train) | {0: train[0][:1]}
     examples = {client: work.y[client].size for client in train}
     everything = (sum(examples.values()), 0, None, None, examples, train, test, int(work.y.max()) + 1)
-    InTurn(settings, torch.device("cpu"), everything, network).train()
+    simulation = InTurn(settings, torch.device("cpu"), everything, network)
+    trainer = simulation.model_trainer
+    live = trainer.get_model_params
+
+    def first() -> dict[str, torch.Tensor]:
+        """What FedML takes for the first round's weights are the network's own, so that each client starts from where
+        the one before it has ended. A copy is what it means, and has in every later round."""
+        trainer.get_model_params = live
+        return copy.deepcopy(live())
+
+    trainer.get_model_params = first
+    simulation.train()
 
 
 if __name__ == "__main__":
