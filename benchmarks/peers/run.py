@@ -72,11 +72,18 @@ def measured(letter: str, settings: argparse.Namespace, folder: Path, say: Say) 
     """Race this workload's entrants, and keep what it gave."""
     found = race(letter, entrants(letter, settings.peers), settings.turns, folder.resolve(), say)
     found.when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    found.command = shlex.join(["python", "benchmarks/peers/run.py", *sys.argv[1:]])
+    found.command = command(letter, settings)
     found.versions = {e.name: environments.versions(e.peer) for e in ENTRANTS if e.peer and e.name in found.first}
     found.machine = f"{machine()}, load {os.getloadavg()[2]:.1f} over 15 min, {platform.platform(terse=True)}"
     keep(settings.kept, found)
     return found
+
+
+def command(letter: str, settings: argparse.Namespace) -> str:
+    """What measures this workload alone in the same way."""
+    every = sorted(settings.peers) == sorted({e.peer for e in ENTRANTS if e.peer})
+    peers = [] if every else ["--peers", *settings.peers]
+    return shlex.join(["python", "benchmarks/peers/run.py", "--only", letter, "--turns", str(settings.turns), *peers])
 
 
 def one_by_one(settings: argparse.Namespace, folder: Path, console: Console) -> Iterator[Race]:
