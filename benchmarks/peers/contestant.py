@@ -39,20 +39,21 @@ class Contestant:
     """
 
     def __init__(self, entrant: Entrant, work: Path, log: Path):
-        home = sys.executable if entrant.peer is None else str(environments.python(entrant.peer))
+        python = sys.executable if entrant.peer is None else str(environments.python(entrant.peer))
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         path = {"PYTHONPATH": str(ROOT if entrant.peer is None else HERE)}
+        home = {} if entrant.peer is None else {"HOME": str(work.parent)}  # FedML leaves files there
         self.log, self.began = log, time.perf_counter()
         script, *rest = entrant.script
         with log.open("w") as said:
             self.process = subprocess.Popen(
-                [home, str(HERE / script), str(work), *rest],
+                [python, str(HERE / script), str(work), *rest],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
                 cwd=work.parent,
-                env=os.environ | one | path | QUIET,
+                env=os.environ | one | path | home | QUIET,
                 start_new_session=True,
             )
         self.rounds = 1
