@@ -30,6 +30,8 @@ ENTRANTS = (
     Entrant("Seedbed, chosen", ("by_seedbed.py", "auto"), "a b b2 c d", cores=2),
     Entrant("Seedbed, stacked", ("by_seedbed.py", "stacked"), "a"),
     Entrant("Seedbed, stacked, bare", ("by_seedbed.py", "stacked", "bare"), "a"),
+    Entrant("Seedbed, batched", ("by_seedbed.py", "batched"), "a"),
+    Entrant("Seedbed, batched, bare", ("by_seedbed.py", "batched", "bare"), "a"),
     Entrant("Seedbed, fused", ("by_seedbed.py", "fused"), "a", cores=2),
     Entrant("Seedbed, fused, bare", ("by_seedbed.py", "fused", "bare"), "a", cores=2),
     Entrant("Seedbed, factored", ("by_seedbed.py", "factored"), "b b2", cores=2),
@@ -58,8 +60,8 @@ class Aim:
 
 
 AIMS = (
-    Aim("a", "Seedbed, stacked", "Flower (Ray)", 60),
-    Aim("a", "Seedbed, stacked", "pfl, 2 processes", 15),
+    Aim("a", "Seedbed, batched", "Flower (Ray)", 60),
+    Aim("a", "Seedbed, batched", "pfl, 2 processes", 15),
     Aim("a", "Seedbed, fused", "Flower (Ray)", 200),
     Aim("a", "Seedbed, fused", "pfl, 2 processes", 50),
     Aim("b", "Seedbed, chosen", "Flower (Ray)", 2.5),
@@ -73,8 +75,8 @@ LIMITS = (  # workload, who, cores of which it is the share, per cent
     ("a", "Seedbed, fused", 1, 50.0),
     ("b", "Seedbed, chosen", 2, 60.0),
 )
-COSTS = (("a", "Seedbed, stacked"), ("a", "Seedbed, fused"), ("b", "Seedbed, factored"))  # with all beside bare
-COST, FIRST = 1.10, ("a", "Seedbed, stacked", 3.0)  # at most that much, and those seconds to the first round's end
+COSTS = (("a", "Seedbed, batched"), ("a", "Seedbed, fused"), ("b", "Seedbed, factored"))  # with all beside bare
+COST, FIRST = 1.10, ("a", "Seedbed, batched", 3.0)  # at most that much, and those seconds to the first round's end
 
 
 def entrants(letter: str, peers: list[str]) -> list[Entrant]:
