@@ -33,7 +33,7 @@ def rows(found: Race) -> list[tuple[str, ...]]:
             (
                 name,
                 str(entrant.cores),
-                f"{found.rate(name):,.0f}",
+                f"{found.rate(name):,.0f}" if found.rate(name) >= 100 else f"{found.rate(name):.3g}",
                 f"{found.ratio(LOOP, name)[1]:.3g}" if LOOP in found.seconds else "",
                 over,
                 f"{found.percent(name, 1):.3g}",
