@@ -1,0 +1,84 @@
+"""MAML's fast weights of dense layers as rows: the exact gradient, in less time and memory (about a minute)"""
+
+import ctypes
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from seedbed import tree
+from seedbed.engines import one_thread
+from seedbed.engines.factoring import Factoring
+from seedbed.engines.looping import looping
+from seedbed.learning.adaptations import maml
+from seedbed.learning.objectives import cross_entropy, supervised
+from seedbed.learning.training import Executor, mean_gradient, trained_by
+from seedbed.models import Model
+from seedbed.tasks.types import Batch, Episode, Task
+
+EPISODES, TURNS = 3, 7
+CASES = [  # inputs, hidden, support, query, inner steps
+    (784, 1024, 5, 15, 1),
+    (784, 1024, 5, 15, 5),
+    (784, 1024, 25, 75, 1),
+    (3136, 2048, 5, 15, 5),
+]
+
+
+def setting(inputs: int, hidden: int, support: int, query: int) -> tuple[Model, Task]:
+    g = torch.Generator().manual_seed(0)
+
+    def examples(count: int) -> Batch:
+        x = torch.randn(EPISODES, count, inputs, generator=g)
+        return Batch(x, torch.arange(count).repeat(EPISODES, 1) % 5, torch.ones(EPISODES, count))
+
+    task = Task(Episode(examples(support), examples(query)), torch.ones(EPISODES), torch.tensor(float(EPISODES)))
+    layers = [nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 5)]
+    return Model(nn.Sequential(*layers)), task
+
+
+def gradient(executor: Executor, model: Model, task: Task, steps: int) -> dict[str, Tensor]:
+    objective = maml(supervised(model.predict, cross_entropy), lr=0.05, steps=steps)
+    with torch.no_grad(), trained_by(executor):
+        return dict(tree.dense(mean_gradient(objective, model.params, task)[0]))
+
+
+def timed(executor: Executor, model: Model, task: Task, steps: int) -> tuple[float, float]:
+    """Seconds, and MB at most beyond what was there."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, began = megabytes("VmRSS"), time.perf_counter()
+    gradient(executor, model, task, steps)
+    return time.perf_counter() - began, megabytes("VmHWM") - before
+
+
+def megabytes(field: str) -> float:
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")]
+    return int(line.split()[1]) / 1024
+
+
+def main() -> int:
+    worst = float("inf")
+    for inputs, hidden, support, query, steps in CASES:
+        model, task = setting(inputs, hidden, support, query)
+        factoring = Factoring()
+        want, found = (gradient(executor, model, task, steps) for executor in (looping, factoring))
+        apart = max(float((found[n] - g).abs().max() / g.abs().max()) for n, g in want.items())
+        turns = [[timed(e, model, task, steps) for e in (looping, factoring)] for _ in range(TURNS)]
+        times = statistics.median(a[0] / b[0] for a, b in turns)
+        plain, rows = (min(turn[i][1] for turn in turns) for i in (0, 1))
+        print(
+            f"{inputs}-{hidden}-{hidden}-5, {support} + {query} examples, {steps} inner steps: {times:.1f} times as "
+            f"fast as formed, {rows:.0f} MB for {plain:.0f}, apart by {apart:.0e} of the largest number, "
+            f"{factoring.trained // (TURNS + 1)} layers factored"
+        )
+        worst = min(worst, times) if factoring.trained and apart < 1e-4 else 0.0
+    print(f"fast weights as rows are at least {worst:.1f} times as fast as formed, on one thread")
+    return int(worst < 1.1)
+
+
+if __name__ == "__main__":
+    with one_thread():
+        raise SystemExit(main())
