@@ -53,6 +53,8 @@ def refusal() -> str | None:
     """Why no worker processes can be used here, and the way out; None: they can."""
     if sys.platform != "linux":
         return f"worker processes need Linux, and this is {sys.platform}: use threads (processes=false)"
+    if not Path("/proc/self/status").exists():
+        return "worker processes need /proc, which is not mounted here: use threads (processes=false)"
     if ranks.launched():
         return "under torchrun each rank is a process already: start more of them, or use threads (processes=false)"
     if torch.accelerator.is_available():
@@ -143,6 +145,8 @@ class Crew:
         call = Call(give, deque(order), known)
         self._calls += 1
         try:
+            while len(self._workers) < min(self.size, len(order)):
+                self._hire()
             with Memory() as memory:
                 there = memory.write({}, list(known))
 
@@ -150,8 +154,6 @@ class Crew:
                     words, whole, _ = give(number)
                     worker.tell(number, self._calls, memory, there, memory.write(words, whole, known))
 
-                while len(self._workers) < min(self.size, len(order)):
-                    self._hire()
                 for worker in self._workers.values():
                     if call.left:
                         tell(worker, call.left.popleft())
@@ -161,7 +163,7 @@ class Crew:
                         if made is None:
                             again = call.died(number, self._bury(worker))
                             if again is not None:
-                                tell(self._hire(), again)
+                                tell(self._hire(memory.file), again)
                             continue
                         worker.at = None
                         if number is not None:
@@ -189,10 +191,11 @@ class Crew:
         for module, name, text, file, number in words["warned"]:
             warnings.warn_explicit(text, _found(module, name, Warning) or UserWarning, file, number, registry=_registry)
 
-    def _hire(self) -> Worker:
+    def _hire(self, *files: int) -> Worker:
+        """A new worker, for whom these open files are not."""
         with _undisturbed():
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            others, parent = [ours, *(worker.line for worker in self._workers.values())], os.getpid()
+            others, parent = [ours.fileno(), *self._workers, *files], os.getpid()
             try:
                 process = _forked()
                 if process == 0:
@@ -281,7 +284,7 @@ def _forked() -> int:
 # ---- in a worker ------------------------------------------------------------------------------------------------
 
 
-def _be_a_worker(do: Do, parent: int, line: socket.socket, others: Sequence[socket.socket]) -> NoReturn:
+def _be_a_worker(do: Do, parent: int, line: socket.socket, others: Sequence[int]) -> NoReturn:
     try:
         _settle_in(parent, others)
         begun, last, known = megabytes("VmRSS"), 0, list[Tensor]()
@@ -300,7 +303,7 @@ def _be_a_worker(do: Do, parent: int, line: socket.socket, others: Sequence[sock
         os._exit(1)  # without what Python does at its end, which is for the parent to do
 
 
-def _settle_in(parent: int, others: Sequence[socket.socket]) -> None:
+def _settle_in(parent: int, others: Sequence[int]) -> None:
     gc.freeze()  # what is there stays where it is, and shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent thinks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -310,8 +313,8 @@ def _settle_in(parent: int, others: Sequence[socket.socket]) -> None:
             _libc.mallopt(option, number)
     if os.getppid() != parent:
         os._exit(1)  # it was too late
-    for other in others:
-        other.close()
+    for file in others:
+        os.close(file)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
     sys.stdout, sys.stderr = _stream(1), _stream(2)
