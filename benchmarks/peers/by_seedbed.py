@@ -17,6 +17,7 @@ from turns import Turns
 def main() -> None:
     turns = Turns()
     from seedbed.engines import Plans, make, one_thread
+    from seedbed.engines.room import keep_freed
     from seedbed.federated import Algorithm, Engine, Params, ServerState
     from seedbed.rounds import Round, synchronous
     from seedbed.rounds.round import gather
@@ -56,6 +57,7 @@ def main() -> None:
             guard=in_turn,
         )
 
+    keep_freed()  # as the command line does
     workload, executor = WORKLOADS[turns.work.name], sys.argv[2]
     model, source = workload.model(), workload.source()
     algorithm = workload.algorithm(model)

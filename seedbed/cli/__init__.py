@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from seedbed.cli.app import app
+from seedbed.engines.room import keep_freed
 from seedbed.errors import InputError, Stopped
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # click's ClickException, whoever carries click
@@ -14,6 +15,7 @@ INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
 def main() -> None:
     """`seedbed ...`: what cannot be done is one line on standard error and exit code 2; after Ctrl-C it is 130."""
+    keep_freed()
     try:
         code = app(prog_name="seedbed", standalone_mode=False)
     except InputError as error:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from seedbed.engines import ranks
 from seedbed.engines.handing import Memory, Piece
-from seedbed.engines.room import megabytes
+from seedbed.engines.room import keep_freed, megabytes
 from seedbed.errors import InputError
 from seedbed.tree import Tree
 
@@ -37,9 +37,6 @@ TRIES = 3  # of a piece of work whose worker dies
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 DIES_WITH_ITS_PARENT = 1  # PR_SET_PDEATHSIG
 FIRST_TO_GO = "500"  # where memory runs out: a worker can be replaced, its parent cannot
-# For glibc: tensors up to 32 MB come from the heap, and of that nothing is given back only to be asked for again in the
-# next step: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD. Second-order MAML takes a fifth less time by it.
-FREED_STAYS = {-3: 2**25, -1: 2**30}
 TOLD = struct.Struct("=5q")  # a call's number, and the pieces of what is known in it and of what is to be done
 MADE = struct.Struct("=2q")  # a piece
 
@@ -309,8 +306,7 @@ def _settle_in(parent: int, others: Sequence[int]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if _libc is not None:
         _libc.prctl(DIES_WITH_ITS_PARENT, signal.SIGKILL)
-        for option, number in FREED_STAYS.items():
-            _libc.mallopt(option, number)
+    keep_freed()
     if os.getppid() != parent:
         os._exit(1)  # it was too late
     for file in others:
