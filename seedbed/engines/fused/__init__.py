@@ -84,6 +84,7 @@ class Fused:
             nesterov=given["nesterov"],
             decay=given["weight_decay"],
             pull=mu,
+            workers=self.workers,
             run=map if self._pool is None else self._pool.map,
             compiled=self.compiled,
         )

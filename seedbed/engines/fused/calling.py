@@ -14,7 +14,6 @@ from seedbed.engines.fused.compiling import kernel
 from seedbed.engines.fused.plan import Plan
 from seedbed.tasks.unread import Unread
 
-PARTS = 8  # that the clients are dealt out in, to threads: of unequal clients no thread should wait for long
 TYPES = {torch.float32: "train_float32", torch.float64: "train_float64"}
 
 SIZES = ("layers", "clients", "steps", "batch")
@@ -59,14 +58,7 @@ def by_kernel(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> lis
     said = [ctypes.cast(a, ctypes.c_void_p) if isinstance(a, ctypes.Array) else a for a in arrays]
     rates = (plan.lr, plan.momentum, plan.decay, plan.pull or 0.0, int(plan.nesterov))
     job = _Job(len(plan.layers), clients, steps, batch, *said, *rates)
-    train = getattr(kernel(), TYPES[x.dtype])
-    width = max(1, -(-clients // PARTS))
-
-    def part(i: int) -> int:
-        failed: int = train(ctypes.byref(job), ctypes.c_int64(i * width), ctypes.c_int64(min(clients, (i + 1) * width)))
-        return failed
-
-    if any(plan.run(part, range(-(-clients // width)))):
+    if getattr(kernel(), TYPES[x.dtype])(ctypes.byref(job), ctypes.c_int64(plan.workers)):
         raise MemoryError("there is no memory for the fused kernel: use the executor stacked")
     return [*ends, losses]
 

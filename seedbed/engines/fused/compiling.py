@@ -13,7 +13,7 @@ from pathlib import Path
 
 from seedbed.errors import InputError
 
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-pthread", "-shared", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
 PATIENCE = 300  # seconds that a compiler may take
 

@@ -4,11 +4,15 @@
 // A layer's weights are held as [n_in][n_out], each row filled up with zeros to whole vectors: what lies there stays 0.
 // One tile of registers does all products: forward h = c + x·w, backward dx = d·wᵀ, and the gradient xᵀ·d, which goes
 // into the update without ever being stored.
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
+#include <system_error>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -435,13 +439,28 @@ template <typename T> class Client {
   }
 };
 
-// Trains clients from ≤ c < to. 0: done; 1: out of memory.
-template <typename T> static int train(const Job<T> *job, int64_t from, int64_t to) {
-  Client<T> client(*job);
-  if (!client.ready()) return 1;
-  for (int64_t c = from; c < to; c++) client.run(c);
-  return 0;
+// Trains all clients, in so many threads, each of which takes the next client that is left. 0: done; 1: out of memory.
+template <typename T> static int train(const Job<T> *job, int64_t threads) {
+  std::atomic<int64_t> next{0}, failed{0};
+  auto work = [&] {
+    try {
+      Client<T> client(*job);
+      if (!client.ready()) throw std::bad_alloc();
+      for (int64_t c; (c = next++) < job->clients;) client.run(c);
+    } catch (const std::bad_alloc &) {  // before the first client: the others train them all
+      failed = 1;
+    }
+  };
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < threads && i < job->clients; i++) try {
+      others.emplace_back(work);
+    } catch (const std::system_error &) {  // no thread is to be had: those that are there do it
+      break;
+    }
+  work();
+  for (auto &other : others) other.join();
+  return failed && next < job->clients;
 }
 
-extern "C" int train_float32(const Job<float> *job, int64_t from, int64_t to) { return train<float>(job, from, to); }
-extern "C" int train_float64(const Job<double> *job, int64_t from, int64_t to) { return train<double>(job, from, to); }
+extern "C" int train_float32(const Job<float> *job, int64_t threads) { return train<float>(job, threads); }
+extern "C" int train_float64(const Job<double> *job, int64_t threads) { return train<double>(job, threads); }

@@ -15,7 +15,8 @@ class Plan(NamedTuple):
     nesterov: bool
     decay: float
     pull: float | None  # None: none
-    run: Callable[..., Iterable[Any]]  # map, or the same side by side
+    workers: int  # threads
+    run: Callable[..., Iterable[Any]]  # map, or the same in these threads
     compiled: bool  # by the kernel, or in PyTorch's batched products
 
     @property
