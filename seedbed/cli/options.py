@@ -29,9 +29,7 @@ Executor = Annotated[
 ]
 Processes = Annotated[
     bool | None,
-    typer.Option(
-        "--processes/--threads", help="What works on clients side by side; default: threads, or what is measured."
-    ),
+    typer.Option("--processes/--threads", help="What works on clients side by side; default: threads."),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which executor is chosen, and why.")]
 Reduce = Annotated[

@@ -57,7 +57,8 @@ def make(
             must choose alike) and with `kept` nothing is.
         workers: threads or processes; None: one for each core, the ranks of a machine having equal parts of it.
         executor: auto, or one of EXECUTORS.
-        processes: workers are processes (True) or threads (False); None: threads, or for `auto` what is fastest.
+        processes: workers are processes, not threads; for `auto` they may be. They are forked, which not every library
+            in a program stands, so that nobody gets them who has not asked.
         plans: where what is measured is kept, and who is told of it.
         each: see `Distributed`.
         summed: have messages added up as they come, in a `Distributed` that is alone: for more than there is room for.
@@ -94,15 +95,15 @@ def _own(
     threads = workers or max(1, cores() // ranks.beside())
     if executor != "auto":
         return make_executing(executor, threads, plans.say, kept, processes=bool(processes))(source)
-    usual = "one_by_one" if processes else choose(module) if name == "auto" else name
+    usual = choose(module) if name == "auto" else name
     judge = plain_executor(usual)
     if ranks.launched() or kept is not None or any(p.device.type != "cpu" for p in module.parameters()):
+        judge = plain_executor("one_by_one") if processes else judge
         return make_executing(judge, threads, plans.say, kept, processes=bool(processes))(source)
     tried = [e for e, engine in EXECUTORS.items() if engine == usual or (name == "auto" and engine == "one_by_one")]
-    makes = {} if processes else {e: make_executing(e, threads) for e in tried}
-    if processes or (processes is None and threads > 1 and refusal() is None):
+    makes = {e: make_executing(e, threads) for e in tried}
+    if processes:
         makes |= {e + IN_PROCESSES: make_executing(e, threads, processes=True) for e in tried if e in ALONE}
-    judge += IN_PROCESSES * bool(processes)
     return Planned(source, makes, judge=judge, plans=plans, workers=threads)
 
 

@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 import traceback
 import warnings
 import weakref
@@ -34,6 +35,9 @@ from seedbed.errors import InputError
 from seedbed.tree import Tree
 
 TRIES = 3  # of a piece of work whose worker dies
+# Seconds after which a worker is taken to be stuck, and replaced: at least, as many times what the longest piece has
+# taken, and before there is one.
+PATIENCE, SLOWER, AT_FIRST = 60.0, 20.0, 600.0
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 DIES_WITH_ITS_PARENT = 1  # PR_SET_PDEATHSIG
 FIRST_TO_GO = "500"  # where memory runs out: a worker can be replaced, its parent cannot
@@ -81,9 +85,10 @@ class Worker:
     process: int
     line: socket.socket
     at: int | None = None
+    began: float = 0.0  # when it was told to
 
     def tell(self, number: int, call: int, memory: Memory, known: Piece, given: Piece) -> None:
-        self.at = number
+        self.at, self.began = number, time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):  # it is dead, which is heard soon
             socket.send_fds(self.line, [TOLD.pack(call, *known, *given)], [memory.file])
 
@@ -120,6 +125,7 @@ class Crew:
 
     def __init__(self, do: Do, size: int):
         self.do, self.size, self.peak, self._calls = do, size, 0.0, 0
+        self._longest = 0.0  # seconds that a piece has taken
         self._workers: dict[int, Worker] = {}
         weakref.finalize(self, _dismiss, self._workers, os.getpid())
 
@@ -155,6 +161,7 @@ class Crew:
                     if call.left:
                         tell(worker, call.left.popleft())
                 while any(worker.at is not None for worker in self._workers.values()):
+                    self._end_the_stuck()
                     for worker in self._heard():
                         made, number = worker.heard(known), worker.at
                         if made is None:
@@ -163,6 +170,7 @@ class Crew:
                                 tell(self._hire(memory.file), again)
                             continue
                         worker.at = None
+                        self._longest = max(self._longest, time.monotonic() - worker.began)
                         if number is not None:
                             self._pass_on(made[0])
                             call.done(number, made)
@@ -182,6 +190,14 @@ class Crew:
         for file in self._workers:
             poll.register(file, select.POLLIN)
         return [self._workers[file] for file, _ in poll.poll(1000)]
+
+    def _end_the_stuck(self) -> None:
+        """A forked process may find a lock that nobody will open, in a library that is not made for forks."""
+        patience = max(PATIENCE, SLOWER * self._longest) if self._longest else AT_FIRST
+        for worker in self._workers.values():
+            if worker.at is not None and time.monotonic() - worker.began > patience:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.process, signal.SIGKILL)  # it is heard to be dead, and replaced
 
     def _pass_on(self, words: Any) -> None:
         self.peak = max(self.peak, words["peak"])

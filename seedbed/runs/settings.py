@@ -322,8 +322,7 @@ class Settings(Section):
     )
     processes: bool | None = Field(
         default=None,
-        description="workers are processes (true) or threads (false); none: threads, or with executor=auto what is "
-        "faster",
+        description="workers are processes (true) or threads; with executor=auto true tries both",
     )
     kept: Literal["memory", "disk"] = Field(
         default="memory",

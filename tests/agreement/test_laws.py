@@ -130,6 +130,7 @@ def test_workers_change_nothing(row: Row) -> None:
     assert runs_apart(first(2, reference(row, OneByOne)), side_by_side) == 0
 
 
+@pytest.mark.slow
 @every_row
 def test_processes_change_nothing(row: Row) -> None:
     """Two worker processes of one_by_one, which are the executors `loop` and `factored` in processes: bit for bit.

@@ -48,6 +48,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
     return Rooms(contestant, entrants, kept, memory, race, tables)
 
 
+@pytest.mark.slow
 def test_contestants_in_turn(rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain loop and Seedbed as processes: equal after a round, one time each a turn; one that cannot start is left
     out, and so is one that ends in a turn, and the others go on. Their table is on the page once, and says who is

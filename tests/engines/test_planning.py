@@ -77,7 +77,7 @@ def test_a_planned_run_is_the_reference_whatever_is_chosen(name: str, seconds: d
     want = rounds(OneByOne(clients()), algorithm, net.params)
     for quickest in ("loop", "stacked", "batched", "fused", "loop in processes"):
         seconds.update(dict.fromkeys(seconds, 1.0), **{quickest: 0.4})
-        engine = make("auto", clients(), net.module, workers=2)
+        engine = make("auto", clients(), net.module, workers=2, processes=True)
         assert isinstance(engine, Planned)
         found = rounds(engine, algorithm, net.params)
         assert engine.executor == quickest
@@ -105,7 +105,9 @@ def test_processes_are_tried_where_they_can_pay(seconds: dict[str, float], monke
     algorithm = fedavg(supervised(net.predict, cross_entropy))
 
     def told() -> str:
-        rounds(make("auto", clients(), net.module, workers=2, plans=Plans(say=said.append)), algorithm, net.params, 1)
+        plans = Plans(say=said.append)
+        engine = make("auto", clients(), net.module, workers=2, processes=True, plans=plans)
+        rounds(engine, algorithm, net.params, 1)
         return said[-1]
 
     assert "loop in processes cannot (as in threads, it is too slow)" in told()
@@ -169,13 +171,12 @@ def test_what_is_slow_for_its_kind_is_not_tried() -> None:
     """Convolutions are never stacked by themselves; an engine that is named is the one that is used."""
     conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
     tried = {
-        "conv": make("auto", clients(), conv, workers=2),
-        "dense": make("auto", clients(), nn.Linear(5, 3), workers=2),
-        "one_by_one": make("one_by_one", clients(), nn.Linear(5, 3), workers=2),
+        "conv": make("auto", clients(), conv, workers=2, processes=True),
+        "dense": make("auto", clients(), nn.Linear(5, 3), workers=2, processes=True),
+        "one_by_one": make("one_by_one", clients(), nn.Linear(5, 3), workers=2, processes=True),
         "vectorised": make("vectorised", clients(), conv, workers=2),
         "alone": make("auto", clients(), conv, workers=1),
-        "threads": make("auto", clients(), conv, workers=2, processes=False),
-        "processes": make("auto", clients(), nn.Linear(5, 3), workers=2, processes=True),
+        "threads": make("auto", clients(), conv, workers=2),
     }
     found = {name: list(engine._makes) for name, engine in tried.items() if isinstance(engine, Planned)}
     inside = [f"{name} in processes" for name in ("loop", "factored")]
@@ -186,5 +187,4 @@ def test_what_is_slow_for_its_kind_is_not_tried() -> None:
         "vectorised": ["stacked", "batched", "fused"],
         "alone": ["loop", "factored"],
         "threads": ["loop", "factored"],
-        "processes": inside,
     }
