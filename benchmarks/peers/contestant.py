@@ -56,7 +56,7 @@ class Contestant:
                 env=os.environ | one | path | home | QUIET,
                 start_new_session=True,
             )
-        self.rounds = 1
+        self.rounds, self._late = 1, False
         self._one = 0.0  # seconds of the first round
 
     def first(self) -> float:
@@ -109,6 +109,10 @@ class Contestant:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
+    def _end_late(self) -> None:
+        self._late = True
+        self._end()
+
     def _tell(self, what: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         try:
@@ -119,7 +123,7 @@ class Contestant:
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        late = threading.Timer(PATIENCE, self._end)
+        late = threading.Timer(PATIENCE, self._end_late)
         late.start()
         try:
             line = self.process.stdout.readline()
@@ -134,6 +138,6 @@ class Contestant:
         """Its last error, or that it was too late."""
         said = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in said if re.match(r"\S*(Error|Exception)\b", line)]
-        if not errors and self.process.poll() in (None, -signal.SIGKILL):
+        if not errors and self._late:
             return f"no answer within {PATIENCE} s"
         return (errors or said or ["it ended without a word"])[-1]

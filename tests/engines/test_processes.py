@@ -431,3 +431,23 @@ def test_where_there_are_none_it_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     meta = {n: torch.empty_like(p, device="meta") for n, p in model().params.items()}
     with pytest.raises(InputError, match="compute on the CPU, and the model is on meta: use threads"):
         list(in_processes().ask(algorithm(), {0: meta}, 0))
+
+
+def test_a_worker_that_is_stuck_is_ended_and_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first to be asked waits for ever; the one after it answers."""
+    monkeypatch.setattr(crew, "AT_FIRST", 0.5)
+
+    def do(words: Any, whole: Any) -> tuple[Any, Any]:
+        try:
+            (tmp_path / "asked").touch(exist_ok=False)
+        except FileExistsError:
+            return {}, whole
+        threading.Event().wait()
+        raise AssertionError
+
+    workers = crew.Crew(do, 1)
+    try:
+        found = workers.run(lambda number: crew.Given({}, {"x": torch.ones(2)}, "a piece"), [0], [])
+        assert torch.equal(found[0][1]["x"], torch.ones(2))
+    finally:
+        workers.close()
