@@ -33,7 +33,7 @@ from figures import Figure, arguments, progress, report
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from seedbed import draws
+from seedbed import draws, tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.scaffold import scaffold
 from seedbed.engines import Distributed, OnDisk, OneByOne, Vectorised
@@ -137,7 +137,7 @@ def stateful(cell: dict[str, Any]) -> dict[str, Any]:
         next(rounds)
         most = max(most, own_memory() - before)
     index = store.checkpoint()
-    size = sum(x.numel() * x.element_size() for x in index.values())
+    size = tree.nbytes(index)
     kept = sum(file.stat().st_blocks * 512 for file in store.folder.iterdir())
     return {"own": most, "checkpoint": size / 1e6, "kept": kept / 1e6, "clients": len(store)}
 

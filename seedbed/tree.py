@@ -164,6 +164,15 @@ def concatenate_ragged(trees: Sequence[Tree]) -> Tree:
     return map(join, *trees)
 
 
+def nbytes(tree: Tree) -> int:
+    """What the leaves' numbers take, a matrix that is not formed (`factored`) as if it were.
+
+    >>> nbytes({"a": torch.ones(3), "b": (torch.ones(2, dtype=torch.int64),)})
+    28
+    """
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(tree))
+
+
 def kind(tree: Tree) -> Any:
     """Structure and shapes: trees of equal kind can be stacked."""
     if isinstance(tree, Tensor):

@@ -6,17 +6,16 @@ from turns import Turns
 def main() -> None:
     turns = Turns()
     import higher
+    import modules
     import torch
-    from modules import module, params
     from torch.nn import functional as F
 
     work = turns.work
-    network = module(work)
+    network = modules.module(work)
     outer = torch.optim.SGD(network.parameters(), lr=work.lr)
     inner = torch.optim.SGD(network.parameters(), lr=work.inner_lr)
-    arrays = [torch.as_tensor(a).flatten(0, 1) for a in (work.x, work.y, work.query_x, work.query_y)]
-    episodes = list(zip(*arrays, strict=True))
-    while turns.wait(lambda: params(network)):
+    episodes = modules.episodes(work)
+    while turns.wait(lambda: modules.params(network)):
         outer.zero_grad()
         for x, y, query_x, query_y in episodes:
             with higher.innerloop_ctx(network, inner, copy_initial_weights=False) as (fast, steps):

@@ -5,18 +5,17 @@ from turns import Turns
 
 def main() -> None:
     turns = Turns()
+    import modules
     import torch
     from learn2learn.algorithms import MAML
-    from modules import module, params
     from torch.nn import functional as F
 
     work = turns.work
-    network = module(work)
+    network = modules.module(work)
     maml = MAML(network, lr=work.inner_lr, first_order=False)
     outer = torch.optim.SGD(maml.parameters(), lr=work.lr)
-    arrays = [torch.as_tensor(a).flatten(0, 1) for a in (work.x, work.y, work.query_x, work.query_y)]
-    episodes = list(zip(*arrays, strict=True))
-    while turns.wait(lambda: params(network)):
+    episodes = modules.episodes(work)
+    while turns.wait(lambda: modules.params(network)):
         outer.zero_grad()
         for x, y, query_x, query_y in episodes:
             learner = maml.clone()

@@ -87,6 +87,12 @@ def batches(work: Work, client: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(x, y, strict=True))
 
 
+def episodes(work: Work) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Every client's episodes one after another: support ([B, ...], [B]) and query."""
+    arrays = [torch.as_tensor(a).flatten(0, 1) for a in (work.x, work.y, work.query_x, work.query_y)]
+    return list(zip(*arrays, strict=True))
+
+
 def train(of: nn.Module, steps: list[tuple[Tensor, Tensor]], lr: float) -> float:
     """Local SGD as one writes it by hand, in place; the mean loss."""
     optimizer, total = torch.optim.SGD(of.parameters(), lr=lr), 0.0

@@ -25,7 +25,7 @@ Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")]
 Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]
 Executor = Annotated[
-    str | None, typer.Option(help="How clients train: auto (measured), loop, stacked, factored or fused.")
+    str | None, typer.Option(help="How clients train: auto (measured), loop, stacked, factored, batched or fused.")
 ]
 Processes = Annotated[
     bool | None,

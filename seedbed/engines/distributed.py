@@ -61,7 +61,7 @@ class Distributed:
 
     def _asked(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         """Some clients after others, so that the engine never holds more messages than `HELD` has room for."""
-        clients, size = list(sent), max((_size(one) for one in sent.values()), default=0)
+        clients, size = list(sent), max((tree.nbytes(one) for one in sent.values()), default=0)
         some = max(LEAST, HELD // max(1, size))
         for start in range(0, len(clients), some):
             yield from self.engine.ask(algorithm, {c: sent[c] for c in clients[start : start + some]}, round)
@@ -217,11 +217,6 @@ def dealt(
         shares[rank].append(client)
         loads[rank] += source.size(client)
     return shares
-
-
-def _size(sent: Tree) -> int:
-    """Bytes of what a client is sent, and of about what it sends."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(sent))
 
 
 def _one(stacked: Message) -> Any:

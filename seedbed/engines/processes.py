@@ -183,4 +183,4 @@ def _called(clients: Sequence[ClientId]) -> str:
 
 
 def _megabytes(whole: Tree) -> float:
-    return sum(float(leaf.numel() * leaf.element_size()) for leaf in tree.leaves(whole)) / MB
+    return tree.nbytes(whole) / MB

@@ -10,7 +10,6 @@ from seedbed.federated import Algorithm
 from seedbed.models import Model, Several
 from seedbed.models.split import Split
 from seedbed.tasks.types import Batch, Task
-from seedbed.tree import Tree
 
 
 class Costs(NamedTuple):
@@ -49,9 +48,5 @@ def costs(make: Callable[[], Algorithm], model: Model | Several, task: Task) -> 
     for handle in handles:
         handle.remove()
     given = sum(batch.mask.numel() for batch in tree.parts(task.items, Batch))
-    sizes = [_bytes(what) / _bytes(model.params) for what in (sent, message.value, kept)]
+    sizes = [tree.nbytes(what) / tree.nbytes(model.params) for what in (sent, message.value, kept)]
     return Costs(rows / given, *sizes)
-
-
-def _bytes(value: Tree) -> int:
-    return sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(value))

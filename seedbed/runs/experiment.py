@@ -586,7 +586,7 @@ class Experiment:
     def _too_many(self, source: TaskSource, model: AnyModel) -> bool:
         """Whether the messages of a round should not all be held; nobody must need to see each."""
         clients = self.settings.cohort or len(source.clients)
-        needs = clients * sum(p.numel() * p.element_size() for p in tree.leaves(model.params))
+        needs = clients * tree.nbytes(model.params)
         if needs <= HELD or looks_at_each(self.settings):
             return False
         self.plans.say(f"messages of a round, about {needs / 2**30:.1f} GB, are summed as they come")

@@ -306,8 +306,8 @@ class Settings(Section):
     engine: str = Field(default="auto", description="auto | one_by_one | vectorised")
     executor: str = Field(
         default="auto",
-        description="how clients train: auto measures which is fastest | loop | stacked | factored | fused; all give "
-        "the same up to rounding",
+        description="how clients train: auto measures which is fastest | loop | stacked | factored | batched | "
+        "fused; all give the same up to rounding",
     )
     device: str = Field(
         default="cpu", description="where clients compute: cpu, cuda, cuda:1, mps; the data stay in the main memory"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from seedbed import tree
@@ -20,23 +19,10 @@ from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
+
+from .bench import clients, model
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def clients() -> Sampled:
-    g = torch.Generator().manual_seed(0)
-    owner = [c for c in range(6) for _ in range(8 + c)]
-    population = Population.from_arrays(torch.randn(len(owner), 5, generator=g), torch.arange(len(owner)) % 3, owner)
-    return Sampled(population, batches(4), seed=1)
-
-
-def model() -> Model:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Model(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)))
 
 
 @pytest.fixture

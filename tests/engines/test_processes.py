@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
@@ -29,28 +29,13 @@ from seedbed.factored import Factored, Rows, Stacked
 from seedbed.federated import Algorithm
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
-from seedbed.models import Model
 from seedbed.rounds import Round, synchronous
 from seedbed.runs.directory import RunDirectory
 from seedbed.runs.training import train_stage
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
+
+from .bench import clients, model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
-
-
-def clients() -> Sampled:
-    """Six, of 8 to 13 examples."""
-    g = torch.Generator().manual_seed(0)
-    owner = [c for c in range(6) for _ in range(8 + c)]
-    population = Population.from_arrays(torch.randn(len(owner), 5, generator=g), torch.arange(len(owner)) % 3, owner)
-    return Sampled(population, batches(4), seed=1)
-
-
-def model() -> Model:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Model(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)))
 
 
 def algorithm() -> Algorithm:
@@ -284,7 +269,7 @@ def test_a_run_whose_workers_are_killed_again_and_again_stops_and_can_be_resumed
 ORPHANS = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from test_processes import Path, children, doing, in_processes, model, synchronous
+from engines.test_processes import Path, children, doing, in_processes, model, synchronous
 
 def wait(client):
     time.sleep(60)
@@ -302,7 +287,7 @@ next(synchronous(slow, in_processes(), slow.init(model().params)))
 
 def test_no_worker_outlives_a_killed_parent() -> None:
     """SIGKILL of the parent, whose workers are in the middle of a round."""
-    words = [sys.executable, "-c", ORPHANS, str(Path(__file__).parent)]
+    words = [sys.executable, "-c", ORPHANS, str(Path(__file__).parents[1])]
     parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     workers = [Path(f"/proc/{word}/stat") for word in parent.stdout.readline().split()]

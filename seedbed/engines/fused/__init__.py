@@ -47,7 +47,8 @@ class Fused:
     _known: dict[Any, list[Dense] | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor(self.workers) if self.workers > 1 else None
+        threaded = self.workers > 1 and not self.compiled  # the kernel has threads of its own
+        self._pool = ThreadPoolExecutor(self.workers) if threaded else None
 
     def __call__(self, local: Local) -> Trained:
         try:
