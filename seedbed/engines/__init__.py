@@ -53,9 +53,10 @@ def make(
 
     Args:
         name: one of ENGINES.
-        module: what clients train, for `auto`: what is slow for its kind is not tried; off the CPU, over ranks (which
-            must choose alike) and with `kept` nothing is.
-        workers: threads or processes; None: one for each core, the ranks of a machine having equal parts of it.
+        module: what clients train, for `auto`: what is slow for its kind on a CPU is not tried there; over ranks
+            (which must choose alike) and with `kept` nothing is.
+        workers: threads or processes; None: one for each core, the ranks of a machine having equal parts of it; for a
+            GPU, which works for all clients, one.
         executor: auto, or one of EXECUTORS.
         processes: workers are processes, not threads; for `auto` they may be. They are forked, which not every library
             in a program stands, so that nobody gets them who has not asked.
@@ -92,15 +93,17 @@ def _own(
         )
     if processes:
         _refuse_processes(name, executor)
-    threads = workers or max(1, cores() // ranks.beside())
+    elsewhere = any(p.device.type != "cpu" for p in module.parameters())
+    threads = workers or (1 if elsewhere else max(1, cores() // ranks.beside()))
     if executor != "auto":
         return make_executing(executor, threads, plans.say, kept, processes=bool(processes))(source)
     usual = choose(module) if name == "auto" else name
     judge = plain_executor(usual)
-    if ranks.launched() or kept is not None or any(p.device.type != "cpu" for p in module.parameters()):
+    if ranks.launched() or kept is not None:
         judge = plain_executor("one_by_one") if processes else judge
         return make_executing(judge, threads, plans.say, kept, processes=bool(processes))(source)
-    tried = [e for e, engine in EXECUTORS.items() if engine == usual or (name == "auto" and engine == "one_by_one")]
+    also = EXECUTORS.values() if elsewhere else ["one_by_one"]
+    tried = [e for e, engine in EXECUTORS.items() if engine == usual or (name == "auto" and engine in also)]
     makes = {e: make_executing(e, threads) for e in tried}
     if processes:
         makes |= {e + IN_PROCESSES: make_executing(e, threads, processes=True) for e in tried if e in ALONE}

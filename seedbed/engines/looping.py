@@ -12,14 +12,19 @@ from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.learning.objectives import Near, Predict, Supervised, cross_entropy, near
-from seedbed.learning.training import Item, Local, Objective, Params, Trained, gradient
+from seedbed.learning.training import Item, Local, Objective, Params, Trained, gradient, one_step_at_a_time
 from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
 
 def looping(local: Local) -> Trained:
-    """Train on the real items; any model, any algorithm."""
+    """Train on the real items; any model, any algorithm.
+
+    Off the CPU it is the reference: to know which items are real, a GPU would be waited for.
+    """
     objective, optimizer, params, task, state = local
+    if task.real.device.type != "cpu":
+        return one_step_at_a_time(local)
     overwrite = optimizer.overwrite
     if overwrite is not None:
         params = tree.map(torch.clone, params)

@@ -16,6 +16,7 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.engines.meeting import in_lockstep
 from seedbed.engines.owning import Owning
+from seedbed.engines.recording import Recorder, evened
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.learning.training import Executor, trained_by
@@ -35,6 +36,7 @@ class OneByOne(Owning):
         executor: how a client trains (`engines.EXECUTORS`); None: plainly, one step at a time.
         lockstep: so many clients share their products with large factored matrices; 1: none does.
         kept: where to put what clients keep; None: in memory.
+        recorder: what records and replays, on a GPU, clients who are alone: not side by side, nor in lockstep.
     """
 
     def __init__(
@@ -45,19 +47,25 @@ class OneByOne(Owning):
         executor: Executor | None = None,
         lockstep: int = 1,
         kept: MutableMapping[ClientId, Tree] | None = None,
+        recorder: Recorder | None = None,
     ):
         super().__init__(source, kept=kept)
+        self.recorder = (recorder or Recorder()) if workers == lockstep == 1 else None
         self.workers, self.lockstep = workers, lockstep
         self.executor = executor
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         def run(client: ClientId) -> tuple[ClientId, Group, Tree]:
-            task = tree.index(self.tasks(self.source, [client], round, sent[client]), 0)
-            kept = self.kept_by(algorithm, client, sent[client])
+            task = self.tasks(self.source, [client], round, sent[client])
+            given = sent[client], self.kept_by(algorithm, client, sent[client])
             # Nobody differentiates through a client: see `learning.training.gradient`.
             with torch.no_grad(), trained_by(self.executor):
-                message, kept = algorithm.client(sent[client], kept, task)
+                if self.recorder and self.recorder.records(sent[client]):
+                    even = tree.index(evened(task), 0)
+                    message, kept = self.recorder.run(algorithm, algorithm.client, *given, even)
+                else:
+                    message, kept = algorithm.client(*given, tree.index(task, 0))
             return client, Group([client], tree.alone(message)), kept
 
         for client, group, kept in self._side_by_side(run, sent) if self.lockstep == 1 else self._met(run, sent):

@@ -181,7 +181,7 @@ class Planned:
     def _chosen(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Choice:
         what, size = self._what(algorithm, sent), f"{len(sent).bit_length()}"
         choice = self._plans.known(what, size)
-        if choice is None or choice.executor not in self._makes or not _can(choice.executor):
+        if choice is None or choice.executor not in self._makes or not _can(choice.executor, sent):
             choice = self._plans.keep(what, size, self._measured(algorithm, sent, round))
             self._plans.say(f"executor {choice.executor}: {choice.why}")
         else:
@@ -192,24 +192,24 @@ class Planned:
     def _what(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree]) -> str:
         """What is computed, in words that are the same in every process."""
         model = [(name, str(leaf.dtype), tuple(leaf.shape)) for name, leaf in tree.named_leaves(_any(sent)).items()]
-        machine = (processor(), torch.__version__, os.cpu_count(), self._workers)
+        machine = (processor(), torch.__version__, os.cpu_count(), self._workers, _device_name(_device(sent)))
         return repr((described(algorithm.client), model, sorted(self._makes), machine))
 
     def _measured(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Choice:
         began = time.perf_counter()
         found: dict[str, Tried] = {}
         for name in self._makes:
-            reason = self._hopeless(name, found)
+            reason = self._hopeless(name, found, sent)
             found[name] = Tried(math.inf, reason) if reason else self._tried(name, algorithm, sent, round)
         best = min(found, key=lambda name: found[name].seconds)
         words = [f"{name} {_said(tried)}" for name, tried in sorted(found.items(), key=lambda pair: pair[1].seconds)]
         spent = time.perf_counter() - began
         return Choice(best, f"a round of {len(sent)} clients takes {'; '.join(words)}; tried in {spent:.1f} s")
 
-    def _hopeless(self, name: str, found: Mapping[str, Tried]) -> str:
+    def _hopeless(self, name: str, found: Mapping[str, Tried], sent: Mapping[ClientId, Tree]) -> str:
         """Why it need not be tried, as others have shown; empty: it must be."""
         quickest = min((tried.seconds for tried in found.values()), default=math.inf)
-        if name == "fused" and quickest < COMPILING and not built().exists():
+        if _compiles(name, sent) and quickest < COMPILING and not built().exists():
             return "a round is too short to compile for"
         threads = found.get(name.removesuffix(IN_PROCESSES))
         if threads is None:
@@ -235,7 +235,7 @@ class Planned:
             return self._timed(name, engines[cut], algorithm, {c: sent[c] for c in some}, round)
 
         try:
-            if name == "fused":
+            if _compiles(name, sent):
                 kernel()
             if name.startswith("factored"):
                 _refuse_small(sent[some[-1]], rows_of(whole))
@@ -269,6 +269,8 @@ class Planned:
         if algorithm.reduce.linear and not algorithm.unlike:
             values, weights = [m.value for m in messages], [m.weight for m in messages]
             tree.dense(algorithm.reduce(tree.concatenate(values), torch.cat(weights)))
+        if (device := _device(sent)).type != "cpu":
+            torch.accelerator.synchronize(device)  # it computes on while Python is done
         spent = time.perf_counter() - began
         executor = None if isinstance(engine, Processes) else engine.executor  # in processes it is another's copy
         if isinstance(executor, Fused | Factoring) and not executor.trained:
@@ -305,9 +307,23 @@ class _Cut(AroundSource):
         return Task(tree.map(lambda x: x[:, : self.items], items), real[:, : self.items], examples)
 
 
-def _can(executor: str) -> bool:
+def _device(sent: Mapping[ClientId, Tree]) -> torch.device:
+    """Where clients compute."""
+    return next((leaf.device for leaf in tree.leaves(_any(sent))), torch.device("cpu"))
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _compiles(executor: str, sent: Mapping[ClientId, Tree]) -> bool:
+    """Whether it is the kernel of processors, which a compiler makes."""
+    return executor == "fused" and _device(sent).type == "cpu"
+
+
+def _can(executor: str, sent: Mapping[ClientId, Tree]) -> bool:
     """Whether this machine still can: a compiler may be gone."""
-    if executor != "fused":
+    if not _compiles(executor, sent):
         return True
     try:
         kernel()

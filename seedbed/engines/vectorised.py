@@ -11,6 +11,7 @@ from seedbed import tree
 from seedbed.engines.fused import Fused
 from seedbed.engines.one_by_one import one_thread
 from seedbed.engines.owning import Owning
+from seedbed.engines.recording import Recorder, evened
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
@@ -19,6 +20,8 @@ from seedbed.tasks.sampling import TaskSource
 from seedbed.tasks.unread import reading_later
 from seedbed.tree import Tree
 
+CHUNK, WIDE = 128, 1024  # clients at once, on a processor and on a GPU
+COPIES = 16  # of what it is sent that a client is taken to need on a GPU
 EPISODES = 16  # of a client at once, in evaluation
 ALIKE, FEW = 4, 32  # a chunk of at least FEW clients ends where they become ALIKE times as large as its first
 
@@ -28,32 +31,38 @@ class Vectorised(Owning):
 
     Args:
         source: where the clients' tasks come from.
-        chunk: at most so many clients at once, or in evaluation so many episodes; memory grows with it.
+        chunk: at most so many clients at once, or in evaluation so many episodes; memory grows with it. None: CHUNK;
+            on a GPU as many as have room, up to WIDE.
         executor: how the clients of a chunk train (`engines.EXECUTORS`); None: plainly, one step of all at a time.
         kept: where to put what clients keep; None: in memory.
+        recorder: what records and replays, on a GPU.
     """
 
     def __init__(
         self,
         source: TaskSource,
         *,
-        chunk: int = 128,
+        chunk: int | None = None,
         executor: Executor | None = None,
         kept: MutableMapping[ClientId, Tree] | None = None,
+        recorder: Recorder | None = None,
     ):
         super().__init__(source, kept=kept)
         self.executor = executor
         self.chunk = chunk
+        self.recorder = recorder or Recorder()
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         kept = {c: self.kept_by(algorithm, c, sent[c]) for c in sent}
-        for clients in _chunks(sent, kept, self.source, self.chunk):
+        for clients in _chunks(sent, kept, self.source, self._width(sent)):
             payload, dims = _together([sent[c] for c in clients])
-            with reading_later(isinstance(self.executor, Fused) and self.executor.compiled):
+            recorded = self.recorder.records(payload)
+            with reading_later(isinstance(self.executor, Fused) and self.executor.compiled and not recorded):
                 tasks = self.tasks(self.source, clients, round, payload)
             run = vmap(algorithm.client, in_dims=(dims, 0, 0))
+            given = payload, tree.stack([kept[c] for c in clients]), evened(tasks) if recorded else tasks
             with trained_by(self.executor):
-                messages, after = _explained(run, payload, tree.stack([kept[c] for c in clients]), tasks)
+                messages, after = _explained(self.recorder.run, algorithm, run, *given)
             if tree.leaves(after):
                 for i, client in enumerate(clients):
                     self.keep(client, tree.index(after, i))
@@ -65,7 +74,7 @@ class Vectorised(Owning):
         scores: dict[ClientId, Tensor] = {}
         sent = {c: algorithm.send(state, c) for c in source.clients}
         kept = {c: self.kept_by(algorithm, c, sent[c]) for c in sent}
-        for clients in _chunks(sent, kept, source, max(1, self.chunk // EPISODES)):
+        for clients in _chunks(sent, kept, source, max(1, self._width(sent) // EPISODES)):
             payload, dims = _together([sent[c] for c in clients])
             task = self.tasks(source, clients, 0, payload)
 
@@ -77,8 +86,17 @@ class Vectorised(Owning):
 
             run = vmap(score, in_dims=(dims, 0, 0))
             found = _explained(run, payload, tree.stack([kept[c] for c in clients]), task.items)
-            scores.update((c, s[real.bool()]) for c, s, real in zip(clients, found, task.real, strict=True))
+            read = zip(clients, found.cpu(), task.real.cpu().bool(), strict=True)  # of all at once: a GPU is waited for
+            scores.update((c, s[real]) for c, s, real in read)
         return {c: scores[c] for c in source.clients}
+
+    def _width(self, sent: Mapping[ClientId, Tree]) -> int:
+        """How many clients at once. It depends on what memory a GPU has, not on what is free: results round by it."""
+        first = next((leaf for one in sent.values() for leaf in tree.leaves(one)), None)
+        if self.chunk is not None or first is None or not first.is_cuda:
+            return self.chunk or CHUNK
+        room = torch.cuda.get_device_properties(first.device).total_memory // COPIES
+        return max(1, min(WIDE, room // max(tree.nbytes(one) for one in sent.values())))
 
 
 def _chunks(

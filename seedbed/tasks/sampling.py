@@ -145,14 +145,17 @@ class Sampled:
 def stacked(tasks: Sequence[Task]) -> Task:
     """Ready-made tasks of equal batch shapes -> one, short ones padded with repeated items: leaves [C, K, ...]."""
     longest = max(len(t.real) for t in tasks)
+    together: Task = tree.concatenate([lengthened(tree.alone(t), longest) for t in tasks])
+    return together
 
-    def grow(task: Task) -> Task:
-        missing = longest - len(task.real)
-        items = tree.map(lambda x: torch.cat([x, x[:1].expand(missing, *x.shape[1:])]), task.items)
-        return Task(items, torch.cat([task.real, task.real.new_zeros(missing)]), task.examples)
 
-    grown: Task = tree.stack([grow(t) for t in tasks])
-    return grown
+def lengthened(tasks: Task, steps: int) -> Task:
+    """Tasks padded with repeated items, which are not real, to so many: leaves [C, K, ...] -> [C, steps, ...]."""
+    clients, before = tasks.real.shape
+    if before == steps:
+        return tasks
+    items = tree.map(lambda x: torch.cat([x, x[:, :1].expand(-1, steps - before, *x.shape[2:])], 1), tasks.items)
+    return Task(items, torch.cat([tasks.real, tasks.real.new_zeros(clients, steps - before)], 1), tasks.examples)
 
 
 # ---- client as task: labels mean the same everywhere --------------------------------------------------------------

@@ -3,6 +3,8 @@
 No GPU is needed: fake tensors have a device and no numbers, and an operation on two devices is an error, as on a GPU.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -10,12 +12,15 @@ from torch.func import vmap
 
 from seedbed import tree
 from seedbed.engines import OneByOne, Vectorised
+from seedbed.engines.fused import Fused
+from seedbed.engines.looping import looping
 from seedbed.engines.owning import Owning
 from seedbed.federated import NEWCOMER, Group
+from seedbed.learning.training import trained_by
 from seedbed.models import Model, mlp
 from seedbed.rounds.round import gather
 
-from .bench import SIZES, Row, clients
+from .bench import SIZES, Row, clients, module
 from .rows import ROWS
 
 ELSEWHERE = "meta"  # a device of no numbers
@@ -45,6 +50,24 @@ def test_a_round_and_an_adaptation_stay_where_the_model_is(row: Row) -> None:
             own = algorithm.personalise(newcomer, algorithm.remember(newcomer), support)
     for found in (state, stacked, alone, after, own):
         assert all_elsewhere(found)
+
+
+def test_executors_of_a_gpu_wait_for_no_number() -> None:
+    """Neither what is real nor what is masked is looked at, which fake tensors cannot tell."""
+    row = next(row for row in ROWS if str(row) == "fedprox")
+    row = replace(row, net=module)
+    here = dict(row.net().params), clients(row.items).tasks([0, 2], 0)
+    params, task = tree.map(lambda x: x.to(ELSEWHERE), here)
+    batched, client = Fused(compiled=False), row.algorithm.client
+    with trained_by(batched):  # what is found out about the model at its first use is found out
+        vmap(client, in_dims=(None, None, 0))(here[0], (), here[1])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with trained_by(batched):
+            stacked = vmap(client, in_dims=(None, None, 0))(params, (), task)
+        with torch.no_grad(), trained_by(looping):
+            alone = client(params, (), tree.index(task, 0))
+    assert all_elsewhere((stacked, alone))
+    assert batched.trained == 2
 
 
 @pytest.mark.parametrize("kind", [OneByOne, Vectorised])

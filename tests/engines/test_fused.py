@@ -81,18 +81,19 @@ def apart(a: Any, b: Any) -> float:
     return max(float(((x - y) / y.abs().clamp_min(1)).abs().max()) for x, y in pairs)
 
 
-both_ways = pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "batched"])
+WAYS = {"kernel": {}, "batched": {"compiled": False}, "batched, as on a GPU": {"compiled": False, "looks": False}}
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("kind", LOCAL)
 @pytest.mark.parametrize("mu", [0.0, 0.7])
-@both_ways
-def test_it_is_the_reference(net: str, kind: str, mu: float, compiled: bool, tolerance: float) -> None:
+@every_way
+def test_it_is_the_reference(net: str, kind: str, mu: float, way: dict[str, bool], tolerance: float) -> None:
     """Params and losses, on ragged clients: from one start, and from starts of their own with the pull to them."""
     model, task = made(net)
     loss: Objective = supervised(model.predict, cross_entropy)
-    executor = Fused(2, compiled=compiled)
+    executor = Fused(2, **way)
     own = tree.map(lambda p: p + 0.1 * torch.arange(5.0).reshape(5, *[1] * p.ndim).to(p), model.params)
     for params, each in ((model.params, False), (own, True)):
         arguments = (lambda p: near(loss, p, mu) if mu else loss, LOCAL[kind], params, task)
@@ -102,12 +103,12 @@ def test_it_is_the_reference(net: str, kind: str, mu: float, compiled: bool, tol
     assert not executor.refused
 
 
-@both_ways
-def test_it_trains_one_client_alone_too(compiled: bool, tolerance: float) -> None:
+@every_way
+def test_it_trains_one_client_alone_too(way: dict[str, bool], tolerance: float) -> None:
     """Without vmap, as an engine does that runs one after another."""
     model, task = made("one hidden layer")
     local = Local(supervised(model.predict, cross_entropy), sgd(0.1), model.params, tree.index(task, 3), None)
-    found, want = Fused(compiled=compiled)(local), one_step_at_a_time(local)
+    found, want = Fused(**way)(local), one_step_at_a_time(local)
     assert apart((found.params, found.loss), (want.params, want.loss)) <= tolerance
 
 
@@ -162,13 +163,13 @@ def test_a_label_beyond_the_classes_is_refused() -> None:
         cohort(Fused(), lambda p: supervised(model.predict, cross_entropy), sgd(), model.params, task)
 
 
-@both_ways
-def test_what_diverges_is_not_hidden(compiled: bool) -> None:
+@every_way
+def test_what_diverges_is_not_hidden(way: dict[str, bool]) -> None:
     """NaN and infinity come out as such: through relu, too."""
     model, task = made("one hidden layer")
     task.items.x[0] = torch.nan
     arguments = (lambda p: supervised(model.predict, cross_entropy), sgd(1e30), model.params, task)
-    found, loss = cohort(Fused(compiled=compiled), *arguments)
+    found, loss = cohort(Fused(**way), *arguments)
     assert found["head.weight"][0].isnan().all()
     assert loss[0].isnan()
     assert not found["head.weight"][4].isfinite().all()
@@ -177,11 +178,11 @@ def test_what_diverges_is_not_hidden(compiled: bool) -> None:
 # ---- the compiler --------------------------------------------------------------------------------------------
 
 
-@both_ways
-def test_workers_change_nothing(compiled: bool) -> None:
+@every_way
+def test_workers_change_nothing(way: dict[str, bool]) -> None:
     model, task = made("one hidden layer")
     arguments = (lambda p: supervised(model.predict, cross_entropy), sgd(0.1), model.params, task)
-    alone, together = (cohort(Fused(workers, compiled=compiled), *arguments) for workers in (1, 3))
+    alone, together = (cohort(Fused(workers, **way), *arguments) for workers in (1, 3))
     assert apart(alone, together) == 0
 
 

@@ -34,6 +34,8 @@ class Fused:
         workers: threads, each with clients of its own.
         say: told in a line, once for each reason, what it cannot train.
         compiled: by the kernel; else in PyTorch's batched products, the executor `batched`.
+        looks: at numbers, to pass by steps that are not real and to refuse labels; off the CPU it never does: such
+            steps are computed and move nothing, and a label that is no class makes its client's loss and weights NaN.
     Attributes:
         trained: how many times it trained clients.
         refused: why some were not trained by it.
@@ -42,6 +44,7 @@ class Fused:
     workers: int = 1
     say: Say = silently
     compiled: bool = True
+    looks: bool = True
     trained: int = 0
     refused: set[str] = field(default_factory=set)
     _known: dict[Any, list[Dense] | str] = field(default_factory=dict)
@@ -77,6 +80,7 @@ class Fused:
             raise Unlike("clients do not work on batches, or the model is no dict of parameters")
         layers = self._layers(loss, params, batch)
         leaves = [params[name] for layer in layers for name in (layer.weight, layer.bias) if name]
+        looks = self.looks and batch.x.device.type == "cpu"
         pulls = [anchor[name] for layer in layers for name in (layer.weight, layer.bias) if name] if anchor else []
         plan = Plan(
             layers,
@@ -86,8 +90,9 @@ class Fused:
             decay=given["weight_decay"],
             pull=mu,
             workers=self.workers,
-            run=map if self._pool is None else self._pool.map,
+            run=self._pool.map if self._pool and looks else map,
             compiled=self.compiled,
+            looks=looks,
         )
         return plan, [batch.x, batch.y, batch.mask, task.real, *leaves, *pulls]
 
@@ -157,7 +162,8 @@ def _trained(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> list
         own: which tensors the clients have their own of.
     """
     tensors = [t.contiguous() for t in tensors]
-    _refuse_labels(tensors[1], plan.layers[-1].outputs)
+    if plan.looks:
+        _refuse_labels(tensors[1], plan.layers[-1].outputs)
     return by_kernel(plan, tensors, own) if plan.compiled else by_products(plan, tensors, own)
 
 

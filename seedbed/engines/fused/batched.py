@@ -86,14 +86,21 @@ def _layers(plan: Plan, weights: Sequence[Tensor], anchors: Sequence[Tensor]) ->
 def _train(plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, mask: Tensor, real: Tensor) -> Tensor:
     """All steps, over the layers; the mean losses [C]."""
     x = x.flatten(3)
-    share = mask / mask.sum(2, keepdim=True).clamp_min(1)
     losses = x.new_zeros(len(y))
-    active = real.cpu() != 0  # looked at once, so that a GPU is not waited for in every step
+    if not plan.looks:
+        classes = plan.layers[-1].outputs
+        mask, y = mask.masked_fill((y < 0) | (y >= classes), torch.nan), y.clamp(0, classes - 1)
+    share = mask / mask.sum(2, keepdim=True).clamp_min(1)
+    if not plan.looks:
+        for k in range(real.shape[1]):
+            losses += _step(plan, layers, x[:, k], y[:, k], share[:, k], real[:, k])
+        return losses / real.sum(1)
+    active = real != 0
     for k, (every, some_are) in enumerate(zip(active.all(0).tolist(), active.any(0).tolist(), strict=True)):
         if every:
             losses += _step(plan, layers, x[:, k], y[:, k], share[:, k])
         elif some_are:
-            who = active[:, k].nonzero()[:, 0].to(x.device)
+            who = active[:, k].nonzero()[:, 0]
             some = [layer.of(who) for layer in layers]
             losses[who] += _step(plan, some, x[who, k], y[who, k], share[who, k])
             for layer, part in zip(layers, some, strict=True):
@@ -101,13 +108,18 @@ def _train(plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, mask: Tens
     return losses / real.sum(1)
 
 
-def _step(plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, share: Tensor) -> Tensor:
+def _step(
+    plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, share: Tensor, real: Tensor | None = None
+) -> Tensor:
     """One step of every client, over its layers; the losses before it [C].
 
     Args:
         x: [C, B, I].  y: [C, B].
         share: what each example counts in the mean [C, B].
+        real: 1 for clients that take the step, 0 for those that it must not move [C]; None: all take it.
     """
+    if real is not None:
+        share = share * real[:, None]
     given = [x]
     for layer in layers:
         turned = layer.weight.transpose(1, 2)
@@ -121,7 +133,8 @@ def _step(plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, share: Tens
     label = y.unsqueeze(-1)
     loss = -(logs.gather(-1, label).squeeze(-1) * share).sum(1)
     if plan.pull is not None:
-        loss = loss + plan.pull / 2 * _distance(layers)
+        pulled = plan.pull / 2 * _distance(layers)
+        loss = loss + (pulled if real is None else pulled * real)
     slope = logs.exp_().scatter_add_(-1, label, -torch.ones_like(label, dtype=x.dtype)).mul_(share.unsqueeze(-1))
     for i in range(len(layers) - 1, -1, -1):
         layer, into = layers[i], given[i]
@@ -134,23 +147,28 @@ def _step(plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, share: Tens
         if layer.weight_velocity is None and layer.weight_anchor is None and not plan.decay:
             layer.weight.baddbmm_(turned, into, alpha=-plan.lr)  # the gradient is not formed
         else:
-            _move(plan, layer.weight, turned @ into, layer.weight_velocity, layer.weight_anchor)
+            _move(plan, layer.weight, turned @ into, layer.weight_velocity, layer.weight_anchor, real)
         if layer.bias is not None:
-            _move(plan, layer.bias, slope.sum(1, keepdim=True), layer.bias_velocity, layer.bias_anchor)
+            _move(plan, layer.bias, slope.sum(1, keepdim=True), layer.bias_velocity, layer.bias_anchor, real)
         slope = before
     return loss
 
 
-def _move(plan: Plan, w: Tensor, g: Tensor, velocity: Tensor | None, anchor: Tensor | None) -> None:
-    """A step of SGD, in place, along a gradient that is written over."""
+def _move(
+    plan: Plan, w: Tensor, g: Tensor, velocity: Tensor | None, anchor: Tensor | None, real: Tensor | None
+) -> None:
+    """A step of SGD, in place, along a gradient that is written over, of the clients that take it."""
     if anchor is not None:
         g.add_(w - anchor, alpha=plan.pull or 0.0)
     if plan.decay:
         g.add_(w, alpha=plan.decay)
     if velocity is not None:
-        velocity.mul_(plan.momentum).add_(g)
+        if real is None:
+            velocity.mul_(plan.momentum).add_(g)
+        else:
+            velocity.add_((g + (plan.momentum - 1) * velocity) * real[:, None, None])
         g = g.add_(velocity, alpha=plan.momentum) if plan.nesterov else velocity
-    w.sub_(g, alpha=plan.lr)
+    w.sub_(g if real is None else g * real[:, None, None], alpha=plan.lr)
 
 
 def _distance(layers: Sequence[Layer]) -> Tensor:

@@ -18,6 +18,7 @@ class Plan(NamedTuple):
     workers: int  # threads
     run: Callable[..., Iterable[Any]]  # map, or the same in these threads
     compiled: bool  # by the kernel, or in PyTorch's batched products
+    looks: bool  # at numbers, to pass by what is not real: a GPU would be waited for
 
     @property
     def leaves(self) -> int:
