@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.engines.looping import Path, unmasked
+from seedbed.engines.pooling import quick
 from seedbed.factored import Heard, heard_linears
 from seedbed.learning.objectives import Near, Supervised
 from seedbed.learning.training import (
@@ -55,7 +56,8 @@ class Each(Tensor):
         if func is F.linear and not kwargs and _all_heard(args[1]):
             return _linear(*args)
         count = len(_first_of((args, kwargs)).members)
-        return _joined([func(*_of(args, i), **_of(kwargs, i)) for i in range(count)])
+        quickly = quick(func)
+        return _joined([quickly(*_of(args, i), **_of(kwargs, i)) for i in range(count)])
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # PyTorch's own stub is of the switched-off form

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seedbed import tree
+from seedbed.engines.pooling import Pooling
 from seedbed.learning.objectives import Near, Predict, Supervised, cross_entropy, near
 from seedbed.learning.training import Item, Local, Objective, Params, Trained, gradient, one_step_at_a_time
 from seedbed.tasks.types import Batch, Task
@@ -39,8 +40,9 @@ def stepped(local: Local, *, in_place: bool) -> Trained:
         in_place: over the params and the state that are given, where the optimiser knows how.
     """
     path = Path(local._replace(objective=unmasked(local.objective, local.task)), in_place=in_place)
-    while path.goes_on:
-        path.step(*gradient(path.objective, path.params, path.item))
+    with Pooling():
+        while path.goes_on:
+            path.step(*gradient(path.objective, path.params, path.item))
     return path.end()
 
 

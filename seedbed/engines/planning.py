@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.engines.compiling import built, cache, library, processor
 from seedbed.engines.factoring import Factoring, rows_of, worth
 from seedbed.engines.fused import Fused
-from seedbed.engines.fused.compiling import built, cache, kernel, processor
+from seedbed.engines.fused.calling import KERNEL
 from seedbed.engines.one_by_one import OneByOne
 from seedbed.engines.processes import Processes
 from seedbed.engines.vectorised import Vectorised
@@ -209,7 +210,7 @@ class Planned:
     def _hopeless(self, name: str, found: Mapping[str, Tried], sent: Mapping[ClientId, Tree]) -> str:
         """Why it need not be tried, as others have shown; empty: it must be."""
         quickest = min((tried.seconds for tried in found.values()), default=math.inf)
-        if _compiles(name, sent) and quickest < COMPILING and not built().exists():
+        if _compiles(name, sent) and quickest < COMPILING and not built(KERNEL).exists():
             return "a round is too short to compile for"
         threads = found.get(name.removesuffix(IN_PROCESSES))
         if threads is None:
@@ -236,7 +237,7 @@ class Planned:
 
         try:
             if _compiles(name, sent):
-                kernel()
+                library(KERNEL)
             if name.startswith("factored"):
                 _refuse_small(sent[some[-1]], rows_of(whole))
             for cut in (SHORT, LONG, SHORT, LONG):  # the better of two: the first warms up, and others use the machine
@@ -326,7 +327,7 @@ def _can(executor: str, sent: Mapping[ClientId, Tree]) -> bool:
     if not _compiles(executor, sent):
         return True
     try:
-        kernel()
+        library(KERNEL)
     except InputError:
         return False
     return True

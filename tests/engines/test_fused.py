@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from seedbed import tree
-from seedbed.engines import OneByOne, Vectorised, make
-from seedbed.engines.fused import Fused, compiling
+from seedbed.engines import OneByOne, Vectorised, compiling, make
+from seedbed.engines.fused import Fused
+from seedbed.engines.fused.calling import KERNEL
 from seedbed.engines.planning import Plans
 from seedbed.errors import InputError
 from seedbed.learning.objectives import cross_entropy, near, supervised
@@ -191,12 +192,12 @@ def test_without_a_compiler_clients_train_batched_and_it_is_said(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiling, "compiler", lambda: None)
-    compiling.kernel.cache_clear()
+    compiling.library.cache_clear()
     said: list[str] = []
     try:
         engine = make("auto", None, nn.Linear(2, 2), executor="fused", plans=Plans(say=said.append))  # type: ignore[arg-type]
     finally:
-        compiling.kernel.cache_clear()
+        compiling.library.cache_clear()
     assert isinstance(engine, Vectorised)
     assert isinstance(engine.executor, Fused)
     assert not engine.executor.compiled
@@ -212,12 +213,12 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     broken.chmod(0o755)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", str(broken))
-    compiling.kernel.cache_clear()
+    compiling.library.cache_clear()
     try:
-        with pytest.raises(InputError, match=r"broken-c\+\+ cannot compile the fused kernel \(no such flag\)"):
-            compiling.kernel()
+        with pytest.raises(InputError, match=r"broken-c\+\+ cannot compile kernel\.cpp \(no such flag\)"):
+            compiling.library(KERNEL)
     finally:
-        compiling.kernel.cache_clear()
+        compiling.library.cache_clear()
     assert not list(tmp_path.rglob("*.so"))
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seedbed.engines.fused.compiling import kernel
+from seedbed.engines.compiling import library
 from seedbed.engines.fused.plan import Plan
 from seedbed.tasks.unread import Unread
 
+KERNEL = "fused/kernel.cpp"
 TYPES = {torch.float32: "train_float32", torch.float64: "train_float64"}
 
 SIZES = ("layers", "clients", "steps", "batch")
@@ -58,7 +59,7 @@ def by_kernel(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> lis
     said = [ctypes.cast(a, ctypes.c_void_p) if isinstance(a, ctypes.Array) else a for a in arrays]
     rates = (plan.lr, plan.momentum, plan.decay, plan.pull or 0.0, int(plan.nesterov))
     job = _Job(len(plan.layers), clients, steps, batch, *said, *rates)
-    if getattr(kernel(), TYPES[x.dtype])(ctypes.byref(job), ctypes.c_int64(plan.workers)):
+    if getattr(library(KERNEL), TYPES[x.dtype])(ctypes.byref(job), ctypes.c_int64(plan.workers)):
         raise MemoryError("there is no memory for the fused kernel: use the executor stacked")
     return [*ends, losses]
 

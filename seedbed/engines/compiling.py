@@ -1,4 +1,4 @@
-"""The kernel, compiled by the machine's own C++ compiler, once for a machine and a version of the source."""
+"""Kernels, compiled by the machine's own C++ compiler, once for a machine and a version of the source."""
 
 import ctypes
 import functools
@@ -19,14 +19,14 @@ PATIENCE = 300  # seconds that a compiler may take
 
 
 @functools.cache
-def kernel() -> ctypes.CDLL:
-    """The library with `train_float32` and `train_float64`.
+def library(name: str) -> ctypes.CDLL:
+    """The library of a source, which is named by its place in `seedbed.engines`.
 
     Raises:
         InputError: there is no compiler, or it cannot compile it.
     """
-    place = built()
-    return ctypes.CDLL(str(place if place.exists() else _compiled(place)))
+    place = built(name)
+    return ctypes.CDLL(str(place if place.exists() else _compiled(name, place)))
 
 
 def cache() -> Path:
@@ -34,14 +34,15 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seedbed"
 
 
-def built() -> Path:
+def built(name: str) -> Path:
     """Where the library lies, or will: another source, flag, compiler or processor is another place."""
-    parts = (source(), *FLAGS, compiler() or "", processor())
+    parts = (source(name), *FLAGS, compiler() or "", processor())
     return cache() / "kernels" / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
 
 
-def source() -> str:
-    return (resources.files(__package__) / "kernel.cpp").read_text()
+@functools.cache
+def source(name: str) -> str:
+    return (resources.files(__package__) / name).read_text()
 
 
 def compiler() -> str | None:
@@ -60,7 +61,7 @@ def processor() -> str:
         return f"{platform.machine()} {platform.processor()}"
 
 
-def _compiled(place: Path) -> Path:
+def _compiled(name: str, place: Path) -> Path:
     """Compile beside the place and move it there, so that nobody loads half a file."""
     found = compiler()
     if found is None:
@@ -68,14 +69,14 @@ def _compiled(place: Path) -> Path:
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-            code, made = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
-            code.write_text(source())
+            code, made = Path(folder, Path(name).name), Path(folder, "made.so")
+            code.write_text(source(name))
             words = [found, *FLAGS, str(code), "-o", str(made)]
             done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
             if done.returncode:
                 said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-                raise InputError(f"{found} cannot compile the fused kernel ({said})")
+                raise InputError(f"{found} cannot compile {code.name} ({said})")
             made.replace(place)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"the fused kernel cannot be compiled into {place.parent}: {error}") from error
+        raise InputError(f"{name} cannot be compiled into {place.parent}: {error}") from error
     return place
