@@ -4,12 +4,14 @@ Heads that a client solves for itself are in `heads`.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.learning.head_steps import NotAHead, head_steps
 from seedbed.learning.objectives import Adapt, after, hessian_free, recomputed
 from seedbed.learning.training import Objective, Params, gradient
 from seedbed.tasks.types import Batch, Episode
@@ -58,6 +60,8 @@ def gradient_steps(
     def adapt(params: Params, support: Batch) -> Params:
         still = {n: p for n, p in params.items() if not moves(n)}
         moving = {n: p for n, p in params.items() if moves(n)}
+        with suppress(NotAHead):
+            return {**params, **head_steps(loss, still, moving, support, lr=lr, steps=steps, first_order=first_order)}
         for _ in range(steps):
             g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, support, beside=still)
             moving = tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
