@@ -1,19 +1,19 @@
-"""Gradient steps of a model's last linear layer alone, for which the body runs once.
+"""Gradient steps of the linear layer in which a model ends, and of nothing else: the body runs once.
 
 Where only the head adapts (ANIL: Raghu, Raghu, Bengio and Vinyals, ICLR 2020, arXiv 1909.09157, equation 2), the body
-gives the head the same features X in every step. With Z = XWᵀ + b and D the gradient of the mean loss with respect to
-Z, a step W ← W − αDᵀX, b ← b − α·Dᵀ1 moves Z by −αKD with K = XXᵀ + 11ᵀ. So, without forming W on the way,
+gives it the same features X in every step. With Z = XWᵀ + b and D_j the gradient of the mean loss at Z_j, a step
+W ← W − αD_jᵀX, b ← b − αD_jᵀ1 moves Z by −αKD_j, where K = XXᵀ + 11ᵀ (XXᵀ, if the bias stays). So
 
-    Z_{j+1} = Z_j − αKD_j,    W_k = W_0 − α(Σ_j D_j)ᵀX,    b_k = b_0 − α(Σ_j D_j)ᵀ1,
+    Z_{j+1} = Z_j − αKD_j,    W_k = W_0 − α(Σ_j D_j)ᵀX,    b_k = b_0 − α(Σ_j D_j)ᵀ1.
 
-and of cross-entropy over n real examples D = (softmax(Z) − Y)/n, whose derivative (diag p − ppᵀ)/n makes the Hessian
-of softmax regression, Σ (diag p − ppᵀ) ⊗ xxᵀ/n. It is what steps through the whole model come to, but it is
-differentiated once and not twice; the outer gradient reaches the body through X.
+Of cross-entropy over n examples D = (softmax(Z) − Y)/n for one-hot labels Y; a row of its derivative, (diag p − ppᵀ)/n,
+is what the Hessian of softmax regression, Σ (diag p − ppᵀ) ⊗ xxᵀ/n, is made of. So a meta-gradient differentiates once
+what it would twice, is exact, and reaches the body through X.
 
-Shapes: B rows of features (examples, or their places), F features, N outputs.
+Shapes: B rows of features (examples, or the places of a sequence in them), F features, N outputs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from seedbed.tasks.types import Batch
 
 
 class NotAHead(Exception):
-    """What moves is not just the linear layer in which the model ends; why."""
+    """What moves is not just the linear layer in which the model ends, or its features are not known; why."""
 
 
 def head_steps(
@@ -42,86 +42,74 @@ def head_steps(
     Args:
         still: the other parameters.
         lr: α.
-        steps: k, 1 or more.
         first_order: treat the gradients as constants.
     Raises:
         NotAHead: the steps must go through the whole model.
     """
-    weight, bias = _layer(moving)
-    if not isinstance(loss, Supervised):
-        raise NotAHead("the loss is not a mean over examples of what the model predicts")
-    if not steps:
-        return moving
+    weight, *bias = _layer(moving)
+    if not isinstance(loss, Supervised) or not steps:
+        raise NotAHead("the loss is not supervised(predict, loss), or there are no steps")
+    w = moving[weight]
     with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
-        watching = _Watching(moving[weight], moving[bias] if bias else None)
-        x, z = watching.passed(loss.predict, {**still, **moving}, support.x)
-        d = _summed_slopes(loss, support, x, z, bias=bool(bias), lr=lr, steps=steps)
-        w = moving[weight]
-        g = {weight: Fast(w, None, ((1.0, x, d),)) if is_fast(w) else d.T @ x, **({bias: d.sum(0)} if bias else {})}
+        x, z = _passed(loss.predict, {**still, **moving}, support.x, [moving[n] for n in (weight, *bias)])
+    d = _summed_slopes(loss, support, x, z, lr=lr, steps=steps, one=float(len(bias)))
+    g = {weight: Fast(w, None, ((1.0, x, d),)) if is_fast(w) else d.T @ x} | {n: d.sum(0) for n in bias}
     return tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
 
 
-def _layer(moving: Params) -> tuple[str, str | None]:
-    """The names of the weight and the bias that move."""
-    weights = [n for n, p in moving.items() if p.ndim == 2 and (is_fast(p) or not isinstance(p, Lazy))]
-    biases = [n for n, p in moving.items() if p.ndim == 1]
-    if len(weights) != 1 or len(biases) > 1 or len(moving) != 1 + len(biases):
-        raise NotAHead("what moves is not a weight and a bias")
-    return weights[0], biases[0] if biases else None
+def _layer(moving: Params) -> list[str]:
+    """The names of the weight and, if it moves, the bias."""
+    names = sorted(moving, key=lambda n: -moving[n].ndim)
+    if [moving[n].ndim for n in names] not in ([2], [2, 1]):
+        raise NotAHead("what moves is not one weight, or one weight and one bias")
+    if isinstance(moving[names[0]], Lazy) and not is_fast(moving[names[0]]):
+        raise NotAHead("the weight is factored, and is not differentiated yet")
+    return names
 
 
 def _summed_slopes(
-    loss: Supervised, support: Batch, x: Tensor, z: Tensor, *, bias: bool, lr: float, steps: int
+    loss: Supervised, support: Batch, x: Tensor, z: Tensor, *, lr: float, steps: int, one: float
 ) -> Tensor:
-    """Σ_j D_j: [B, N]."""
-    (rows, features), outputs, one = x.shape, z.shape[-1], float(bias)
-    least = rows * (features + steps * outputs) <= 2 * steps * features * outputs  # of operations, by K
-    kernel = x @ x.T + one if least and steps > 1 else None
-    slope, total = _slope(loss, support, z), []
-    while True:
-        total.append(slope(z).reshape(rows, outputs))
-        if len(total) == steps:
-            return torch.stack(total).sum(0) if steps > 1 else total[0]
-        d = total[-1]
-        along = kernel @ d if kernel is not None else x @ (x.T @ d) + one * d.sum(0)
-        z = z - lr * along.reshape(z.shape)
+    """Σ_j D_j: [B, N].
+
+    Args:
+        x: [B, F].  z: Z_0, [..., N].
+        one: 1 if the bias moves, else 0.
+    """
+    (rows, features), (*places, outputs) = x.shape, z.shape
+    slope = _slope(loss, support, z)
+    d = total = slope(z).reshape(rows, outputs)
+    fewer = rows * (features + steps * outputs) < 2 * steps * features * outputs  # operations with K than without
+    kernel = x @ x.T + one if fewer and steps > 1 else None
+    z = z.reshape(rows, outputs)
+    for _ in range(steps - 1):
+        if kernel is not None:
+            z = torch.addmm(z, kernel, d, alpha=-lr)
+        else:
+            z = torch.addmm(z - lr * one * d.sum(0), x, x.T @ d, alpha=-lr)
+        d = slope(z.reshape(*places, outputs)).reshape(rows, outputs)
+        total = total + d
+    return total
 
 
 def _slope(loss: Supervised, support: Batch, z: Tensor) -> Callable[[Tensor], Tensor]:
-    """Z -> D, the gradient of the mean loss with respect to Z, of its shape; it can be differentiated."""
+    """Z -> D, of its shape [..., N], in a form that can be differentiated."""
     if loss.loss is cross_entropy and z.ndim == 2 and z.shape[:1] == support.y.shape == support.mask.shape:
         share = (support.mask / support.mask.sum().clamp_min(1))[:, None].to(z.dtype)
-        of_label = torch.zeros_like(z).scatter(-1, support.y[:, None], -share)
-        return lambda z: torch.addcmul(of_label, z.softmax(-1), share)
-    of_logits = replace(loss, predict=lambda z, x: z)
-    return lambda z: gradient(of_logits, z, support)[0]
+        minus_y = torch.zeros_like(z).scatter(-1, support.y[:, None], -share)
+        return lambda z: torch.addcmul(minus_y, z.softmax(-1), share)
+    of_outputs = replace(loss, predict=lambda z, x: z)
+    return lambda z: gradient(of_outputs, z, support)[0]
 
 
 class _Watching(TorchFunctionMode):
-    """Looks for one call of `F.linear` with the head's own tensors, which are used nowhere else, and nothing after."""
+    """Sees to it that a pass uses a layer's parameters in one call of `F.linear`, nowhere else, and ends there."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None):
+    def __init__(self, layer: Sequence[Tensor]):
         super().__init__()
-        self.weight, self.bias = weight, bias
+        self.layer = layer
         self.given: Tensor | None = None
         self.gave: Tensor | None = None
-
-    def passed(self, predict: Predict, params: Params, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A pass of the model: the head's features [B, F], and what it gives [..., N].
-
-        A body that draws random numbers gives other features in every step; what it has drawn is put back.
-        """
-        before = _generators(x)
-        with self:
-            z = predict(params, x)
-        if not all(map(torch.equal, before, _generators(x))):
-            torch.set_rng_state(before[0])
-            if x.is_cuda:
-                torch.cuda.set_rng_state(before[1], x.device)
-            raise NotAHead("the model draws random numbers")
-        if self.given is None or z is not self.gave:
-            raise NotAHead("the model does not end in the layer that moves")
-        return self.given.reshape(-1, self.given.shape[-1]), z
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -129,20 +117,36 @@ class _Watching(TorchFunctionMode):
             return func(*args, **kwargs)
         if self.gave is not None:
             raise NotAHead("something is computed after the layer that moves")
-        if torch.is_autocast_enabled(self.weight.device.type):
+        if torch.is_autocast_enabled(self.layer[0].device.type):
             raise NotAHead("products are in another precision")
-        if not any(part is p for part in _parts((args, kwargs)) for p in (self.weight, self.bias) if p is not None):
+        uses = sum(any(part is p for p in self.layer) for part in _parts((args, kwargs)))
+        if not uses:
             return func(*args, **kwargs)
-        if func is not F.linear:
-            raise NotAHead("what moves is used otherwise than as a linear layer")
-        self._linear(*args, **kwargs)
-        self.gave = func(*args, **kwargs)
+        whole = len(args) > len(self.layer) and all(a is p for a, p in zip(args[1:], self.layer, strict=False))
+        if func is not F.linear or not whole or uses != len(self.layer):
+            raise NotAHead("what moves is used otherwise than as one linear layer")
+        self.given, self.gave = args[0], func(*args, **kwargs)
         return self.gave
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
-        if weight is not self.weight or (bias is not self.bias and self.bias is not None):
-            raise NotAHead("what moves is not the weight and the bias of one linear layer")
-        self.given = x
+
+def _passed(predict: Predict, params: Params, x: Tensor, layer: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """What the layer is given [B, F], and what it and so the model gives [..., N]."""
+    watching, before = _Watching(layer), _generators(x)
+    with watching:
+        z = predict(params, x)
+    if not all(map(torch.equal, before, _generators(x))):  # and features differ from step to step
+        torch.set_rng_state(before[0])
+        if x.is_cuda:
+            torch.cuda.set_rng_state(before[1], x.device)
+        raise NotAHead("the model draws random numbers")
+    if watching.given is None or z is not watching.gave:
+        raise NotAHead("the model does not end in the layer that moves")
+    return watching.given.reshape(-1, watching.given.shape[-1]), z
+
+
+def _generators(x: Tensor) -> list[Tensor]:
+    """The states of the generators from which a model on this tensor's device may draw."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(x.device)] if x.is_cuda else [])]
 
 
 def _parts(given: Any) -> Iterator[Any]:
@@ -152,8 +156,3 @@ def _parts(given: Any) -> Iterator[Any]:
             yield from _parts(part)
     else:
         yield given
-
-
-def _generators(x: Tensor) -> list[Tensor]:
-    """Where the generators are that a model on this tensor's device draws from."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(x.device)] if x.is_cuda else [])]
