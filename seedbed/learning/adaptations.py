@@ -51,6 +51,8 @@ def gradient_steps(
 ) -> Adapt:
     """φ ← φ − α∇L(φ; support), so many times: MAML's inner loop (Finn et al., ICML 2017, Algorithm 1).
 
+    Where only the linear layer moves in which the model ends, the body runs once for all steps (`head_steps`).
+
     Args:
         lr: α.
         first_order: treat the gradient as a constant when differentiating through the steps (FOMAML).

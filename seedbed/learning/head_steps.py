@@ -46,9 +46,9 @@ def head_steps(
     Raises:
         NotAHead: the steps must go through the whole model.
     """
-    weight, *bias = _layer(moving)
     if not isinstance(loss, Supervised) or not steps:
         raise NotAHead("the loss is not supervised(predict, loss), or there are no steps")
+    weight, *bias = _layer(moving)
     w = moving[weight]
     with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
         x, z = _passed(loss.predict, {**still, **moving}, support.x, [moving[n] for n in (weight, *bias)])
@@ -59,8 +59,9 @@ def head_steps(
 
 def _layer(moving: Params) -> list[str]:
     """The names of the weight and, if it moves, the bias."""
-    names = sorted(moving, key=lambda n: -moving[n].ndim)
-    if [moving[n].ndim for n in names] not in ([2], [2, 1]):
+    found = {p.ndim: n for n, p in moving.items() if isinstance(p, Tensor)}
+    names = [found[ndim] for ndim in (2, 1) if ndim in found]
+    if 2 not in found or len(names) < len(moving):
         raise NotAHead("what moves is not one weight, or one weight and one bias")
     if isinstance(moving[names[0]], Lazy) and not is_fast(moving[names[0]]):
         raise NotAHead("the weight is factored, and is not differentiated yet")
@@ -136,8 +137,8 @@ def _passed(predict: Predict, params: Params, x: Tensor, layer: Sequence[Tensor]
         z = predict(params, x)
     if not all(map(torch.equal, before, _generators(x))):  # and features differ from step to step
         torch.set_rng_state(before[0])
-        if x.is_cuda:
-            torch.cuda.set_rng_state(before[1], x.device)
+        for state in before[1:]:
+            torch.cuda.set_rng_state(state, x.device)
         raise NotAHead("the model draws random numbers")
     if watching.given is None or z is not watching.gave:
         raise NotAHead("the model does not end in the layer that moves")
@@ -145,8 +146,12 @@ def _passed(predict: Predict, params: Params, x: Tensor, layer: Sequence[Tensor]
 
 
 def _generators(x: Tensor) -> list[Tensor]:
-    """The states of the generators from which a model on this tensor's device may draw."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(x.device)] if x.is_cuda else [])]
+    """The states of the generators from which a model on this tensor's device may draw.
+
+    While a GPU records it cannot be asked; but what draws there is not believed (`engines.recording`).
+    """
+    asked = x.is_cuda and not torch.cuda.is_current_stream_capturing()
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(x.device)] if asked else [])]
 
 
 def _parts(given: Any) -> Iterator[Any]:

@@ -283,6 +283,7 @@ def test_objectives_and_parameters_that_are_left_to_them() -> None:
         (loss, {}, "what moves is not"),
         (loss, params(), "what moves is not"),
         (loss, {**head, "scale": torch.ones(())}, "what moves is not"),
+        (loss, {"an architecture": head}, "what moves is not"),
     ):
         with pytest.raises(NotAHead, match=why):
             head_steps(objective, params(), moving, examples(5), lr=LR, steps=2)
