@@ -118,7 +118,8 @@ class _Watching(TorchFunctionMode):
             return func(*args, **kwargs)
         if self.gave is not None:
             raise NotAHead("something is computed after the layer that moves")
-        if torch.is_autocast_enabled(self.layer[0].device.type):
+        kind = self.layer[0].device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             raise NotAHead("products are in another precision")
         uses = sum(any(part is p for p in self.layer) for part in _parts((args, kwargs)))
         if not uses:
