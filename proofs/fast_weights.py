@@ -1,11 +1,10 @@
 """MAML's fast weights of dense layers as rows: the exact gradient, in less time and memory (about a minute)"""
 
-import ctypes
 import statistics
-import time
-from pathlib import Path
+from functools import partial
 
 import torch
+from pieces.measuring import measured
 from torch import Tensor, nn
 
 from seedbed import tree
@@ -45,20 +44,6 @@ def gradient(executor: Executor, model: Model, task: Task, steps: int) -> dict[s
         return dict(tree.dense(mean_gradient(objective, model.params, task)[0]))
 
 
-def timed(executor: Executor, model: Model, task: Task, steps: int) -> tuple[float, float]:
-    """Seconds, and MB at most beyond what was there."""
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before, began = megabytes("VmRSS"), time.perf_counter()
-    gradient(executor, model, task, steps)
-    return time.perf_counter() - began, megabytes("VmHWM") - before
-
-
-def megabytes(field: str) -> float:
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")]
-    return int(line.split()[1]) / 1024
-
-
 def main() -> int:
     worst = float("inf")
     for inputs, hidden, support, query, steps in CASES:
@@ -66,7 +51,9 @@ def main() -> int:
         factoring = Factoring()
         want, found = (gradient(executor, model, task, steps) for executor in (looping, factoring))
         apart = max(float((found[n] - g).abs().max() / g.abs().max()) for n, g in want.items())
-        turns = [[timed(e, model, task, steps) for e in (looping, factoring)] for _ in range(TURNS)]
+        turns = [
+            [measured(partial(gradient, e, model, task, steps)) for e in (looping, factoring)] for _ in range(TURNS)
+        ]
         times = statistics.median(a[0] / b[0] for a, b in turns)
         plain, rows = (min(turn[i][1] for turn in turns) for i in (0, 1))
         print(

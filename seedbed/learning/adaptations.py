@@ -4,12 +4,14 @@ Heads that a client solves for itself are in `heads`.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.learning.head_steps import NotAHead, head_steps
 from seedbed.learning.objectives import Adapt, after, hessian_free, recomputed
 from seedbed.learning.training import Objective, Params, gradient
 from seedbed.tasks.types import Batch, Episode
@@ -49,6 +51,8 @@ def gradient_steps(
 ) -> Adapt:
     """φ ← φ − α∇L(φ; support), so many times: MAML's inner loop (Finn et al., ICML 2017, Algorithm 1).
 
+    Where only the linear layer moves in which the model ends, the body runs once for all steps (`head_steps`).
+
     Args:
         lr: α.
         first_order: treat the gradient as a constant when differentiating through the steps (FOMAML).
@@ -58,6 +62,8 @@ def gradient_steps(
     def adapt(params: Params, support: Batch) -> Params:
         still = {n: p for n, p in params.items() if not moves(n)}
         moving = {n: p for n, p in params.items() if moves(n)}
+        with suppress(NotAHead):
+            return {**params, **head_steps(loss, still, moving, support, lr=lr, steps=steps, first_order=first_order)}
         for _ in range(steps):
             g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, support, beside=still)
             moving = tree.axpy(-lr, tree.detach(g) if first_order else g, moving)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.learning.adaptations import unadapted
-from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, supervised
+from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, cross_entropy, softmax_regression, supervised
 from seedbed.learning.training import Params, gradient
 from seedbed.tasks.types import Batch
 
@@ -113,7 +113,9 @@ def _head_path(model: Tunable, params: Params, support: Batch, how: FineTuning) 
     def linear(head: Params, f: Tensor) -> Tensor:
         return F.linear(f, head[weight], head[bias])
 
+    known = model.loss is cross_entropy
+    loss = softmax_regression(weight=weight, bias=bias) if known else supervised(linear, model.loss)
     seen = support._replace(x=model.features(params, support.x))
     start = {weight: params[weight], bias: params[bias]}
-    path = _path(supervised(linear, model.loss), start, seen, how.head_lr, how.head_steps)
+    path = _path(loss, start, seen, how.head_lr, how.head_steps)
     return [{**params, **head} for head in path]

@@ -453,18 +453,21 @@ def perceptron() -> Model:
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.usefixtures("float64")
 def test_fast_weights_are_not_formed(order: Order, steps: int) -> None:
-    """Through inner steps of all layers, or of the last two with the first still in the way: the reference's gradient,
-    and no operation makes a matrix of a layer's shape."""
+    """Through inner steps of all layers, of the last two with the first still in the way, or of the last alone: the
+    reference's gradient, and no operation makes a matrix of a layer's shape."""
     model = perceptron()
     loss = supervised(model.predict, cross_entropy)
 
     def some(name: str) -> bool:
         return not name.startswith("0.")
 
-    upper = gradient_steps(loss, lr=0.3, steps=steps, first_order=order == "first", moves=some)
-    for objective in (maml(loss, lr=0.3, steps=steps, order=order), after(upper, loss)):
+    upper, head = (
+        gradient_steps(loss, lr=0.3, steps=steps, first_order=order == "first", moves=moves)
+        for moves in (some, model.is_head)
+    )
+    for objective in (maml(loss, lr=0.3, steps=steps, order=order), after(upper, loss), after(head, loss)):
         want = meta_gradient(None, objective, model.params)
-        for name in ("0.weight", "2.weight"):
+        for name in ("0.weight", "2.weight", "4.weight"):
             executor = Factoring(always=True)
             with Made(model.params[name]) as made:
                 found = meta_gradient(executor, objective, model.params)

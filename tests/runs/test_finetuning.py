@@ -10,7 +10,7 @@ from torch.func import grad
 from seedbed import Model, Population, Sampled, cross_entropy, fedavg, fresh_support, per_example, supervised
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.learning.finetuning import FineTuning, Tunable, along, finetune
-from seedbed.learning.objectives import correct
+from seedbed.learning.objectives import Loss, correct, smoothed_cross_entropy
 from seedbed.runs import tuning
 from seedbed.runs.tuning import Judge, choose_finetuning
 from seedbed.tasks.types import Batch
@@ -67,11 +67,12 @@ def test_all_layers_are_gradient_steps(model: Model, tunable: Tunable, support: 
     assert close(finetune(tunable, replace(HOW, layers="all"))(model.params, support), params)
 
 
+@pytest.mark.parametrize("each", [cross_entropy, smoothed_cross_entropy(0.1)], ids=["in closed form", "derived"])
 def test_the_head_alone_is_gradient_steps_on_the_head_with_the_body_frozen(
-    model: Model, tunable: Tunable, support: Batch
+    model: Model, tunable: Tunable, support: Batch, each: Loss
 ) -> None:
     """Features computed once change nothing: the gradient of the whole loss, used for the head only, gives the same."""
-    loss, params = supervised(model.predict, cross_entropy), model.params
+    tunable, loss, params = replace(tunable, loss=each), supervised(model.predict, each), model.params
     for _ in range(4):
         gradient = grad(loss)(params, support)
         params = {n: p - 0.2 * gradient[n] if model.is_head(n) else p for n, p in params.items()}
