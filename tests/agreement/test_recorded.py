@@ -21,8 +21,17 @@ from seedbed.tasks.types import Task
 from .bench import KINDS, SIZES, TOLERANCE, Row, apart, clients, module, run, runs_apart
 from .rows import ROWS
 
-DEFAULT = ("fedavg-adam", "scaffold", "fedmeta-exact", "ditto")  # the others take minutes
-EACH = [pytest.param(row, id=str(row), marks=[] if str(row) in DEFAULT else pytest.mark.slow) for row in ROWS]
+DEFAULT = ("fedavg-adam", "scaffold", "fedmeta-exact", "ditto")  # stacked; the others, and all alone, take minutes
+CASES = [
+    pytest.param(
+        row,
+        kind,
+        id=f"{kind.__name__}-{row}",
+        marks=[] if kind is Vectorised and str(row) in DEFAULT else pytest.mark.slow,
+    )
+    for row in ROWS
+    for kind in KINDS
+]
 
 
 def traced(function: Flat, inputs: Sequence[Tensor]) -> Flat:
@@ -35,8 +44,7 @@ def test_the_rows_by_default_are_rows() -> None:
     assert {str(row) for row in ROWS} >= {*DEFAULT}
 
 
-@pytest.mark.parametrize("row", EACH)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("row", "kind"), CASES)
 def test_replayed_clients_are_the_plain_ones(row: Row, kind: type[OneByOne | Vectorised]) -> None:
     """The first time they are computed plainly, the second time compared, the third time replayed."""
     said: list[str] = []
