@@ -248,6 +248,10 @@ class Planned:
                 found = min(time_of(steps) for _ in range(TIMES))
         except (Refused, InputError) as reason:
             return Tried(math.inf, str(reason))
+        except Exception as error:
+            if name == self._judge or _device(sent).type == "cpu":
+                raise
+            return Tried(math.inf, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")  # a GPU's own, as OOM
         finally:
             for engine in engines.values():
                 if isinstance(engine, Processes):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from seedbed import tree
@@ -174,3 +175,26 @@ def test_what_is_slow_for_its_kind_is_not_tried() -> None:
         "alone": ["loop", "factored"],
         "threads": ["loop", "factored"],
     }
+
+
+def test_off_the_cpu_an_executor_that_fails_is_not_chosen_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a GPU's memory is too small for clients at once. The one that can do anything must not fail."""
+    net, said = model(), list[str]()
+    really = Planned._timed
+
+    def timed(engine: Planned, name: str, *arguments: Any) -> float:
+        if name in failing:
+            raise torch.OutOfMemoryError("out of memory\nmore about it")
+        return really(engine, name, *arguments)
+
+    monkeypatch.setattr(Planned, "_timed", timed)
+    algorithm, failing = fedavg(supervised(net.predict, cross_entropy)), {"loop", "batched"}
+    with pytest.raises(torch.OutOfMemoryError):
+        rounds(make("auto", clients(), net.module), algorithm, net.params, count=1)
+    monkeypatch.setattr(planning, "_device", lambda sent: torch.device("xla"))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+    rounds(make("auto", clients(), net.module, plans=Plans(say=said.append)), algorithm, net.params, count=1)
+    assert "loop cannot (OutOfMemoryError: out of memory)" in said[0]
+    failing.add("stacked")
+    with pytest.raises(torch.OutOfMemoryError):
+        rounds(make("auto", clients(), net.module), algorithm, net.params, count=1)
