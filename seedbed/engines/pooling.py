@@ -69,6 +69,8 @@ def _suits(x: Tensor) -> bool:
         and min(x.shape[-2:]) >= NARROW
         and x.numel() >= SMALL
         and (x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last))
+        # Under a checkpoint it is done again in the backward pass, out of here, and must then save the same.
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
     )
 
 

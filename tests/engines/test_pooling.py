@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.engines import OneByOne, make, pooling
@@ -128,6 +129,24 @@ def test_it_is_pytorchs_where_it_is_asked_for_in_another_way(monkeypatch: pytest
             found = same(x)
         assert torch.equal(found, same(x))
     assert asked == ["pool"] * 3
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_model_may_checkpoint_and_write_over_what_is_pooled(reentrant: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(1352, 3))
+    x = torch.randn(4, 1, 28, 28, requires_grad=True)
+
+    def ends() -> list[Tensor]:
+        for p in (x, *net.parameters()):
+            p.grad = None
+        (net(x).square() + checkpoint(net, x, use_reentrant=reentrant)).sum().backward()
+        return [p.grad for p in (x, *net.parameters()) if p.grad is not None]
+
+    want = ends()
+    with Pooling():
+        found = ends()
+    assert len(found) == 5
+    assert all(map(torch.equal, found, want))
 
 
 def test_nobody_waits_for_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
