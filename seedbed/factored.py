@@ -569,7 +569,7 @@ Heard.known = {F.linear: _heard_linear}
 
 def heard_product(x: Tensor, weight: Heard) -> Tensor:
     """x·Wᵀ: [B, I] -> [B, O]. It may be differentiated twice."""
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or checkpointed():
         raise NotFactorable
     y: Tensor = _Product.apply(x, weight.tick, weight.matrix, True)  # type: ignore[no-untyped-call]
     return y
@@ -595,8 +595,15 @@ class _Product(torch.autograd.Function):
         return dx, torch.zeros_like(tick), None, None
 
 
+def checkpointed() -> bool:
+    """Whether a forward pass is done again for the backward pass, by plain PyTorch, and must then save the same."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def heard_linears(xs: Sequence[Tensor], weights: Sequence[Heard]) -> list[Tensor]:
     """x·Wᵀ of each of some weights and its x [..., I], together (see `products`), to be differentiated once."""
+    if checkpointed():
+        raise NotFactorable
     flat = [x.reshape(-1, x.shape[-1]) for x in xs]
     matrices, ticks = [w.matrix for w in weights], [w.tick for w in weights]
     ys: Sequence[Tensor] = _Linears.apply(matrices, *flat, *ticks)  # type: ignore[no-untyped-call]

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from seedbed.engines.compiling import built, library
 from seedbed.errors import InputError
+from seedbed.factored import checkpointed
 
 SOURCE = "pooling.cpp"
 TYPES = {torch.float32: "float32", torch.float64: "float64"}
@@ -69,8 +70,7 @@ def _suits(x: Tensor) -> bool:
         and min(x.shape[-2:]) >= NARROW
         and x.numel() >= SMALL
         and (x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last))
-        # Under a checkpoint it is done again in the backward pass, out of here, and must then save the same.
-        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        and not checkpointed()
     )
 
 

@@ -159,7 +159,7 @@ def _explained(run: Callable[..., Any], *arguments: Any) -> Any:
         with one_thread(), torch.enable_grad():  # under vmap, gradients are functional ones
             return run(*arguments)
     except RuntimeError as error:
-        if not any(word in str(error) for word in ("vmap", "functorch", "batching rule")):
+        if not any(word in str(error) for word in ("vmap", "functorch", "batching rule", "torch.func")):
             raise
         trace, where = error.__traceback__, "?"
         while trace is not None:

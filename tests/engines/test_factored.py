@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
-from seedbed import tree
+from seedbed import draws, tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
-from seedbed.engines import OneByOne, factoring, meeting
+from seedbed.engines import OneByOne, Vectorised, factoring, meeting
 from seedbed.engines.abreast import Each, NotAbreast
 from seedbed.engines.factoring import Factoring, worth
+from seedbed.errors import InputError
 from seedbed.factored import Factored, Heard, Lazy, NotFactorable, Rows, Stacked, finite
 from seedbed.federated import Algorithm, Group
 from seedbed.gate import Gate
@@ -237,6 +239,35 @@ def test_workers_change_nothing_of_a_factored_round() -> None:
     algorithm = fedavg(supervised(model.predict, cross_entropy))
     one, three = (a_round(algorithm, model, OneByOne(source, workers=w, executor=Factoring()))[1] for w in (1, 3))
     assert all(torch.equal(one[n], three[n]) for n in one)
+
+
+class Checkpointed(nn.Module):
+    """Whose middle is computed again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(4, 30), nn.Linear(30, 30), nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = checkpoint(lambda h: self.middle(h).tanh(), self.first(x).tanh(), use_reentrant=False)
+        return self.last(found)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("lockstep", [1, 16])
+@pytest.mark.usefixtures("float64")
+def test_a_model_that_checkpoints_trains_as_ever(lockstep: int) -> None:
+    """Rows would be heard twice, and what is computed again would not be what was: such layers are formed."""
+    with draws.initialising(0):
+        model = Model(Checkpointed())
+    owner = [c for c in range(3) for _ in range(9)]
+    x = torch.randn(len(owner), 4, generator=torch.Generator().manual_seed(0))
+    source = Sampled(Population.from_arrays(x, torch.arange(len(owner)) % 3, owner), batches(4))
+    algorithm, executor = fedavg(supervised(model.predict, cross_entropy)), Factoring(always=True)
+    _, want = a_round(algorithm, model, OneByOne(source))
+    _, found = a_round(algorithm, model, OneByOne(source, executor=executor, lockstep=lockstep))
+    assert all((found[n] - want[n]).abs().max() <= 1e-12 for n in want)
+    with pytest.raises(InputError, match="saved tensor hooks.* use the engine one_by_one"):
+        a_round(algorithm, model, Vectorised(source))
 
 
 @pytest.mark.parametrize("lockstep", [2, 3, 16])
