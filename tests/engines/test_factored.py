@@ -266,7 +266,7 @@ def test_a_model_that_checkpoints_trains_as_ever(lockstep: int) -> None:
     _, want = a_round(algorithm, model, OneByOne(source))
     _, found = a_round(algorithm, model, OneByOne(source, executor=executor, lockstep=lockstep))
     assert all((found[n] - want[n]).abs().max() <= 1e-12 for n in want)
-    with pytest.raises(InputError, match="saved tensor hooks.* use the engine one_by_one"):
+    with pytest.raises(InputError, match=r"saved tensor hooks.* use the engine one_by_one"):
         a_round(algorithm, model, Vectorised(source))
 
 
