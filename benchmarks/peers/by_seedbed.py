@@ -61,14 +61,7 @@ def main() -> None:
     workload, executor = WORKLOADS[turns.work.name], sys.argv[2]
     model, source = workload.model(), workload.source()
     algorithm = workload.algorithm(model)
-    engine = make(
-        "auto",
-        source,
-        model.module,
-        executor=executor,
-        processes=executor == "auto",
-        plans=Plans(say=lambda line: print(line)),
-    )
+    engine = make("auto", source, model.module, executor=executor, plans=Plans(say=lambda line: print(line)))
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         if sys.argv[3:] == ["bare"]:
             bare(algorithm, engine, model.params)
