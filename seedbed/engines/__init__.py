@@ -6,12 +6,10 @@ from functools import partial
 from torch import nn
 
 from seedbed.engines import ranks
-from seedbed.engines.compiling import library
 from seedbed.engines.crew import refusal
 from seedbed.engines.distributed import Distributed
 from seedbed.engines.factoring import Factoring
 from seedbed.engines.fused import Fused
-from seedbed.engines.fused.calling import KERNEL
 from seedbed.engines.kept import OnDisk
 from seedbed.engines.looping import looping
 from seedbed.engines.one_by_one import OneByOne, one_thread
@@ -158,13 +156,7 @@ def make_executing(
 
 
 def _fused(threads: int, say: Say, kept: OnDisk | None, source: TaskSource) -> Vectorised:
-    compiled = True
-    try:
-        library(KERNEL)
-    except InputError as reason:
-        compiled = False
-        say(f"executor fused: {reason}; clients train batched instead")
-    return Vectorised(source, executor=Fused(threads, say, compiled), kept=kept)
+    return Vectorised(source, executor=Fused(threads, say), kept=kept)
 
 
 def cores() -> int:

@@ -23,6 +23,7 @@ from seedbed.algorithms.local import local
 from seedbed.engines import OnDisk, OneByOne, Processes, Vectorised
 from seedbed.engines.factoring import Factoring
 from seedbed.engines.fused import Fused
+from seedbed.engines.fused.blocks import lacking
 from seedbed.engines.looping import looping
 from seedbed.errors import InputError
 from seedbed.federated import Message, Replies
@@ -117,10 +118,13 @@ def test_executors_agree_or_refuse_by_name(row: Row) -> None:
     ]
     if any(local.optimizer is not GATHERING for local in trains):
         asked += [(Fused(), Vectorised, FUSED), (Fused(compiled=False), Vectorised, FUSED)]
+        if lacking(torch.float64, torch.device("cpu")) is None:  # TRITON_INTERPRET=1: see proofs/blocks.py
+            asked.append((Fused(blocks=True), Vectorised, FUSED))
     for executor, kind, rows in asked:
         assert runs_apart(want, run(row, kind(clients(row.items), executor=executor), count=1)) <= 1e-12
         assert (executor.trained > 0) == (str(row) in rows)
         assert executor.trained or executor.refused
+        assert not (isinstance(executor, Fused) and executor.batched)
 
 
 @every_row

@@ -194,12 +194,17 @@ def test_without_a_compiler_clients_train_batched_and_it_is_said(
     monkeypatch.setattr(compiling, "compiler", lambda: None)
     compiling.library.cache_clear()
     said: list[str] = []
-    try:
-        engine = make("auto", None, nn.Linear(2, 2), executor="fused", plans=Plans(say=said.append))  # type: ignore[arg-type]
-    finally:
-        compiling.library.cache_clear()
+    engine = make("auto", None, nn.Linear(2, 2), executor="fused", plans=Plans(say=said.append))  # type: ignore[arg-type]
     assert isinstance(engine, Vectorised)
     assert isinstance(engine.executor, Fused)
+    assert not said, "nobody has asked for it yet"
+    model, task = made("one hidden layer")
+    try:
+        for _ in range(2):
+            cohort(engine.executor, lambda p: supervised(model.predict, cross_entropy), sgd(), model.params, task)
+    finally:
+        compiling.library.cache_clear()
+    assert engine.executor.trained == 2
     assert not engine.executor.compiled
     assert said == [
         "executor fused: there is no C++ compiler (c++, g++, clang++): install one, or set CXX; clients train batched "

@@ -1,5 +1,5 @@
-"""The fused executor: one compiled kernel that keeps a client's weights in the cache for all its steps; and the batched
-one, which does the same without a compiler, in PyTorch's batched products.
+"""The fused executor: one compiled kernel that keeps a client's weights in the cache for all its steps, on a GPU in a
+multiprocessor's registers; and the batched one, which does the same without a compiler, in PyTorch's batched products.
 
 For multilayer perceptrons and logistic regression under cross-entropy and SGD (momentum, Nesterov, weight decay,
 FedProx's pull): there a step's arithmetic takes microseconds, and what calls it a hundred times as much. Whatever else
@@ -8,7 +8,7 @@ an algorithm does around `train` stays as it is, in PyTorch.
 Shapes: C clients, K steps, B examples of a batch, F numbers of an example.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seedbed.engines.compiling import library
 from seedbed.engines.fused.batched import by_products
-from seedbed.engines.fused.calling import TYPES, by_kernel
+from seedbed.engines.fused.blocks import Unfit, by_blocks
+from seedbed.engines.fused.calling import KERNEL, TYPES, by_kernel
 from seedbed.engines.fused.perceptron import Dense, Unlike, perceptron
-from seedbed.engines.fused.plan import Plan
+from seedbed.engines.fused.plan import Plan, Way
 from seedbed.errors import InputError
 from seedbed.learning.objectives import Near, Supervised, cross_entropy
 from seedbed.learning.training import Local, Objective, Say, Trained, one_step_at_a_time, silently
@@ -33,25 +35,29 @@ class Fused:
     Args:
         workers: threads, each with clients of its own.
         say: told in a line, once for each reason, what it cannot train.
-        compiled: by the kernel; else in PyTorch's batched products, the executor `batched`.
+        compiled: by the kernel for the processor, or on a GPU by blocks; else in PyTorch's batched products, the
+            executor `batched`, as it is where the machine or the model does not go together with these: `say` is told.
         looks: at numbers, to pass by steps that are not real and to refuse labels; off the CPU it never does: such
             steps are computed and move nothing, and a label that is no class makes its client's loss and weights NaN.
+        blocks: by blocks on a CPU too, in Triton's interpreter: for tests.
     Attributes:
         trained: how many times it trained clients.
         refused: why some were not trained by it.
+        batched: why some were trained in batched products instead.
     """
 
     workers: int = 1
     say: Say = silently
     compiled: bool = True
     looks: bool = True
+    blocks: bool = False
     trained: int = 0
     refused: set[str] = field(default_factory=set)
+    batched: set[str] = field(default_factory=set)
     _known: dict[Any, list[Dense] | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        threaded = self.workers > 1 and not self.compiled  # the kernel has threads of its own
-        self._pool = ThreadPoolExecutor(self.workers) if threaded else None
+        self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, local: Local) -> Trained:
         try:
@@ -81,6 +87,7 @@ class Fused:
         layers = self._layers(loss, params, batch)
         leaves = [params[name] for layer in layers for name in (layer.weight, layer.bias) if name]
         looks = self.looks and batch.x.device.type == "cpu"
+        by = self._by(batch.x.device) if self.compiled else by_products
         pulls = [anchor[name] for layer in layers for name in (layer.weight, layer.bias) if name] if anchor else []
         plan = Plan(
             layers,
@@ -90,17 +97,16 @@ class Fused:
             decay=given["weight_decay"],
             pull=mu,
             workers=self.workers,
-            run=self._pool.map if self._pool and looks else map,
-            compiled=self.compiled,
+            run=self._side_by_side() if by is by_products and looks else map,  # others have threads of their own
+            by=by,
             looks=looks,
         )
         return plan, [batch.x, batch.y, batch.mask, task.real, *leaves, *pulls]
 
     def _layers(self, loss: Supervised, params: dict[str, Tensor], batch: Batch) -> list[Dense]:
         x, shapes = batch.x, {name: p.shape for name, p in params.items()}
-        there = torch.device("cpu") if self.compiled else x.device
-        if x.dtype not in TYPES or any(t.dtype != x.dtype or t.device != there for t in (x, *params.values())):
-            raise Unlike(f"it is not in float32 or float64 on {there} throughout")
+        if x.dtype not in TYPES or any(t.dtype != x.dtype or t.device != x.device for t in params.values()):
+            raise Unlike(f"it is not in float32 or float64 on {x.device} throughout")
         if batch.y.ndim != 2 or batch.y.dtype != torch.int64:
             raise Unlike("its targets are no class numbers")
         key = (loss.predict, tuple(shapes.items()), x.shape[2:], x.dtype)
@@ -113,6 +119,38 @@ class Fused:
         if isinstance(known, str):
             raise Unlike(known)
         return known
+
+    def _side_by_side(self) -> Callable[..., Iterable[Any]]:
+        """map, in threads if there are to be any."""
+        if self.workers > 1 and self._pool is None:
+            self._pool = ThreadPoolExecutor(self.workers)
+        return self._pool.map if self._pool else map
+
+    def _by(self, device: torch.device) -> Way:
+        """What computes on this device: no compiler is asked for before there is something to train by it."""
+        if self.blocks or device.type == "cuda":
+            return self._by_blocks
+        if device.type != "cpu":
+            return by_products
+        try:
+            library(KERNEL)
+        except InputError as reason:
+            self._say_batched(reason)
+            self.compiled = False  # nor is it tried again
+            return by_products
+        return by_kernel
+
+    def _by_blocks(self, plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> list[Tensor]:
+        try:
+            return by_blocks(plan, tensors, own)
+        except Unfit as reason:
+            self._say_batched(reason)
+            return by_products(plan, tensors, own)
+
+    def _say_batched(self, reason: Exception) -> None:
+        if str(reason) not in self.batched:
+            self.batched.add(str(reason))
+            self.say(f"executor fused: {reason}; clients train batched instead")
 
 
 def _taken_apart(objective: Objective) -> tuple[dict[str, Tensor] | None, float | None, Supervised]:
@@ -164,7 +202,7 @@ def _trained(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> list
     tensors = [t.contiguous() for t in tensors]
     if plan.looks:
         _refuse_labels(tensors[1], plan.layers[-1].outputs)
-    return by_kernel(plan, tensors, own) if plan.compiled else by_products(plan, tensors, own)
+    return plan.by(plan, tensors, own)
 
 
 def _refuse_labels(y: Tensor, classes: int) -> None:

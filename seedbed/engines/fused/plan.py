@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from seedbed.engines.fused.perceptron import Dense
 
 
@@ -17,10 +19,13 @@ class Plan(NamedTuple):
     pull: float | None  # None: none
     workers: int  # threads
     run: Callable[..., Iterable[Any]]  # map, or the same in these threads
-    compiled: bool  # by the kernel, or in PyTorch's batched products
+    by: "Way"  # what computes: `by_kernel`, `by_products` or `by_blocks`
     looks: bool  # at numbers, to pass by what is not real: a GPU would be waited for
 
     @property
     def leaves(self) -> int:
         """How many parameters the model has: weights and biases."""
         return sum(1 + (layer.bias is not None) for layer in self.layers)
+
+
+Way = Callable[[Plan, Sequence[Tensor], Sequence[bool]], list[Tensor]]
