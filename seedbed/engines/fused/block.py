@@ -29,8 +29,7 @@ except ImportError:  # `blocks.lacking` says so, before anything here is asked f
 
 @jit(do_not_specialize=["steps", "batch"])
 def train(
-    x,  # [C, K, B, I], or a table [M, I]
-    rows,  # [C, K, B] which of the table's, if TABLE
+    x,  # [C, K, B, I]
     y,  # [C, K, B]
     mask,  # [C, K, B]
     real,  # [C, K]
@@ -49,7 +48,6 @@ def train(
     BATCH: tl.constexpr,  # B, filled up
     OWN_STARTS: tl.constexpr,
     OWN_ANCHORS: tl.constexpr,
-    TABLE: tl.constexpr,
     MOMENTUM: tl.constexpr,
     NESTEROV: tl.constexpr,
     DECAYED: tl.constexpr,
@@ -69,13 +67,12 @@ def train(
         at = client * steps + k
         alive = tl.load(real + at) != 0
         there = at * batch + example
-        row = tl.load(rows + there, mask=some, other=0) if TABLE else there
         label = tl.load(y + there, mask=some, other=-1)
         share = tl.load(mask + there, mask=some, other=0.0).to(kind)
         known = (label >= 0) & (label < LEAVES[LAYERS[len(LAYERS) - 1][0]][0])
         share = tl.where(known | (example >= batch), share, float("nan"))
         share = share / tl.maximum(tl.sum(share, 0), 1.0)
-        given = _forward(x, row, some, held, LEAVES, LAYERS, PRECISION)
+        given = _forward(x, there, some, held, LEAVES, LAYERS, PRECISION)
         loss, slope = _cross_entropy(
             given[len(LAYERS) - 1][0], label, share, tl.constexpr(LEAVES[LAYERS[len(LAYERS) - 1][0]])
         )
@@ -92,7 +89,7 @@ def train(
                         if part == 1:
                             g = tl.sum(slopes[i][q], 0)[None, :]
                         elif i == 0:
-                            into = _inputs(x, row, some, q, tl.constexpr(LEAVES[LAYERS[0][0]]))
+                            into = _inputs(x, there, some, q, tl.constexpr(LEAVES[LAYERS[0][0]]))
                             g = tl.dot(tl.trans(slopes[0][r]), into, input_precision=PRECISION, out_dtype=kind)
                         else:
                             g = tl.dot(
@@ -202,26 +199,26 @@ def _write(places, client, held, LEAVES: tl.constexpr):
 
 
 @jit
-def _inputs(x, row, some, q, LEAF: tl.constexpr):
+def _inputs(x, there, some, q, LEAF: tl.constexpr):
     """A tile of a batch [BATCH, ...]: read when it is needed, twice a step, instead of held."""
     column = q * LEAF[3] + tl.arange(0, tl.constexpr(LEAF[3]))[None, :]
-    return tl.load(x + row[:, None] * LEAF[1] + column, mask=some[:, None] & (column < LEAF[1]), other=0.0)
+    return tl.load(x + there[:, None] * LEAF[1] + column, mask=some[:, None] & (column < LEAF[1]), other=0.0)
 
 
 @jit
-def _forward(x, row, some, held, LEAVES: tl.constexpr, LAYERS: tl.constexpr, PRECISION: tl.constexpr):
+def _forward(x, there, some, held, LEAVES: tl.constexpr, LAYERS: tl.constexpr, PRECISION: tl.constexpr):
     """What each layer gives."""
     kind = x.dtype.element_ty
     given = ()
     for i in tl.static_range(len(LAYERS)):
         tiles = ()
         for r in tl.static_range(tl.constexpr(LEAVES[LAYERS[i][0]][4])):
-            h = tl.zeros((row.shape[0], tl.constexpr(LEAVES[LAYERS[i][0]][2])), dtype=kind)
+            h = tl.zeros((there.shape[0], tl.constexpr(LEAVES[LAYERS[i][0]][2])), dtype=kind)
             if LAYERS[i][1] >= 0:
                 h += held[LAYERS[i][1]][r]
             for q in tl.static_range(tl.constexpr(LEAVES[LAYERS[i][0]][5])):
                 if i == 0:
-                    into = _inputs(x, row, some, q, tl.constexpr(LEAVES[LAYERS[0][0]]))
+                    into = _inputs(x, there, some, q, tl.constexpr(LEAVES[LAYERS[0][0]]))
                 else:
                     into = given[i - 1][q]
                 w = held[LAYERS[i][0]][tl.constexpr(r * LEAVES[LAYERS[i][0]][5] + q)]

@@ -26,7 +26,7 @@ LEAST = 16  # the side of the smallest tile that can be multiplied
 INPUT, HIDDEN, LAST = 32, 64, 128  # the longest side of a tile: of a batch's inputs, of what layers give, and the last
 OLDEST = {torch.float32: (3, 4), torch.float64: (3, 5)}  # versions of Triton that multiply in these
 CAPABILITY = (8, 0)  # of the GPU
-MOST = {torch.float32: 16640, torch.float64: 6144}  # weights that a block holds, with their velocities
+MOST = {torch.float32: 16640, torch.float64: 5200}  # weights that a block holds, with their velocities
 LONGEST = 64  # examples of a batch
 BUSIEST = {kind: LEAST * most for kind, most in MOST.items()}  # weights times examples
 SMALL = 2048 * LEAST  # weights times examples up to which four warps are enough
@@ -96,16 +96,23 @@ def by_blocks(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> lis
         raise Unfit(reason)
     ends = [p.new_empty(clients, *(p.shape[1:] if o else p.shape)) for p, o in zip(start, own[4:], strict=False)]
     losses = start[0].new_empty(clients)
-    numbers, rows = (x.table, x.places) if isinstance(x, Unread) else (x, y)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         _launch(
             clients,
             shape,
-            *(numbers, rows, y, mask, real, tuple(start), tuple(anchor or start), tuple(ends), losses),
+            *(
+                x.read() if isinstance(x, Unread) else x,
+                y,
+                mask,
+                real,
+                tuple(start),
+                tuple(anchor or start),
+                tuple(ends),
+                losses,
+            ),
             *(steps, batch, plan.lr, plan.momentum, plan.decay, plan.pull or 0.0),
             OWN_STARTS=_numbers(own[4 : 4 + len(start)]),
             OWN_ANCHORS=_numbers(own[4 + len(start) :]) if anchor else (0,) * len(start),
-            TABLE=isinstance(x, Unread),
             MOMENTUM=bool(plan.momentum),
             NESTEROV=plan.nesterov,
             DECAYED=bool(plan.decay),
