@@ -11,7 +11,6 @@ Letters: C clients, K steps, B examples of a batch, L layers, I and O the sides 
 the kernel is compiled, once for each shape of a model (`blocks.Form`).
 """
 
-# mypy and ruff read this as Python, which it is only by its looks: see pyproject.toml.
 from __future__ import annotations
 
 from typing import Any

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import nullcontext
-from importlib import metadata, util
 from typing import Any, NamedTuple
 
 import torch
@@ -95,21 +94,12 @@ def by_blocks(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> lis
     if reason is not None:
         raise Unfit(reason)
     ends = [p.new_empty(clients, *(p.shape[1:] if o else p.shape)) for p, o in zip(start, own[4:], strict=False)]
-    losses = start[0].new_empty(clients)
+    x, losses = x.read() if isinstance(x, Unread) else x, start[0].new_empty(clients)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         _launch(
             clients,
             shape,
-            *(
-                x.read() if isinstance(x, Unread) else x,
-                y,
-                mask,
-                real,
-                tuple(start),
-                tuple(anchor or start),
-                tuple(ends),
-                losses,
-            ),
+            *(x, y, mask, real, tuple(start), tuple(anchor or start), tuple(ends), losses),
             *(steps, batch, plan.lr, plan.momentum, plan.decay, plan.pull or 0.0),
             OWN_STARTS=_numbers(own[4 : 4 + len(start)]),
             OWN_ANCHORS=_numbers(own[4 + len(start) :]) if anchor else (0,) * len(start),
@@ -128,11 +118,11 @@ def _numbers(values: Sequence[bool]) -> tuple[int, ...]:
 
 def _launch(clients: int, shape: Form, *arguments: Any, **settings: Any) -> None:
     """One block for each client; a model that Triton could not compile once is not tried again."""
-    from triton.errors import TritonError  # here, for it takes a second
+    from triton.errors import TritonError
 
     from seedbed.engines.fused.block import train
 
-    what = shape, arguments[-7].dtype, *settings.values()
+    what = shape, arguments[0].dtype, *settings.values()
     if what in _failed:
         raise Unfit(_failed[what])
     known = {"LEAVES": shape.leaves, "LAYERS": shape.layers, "BATCH": shape.batch}
@@ -197,12 +187,11 @@ def _lacking_on(device: torch.device) -> str | None:
 @functools.cache
 def triton_version() -> tuple[int, int] | None:
     """Of the Triton that there is; None: there is none."""
-    if util.find_spec("triton") is None:
-        return None
     try:
-        major, minor = metadata.version("triton").split(".")[:2]
-    except metadata.PackageNotFoundError:
+        from triton import __version__  # here, for it takes a second
+    except ImportError:
         return None
+    major, minor = __version__.split(".")[:2]
     return int(major), int(minor)
 
 
