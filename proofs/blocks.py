@@ -17,7 +17,7 @@ from seedbed.engines.fused.perceptron import NONE, RELU, Dense
 
 ROOT = Path(__file__).parents[1]
 CHIPS = (80, 90)
-SPILLED, SHARED = 320, 99 * 1024  # bytes: of a thread, and of a block on the smallest of these chips
+SPILLED, SHARED = 400, 99 * 1024  # bytes: of a thread, and of a block on the smallest of these chips
 KINDS = {torch.float32: "fp32", torch.float64: "fp64"}
 SIZES: dict[torch.dtype, list[tuple[tuple[int, ...], int]]] = {  # models and batches, most of them near a limit
     torch.float32: [
@@ -34,7 +34,14 @@ SIZES: dict[torch.dtype, list[tuple[tuple[int, ...], int]]] = {  # models and ba
         ((60, 10), 64),
         ((20, 16, 10), 64),
     ],
-    torch.float64: [((60, 64, 10), 10), ((60, 16, 10), 10), ((4, 8, 3), 64), ((300, 10), 10), ((20, 10), 64)],
+    torch.float64: [
+        ((60, 64, 10), 10),
+        ((60, 32, 10), 10),
+        ((7, 33, 16, 5, 17), 6),
+        ((4, 8, 3), 64),
+        ((300, 10), 10),
+        ((20, 10), 64),
+    ],
 }
 
 
