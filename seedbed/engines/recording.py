@@ -128,7 +128,7 @@ class Recorder:
 
     def _compared(self, known: _Recording, found: Tree, want: Tree) -> Tree:
         known.believed = True
-        if not all(_near(a, b) for a, b in zip(tree.leaves(found), tree.leaves(want), strict=True)):
+        if not all(near(a, b) for a, b in zip(tree.leaves(found), tree.leaves(want), strict=True)):
             known.replay = None
             self._say("recorded clients gave something else than plainly computed ones: the recording is not used")
         return want
@@ -151,6 +151,7 @@ def _kind(part: Tree) -> Any:
     return repr(tree.kind(part)), tuple((leaf.dtype, leaf.device) for leaf in tree.leaves(part))
 
 
-def _near(a: Tensor, b: Tensor) -> bool:
+def near(a: Tensor, b: Tensor) -> bool:
+    """Whether two ways on a GPU have computed the same, up to rounding; NaN is NaN."""
     scale = float(b.abs().nan_to_num(0, 0, 0).max()) if b.numel() else 0.0
     return torch.allclose(a.double(), b.double(), rtol=NEAR, atol=NEAR * scale, equal_nan=True)

@@ -136,7 +136,7 @@ def _passed(predict: Predict, params: Params, x: Tensor, layer: Sequence[Tensor]
     watching, before = _Watching(layer), _generators(x)
     with watching:
         z = predict(params, x)
-    if not all(map(torch.equal, before, _generators(x))):  # and features differ from step to step
+    if not all(map(torch.equal, before, _generators(x))):  # so that features differ from step to step
         torch.set_rng_state(before[0])
         for state in before[1:]:
             torch.cuda.set_rng_state(state, x.device)
@@ -149,8 +149,11 @@ def _passed(predict: Predict, params: Params, x: Tensor, layer: Sequence[Tensor]
 def _generators(x: Tensor) -> list[Tensor]:
     """The states of the generators from which a model on this tensor's device may draw.
 
-    While a GPU records it cannot be asked; but what draws there is not believed (`engines.recording`).
+    While a GPU records it cannot be asked; but what draws there is not believed (`engines.recording`). Where tensors have
+    no numbers, nor have states.
     """
+    if x.is_meta:
+        return []
     asked = x.is_cuda and not torch.cuda.is_current_stream_capturing()
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(x.device)] if asked else [])]
 

@@ -4,6 +4,8 @@ its own, for Triton is one or the other from its first import on."""
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ import torch
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
-from seedbed.engines import OneByOne, Vectorised
+from seedbed.engines import OneByOne, Vectorised, fused
 from seedbed.engines.fused import Fused, blocks
+from seedbed.engines.fused.batched import by_products
 from seedbed.engines.fused.perceptron import NONE, RELU, Dense
+from seedbed.engines.fused.plan import Plan
 from seedbed.errors import InputError
 from seedbed.learning.objectives import cross_entropy, near, supervised
 from seedbed.learning.optimizers import sgd
@@ -122,6 +126,30 @@ def test_steps_that_are_not_real_change_nothing_wherever_they_are() -> None:
     assert apart(found, want) <= 1e-12
     assert apart(losses[some], wanted[some]) <= 1e-12
     assert losses[3].isnan()
+
+
+def test_what_is_new_is_compared_with_batched_products_and_left_to_them_if_it_differs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once for a kind of model: a kernel that is wrong on a machine moves nobody's weights."""
+    model, task = made("one hidden layer")
+    asked, said = list[int](), list[str]()
+    arguments = (lambda p: supervised(model.predict, cross_entropy)), LOCAL["momentum"], model.params, task
+
+    def off(by: float, plan: Plan, tensors: Sequence[torch.Tensor], own: Sequence[bool]) -> list[torch.Tensor]:
+        asked.append(1)
+        return [by + x for x in by_products(plan, tensors, own)]
+
+    want = cohort(one_step_at_a_time, *arguments)
+    for by, calls in ((0.0, 2), (0.1, 1)):
+        monkeypatch.setattr(fused, "by_blocks", partial(off, by))
+        executor = Fused(blocks=True, say=said.append)
+        for _ in range(2):
+            assert apart(cohort(executor, *arguments), want) <= 1e-5
+        assert len(asked) == calls
+        asked.clear()
+    why = "its kernel gave something else than batched products"
+    assert said == [f"executor fused: {why}; clients train batched instead"]
 
 
 @in_blocks

@@ -119,7 +119,8 @@ def _step(
         real: 1 for clients that take the step, 0 for those that it must not move [C]; None: all take it.
     """
     if real is not None:
-        share = share * real[:, None]
+        takes = real[:, None] != 0
+        share, x = torch.where(takes, share, 0), torch.where(takes[:, None], x, 0)  # whatever lies there
     given = [x]
     for layer in layers:
         turned = layer.weight.transpose(1, 2)
