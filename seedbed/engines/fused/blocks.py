@@ -23,7 +23,7 @@ from seedbed.tasks.unread import Unread
 
 LEAST = 16  # the side of the smallest tile that can be multiplied
 INPUT, HIDDEN, LAST = 32, 64, 128  # the longest side of a tile: of a batch's inputs, of what layers give, and the last
-OLDEST = {torch.float32: (3, 4), torch.float64: (3, 5)}  # versions of Triton that multiply in these
+OLDEST = {torch.float32: (3, 4), torch.float64: (3, 8)}  # versions of Triton that multiply in these, in registers
 CAPABILITY = (8, 0)  # of the GPU
 MOST = {torch.float32: 16640, torch.float64: 6144}  # weights that a block holds, with their velocities
 LONGEST = 64  # examples of a batch
@@ -166,7 +166,7 @@ def lacking(dtype: torch.dtype, device: torch.device) -> str | None:
         return "there is no Triton (pip install triton)"
     if version < OLDEST[dtype]:
         found, oldest = (".".join(map(str, v)) for v in (version, OLDEST[dtype]))
-        return f"Triton {found} cannot multiply in {str(dtype).removeprefix('torch.')}: it takes {oldest} or later"
+        return f"blocks in {str(dtype).removeprefix('torch.')} take Triton {oldest} or later, not {found}"
     if device.type == "cpu":
         return None if interpreted() else "blocks are for GPUs: on a CPU set TRITON_INTERPRET=1 before Python starts"
     return _lacking_on(device)
