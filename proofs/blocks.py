@@ -39,7 +39,7 @@ SIZES: dict[torch.dtype, list[tuple[tuple[int, ...], int]]] = {  # models and ba
     ],
     torch.float64: [
         ((60, 64, 10), 10),
-        ((60, 32, 10), 10),
+        ((29, 9, 80), 16),
         ((7, 33, 16, 5, 17), 6),
         ((4, 8, 3), 64),
         ((300, 10), 10),

