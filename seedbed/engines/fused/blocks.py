@@ -23,11 +23,11 @@ from seedbed.tasks.unread import Unread
 
 LEAST = 16  # the side of the smallest tile that can be multiplied
 INPUT, HIDDEN, LAST = 32, 64, 128  # the longest side of a tile: of a batch's inputs, of what layers give, and the last
-OLDEST = {torch.float32: (3, 4), torch.float64: (3, 5)}  # versions of Triton that multiply in these
+OLDEST = {torch.float32: (3, 4), torch.float64: (3, 8)}  # versions of Triton that multiply in these, in registers
 CAPABILITY = (8, 0)  # of the GPU
-MOST = {torch.float32: 16640, torch.float64: 6144}  # weights that a block holds, with their velocities
+MOST = {torch.float32: 16640, torch.float64: 5200}  # weights that a block holds, with their velocities
 LONGEST = 64  # examples of a batch
-BUSIEST = {kind: LEAST * most for kind, most in MOST.items()}  # weights times examples
+BUSIEST = {kind: LEAST * most for kind, most in MOST.items()}  # what it holds times examples
 SMALL = 2048 * LEAST  # weights times examples up to which four warps are enough
 
 
@@ -152,10 +152,8 @@ def too_large(shape: Form, dtype: torch.dtype, *, momentum: bool) -> str | None:
         return f"its {what}, {held:,} numbers in tiles, are more than the {MOST[dtype]:,} that a GPU's block holds"
     if shape.leaves[shape.layers[-1][0]][0] > LAST:
         return f"its {shape.leaves[shape.layers[-1][0]][0]} outputs are more than the {LAST} of a GPU's block"
-    if shape.batch > LONGEST or shape.weights * shape.batch > BUSIEST[dtype]:
-        return (
-            f"a batch of {shape.batch} examples in tiles is too much for a GPU's block with {shape.weights:,} weights"
-        )
+    if shape.batch > LONGEST or held * shape.batch > BUSIEST[dtype]:
+        return f"a batch of {shape.batch} examples in tiles is too much for a GPU's block that holds {held:,} numbers"
     return None
 
 
@@ -166,7 +164,7 @@ def lacking(dtype: torch.dtype, device: torch.device) -> str | None:
         return "there is no Triton (pip install triton)"
     if version < OLDEST[dtype]:
         found, oldest = (".".join(map(str, v)) for v in (version, OLDEST[dtype]))
-        return f"Triton {found} cannot multiply in {str(dtype).removeprefix('torch.')}: it takes {oldest} or later"
+        return f"blocks in {str(dtype).removeprefix('torch.')} take Triton {oldest} or later, not {found}"
     if device.type == "cpu":
         return None if interpreted() else "blocks are for GPUs: on a CPU set TRITON_INTERPRET=1 before Python starts"
     return _lacking_on(device)
