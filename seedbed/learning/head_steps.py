@@ -149,8 +149,8 @@ def _passed(predict: Predict, params: Params, x: Tensor, layer: Sequence[Tensor]
 def _generators(x: Tensor) -> list[Tensor]:
     """The states of the generators from which a model on this tensor's device may draw.
 
-    While a GPU records it cannot be asked; but what draws there is not believed (`engines.recording`). Where tensors have
-    no numbers, nor have states.
+    While a GPU records it cannot be asked; but what draws there is not believed (`engines.recording`). Where
+    tensors have no numbers, nor have states.
     """
     if x.is_meta:
         return []
