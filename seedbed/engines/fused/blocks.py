@@ -27,7 +27,7 @@ OLDEST = {torch.float32: (3, 4), torch.float64: (3, 8)}  # versions of Triton th
 CAPABILITY = (8, 0)  # of the GPU
 MOST = {torch.float32: 16640, torch.float64: 5200}  # weights that a block holds, with their velocities
 LONGEST = 64  # examples of a batch
-BUSIEST = {kind: LEAST * most for kind, most in MOST.items()}  # what it holds times examples
+BUSIEST = {torch.float32: 196608, torch.float64: 83200}  # what it holds times examples, of more than LEAST
 SMALL = 2048 * LEAST  # weights times examples up to which four warps are enough
 
 
@@ -152,7 +152,7 @@ def too_large(shape: Form, dtype: torch.dtype, *, momentum: bool) -> str | None:
         return f"its {what}, {held:,} numbers in tiles, are more than the {MOST[dtype]:,} that a GPU's block holds"
     if shape.leaves[shape.layers[-1][0]][0] > LAST:
         return f"its {shape.leaves[shape.layers[-1][0]][0]} outputs are more than the {LAST} of a GPU's block"
-    if shape.batch > LONGEST or held * shape.batch > BUSIEST[dtype]:
+    if shape.batch > LONGEST or (shape.batch > LEAST and held * shape.batch > BUSIEST[dtype]):
         return f"a batch of {shape.batch} examples in tiles is too much for a GPU's block that holds {held:,} numbers"
     return None
 
