@@ -510,8 +510,9 @@ def finite(stacked: Tensor) -> Tensor:
             return torch.ones(len(stacked.members), dtype=torch.bool, device=stacked.device)
         stacked = stacked.dense()
     rows = stacked.reshape(len(stacked), -1)
-    good = rows.sum(1).isfinite()  # then all are: a sum with NaN or infinity in it is neither finite; and it is quick
-    return good if good.all() else torch.isfinite(rows).all(1)
+    if rows.sum().isfinite():  # then all are: a sum with NaN or infinity in it is not finite; and it is quick
+        return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    return torch.isfinite(rows).all(1)
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:
