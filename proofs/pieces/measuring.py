@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from seedbed.engines.room import megabytes
+
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:
     """Seconds of this process, and MB at most beyond what was there."""
@@ -13,9 +15,3 @@ def measured(work: Callable[[], object]) -> tuple[float, float]:
     before, began = megabytes("VmRSS"), time.process_time()
     work()
     return time.process_time() - began, megabytes("VmHWM") - before
-
-
-def megabytes(field: str) -> float:
-    """A line of /proc/self/status: VmRSS or VmHWM."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")]
-    return int(line.split()[1]) / 1024

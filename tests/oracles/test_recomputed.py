@@ -9,13 +9,14 @@ from torch import nn
 from torch.func import grad
 
 from seedbed import tree
+from seedbed.engines.room import megabytes
 from seedbed.learning.adaptations import Order, maml
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.training import gradient
 from seedbed.models import Model
 from seedbed.tasks.types import Batch, Episode
 
-STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PEAK = Path("/proc/self/clear_refs")
 
 
 def network(hidden: int) -> Model:
@@ -55,15 +56,10 @@ def peak(order: Order, steps: int, size: int) -> float:
     objective, item = maml(supervised(model.predict, cross_entropy), lr=0.1, steps=steps, order=order), episode(size)
     ctypes.CDLL(None).malloc_trim(0)
     PEAK.write_text("5")
-    before = _megabytes("VmRSS")
+    before = megabytes("VmRSS")
     with torch.no_grad():
         gradient(objective, model.params, item)
-    return _megabytes("VmHWM") - before
-
-
-def _megabytes(field: str) -> float:
-    [line] = [line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:")]
-    return int(line.split()[1]) / 1024
+    return megabytes("VmHWM") - before
 
 
 @pytest.mark.skipif(not PEAK.exists(), reason="the system does not tell how much memory was in use at most")
