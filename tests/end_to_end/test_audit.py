@@ -116,6 +116,7 @@ def test_a_mechanism_whose_noise_is_broken_is_refuted(
     assert "A claim of this run is refuted" in re.sub(r"\s+", " ", said.out)
 
 
+@pytest.mark.slow
 def test_episodes_and_a_conv_say_what_does_not_apply(tmp_path: Path) -> None:
     words = ("--algorithm", "fed_proto", "--rounds", "2", "--set", "model.channels=8", "--set", "task.distortions=1")
     said = seedbed("audit", *words, "--set", "cohort=3", *QUICK, "--set", "audit.steps=3", "--out", tmp_path / "out")

@@ -140,6 +140,7 @@ def stopped(tmp_path: Path, rounds: int = 3) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_killed_the_ledger_has_counted_and_the_end_is_the_same(tmp_path: Path) -> None:
     """Killed in the middle; a copy of it is killed once more before it is through. Both end in the same model, bit for
     bit (the same noise in rounds computed twice), with as many charges as rounds."""

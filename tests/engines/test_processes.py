@@ -315,6 +315,7 @@ def test_ctrl_c_ends_workers_too() -> None:
     def interrupt() -> None:
         while len(children() - before) < 2:
             time.sleep(0.005)
+        time.sleep(0.2)  # what begins the second has returned
         os.kill(os.getpid(), signal.SIGINT)
 
     slow, other = doing(lambda client: time.sleep(60)), threading.Thread(target=interrupt)

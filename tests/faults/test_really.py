@@ -97,6 +97,7 @@ def test_a_disk_too_full_to_begin_leaves_nothing(small_disk: Path) -> None:
     assert not (small_disk / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_limit_on_file_sizes(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     """Checkpoints larger than the process may write: needs no mount."""
     limit = CHECKPOINT // 2

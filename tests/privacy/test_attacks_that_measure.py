@@ -61,6 +61,7 @@ def test_the_label_of_one_example_is_exact(seed: int) -> None:
     assert labels.agreement(~found, batch.y) == 0
 
 
+@pytest.mark.slow
 def test_matching_gradients_finds_the_input() -> None:
     """A convolutional net, where nothing can be read off: from the gradient of one digit, 150 steps come near enough
     to see it, and far nearer than to its mirror image."""
