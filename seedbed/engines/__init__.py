@@ -1,6 +1,7 @@
 """Where clients run, and by which executor. Engines know nothing of what is computed or when."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 
 from torch import nn
@@ -15,10 +16,11 @@ from seedbed.engines.looping import looping
 from seedbed.engines.one_by_one import OneByOne, one_thread
 from seedbed.engines.planning import IN_PROCESSES, Make, Planned, Plans
 from seedbed.engines.processes import Processes
+from seedbed.engines.recording import Recorder
 from seedbed.engines.vectorised import Vectorised
 from seedbed.errors import InputError, nearest
 from seedbed.federated import Engine
-from seedbed.learning.training import Say, silently
+from seedbed.learning.training import Executor, Say, silently
 from seedbed.tasks.sampling import TaskSource
 
 ENGINES = ("auto", "one_by_one", "vectorised")
@@ -132,15 +134,15 @@ def make_executing(
         processes: with worker processes instead of threads, for those of ALONE.
     """
     if executor == "batched":
-        return lambda source: Vectorised(source, executor=Fused(threads, say, compiled=False), kept=kept)
+        return partial(_stacked, partial(Fused, threads, say, compiled=False), say, kept)
     if executor not in ALONE:
-        return partial(_fused, threads, say, kept) if executor == "fused" else partial(Vectorised, kept=kept)
+        return partial(_stacked, partial(Fused, threads, say) if executor == "fused" else None, say, kept)
 
     def make(source: TaskSource) -> OneByOne | Processes:
         heard: list[str] = []
         tell = heard.append if processes else say
         engine = (
-            OneByOne(source, workers=threads, executor=looping, kept=kept)
+            OneByOne(source, workers=threads, executor=looping, kept=kept, recorder=Recorder(say=tell))
             if executor == "loop"
             else OneByOne(
                 source,
@@ -155,8 +157,9 @@ def make_executing(
     return make
 
 
-def _fused(threads: int, say: Say, kept: OnDisk | None, source: TaskSource) -> Vectorised:
-    return Vectorised(source, executor=Fused(threads, say), kept=kept)
+def _stacked(executor: Callable[[], Executor] | None, say: Say, kept: OnDisk | None, source: TaskSource) -> Vectorised:
+    """Each engine has an executor of its own."""
+    return Vectorised(source, executor=executor and executor(), kept=kept, recorder=Recorder(say=say))
 
 
 def cores() -> int:

@@ -9,16 +9,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from seedbed import tree
-from seedbed.engines import OneByOne, Vectorised, recording
+from seedbed.engines import OneByOne, Plans, Vectorised, make, recording
 from seedbed.engines.fused import Fused
 from seedbed.engines.recording import Flat, Recorder
 from seedbed.tasks.types import Task
 
-from .bench import KINDS, SIZES, TOLERANCE, Row, apart, clients, module, run, runs_apart
+from .bench import CLASSES, INPUTS, KINDS, SIZES, TOLERANCE, Row, apart, clients, module, run, runs_apart
 from .rows import ROWS
 
 DEFAULT = ("fedavg-adam", "scaffold", "fedmeta-exact", "ditto")  # stacked; the others, and all alone, take minutes
@@ -96,6 +96,22 @@ def test_what_decides_by_a_number_is_computed_plainly_and_it_is_said() -> None:
     assert recorder.replayed == 0
     assert len(said) == 1
     assert said[0].startswith("clients cannot be recorded (")
+
+
+@pytest.mark.parametrize("executor", ["stacked", "batched", "loop"])
+def test_people_are_told_what_cannot_be_recorded(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By engines as the command line makes them."""
+
+    def fails(function: Flat, inputs: Sequence[Tensor]) -> Flat:
+        raise RuntimeError("it waits")
+
+    monkeypatch.setattr(recording, "cuda_graph", fails)
+    monkeypatch.setattr(Recorder, "records", lambda recorder, sent: True)
+    row, said = replace(next(row for row in ROWS if str(row) == "fedavg"), net=module), list[str]()
+    net = nn.Linear(INPUTS, CLASSES)
+    engine = make("auto", clients(row.items), net, executor=executor, workers=1, plans=Plans(say=said.append))
+    run(row, engine, count=1)
+    assert said[0] == "clients cannot be recorded (it waits), so that their operations are launched one by one"
 
 
 def test_a_recording_that_gives_something_else_is_not_used() -> None:

@@ -88,8 +88,8 @@ class Fused:
             raise Unlike("clients do not work on batches, or the model is no dict of parameters")
         layers = self._layers(loss, params, batch)
         leaves = [params[name] for layer in layers for name in (layer.weight, layer.bias) if name]
-        looks = self.looks and batch.x.device.type == "cpu"
         by = self._by(batch.x.device) if self.compiled else by_products
+        looks = by is by_kernel or (self.looks and batch.x.device.type == "cpu")  # the kernel goes where labels say
         pulls = [anchor[name] for layer in layers for name in (layer.weight, layer.bias) if name] if anchor else []
         plan = Plan(
             layers,
