@@ -28,7 +28,7 @@ ROOMS = {
     "stored": ["errors", "tree"],
     "gate": ["factored", "tree", "federated"],
     "rounds": ["errors", "tree", "draws", "tasks", "federated", "gate", "reducers"],
-    "attacks": ["errors", "tree", "draws", "tasks", "learning", "federated"],
+    "attacks": ["errors", "tree", "draws", "tasks", "learning", "reducers", "federated", "gate"],
     "engines": ["errors", "factored", "tree", "tasks", "learning", "federated", "stored"],
     "evaluation": ["tree", "tasks", "learning", "federated"],
     "wire": ["errors"],

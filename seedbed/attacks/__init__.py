@@ -2,10 +2,20 @@
 
 from collections.abc import Callable, Mapping
 
+from seedbed.attacks.adapting import after_adaptation
 from seedbed.attacks.attack import Attack, Attacked, Poisoned, Seen, Triggered, choose_attackers
 from seedbed.attacks.lies import LIES
 from seedbed.attacks.poison import backdoor, label_flip
+from seedbed.attacks.tailored import min_max, min_sum, tailored
 
-ATTACKS: Mapping[str, Callable[..., Attack]] = {**LIES, "label_flip": label_flip, "backdoor": backdoor}
+ATTACKS: Mapping[str, Callable[..., Attack]] = {
+    **LIES,
+    "min_max": min_max,
+    "min_sum": min_sum,
+    "tailored": tailored,
+    "label_flip": label_flip,
+    "backdoor": backdoor,
+    "after_adaptation": after_adaptation,
+}
 
 __all__ = ["ATTACKS", "Attack", "Attacked", "Poisoned", "Seen", "Triggered", "choose_attackers"]

@@ -8,7 +8,8 @@ Shapes: a attackers of a round, h honest clients, C clients, K items, B examples
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,11 @@ import torch
 from torch import Tensor
 
 from seedbed import draws, tree
+from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Around, ClientId, Engine, Group, Message, ServerState
+from seedbed.gate import Gate
+from seedbed.reducers.each import each
+from seedbed.reducers.robust import TooFew
 from seedbed.tasks.sampling import AroundSource, TaskSource
 from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
@@ -29,6 +34,8 @@ class Seen(NamedTuple):
     honest: Message  # leaves [h, ...]: what the others send; their own where there is nobody else
     draws: Sequence[np.random.Generator]  # [a]  one for each attacker
     first: Callable[[], Message]  # leaves [a, ...]: what they would have sent in the first round
+    outcome: Callable[[Message], Tree]  # attackers' messages [a, ...] -> the server's value of the round, [...]
+    harm: Tree = ()  # leaves [a, ...]: what the attack's own client computes
 
 
 Lie = Callable[[Seen], Message]  # -> leaves [a, ...]
@@ -48,6 +55,8 @@ class Attack:
         poison: what attackers' batches become: those they train on, of episodes the query sets; None: as they are.
         trigger: what the examples of anybody become to call what a backdoor has planted; None: it plants nothing.
         names: as how many clients each attacker speaks; those above one are invented (Sybils).
+        client: a client function that attackers run beside the algorithm's, for `Seen.harm`; None: none.
+        tries_server: the lie is chosen by what the server's rule makes of it (`Seen.outcome`).
     """
 
     name: str
@@ -55,6 +64,19 @@ class Attack:
     poison: Poison | None = None
     trigger: Poison | None = None
     names: int = 1
+    client: Callable[[Tree, Tree, Task], tuple[Message, Tree]] | None = None
+    tries_server: bool = False
+
+    def refuse(self, algorithm: Algorithm) -> None:
+        """
+        Raises:
+            InputError: the attack tries the server's rule, and this algorithm's server has none.
+        """
+        if self.tries_server and algorithm.reduce is each:
+            raise InputError(
+                f"attack={self.name} searches for what harms the server's rule the most, but this algorithm's server "
+                "needs each message (reduce=each): use min_max or min_sum"
+            )
 
 
 class Attacked(Around):
@@ -64,29 +86,38 @@ class Attacked(Around):
         attackers: their numbers.
         start: the server's state before the first round, for those that replay.
         seed: of what attackers draw.
+        gate: the server's; attackers know it.
     """
 
     def __init__(
-        self, engine: Engine, attack: Attack, attackers: Collection[ClientId], start: ServerState, *, seed: int = 0
+        self,
+        engine: Engine,
+        attack: Attack,
+        attackers: Collection[ClientId],
+        start: ServerState,
+        *,
+        seed: int = 0,
+        gate: Gate | None = Gate(),
     ):
         super().__init__(engine)
-        self.attack, self.attackers, self.start, self.seed = attack, attackers, start, seed
+        self.attack, self.attackers, self.start, self.seed, self.gate = attack, attackers, start, seed, gate
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
         hostile = sorted(c for c in sent if c in self.attackers)
         if not hostile:
             yield from self.engine.ask(algorithm, sent, round)
             return
+        self.attack.refuse(algorithm)
         honest = sorted(set(sent) - set(hostile))
         groups = list(self.engine.ask(algorithm, sent, round))
-        place = {c: i for i, c in enumerate(c for group in groups for c in group.clients)}
-        messages = tree.concatenate([group.messages for group in groups])
-        own = tree.index(messages, [place[c] for c in hostile])
-        others = tree.index(messages, [place[c] for c in honest]) if honest else own
-        if honest:
-            yield Group(honest, others)
+        own = _of(groups, hostile)
+        others = _of(groups, honest) if honest else own
+        truths = [Group(honest, others)] if honest else []
+        yield from truths
         drawn = [draws.generator(self.seed, "attack", round, c) for c in hostile]
-        lies = self.attack.lie(Seen(own, others, drawn, lambda: self._first(algorithm, hostile)))
+        first, outcome = partial(self._first, algorithm, hostile), partial(self._outcome, algorithm, truths, hostile)
+        harm = self._harm(algorithm, {c: sent[c] for c in hostile}, round)
+        lies = self.attack.lie(Seen(own, others, drawn, first, outcome, harm))
         yield Group(hostile, lies)
         for name in range(1, self.attack.names):
             yield Group([-1 - c - name * len(self.population) for c in hostile], lies)
@@ -98,9 +129,36 @@ class Attacked(Around):
         sent = {c: algorithm.send(self.start, c) for c in hostile}
         groups = list(self.engine.ask(algorithm, sent, 0))
         self.engine.recall(kept)
-        place = {c: i for i, c in enumerate(c for group in groups for c in group.clients)}
-        first: Message = tree.index(tree.concatenate([g.messages for g in groups]), [place[c] for c in hostile])
-        return first
+        return _of(groups, hostile)
+
+    def _outcome(
+        self, algorithm: Algorithm, truths: Sequence[Group], hostile: Sequence[ClientId], lies: Message
+    ) -> Tree:
+        """The server's value of the round with these lies in it; zero, which is no step, where too few are admitted."""
+        groups = [*truths, Group(hostile, lies)]
+        asked = [c for group in groups for c in group.clients]
+        groups = list(self.gate.admit(groups, asked).groups) if self.gate else groups
+        messages = _of(groups, sorted(c for group in groups for c in group.clients))  # in the order of the real round
+        try:
+            return algorithm.reduce(messages.value, messages.weight)
+        except TooFew:
+            return tree.map(lambda x: torch.zeros_like(x[0]), lies.value)
+
+    def _harm(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Tree:
+        """What the attack's own client computes; what clients keep stays as the algorithm left it."""
+        if self.attack.client is None:
+            return ()
+        kept = dict(self.engine.memory())
+        groups = list(self.engine.ask(replace(algorithm, client=self.attack.client), sent, round))
+        self.engine.recall(kept)
+        return _of(groups, list(sent)).value
+
+
+def _of(groups: Sequence[Group], clients: Sequence[ClientId]) -> Message:
+    """These clients' messages, in this order."""
+    place = {c: i for i, c in enumerate(c for group in groups for c in group.clients)}
+    chosen: Message = tree.index(tree.concatenate([g.messages for g in groups]), [place[c] for c in clients])
+    return chosen
 
 
 class Poisoned(AroundSource):

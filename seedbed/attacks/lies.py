@@ -45,9 +45,10 @@ def ipm(*, scale: float = 3.0) -> Attack:
     """−scale·mean(honest): inner product manipulation (Xie, Koyejo and Gupta, UAI 2019, arXiv 1903.03936, §3).
 
     Args:
-        scale: ε. Below (n − f)/f the mean of all only shrinks, which rules that look at distances may not see.
+        scale: ε. Below (n − f)/f the mean of all only shrinks, which rules that look at distances may not see: 1 is
+            the opposite of the honest mean, and hurts robust rules more than 3.
     """
-    return Attack("ipm", lambda seen: _all_say(seen, tree.map(lambda x: -scale * x.mean(0), seen.honest.value)))
+    return Attack("ipm", lambda seen: all_say(seen, tree.map(lambda x: -scale * x.mean(0), seen.honest.value)))
 
 
 def alie(*, scale: float = 1.5) -> Attack:
@@ -62,7 +63,7 @@ def alie(*, scale: float = 1.5) -> Attack:
     def little(x: Tensor) -> Tensor:
         return x.mean(0) - scale * x.std(0, correction=0)
 
-    return Attack("alie", lambda seen: _all_say(seen, tree.map(little, seen.honest.value)))
+    return Attack("alie", lambda seen: all_say(seen, tree.map(little, seen.honest.value)))
 
 
 def mimic() -> Attack:
@@ -75,7 +76,7 @@ def mimic() -> Attack:
 
     def lie(seen: Seen) -> Message:
         away = _norm(tree.map(lambda x: x - x.mean(0), seen.honest.value))
-        return _all_say(seen, tree.index(seen.honest.value, int(away.argmax())))
+        return all_say(seen, tree.index(seen.honest.value, int(away.argmax())))
 
     return Attack("mimic", lie)
 
@@ -133,7 +134,7 @@ def _saying(seen: Seen, value: Tree) -> Message:
     return seen.own._replace(value=value)
 
 
-def _all_say(seen: Seen, one: Tree) -> Message:
+def all_say(seen: Seen, one: Tree) -> Message:
     """The same value [...] from every attacker."""
     count = len(seen.draws)
     return _saying(seen, tree.map(lambda x: x.expand(count, *x.shape).clone(), one))

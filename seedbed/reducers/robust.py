@@ -49,7 +49,7 @@ class Robust:
         leaves = tree.leaves(stacked)
         if not leaves:
             return stacked
-        rows = torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves], 1)
+        rows = flattened(stacked)
         rows = rows if rows.is_floating_point() else rows.double()
         good = torch.isfinite(rows).all(1)
         if not good.all():
@@ -59,7 +59,7 @@ class Robust:
         shares = weights.double() if self.weighted else torch.ones(len(rows), dtype=torch.float64, device=rows.device)
         for step in self.steps:
             rows = step(rows)
-        return _unflattened(self.rule(rows, shares / shares.sum()), stacked)
+        return unflattened(self.rule(rows, shares / shares.sum()), stacked)
 
     def __repr__(self) -> str:
         return self.name
@@ -121,7 +121,12 @@ def middle(ordered: Tensor) -> Tensor:
     return ordered[(n - 1) // 2] / 2 + ordered[n // 2] / 2
 
 
-def _unflattened(row: Tensor, stacked: Tree) -> Tree:
+def flattened(stacked: Tree) -> Tensor:
+    """Leaves [n, ...] side by side: [n, P]."""
+    return torch.cat([leaf.reshape(len(leaf), -1) for leaf in tree.leaves(stacked)], 1)
+
+
+def unflattened(row: Tensor, stacked: Tree) -> Tree:
     """[P] -> a tree like those that were stacked; whole numbers are rounded."""
     leaves = tree.leaves(stacked)
     parts = torch.split(row, [leaf[0].numel() for leaf in leaves])

@@ -48,7 +48,11 @@ START = {"w": torch.zeros(16, 3, dtype=torch.float64), "b": torch.zeros(3, dtype
 
 
 def made(name: str, **settings: Any) -> Any:
-    context: dict[str, Any] = {"label_flip": {"classes": 3}, "backdoor": {"shape": SHAPE, "size": 2}}
+    context: dict[str, Any] = {
+        "label_flip": {"classes": 3},
+        "backdoor": {"shape": SHAPE, "size": 2},
+        "after_adaptation": {"loss": LOSS},
+    }
     return ATTACKS[name](**context.get(name, {}), **settings)
 
 
