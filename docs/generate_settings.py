@@ -125,7 +125,7 @@ def attack_tables() -> Iterator[str]:
     yield "`--attack alie --attackers 0.2 --set attack.scale=1`. What they are: [robustness](robustness.md).\n"
     for name, factory in ATTACKS.items():
         yield f"### attack `{name}`\n\n{escaped(first_line(factory))}\n"
-        yield table(TITLES, factory_rows(factory, arguments(factory), ("classes", "shape", "episodic")))
+        yield table(TITLES, factory_rows(factory, arguments(factory), ("classes", "shape", "episodic", "loss")))
 
 
 def reader_tables() -> Iterator[str]:

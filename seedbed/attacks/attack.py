@@ -55,7 +55,8 @@ class Attack:
         poison: what attackers' batches become: those they train on, of episodes the query sets; None: as they are.
         trigger: what the examples of anybody become to call what a backdoor has planted; None: it plants nothing.
         names: as how many clients each attacker speaks; those above one are invented (Sybils).
-        client: a client function that attackers run beside the algorithm's, for `Seen.harm`; None: none.
+        client: a client function that attackers run after the algorithm's, for `Seen.harm`; it must return what the
+            client keeps as it was. None: none.
         tries_server: the lie is chosen by what the server's rule makes of it (`Seen.outcome`).
     """
 
@@ -145,12 +146,10 @@ class Attacked(Around):
             return tree.map(lambda x: torch.zeros_like(x[0]), lies.value)
 
     def _harm(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Tree:
-        """What the attack's own client computes; what clients keep stays as the algorithm left it."""
+        """What the attack's own client computes."""
         if self.attack.client is None:
             return ()
-        kept = dict(self.engine.memory())
         groups = list(self.engine.ask(replace(algorithm, client=self.attack.client), sent, round))
-        self.engine.recall(kept)
         return _of(groups, list(sent)).value
 
 

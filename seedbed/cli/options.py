@@ -34,9 +34,18 @@ Processes = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say which executor is chosen, and why.")]
 Reduce = Annotated[
     str | None,
-    typer.Option(help="How messages become one: trimmed_mean, nnm+trimmed_mean, krum, ...; default: the mean."),
+    typer.Option(
+        help="How messages become one: norm_bounding+nnm+trimmed_mean, trimmed_mean, krum, ...; default: the mean."
+    ),
 ]
-Attack = Annotated[str | None, typer.Option(help="How some clients attack the training: alie, label_flip, ...")]
+Attack = Annotated[
+    str | None,
+    typer.Option(
+        help="How some clients attack the training. tailored: each round the lie that harms the rule of --reduce the "
+        "most, by trial; min_max, min_sum: as far from the honest mean as honest clients are from each other; "
+        "after_adaptation: harms only once a client adapts the model; also ipm, alie, mimic, label_flip, backdoor, ..."
+    ),
+]
 Attackers = Annotated[str | None, typer.Option(help="Known clients that attack: a fraction or a count; default: 0.2.")]
 Delta = Annotated[float | None, typer.Option(help="Its δ; default: 1e-5, or less for many clients.")]
 Run = Annotated[Path, typer.Argument(help="The directory of a run.")]

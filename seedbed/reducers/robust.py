@@ -104,9 +104,12 @@ def averaged(rows: Tensor, shares: Tensor) -> Tensor:
 
 def distances(rows: Tensor) -> Tensor:
     """‖x_i − x_j‖²: [n, n], in double precision, infinite where it overflows."""
-    parts = torch.split(rows, COLUMNS, 1)
-    each = [torch.cdist(p.double(), p.double(), compute_mode="donot_use_mm_for_euclid_dist").square() for p in parts]
-    return torch.stack(each).sum(0)
+    n = len(rows)
+    pairs = torch.stack([torch.pdist(part.double()).square() for part in torch.split(rows, COLUMNS, 1)]).sum(0)
+    i, j = torch.triu_indices(n, n, 1, device=rows.device)
+    found = pairs.new_zeros(n, n)
+    found[i, j] = found[j, i] = pairs
+    return found
 
 
 def lengths(rows: Tensor) -> Tensor:

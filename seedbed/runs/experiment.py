@@ -441,10 +441,11 @@ class Experiment:
             from seedbed.privacy.secure.summed import refuse_unsummable
 
             refuse_unsummable(algorithm, self.secured.messages)
-        if self.attack is not None and entry.pooled:
-            raise InputError(
-                f"attack={self.attack.name} with {name}: it trains on pooled data, where nobody can attack"
-            )
+        attack = self.attack(model)
+        if attack is not None and entry.pooled:
+            raise InputError(f"attack={attack.name} with {name}: it trains on pooled data, where nobody can attack")
+        if attack is not None:
+            attack.refuse(algorithm)
 
     def _check_unseen(self) -> None:
         judging = self.judged(self.unseen, max(self.shots), purpose="check", episodes=1).sampler
@@ -554,11 +555,11 @@ class Experiment:
         order = draws.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 
-    @cached_property
-    def attack(self) -> Attack | None:
-        """How some known clients attack the training."""
+    def attack(self, model: AnyModel) -> Attack | None:
+        """How some known clients attack the training of a model."""
         classes = self.settings.task.ways if self.shape.episodic else self.shape.classes
         context = {"classes": classes, "shape": self.shape.inputs, "episodic": self.shape.episodic}
+        context["loss"] = objectives.supervised(model.predict, self.learner.loss)
         return hostile.attack_of(self.settings, context)
 
     def defended(self, name: str, algorithm: Algorithm, clients: int) -> Algorithm:

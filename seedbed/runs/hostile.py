@@ -12,6 +12,7 @@ from seedbed.algorithms.momentum import with_momentum
 from seedbed.attacks import Attack, Attacked, Poisoned, choose_attackers
 from seedbed.errors import InputError, nearest
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
+from seedbed.gate import Gate
 from seedbed.runs.build import build, settable
 from seedbed.runs.settings import Settings
 from seedbed.tasks.population import Population
@@ -94,7 +95,7 @@ def attack_of(settings: Settings, context: Mapping[str, Any]) -> Attack | None:
     """The run's attack, or None.
 
     Args:
-        context: what is known of the data: classes, shape, episodic.
+        context: classes, shape and episodic of the data, and the model's loss.
     """
     if settings.attack.name is None:
         return None
@@ -116,7 +117,8 @@ def poisoned(source: TaskSource, attack: Attack | None, attackers: frozenset[Cli
 
 
 def attacked(
-    engine: Engine, attack: Attack | None, attackers: frozenset[ClientId], start: ServerState, seed: int
+    engine: Engine, attack: Attack | None, attackers: frozenset[ClientId], start: ServerState, settings: Settings
 ) -> Engine:
     """The engine with the attackers' messages as the attack has them."""
-    return engine if attack is None else Attacked(engine, attack, attackers, start, seed=seed)
+    gate = Gate(**settings.gate.model_dump())
+    return engine if attack is None else Attacked(engine, attack, attackers, start, seed=settings.seed, gate=gate)

@@ -256,10 +256,10 @@ class Pipeline:
         From the inside out: poisoned data, noise of the clients' own, lies, and secure aggregation, out of which only
         sums come.
         """
-        attack, attackers = self.experiment.attack, hostile.attackers_of(self.settings, source)
+        attack, attackers = self.experiment.attack(model), hostile.attackers_of(self.settings, source)
         engine = self.experiment.engine(hostile.poisoned(source, attack, attackers), model, kept)
         engine = protection.engine(engine) if protection else engine
-        engine = hostile.attacked(engine, attack, attackers, algorithm.init(model.params), self.settings.seed)
+        engine = hostile.attacked(engine, attack, attackers, algorithm.init(model.params), self.settings)
         secured, noise = self.experiment.secured, protection.distributed if protection else None
         return secured.engine(engine, algorithm, source, model.params, noise) if secured else engine
 
@@ -410,7 +410,7 @@ class Pipeline:
 
     def attacked(self, main: Trained) -> dict[str, Any]:
         """Who attacked; for a backdoor, on how many of unseen clients' other classes it gives its target."""
-        attack = self.experiment.attack
+        attack = self.experiment.attack(main.model)
         if attack is None:
             return {}
         source = self.experiment.source(self.settings.algorithm, self.experiment.train, main.options)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the extra [privacy] is needed by those alone who ask for it
     from seedbed.privacy.secure.forms import Form
 
 LEAST = 3  # clients of a sum: of a sum of two, each knows the other's
-SEEING = ("alie", "ipm", "mimic")  # attacks whose lies are made of what each honest client sends
+SEEING = ("alie", "ipm", "mimic", "min_max", "min_sum", "tailored", "after_adaptation")  # need each honest message
 OWN = {"masks": ("neighbours", "threshold", "malicious"), "shares": ("servers",)}  # which settings are whose
 
 

@@ -43,6 +43,15 @@ def test_an_attacked_run_says_so_and_is_gone_on_with(tmp_path: Path, stopping: C
     assert kept(tmp_path / "honest")["model.safetensors"] != kept(tmp_path / "whole")["model.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["tailored", "min_max", "min_sum", "after_adaptation"])
+def test_attacks_that_know_the_rule_run_from_the_command_line(name: str, tmp_path: Path) -> None:
+    """In training and in the rival's; another model comes of it than of the same run without them."""
+    rule = ("--reduce", "norm_bounding+nnm+trimmed_mean", "--set", "evaluation.episodes=2")
+    said = seedbed(*FEDAVG, "--attack", name, *rule, "--out", tmp_path / "hostile")
+    assert said.code == 0, said
+    assert f"attacked: {name} by 2 of 10 known clients" in said.out
+
+
 def test_refused_messages_are_counted_named_and_noted(tmp_path: Path) -> None:
     said = seedbed(*FEDAVG, "--attack", "not_a_number", "--attackers", 3, "--out", tmp_path / "r")
     assert said.code == 0, said
@@ -89,6 +98,9 @@ def test_a_backdoor_s_success_stands_beside_the_accuracy(tmp_path: Path) -> None
         (("--attack", "alie", "--set", "attack.scal=2"), ["'attack.scal'", "did you mean 'attack.scale'"]),
         (("--attack", "alie", "--set", "attack.scale=x"), ["attack.scale='x'", "number"]),
         (("--attack", "alie", "--attackers", "1.5"), ["attack.part=1.5", "fraction"]),
+        (("--attack", "tailored", "--reduce", "fltrust"), ["attack=tailored", "reduce=each", "use min_max"]),
+        (("--attack", "tailored", "--set", "attack.harm=x"), ["attack.harm='x'", "against"]),
+        (("--attack", "min_max", "--set", "attack.perturbation=x"), ["attack.perturbation='x'", "sign"]),
         (("--attack", "backdoor"), ["backdoor needs images", "labels are drawn afresh"]),
         (("--attack", "alie", "--algorithm", "centralised"), ["it trains on pooled data, where nobody can attack"]),
         (("--set", "gate.norm=0"), ["gate.norm=0", "greater than 0"]),

@@ -227,6 +227,7 @@ def test_distributed_privacy_says_what_it_protects_and_resumes(tmp_path: Path, s
         (("--secure", "--algorithm", "pfedhn"), ["reduce=each", "this algorithm's server needs each message"]),
         (("--secure", "--algorithm", "feddf", "--set", "public=0.2"), ["unlike structure"]),
         (("--secure", "--attack", "alie"), ["attack=alie", "nobody sees"]),
+        (("--secure", "--attack", "tailored"), ["attack=tailored", "nobody sees"]),
         (("--secure", "--set", "gate.norm=3"), ["gate.norm=3", "nobody sees", "secure.groups"]),
         (("--secure", "--reduce", "fltrust"), ["this algorithm's server needs each message"]),
         (("--secure", "--set", "secure.threshold=40"), ["threshold=40 of", "neighbours"]),

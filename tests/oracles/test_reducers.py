@@ -21,7 +21,14 @@ from seedbed.tree import Tree
 
 SAME = torch.ones(99)
 F = {"bulyan": 2}  # of 11 messages; the others bear 3
-NAMES = [*reducers.RULES, "nnm+median", "nnm+trimmed_mean", "nnm+krum", "norm_bounding+trimmed_mean"]
+NAMES = [
+    *reducers.RULES,
+    "nnm+median",
+    "nnm+trimmed_mean",
+    "nnm+krum",
+    "norm_bounding+trimmed_mean",
+    "norm_bounding+nnm+trimmed_mean",
+]
 every_rule = pytest.mark.parametrize("name", NAMES)
 
 

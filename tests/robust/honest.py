@@ -6,7 +6,7 @@ from seedbed.federated import ClientId, Message
 from seedbed.reducers import RULES, make, mean
 
 REDUCERS = {"mean": mean, **{name: make(name) for name in RULES if name != "bulyan"}, "bulyan": make("bulyan", f=1)} | {
-    name: make(name) for name in ("nnm+trimmed_mean", "norm_bounding+trimmed_mean")
+    name: make(name) for name in ("nnm+trimmed_mean", "norm_bounding+nnm+trimmed_mean")
 }
 
 

@@ -1,4 +1,4 @@
-"""The gate: eleven kinds of malformed messages against every reducer, and what an honest round must not feel of it.
+"""The gate: sixteen kinds of malformed messages against every reducer, and what an honest round must not feel of it.
 
 Shapes: C clients.
 """
