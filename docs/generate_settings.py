@@ -115,7 +115,7 @@ def optimizer_tables() -> Iterator[str]:
 
 
 def rule_tables() -> Iterator[str]:
-    yield "`--reduce nnm+trimmed_mean --set reduce.f=0.3`. What they are: [robustness](robustness.md).\n"
+    yield "`--reduce norm_bounding+nnm+trimmed_mean --set reduce.f=0.3`. What they are: [robustness](robustness.md).\n"
     for name, factory in {**RULES, **STEPS}.items():
         yield f"### rule `{name}`\n\n{escaped(first_line(factory))}\n"
         yield table(TITLES, factory_rows(factory, arguments(factory)))

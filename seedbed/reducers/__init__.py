@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from seedbed.errors import InputError, nearest
-from seedbed.reducers.clipping import arc, centered_clipping, norm_bounding
+from seedbed.reducers.clipping import centered_clipping, norm_bounding
 from seedbed.reducers.coordinates import median, trimmed_mean
 from seedbed.reducers.each import each
 from seedbed.reducers.geometric_median import geometric_median
@@ -24,11 +24,7 @@ RULES: Mapping[str, Callable[..., Robust]] = {
     "centered_clipping": centered_clipping,
     "norm_bounding": norm_bounding,
 }
-STEPS: Mapping[str, Callable[..., Robust]] = {
-    "norm_bounding": norm_bounding,
-    "arc": arc,
-    "nnm": nnm,
-}  # may stand before a rule
+STEPS: Mapping[str, Callable[..., Robust]] = {"norm_bounding": norm_bounding, "nnm": nnm}  # may stand before a rule
 
 
 def parts(name: str) -> list[Callable[..., Robust]]:
@@ -63,7 +59,6 @@ __all__ = [
     "STEPS",
     "Robust",
     "TooFew",
-    "arc",
     "bulyan",
     "centered_clipping",
     "chain",

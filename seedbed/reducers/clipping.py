@@ -1,8 +1,6 @@
-"""Rules that bound how far one message can pull: norm bounding, adaptive robust clipping and centered clipping.
+"""Rules that bound how far one message can pull: norm bounding and centered clipping.
 
 Sun, Kairouz, Suresh and McMahan, "Can you really backdoor federated learning?", 2019, arXiv 1911.07963, §3.3;
-Allouah, Guerraoui, Gupta, Jellouli, Rizk and Stephan, "Adaptive gradient clipping for robust federated learning", ICLR
-2025, arXiv 2405.14432, Algorithm 2;
 Karimireddy, He and Jaggi, "Learning from history for Byzantine robust optimization", ICML 2021, arXiv 2012.10333,
 Algorithm 2. Shapes: n messages, P numbers of a message.
 """
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seedbed.reducers.coordinates import median
-from seedbed.reducers.robust import Hostile, Robust, averaged, hostile, lengths, middle, over_columns
+from seedbed.reducers.robust import Robust, averaged, lengths, middle, over_columns
 
 
 def norm_bounding(*, bound: float | None = None, weighted: bool = False) -> Robust:
@@ -30,25 +28,6 @@ def norm_bounding(*, bound: float | None = None, weighted: bool = False) -> Robu
         return over_columns(lambda part: _factor(most, norms)[:, None] * part, rows)
 
     return Robust("norm_bounding", averaged, steps=(bounded,), weighted=weighted)
-
-
-def arc(*, f: Hostile = 0.2) -> Robust:
-    """x_i ← x_i·min(1, C/‖x_i‖), C the norm of the (k + 1)-th longest, k = ⌊2(f/n)(n − f)⌋: a step before a rule.
-
-    What is clipped follows from f, so that clients' messages differ less in length and a rule can trust them more.
-    Needs n ≥ 2f + 1. By itself it ends in the mean of the clipped messages.
-
-    Args:
-        f: how many messages may be hostile: a count, or a fraction, rounded up.
-    """
-
-    def clipped(rows: Tensor) -> Tensor:
-        n, norms = len(rows), lengths(rows)
-        count = hostile(f, n, "arc", lambda f: 2 * f + 1)
-        most = norms.sort(descending=True).values[2 * count * (n - count) // n]
-        return over_columns(lambda part: _factor(most, norms)[:, None] * part, rows)
-
-    return Robust("arc", averaged, steps=(clipped,))
 
 
 def centered_clipping(
@@ -83,5 +62,5 @@ def centered_clipping(
 
 
 def _factor(most: Tensor | float, norms: Tensor) -> Tensor:
-    """min(1, most/‖x‖): [n]; 1 where the norm is 0, or where both overflow."""
-    return (most / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1).nan_to_num(1.0)
+    """min(1, most/‖x‖): [n]; 1 where the norm is 0."""
+    return (most / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1)

@@ -33,7 +33,7 @@ from .test_attacks import CLIENTS, HOSTILE, LOSS, START, flat, population, predi
 RULES = {
     "median": {},
     "trimmed_mean": {"f": 3},
-    "arc+nnm+trimmed_mean": {"f": 3},
+    "norm_bounding+nnm+trimmed_mean": {"f": 3},
     "geometric_median": {},
     "krum": {"f": 3},
 }
