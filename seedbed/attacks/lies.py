@@ -45,8 +45,8 @@ def ipm(*, scale: float = 3.0) -> Attack:
     """−scale·mean(honest): inner product manipulation (Xie, Koyejo and Gupta, UAI 2019, arXiv 1903.03936, §3).
 
     Args:
-        scale: ε. Below (n − f)/f the mean of all only shrinks, which rules that look at distances may not see: 1 is
-            the opposite of the honest mean, and hurts robust rules more than 3.
+        scale: ε. Below (n − f)/f the mean of all only shrinks, which rules that look at distances may not see: 1
+            hurts nnm+trimmed_mean more than 3.
     """
     return Attack("ipm", lambda seen: all_say(seen, tree.map(lambda x: -scale * x.mean(0), seen.honest.value)))
 
