@@ -1,4 +1,4 @@
-"""12 attacks by 5 of 25 unlike clients, one fitted to the rule: the worst of each rule (some 10 minutes of two cores)"""
+"""12 attacks by 5 of 25 unlike clients, one fitted to the rule: the worst of each rule (10 minutes of two cores)"""
 
 import argparse
 import os

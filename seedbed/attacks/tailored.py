@@ -131,7 +131,8 @@ def _perturbation(rows: Tensor, name: Perturbation) -> Tensor:
     """p [P], of length 1, or 0 where honest messages [h, P] give no direction."""
     mean = rows.mean(0)
     p = {"mean": -mean, "std": -rows.std(0, correction=0), "sign": -mean.sign()}[name]
-    return p / p.norm().clamp_min(torch.finfo(p.dtype).tiny)
+    unit: Tensor = p / p.norm().clamp_min(torch.finfo(p.dtype).tiny)
+    return unit
 
 
 def _rows(seen: Seen) -> Tensor:

@@ -69,7 +69,8 @@ def lie(of: Seen, name: str, **settings: Any) -> Tensor:
     """What the first attacker sends; all send the same."""
     rows = ATTACKS[name](**settings).lie(of).value["x"]
     assert all(torch.equal(row, rows[0]) for row in rows)
-    return rows[0]
+    first: Tensor = rows[0]
+    return first
 
 
 def rows(seed: int = 0, h: int = 12, size: int = 7) -> Tensor:
@@ -134,7 +135,7 @@ def test_the_search_is_at_least_as_harmful_as_every_fixed_strength(name: str, ha
     """By the server's own rule: as harmful as ipm, alie, mimic, min-max and min-sum of each perturbation, and as every
     strength of a grid along each perturbation that the search tries."""
     for seed in range(4):
-        of = seen(rows(seed), make(name, **RULES[name]))  # type: ignore[arg-type]
+        of = seen(rows(seed), make(name, **RULES[name]))
         got = pull(of, lie(of, "tailored", harm=harm), harm)
         for fixed, settings in FIXED:
             assert got >= pull(of, lie(of, fixed, **settings), harm) - 1e-12, (fixed, settings)
