@@ -85,7 +85,7 @@ def cheapest(
     k = t = 0
     for k in choice:
         t = _largest_threshold(assumed, k) if threshold is None else _as_count(threshold, k)
-        if 2 <= t <= k and odds(assumed, k, t).hold:
+        if 2 <= t <= k and _exposed(assumed, k, t, enough=-SIGMA) <= -SIGMA and odds(assumed, k, t).hold:
             return k, t
     raise InputError(_why_not(assumed, k, t or k // 2 + 1) if neighbours or threshold else _why_none(assumed))
 
@@ -128,22 +128,36 @@ def in_words(exponent: float) -> str:
 
 
 def _largest_threshold(assumed: Assumed, neighbours: int) -> int:
-    for lost in range(neighbours):
-        if math.log2(assumed.clients) + _tail(assumed.clients, assumed.lost, neighbours, lost + 1) <= -ETA:
-            return neighbours - lost
-    return 0
+    """The largest t of which fewer than t holders are left with odds of 2^−ETA at most; 0: there is none."""
+    most = -ETA - math.log2(assumed.clients)
+    low, high = 0, neighbours + 1  # t = 0 holds, t = k + 1 does not, and in between the odds only grow
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _tail(assumed.clients, assumed.lost, neighbours, neighbours - middle + 1) <= most:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
-def _exposed(assumed: Assumed, k: int, t: int) -> float:
-    """With the roster that is worst: without all that may be lost, unless fewer than k others would be left."""
+def _exposed(assumed: Assumed, k: int, t: int, enough: float = 0.0) -> float:
+    """With the roster that is worst: without all that may be lost, unless fewer than k others would be left.
+
+    Args:
+        enough: no more is added up once the odds are above.
+    """
     n, c, d, malicious = assumed
     honest, roster = n - c, max(n - d, k + 1)
     if malicious:
         return _sum(
-            _choose(honest, a) + a * _tail(roster, min(roster - 1, c + a - 1), k, 2 * t - k)
-            for a in range(1, assumed.least_honest)
+            (
+                _choose(honest, a) + a * _tail(roster, min(roster - 1, c + a - 1), k, 2 * t - k)
+                for a in range(1, assumed.least_honest)
+            ),
+            enough,
         )
-    return float(np.logaddexp2(math.log2(honest) + _tail(roster, c, k, t), _falls_apart(n, honest - d, k)))
+    colluding = math.log2(honest) + _tail(roster, c, k, t)
+    return colluding if colluding > enough else _sum([colluding, _falls_apart(n, honest - d, k)], enough)
 
 
 def _falls_apart(n: int, left: int, k: int) -> float:
@@ -190,10 +204,10 @@ def _table(size: int) -> NDArray[np.float64]:
     return np.concatenate([[0.0], np.cumsum(np.log2(np.arange(1, size + 1, dtype=float)))])
 
 
-def _sum(terms: Iterable[float]) -> float:
+def _sum(terms: Iterable[float], enough: float = 0.0) -> float:
     total = CERTAIN
     for term in terms:
         total = float(np.logaddexp2(total, term))
-        if total >= 0:
+        if total > enough:
             break
     return total
