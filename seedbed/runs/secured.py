@@ -19,7 +19,10 @@ if TYPE_CHECKING:  # the extra [privacy] is needed by those alone who ask for it
 
 LEAST = 3  # clients of a sum: of a sum of two, each knows the other's
 SEEING = ("alie", "ipm", "mimic")  # attacks whose lies are made of what each honest client sends
-OWN = {"masks": ("neighbours", "threshold", "malicious", "colluding", "lost"), "shares": ("servers",)}  # which settings are whose
+OWN = {
+    "masks": ("neighbours", "threshold", "malicious", "colluding", "lost"),
+    "shares": ("servers",),
+}  # which settings are whose
 
 
 @dataclass(frozen=True)

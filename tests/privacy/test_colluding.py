@@ -53,7 +53,7 @@ def opens(deceived: Attempt, self_mask: bytes, masking: bytes) -> bool:
     for other in deceived.deliveries[VICTIM]:
         public = deceived.roster[other].masking
         np.subtract(words, pair_mask(agreed, masking, public, VICTIM, other), out=words)
-    return bool((agreed.grid.decode(words)[0] == pytest.approx(np.ones(agreed.length), abs=1e-4)))
+    return bool(agreed.grid.decode(words)[0] == pytest.approx(np.ones(agreed.length), abs=1e-4))
 
 
 @pytest.mark.parametrize(("count", "lost"), [(10, 0.3), (10, 0.2), (13, 0.3)])

@@ -56,7 +56,8 @@ class SecureClient:
         self._roster: dict[ClientId, Keys] = {}
         self._session = b""
         self._holders: frozenset[ClientId] = frozenset()  # who this client's shares are for,
-        self._alive: frozenset[ClientId] = frozenset()  # and who of them has shared its own
+        self._delivered: frozenset[ClientId] = frozenset()  # who has shared its own,
+        self._alive: frozenset[ClientId] = frozenset()  # and of its holders those without junk for this client
         self._held: dict[ClientId, tuple[bytes, bytes]] = {}  # shares of others' self-masks and masking keys
         self._confirmed: frozenset[ClientId] = frozenset()
 
@@ -112,7 +113,8 @@ class SecureClient:
         if words.shape != (self.plan.words,) or words.dtype != self.plan.grid.dtype:
             raise Refused(f"the update has {len(words)} words of {words.dtype}, the plan {self.plan.words}")
         unopened = frozenset(c for c, sealed in delivered.items() if not self._hold(c, sealed))
-        self._alive = self._holders & delivered.keys() - unopened
+        self._delivered = frozenset(delivered)
+        self._alive = self._holders & self._delivered - unopened
         if len(self._alive) < self.plan.threshold:
             raise Refused(f"{len(self._alive)} of its neighbours are left, fewer than {self.plan.threshold}")
         words = words.copy()
@@ -185,7 +187,7 @@ class SecureClient:
             raise Refused("its own update is said to be lost, but it is being asked to unmask")
         if len(survivors) < self.plan.min_cohort:
             raise Refused(f"a sum over {len(survivors)} says too much of each: the least is {self.plan.min_cohort}")
-        strangers = {c for c in survivors if c not in self._roster or (c in self._holders and c not in self._alive)}
+        strangers = {c for c in survivors - self._delivered if c not in self._roster or c in self._holders}
         if strangers:
             raise Refused(f"clients {sorted(strangers)} are said to have survived, but never shared their secrets")
         left = len(self._alive & survivors)
@@ -197,9 +199,7 @@ class SecureClient:
             raise Refused("the survivors are not those that it has signed")
         statement = survivors_statement(self.plan, survivors)
         signed = [
-            c
-            for c in self._alive & survivors
-            if keys.is_signed(self._identities[c], signatures.get(c), statement)
+            c for c in self._alive & survivors if keys.is_signed(self._identities[c], signatures.get(c), statement)
         ]
         if len(signed) < self.plan.threshold:
             raise Refused(f"{len(signed)} neighbours have signed the same survivors, fewer than {self.plan.threshold}")

@@ -68,9 +68,7 @@ def odds(assumed: Assumed, neighbours: int, threshold: int) -> Odds:
 
 
 @lru_cache(maxsize=256)
-def cheapest(
-    assumed: Assumed, neighbours: int | None = None, threshold: int | float | None = None
-) -> tuple[int, int]:
+def cheapest(assumed: Assumed, neighbours: int | None = None, threshold: int | float | None = None) -> tuple[int, int]:
     """The fewest neighbours k with a threshold t that hold, of those that are asked for.
 
     Args:

@@ -223,7 +223,9 @@ class SecureServer:
             return False
         if self._stage != stage:
             late = self._stage > stage
-            self._refuse(client, f"its {stage.name.lower()} came {'too late' if late else 'before they were asked for'}")
+            self._refuse(
+                client, f"its {stage.name.lower()} came {'too late' if late else 'before they were asked for'}"
+            )
         return self._stage == stage
 
     def _refuse(self, client: object, why: str) -> None:
