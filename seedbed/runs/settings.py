@@ -255,8 +255,8 @@ class SecureSettings(Section):
         default=None,
         ge=0,
         lt=1,
-        description="masks: part of a round's clients that may be lost; none: 0.3, or with secure.malicious 0.05 and of "
-        "5 or more clients one at least",
+        description="masks: part of a round's clients that may be lost; none: 0.3, or with secure.malicious 0.05 and "
+        "one at least of 5 or more",
     )
     malicious: bool = Field(default=False, description="masks: protect from a server that deviates, too")
     servers: int = Field(default=2, ge=2, description="shares: how many servers")

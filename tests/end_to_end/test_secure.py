@@ -52,9 +52,10 @@ def test_what_the_server_sees_is_said(lossy: tuple[Path, str]) -> None:
     given_up = sum(int(line.get("abandoned", 0)) for line in metrics_of(out))
     for words in (
         "Secure aggregation: of 10 of 10 known clients a round the server sees the weighted mean",
-        "Against: a server that follows the protocol and reads all it gets, together with up to 2 of the 10 clients of a round",
-        "6 of 9 neighbours unmask. Odds a round that an update is exposed beyond its sum: none; that the sum is given up "
-        "while at most 3 are lost: none.",
+        "Against: a server that follows the protocol and reads all it gets, together with up to 2 of the "
+        "10 clients of a round",
+        "6 of 9 neighbours unmask. Odds a round that an update is exposed beyond its sum: none; that the sum is given "
+        "up while at most 3 are lost: none.",
         f"{lost} messages in {len(metrics_of(out))} rounds; {given_up} rounds were given up",
         "Withheld: losses of single clients, and scores on known clients.",
         "Not covered: what a sum itself tells",

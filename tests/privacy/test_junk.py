@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from .attempt import STAGES, Attempt
 from .bench import plan
 
 COUNT, LIAR = 7, 3
+DEAL = shamir.share
 PLAN = plan(length=4, neighbours=6, threshold=4, malicious_server=True)
 LOW_ORDER = [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")]
 
@@ -61,8 +63,7 @@ def attempted(agreed: Plan, members: list[int], lie: Callable[[str, Any], Any]) 
             server.receive_shares(sent("shares", c, lambda c=c: clients[c].unmask(server.unmasking())))
         return Ended(server.total(), survivors, server.refused)
     except Aborted as error:
-        assert "leave it out" in str(error)
-        return Ended(None, frozenset(), server.refused)
+        return Ended(None, frozenset(), {**server.refused, -1: str(error)})
 
 
 def summed_with(lie: Callable[[str, Any], Any]) -> tuple[Ended, int]:
@@ -73,6 +74,7 @@ def summed_with(lie: Callable[[str, Any], Any]) -> tuple[Ended, int]:
         if ended.words is not None:
             return ended, attempt
         assert LIAR in ended.refused
+        assert "leave it out" in ended.refused[-1]
     raise AssertionError("two attempts, and no sum")
 
 
@@ -142,20 +144,19 @@ def test_shares_of_no_secret_name_their_dealer(monkeypatch: pytest.MonkeyPatch) 
     """A dealer that commits to its junk is found out at the end, and named; one false share among good ones costs
     nothing."""
     for false, ends in ((1, True), (6, False)):
-        deal = shamir.share
 
         def junk(secret: bytes, threshold: int, points: Any, false: int = false) -> dict[int, bytes]:
-            dealt = deal(secret, threshold, points)
+            dealt = DEAL(secret, threshold, points)
             return dealt | {x: bytes([0, 255]) + bytes([x]) * 64 for x in sorted(dealt)[:false]}
 
         deceived = Attempt(PLAN, COUNT, "advertise")
         deceived.advertise()
         sealed = {}
         for c, client in deceived.clients.items():
-            monkeypatch.setattr(shamir, "share", junk if c == LIAR else deal)
+            monkeypatch.setattr(shamir, "share", junk if c == LIAR else DEAL)
             sealed[c] = client.share(deceived.roster)
             deceived.server.receive_sealed(c, sealed[c])
-        monkeypatch.setattr(shamir, "share", deal)
+        monkeypatch.setattr(shamir, "share", DEAL)
         deceived.deliveries = deceived.server.deliveries()
         deceived.mask()
         deceived.confirm()
@@ -164,7 +165,7 @@ def test_shares_of_no_secret_name_their_dealer(monkeypatch: pytest.MonkeyPatch) 
         if ends:
             assert PLAN.grid.decode(deceived.server.total())[0] == pytest.approx(np.ones(4), abs=1e-4)
         else:
-            with pytest.raises(Aborted, match="client 3 has dealt do not fit together.*take no other attempt"):
+            with pytest.raises(Aborted, match=r"client 3 has dealt do not fit together.*take no other attempt"):
                 deceived.server.total()
             assert "no secret" in deceived.server.refused[LIAR]
 
@@ -295,10 +296,8 @@ def test_nothing_that_a_server_sends_raises_but_a_refusal(examples: int) -> None
 
 def refuses(stage: str, ask: Callable[[SecureClient], object]) -> None:
     """Or answers; but nothing else."""
-    try:
+    with suppress(Refused):
         ask(copied(stage, "victim"))
-    except Refused as error:
-        assert str(error)
 
 
 @cache

@@ -132,7 +132,7 @@ class SecureClient:
         return keys.sign(self._identity, survivors_statement(self.plan, self._confirmed))
 
     def unmask(self, asked: Unmasking) -> Shares:
-        """Stage 3: for each it holds for, one share: of its self-mask if its update counts, of its masking key if not."""
+        """Stage 3: for each it holds for, one share: of its self-mask if its update counts, else of its masking key."""
         self._turn("unmask")
         survivors = client_ids(asked.survivors)
         self._check_survivors(survivors)

@@ -99,18 +99,18 @@ def _why_not(assumed: Assumed, k: int, t: int) -> str:
         return f"{what}: it must be from 2 to {k}; {out}"
     exposed, given_up = odds(assumed, k, t)
     return (
-        f"{what}: with {assumed.colluding} colluding the odds that an update is exposed are {in_words(exposed)} a round "
-        f"(at most {in_words(-SIGMA)}), and with {assumed.lost} lost, that it is given up, {in_words(given_up)} (at most "
-        f"{in_words(-ETA)}); {out}"
+        f"{what}: with {assumed.colluding} colluding the odds that an update is exposed are {in_words(exposed)} a "
+        f"round (at most {in_words(-SIGMA)}), and with {assumed.lost} lost, that it is given up, {in_words(given_up)} "
+        f"(at most {in_words(-ETA)}); {out}"
     )
 
 
 def _why_none(assumed: Assumed) -> str:
     does, twice = ("deviates", "twice ") if assumed.malicious else ("follows the protocol", "")
     return (
-        f"no threshold protects {assumed.clients} clients from a server that {does} together with {assumed.colluding} of "
-        f"them, and spares {assumed.lost} that are lost: the others must be more than {twice}those lost plus those "
-        "colluding. Lower secure.lost or secure.colluding, or ask more clients"
+        f"no threshold protects {assumed.clients} clients from a server that {does} together with "
+        f"{assumed.colluding} of them, and spares {assumed.lost} that are lost: the others must be more than {twice}"
+        "those lost plus those colluding. Lower secure.lost or secure.colluding, or ask more clients"
     )
 
 

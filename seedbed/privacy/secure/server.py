@@ -190,10 +190,10 @@ class SecureServer:
 
     def _secret(self, client: ClientId, which: int) -> bytes:
         """One of a client's two secrets from the shares that came back and are those it committed to."""
-        shares = {}
+        shares: dict[int, bytes] = {}
         for holder, sealed in self._sealed[client].items():
             share = self._share(client, holder, which)
-            if share is not None and is_committed(sealed, which, share):
+            if isinstance(share, bytes) and is_committed(sealed, which, share):
                 shares[self._points[holder]] = share
             elif share is not None:
                 self._refuse(holder, f"its share of client {client}'s secret is false")
