@@ -263,7 +263,7 @@ def test_another_plan_is_another_language() -> None:
     for c in range(12):
         stranger = SecureClient(lowered.plan, c, identity=new_identity()[0], identities=deceived.identities)
         lowered.receive_keys(stranger.advertise())
-    roster = [attempt.roster[0], *lowered.roster()[1:]]
+    roster = [deceived.roster[0], *lowered.roster()[1:]]
     with pytest.raises(Refused, match="not signed"):
         deceived.victim.share(roster)
 
