@@ -19,7 +19,10 @@ if TYPE_CHECKING:  # the extra [privacy] is needed by those alone who ask for it
 
 LEAST = 3  # clients of a sum: of a sum of two, each knows the other's
 SEEING = ("alie", "ipm", "mimic", "min_max", "min_sum", "tailored", "after_adaptation")  # need each honest message
-OWN = {"masks": ("neighbours", "threshold", "malicious"), "shares": ("servers",)}  # which settings are whose
+OWN = {
+    "masks": ("neighbours", "threshold", "malicious", "colluding", "lost"),
+    "shares": ("servers",),
+}  # which settings are whose
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,14 @@ class Secured:
         asked = self.settings
         if asked.form == "shares":
             return Shares(asked.servers, self.honest)
-        return Masks(asked.neighbours, asked.threshold, self.honest, asked.malicious)
+        return Masks(
+            asked.neighbours,
+            asked.threshold,
+            self.honest,
+            asked.malicious,
+            colluding=asked.colluding,
+            lost=asked.lost,
+        )
 
     def _refuse_small(self, clients: int) -> None:
         """Sums over too few, or masks that protect nobody, in the smallest rounds that there will be."""
@@ -126,6 +136,7 @@ class Secured:
         from seedbed.privacy.secure.forms import Masks
 
         smallest, form = clients // self.messages, self.form
+        largest = -(-self.cohort // self.messages)
         if smallest < LEAST:
             of = f"secure.groups={self.messages} of {clients} clients" if self.messages > 1 else f"{clients} clients"
             fewer = ", or fewer groups" if self.messages > 1 else ""
@@ -138,7 +149,8 @@ class Secured:
         if self.honest > clients:
             raise InputError(f"privacy.honest={self.honest} of {clients} clients a round: name fewer")
         if isinstance(form, Masks):
-            form.plan(smallest, 2, Grid(clients=clients), 0)
+            for size in {smallest, largest}:
+                form.plan(size, 2, Grid(clients=largest), 0)
 
     def table(self, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """For result.json.
@@ -205,18 +217,28 @@ class Secured:
                 f"Against: {asked.servers} servers that follow the protocol, as long as one of them does not collude "
                 "with the others (additive shares)."
             )
-        from seedbed.privacy.secure.fixed_point import Grid
+        from seedbed.privacy.secure.odds import cheapest, in_words, odds
 
-        plan = form.plan(self.cohort // self.messages, 2, Grid(clients=self.cohort), 0)
-        together = f"together with fewer than {plan.threshold} of a client's {plan.neighbours} neighbours"
+        size = self.cohort // self.messages
+        assumed = form.assumed(size)
+        k, t = cheapest(assumed, form.neighbours, form.threshold)
+        exposed, given_up = odds(assumed, k, t)
+        of = f"{size} clients of a {'group' if self.messages > 1 else 'round'}"
+        together = f"together with up to {assumed.colluding} of the {of}"
+        how = f"{t} of {k} neighbours unmask. Odds a {'sum' if self.messages > 1 else 'round'}"
+        sure = (
+            f"{how} that an update is exposed beyond its sum: {in_words(exposed)}; that the sum is given up while at "
+            f"most {assumed.lost} are lost: {in_words(given_up)}."
+        )
         if asked.malicious:
             return (
                 f"Against: a server that deviates from the protocol as it likes, {together}, as long as clients know "
-                "each other's identity keys from elsewhere (SecAgg+ with signatures)."
+                "each other's identity keys from elsewhere (SecAgg+ with signatures). Each sum that it can get holds "
+                f"at least {assumed.least_honest} honest clients. {sure}"
             )
         return (
             f"Against: a server that follows the protocol and reads all it gets, {together} (SecAgg+). Not against one "
-            "that deviates: secure.malicious=true does that."
+            f"that deviates: secure.malicious=true does that. {sure}"
         )
 
 

@@ -238,12 +238,25 @@ class SecureSettings(Section):
         description="masks: SecAgg+, one server; shares: several servers, of which one at least does not collude",
     )
     neighbours: int | None = Field(
-        default=None, ge=2, description="masks: with how many others a client masks; none: 2·log2 of all, at least 8"
+        default=None,
+        ge=2,
+        description="masks: how many others hold shares of a client's secrets; none: the fewest that hold what is "
+        "assumed, all others up to 40 clients",
     )
     threshold: Part | None = Field(
         default=None,
-        description="masks: how many of its neighbours must stay, and how many must collude to unmask it: more than "
-        "this part of them, or a count; none: more than half, or with secure.malicious two thirds",
+        description="masks: how many of these must stay, and how many must collude to unmask it: more than this part "
+        "of them, or a count; none: the largest that spares the lost",
+    )
+    colluding: float = Field(
+        default=0.2, ge=0, lt=1, description="masks: assumed part of a round's clients that collude with the server"
+    )
+    lost: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="masks: part of a round's clients that may be lost; none: 0.3, or with secure.malicious 0.05 and "
+        "one at least of 5 or more",
     )
     malicious: bool = Field(default=False, description="masks: protect from a server that deviates, too")
     servers: int = Field(default=2, ge=2, description="shares: how many servers")

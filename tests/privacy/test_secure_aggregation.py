@@ -1,6 +1,8 @@
 """SecAgg+: the masked sum is the plain one bit for bit, whoever is lost; and what clients refuse."""
 
 import ast
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ from scipy import stats
 import seedbed.privacy.secure
 from seedbed.errors import InputError
 from seedbed.privacy.secure import Aborted, Grid, Plan, Refused, SecureClient, SecureServer, secure_sum, shamir
-from seedbed.privacy.secure.keys import new_identity, public_of, seal
-from seedbed.privacy.secure.protocol import Keys, Unmasking, neighbourhoods
+from seedbed.privacy.secure.keys import new_identity, public_of
+from seedbed.privacy.secure.protocol import Keys, Unmasking
+from seedbed.privacy.secure.sealing import seal_shares
 from seedbed.privacy.secure.together import plain_sum
 
+from . import attempt
 from .bench import CLIENTS, NUMBERS, is_exact, losses, plan
 
 # ---- the sum ---------------------------------------------------------------------------------------------
@@ -53,15 +57,6 @@ def test_too_few_are_a_named_abort_that_reveals_nothing() -> None:
             secure_sum(plan(), updates, lost=lost)  # type: ignore[arg-type]
     with pytest.raises(Aborted, match="of the 4 shares"):
         secure_sum(plan(), updates, lost=[(), (), (), range(17)])
-
-
-def test_everybody_computes_the_same_graph() -> None:
-    """k neighbours each, mutual, none its own; another roster or attempt gives another graph."""
-    around = neighbourhoods(plan(neighbours=6), range(CLIENTS))
-    assert all(len(others) == 6 and c not in others for c, others in around.items())
-    assert all(c in around[other] for c, others in around.items() for other in others)
-    assert neighbourhoods(plan(neighbours=6), reversed(range(CLIENTS))) == around
-    assert neighbourhoods(plan(neighbours=6, attempt=1), range(CLIENTS)) != around
 
 
 def test_shares_below_the_threshold_fit_every_secret() -> None:
@@ -127,42 +122,19 @@ def test_randomness_comes_from_the_operating_system_alone() -> None:
 # ---- a server that deviates ------------------------------------------------------------------------------
 
 
-class Attempt:
-    """A malicious-server attempt of twelve clients up to a stage, with client 0 to be deceived."""
+class Attempt(attempt.Attempt):
+    """A malicious-server attempt of twelve clients up to a stage, with client 0 to be deceived, and client 11 lost."""
 
     def __init__(self, stage: str):
-        self.plan = plan(length=3, neighbours=11, threshold=8, malicious_server=True)
-        pairs = {c: new_identity() for c in range(12)}
-        self.identities = {c: pair[1] for c, pair in pairs.items()}
-        self.clients = {
-            c: SecureClient(self.plan, c, identity=pairs[c][0], identities=self.identities) for c in range(12)
-        }
-        self.victim, self.server = self.clients[0], SecureServer(self.plan)
-        for client in self.clients.values():
-            self.server.receive_keys(client.advertise())
-        self.roster = self.server.roster()
-        if stage == "share":
-            return
-        for c, client in self.clients.items():
-            self.server.receive_sealed(c, client.share(self.roster))
-        self.deliveries = self.server.deliveries()
-        if stage == "mask":
-            return
-        for c, sealed in self.deliveries.items():
-            if c != 11:
-                self.server.receive_masked(self.clients[c].mask(sealed, np.ones(3)))
-        self.survivors = self.server.survivors()
-        if stage == "confirm":
-            return
-        for c in self.survivors:
-            self.server.receive_signature(c, self.clients[c].confirm(self.survivors))
+        agreed = plan(length=3, neighbours=11, threshold=8, malicious_server=True)
+        super().__init__(agreed, 12, stage, silent={11})
 
 
 def test_honest_to_the_end() -> None:
-    attempt = Attempt("unmask")
-    for c in attempt.survivors:
-        attempt.server.receive_shares(attempt.clients[c].unmask(attempt.server.unmasking()))
-    mean, weight = attempt.plan.grid.decode(attempt.server.total())
+    deceived = Attempt("unmask")
+    for c in deceived.survivors:
+        deceived.server.receive_shares(deceived.clients[c].unmask(deceived.server.unmasking()))
+    mean, weight = deceived.plan.grid.decode(deceived.server.total())
     assert weight == 11
     assert mean == pytest.approx(np.ones(3), abs=1e-4)
 
@@ -182,49 +154,75 @@ def test_a_roster_that_was_tampered_with_is_refused() -> None:
         (lambda r: r[:2], "says too much"),
         (lambda r: r[:6], "fewer than the threshold"),
     ]:
-        attempt = Attempt("share")
+        deceived = Attempt("share")
         with pytest.raises(Refused, match=reason):
-            attempt.victim.share(change(attempt.roster))  # type: ignore[no-untyped-call]
+            deceived.victim.share(change(deceived.roster))  # type: ignore[no-untyped-call]
 
 
 def test_stages_are_answered_once_and_in_order() -> None:
     """A second sharing, masking or unmasking in one attempt, or one before its time."""
-    attempt = Attempt("mask")
+    deceived = Attempt("mask")
     with pytest.raises(Refused, match="keys are used once"):
-        attempt.victim.share(attempt.roster)
+        deceived.victim.share(deceived.roster)
     with pytest.raises(Refused, match="the next of this attempt is to mask"):
-        attempt.victim.unmask(Unmasking(frozenset(range(12)), {}))
-    attempt.victim.mask(attempt.deliveries[0], np.ones(3))
+        deceived.victim.unmask(Unmasking(frozenset(range(12)), {}))
+    deceived.victim.mask(deceived.deliveries[0], np.ones(3))
     with pytest.raises(Refused, match="keys are used once"):
-        attempt.victim.mask(attempt.deliveries[0], np.ones(3))
-    attempt = Attempt("unmask")
-    attempt.victim.unmask(attempt.server.unmasking())
+        deceived.victim.mask(deceived.deliveries[0], np.ones(3))
+    deceived = Attempt("unmask")
+    deceived.victim.unmask(deceived.server.unmasking())
     with pytest.raises(Refused, match="keys are used once"):
-        attempt.victim.unmask(attempt.server.unmasking())
+        deceived.victim.unmask(deceived.server.unmasking())
 
 
-def test_altered_or_foreign_shares_are_refused() -> None:
-    """Shares that the server flipped a bit of, sealed itself, took from another attempt, or withheld too many of."""
+def test_altered_or_foreign_shares_are_not_held() -> None:
+    """Shares that the server flipped a bit of, sealed itself, took from another attempt or another client, or a
+    commitment that it changed: the client says so, and would give none of them back."""
+    for change in (
+        lambda d: d | {3: d[3][:-1] + bytes([d[3][-1] ^ 1])},
+        lambda d: d | {3: bytes([d[3][0] ^ 1]) + d[3][1:]},
+        lambda d: d | {3: seal_shares(bytes(32), (bytes(66), bytes(66)), b"")},
+        lambda d: d | {3: Attempt("mask").deliveries[0][3]},
+        lambda d: d | {3: d[4]},
+    ):
+        deceived = Attempt("mask")
+        sent = deceived.victim.mask(change(deceived.deliveries[0]), np.ones(3))  # type: ignore[no-untyped-call]
+        assert sent.unopened == {3}
+        assert set(deceived.victim._held) == set(range(1, 12)) - {3}
+
+
+def test_shares_of_strangers_and_too_few_are_refused() -> None:
+    """Shares of a stranger, of itself, nothing from one that holds nothing; four of eleven altered, and withheld."""
     for change, reason in [
-        (lambda d: d | {3: d[3][:-1] + bytes([d[3][-1] ^ 1])}, "altered"),
-        (lambda d: d | {3: seal(bytes(32), bytes(132), b"")}, "altered"),
-        (lambda d: d | {3: Attempt("mask").deliveries[0][3]}, "altered"),
-        (lambda d: d | {3: d[4]}, "altered"),
         (lambda d: d | {88: d[4]}, "no neighbour"),
+        (lambda d: d | {0: d[4]}, "no neighbour"),
+        (lambda d: d | dict.fromkeys((1, 2, 3, 4), b"x"), "7 of its neighbours are left, fewer than 8"),
         (lambda d: {c: d[c] for c in (1, 2, 3)}, "fewer than 8"),
     ]:
-        attempt = Attempt("mask")
+        deceived = Attempt("mask")
         with pytest.raises(Refused, match=reason):
-            attempt.victim.mask(change(attempt.deliveries[0]), np.ones(3))  # type: ignore[no-untyped-call]
+            deceived.victim.mask(change(deceived.deliveries[0]), np.ones(3))  # type: ignore[no-untyped-call]
+        with pytest.raises(Refused, match="nothing more"):  # whoever has refused takes no further part
+            deceived.victim.confirm(range(12))
+
+
+def test_shares_of_another_roster_do_not_open() -> None:
+    """The server shows clients 0 to 5 one roster and the others one without client 11: only within each half shares
+    open, so that nobody of the smaller half goes on."""
+    split = Attempt("share")
+    rosters = {c: split.roster if c < 6 else split.roster[:-1] for c in range(11)}
+    sealed = {c: split.clients[c].share(roster) for c, roster in rosters.items()}
+    with pytest.raises(Refused, match="5 of its neighbours are left, fewer than 8"):
+        split.victim.mask({c: sealed[c][0] for c in range(1, 11)}, np.ones(3))
 
 
 def test_forged_survivors_are_refused() -> None:
     """To have an update unmasked, a server must get both of its secrets: by telling some clients that it survived and
     others that it did not, by naming too few survivors or ones that never shared, or by leaving the victim out."""
     everybody = frozenset(range(11))
-    attempt = Attempt("confirm")
+    deceived = Attempt("confirm")
     with pytest.raises(Refused, match="never shared"):
-        attempt.victim.confirm(everybody | {99})
+        deceived.victim.confirm(everybody | {99})
     for survivors, reason in [
         (everybody - {0}, "own update"),
         (frozenset({0, 1}), "says too much"),
@@ -232,42 +230,42 @@ def test_forged_survivors_are_refused() -> None:
     ]:
         with pytest.raises(Refused, match=reason):
             Attempt("confirm").victim.confirm(survivors)
-    attempt = Attempt("unmask")
-    asked = attempt.server.unmasking()
+    deceived = Attempt("unmask")
+    asked = deceived.server.unmasking()
     with pytest.raises(Refused, match="not those that it has signed"):
-        attempt.victim.unmask(asked._replace(survivors=everybody - {5}))
-    attempt = Attempt("unmask")
-    asked = attempt.server.unmasking()
+        deceived.victim.unmask(asked._replace(survivors=everybody - {5}))
+    deceived = Attempt("unmask")
+    asked = deceived.server.unmasking()
     few = {c: s for c, s in asked.signatures.items() if c < 5}
     with pytest.raises(Refused, match="have signed the same survivors"):
-        attempt.victim.unmask(asked._replace(signatures=few))
-    attempt = Attempt("unmask")
+        deceived.victim.unmask(asked._replace(signatures=few))
+    deceived = Attempt("unmask")
     wrong = {c: asked.signatures[c] for c in asked.signatures}  # of another attempt's clients
     with pytest.raises(Refused, match="have signed the same survivors"):
-        attempt.victim.unmask(attempt.server.unmasking()._replace(signatures=wrong))
+        deceived.victim.unmask(deceived.server.unmasking()._replace(signatures=wrong))
 
 
 def test_a_split_view_cannot_be_signed() -> None:
     """Half of the clients are told that client 5 survived, half that it did not: neither half has signatures of
     more than two thirds of its neighbours over what it was told."""
-    attempt = Attempt("confirm")
-    views = {c: attempt.survivors - ({5} if c % 2 else frozenset()) for c in attempt.survivors if c != 5}
-    signed = {c: attempt.clients[c].confirm(view) for c, view in views.items()}
+    deceived = Attempt("confirm")
+    views = {c: deceived.survivors - ({5} if c % 2 else frozenset()) for c in deceived.survivors if c != 5}
+    signed = {c: deceived.clients[c].confirm(view) for c, view in views.items()}
     for c, view in views.items():
         with pytest.raises(Refused, match="have signed the same survivors"):
-            attempt.clients[c].unmask(Unmasking(frozenset(view), signed))
+            deceived.clients[c].unmask(Unmasking(frozenset(view), signed))
 
 
 def test_another_plan_is_another_language() -> None:
     """A server that lowers the threshold or the modulus in its own plan: no signature of it holds."""
     lowered = SecureServer(plan(length=3, neighbours=11, threshold=8, malicious_server=True, round=9))
-    attempt = Attempt("share")
+    deceived = Attempt("share")
     for c in range(12):
-        stranger = SecureClient(lowered.plan, c, identity=new_identity()[0], identities=attempt.identities)
+        stranger = SecureClient(lowered.plan, c, identity=new_identity()[0], identities=deceived.identities)
         lowered.receive_keys(stranger.advertise())
-    roster = [attempt.roster[0], *lowered.roster()[1:]]
+    roster = [deceived.roster[0], *lowered.roster()[1:]]
     with pytest.raises(Refused, match="not signed"):
-        attempt.victim.share(roster)
+        deceived.victim.share(roster)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +273,7 @@ def test_another_plan_is_another_language() -> None:
     [
         ({"threshold": 1}, "does not protect"),
         ({"threshold": 20}, "does not protect"),
-        ({"threshold": 12, "malicious_server": True}, "two thirds"),
+        ({"threshold": 9, "malicious_server": True}, "more than half"),
         ({"min_cohort": 2}, "a sum of two"),
     ],
 )
@@ -284,20 +282,71 @@ def test_plans_that_protect_nobody_are_refused(wrong: dict[str, object], reason:
         plan(**wrong)
 
 
-def test_a_false_share_is_noticed() -> None:
-    """A client that lies about a share spoils the attempt, not the result."""
-    agreed = plan(length=3, neighbours=5, threshold=3)
-    server, clients = SecureServer(agreed), {c: SecureClient(agreed, c) for c in range(6)}
-    for client in clients.values():
-        server.receive_keys(client.advertise())
-    roster = server.roster()
-    for c, client in clients.items():
-        server.receive_sealed(c, client.share(roster))
-    for c, sealed in server.deliveries().items():
-        if c:
-            server.receive_masked(clients[c].mask(sealed, np.ones(3)))
-    for c in range(1, 6):
-        answer = clients[c].unmask(server.unmasking())
-        server.receive_shares(answer._replace(lost={0: bytes(66)}) if c == 1 else answer)
-    with pytest.raises(Aborted, match="is false"):
-        server.total()
+# ---- the least that is left -----------------------------------------------------------------------------------
+
+
+def test_the_server_takes_no_sum_of_threshold_clients() -> None:
+    """A secret needs t holders beside its owner: t + 1 clients go on at each stage, t are told so, before anything more
+    is asked of them."""
+    for stage, word in (("advertise", "sent their keys"), ("share", "shared"), ("mask", "sent their updates")):
+        for left in (5, 4):
+            few = attempt.Attempt(plan(length=3, neighbours=5, threshold=4), 6, stage)
+            if left == 4:
+                with pytest.raises(Aborted, match=f"4 clients {word}.*fewer than 5"):
+                    go_on(few, stage, left)
+            else:
+                go_on(few, stage, left)
+
+
+def go_on(few: attempt.Attempt, stage: str, left: int) -> None:
+    """With the first clients only."""
+    if stage != "mask":
+        few.clients = {c: few.clients[c] for c in range(left)}
+    if stage == "advertise":
+        few.advertise()
+    elif stage == "share":
+        few.share()
+    else:
+        few.mask(silent=range(left, 6))
+
+
+@pytest.mark.parametrize("malicious", [False, True])
+def test_a_client_needs_threshold_neighbours_to_mask_and_to_unmask(malicious: bool) -> None:
+    """With t it answers, with t − 1 it refuses."""
+    agreed = plan(length=3, neighbours=6, threshold=4, malicious_server=malicious)
+    for left, reason in ((4, None), (3, "fewer than 4")):
+        few = attempt.Attempt(agreed, 7, "mask")
+        delivered = {c: few.deliveries[0][c] for c in range(1, left + 1)}
+        answer(partial(few.victim.mask, delivered, np.ones(3)), reason)
+        few = attempt.Attempt(agreed, 7, "confirm")
+        survivors = frozenset(range(left + 1))
+        if malicious:
+            answer(partial(few.victim.confirm, survivors), reason)
+        else:
+            answer(partial(few.victim.unmask, Unmasking(survivors, {})), reason)
+
+
+def test_a_client_needs_threshold_signatures() -> None:
+    """Of its neighbours, over the survivors that it has signed itself: its own does not count."""
+    for signed, reason in ((range(1, 9), None), (range(8), "7 neighbours have signed"), (range(1, 8), "7 neighbours")):
+        few = Attempt("unmask")
+        asked = few.asked._replace(signatures={c: few.asked.signatures[c] for c in signed})
+        answer(partial(few.victim.unmask, asked), reason)
+
+
+def test_a_secret_needs_threshold_shares() -> None:
+    """Five clients that answer hold four shares of each other's secrets, four hold three."""
+    for answering, reason in ((range(1, 6), None), (range(1, 5), "3 of the 4 shares")):
+        few = attempt.Attempt(plan(length=3, neighbours=5, threshold=4), 6, "unmask")
+        for c in answering:
+            few.server.receive_shares(few.clients[c].unmask(few.asked))
+        answer(few.server.total, reason)
+
+
+def answer(ask: Callable[[], object], reason: str | None) -> None:
+    """It answers, or refuses for this reason."""
+    if reason is None:
+        ask()
+    else:
+        with pytest.raises((Refused, Aborted), match=reason):
+            ask()

@@ -5,9 +5,9 @@ It answers each stage once and in order. What it refuses is what a server that d
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from seedbed.privacy.secure import keys, shamir
-from seedbed.privacy.secure.fixed_point import Numbers, Words, add
-from seedbed.privacy.secure.masks import own_mask, pair_mask
+from seedbed.privacy.secure import keys, masks, shamir
+from seedbed.privacy.secure.checks import check_roster, client_ids
+from seedbed.privacy.secure.fixed_point import Numbers, Words
 from seedbed.privacy.secure.protocol import (
     ClientId,
     Keys,
@@ -17,11 +17,16 @@ from seedbed.privacy.secure.protocol import (
     Shares,
     Unmasking,
     between,
+    draw_neighbours,
+    is_client,
     keys_statement,
-    neighbourhoods,
     point,
+    session,
     survivors_statement,
 )
+from seedbed.privacy.secure.sealing import open_shares, seal_shares
+
+OVER = "nothing more"  # the stage after the last, and after a refusal
 
 
 class SecureClient:
@@ -49,147 +54,152 @@ class SecureClient:
         self._sealing, self._masking, self._self_mask = keys.new_secret(), keys.new_secret(), keys.new_secret()
         self._next = "advertise"
         self._roster: dict[ClientId, Keys] = {}
-        self._neighbours: frozenset[ClientId] = frozenset()
+        self._session = b""
+        self._holders: frozenset[ClientId] = frozenset()  # who this client's shares are for,
+        self._delivered: frozenset[ClientId] = frozenset()  # who has shared its own,
+        self._alive: frozenset[ClientId] = frozenset()  # and of its holders those without junk for this client
+        self._held: dict[ClientId, tuple[bytes, bytes]] = {}  # shares of others' self-masks and masking keys
         self._confirmed: frozenset[ClientId] = frozenset()
-        self._held: dict[ClientId, tuple[bytes, bytes]] = {}  # shares of neighbours' self-masks and masking keys
 
     def advertise(self) -> Keys:
         """Stage 0."""
-        self._turn("advertise", "share")
+        self._turn("advertise")
         sealing, masking = keys.public_of(self._sealing), keys.public_of(self._masking)
         statement = keys_statement(self.plan, self.client, sealing, masking)
         signature = keys.sign(self._identity, statement) if self._identity and self.plan.malicious_server else b""
         self._roster[self.client] = Keys(self.client, sealing, masking, signature)
+        self._next = "share"
         return self._roster[self.client]
 
     def share(self, roster: Sequence[Keys]) -> dict[ClientId, bytes]:
-        """Stage 1: both secrets in shares, sealed for each neighbour.
+        """Stage 1: both secrets in shares, sealed for each holder. Only now the holders are drawn.
 
         Args:
             roster: everybody's keys, as the server hands them on.
         """
-        self._turn("share", "mask")
-        self._check_roster(roster)
-        self._roster = {k.client: k for k in roster}
-        self._neighbours = neighbourhoods(self.plan, self._roster)[self.client]
-        if len(self._neighbours) < self.plan.threshold:
+        self._turn("share")
+        check_roster(self.plan, roster, self._roster[self.client], self._identities)
+        self._roster, self._session = {k.client: k for k in roster}, session(self.plan, roster)
+        self._holders = draw_neighbours(self.plan, self._roster, self.client)
+        if len(self._holders) < self.plan.threshold:
             raise Refused(
-                f"{len(self._neighbours)} neighbours are fewer than the threshold of {self.plan.threshold}: its shares "
+                f"{len(self._holders)} neighbours are fewer than the threshold of {self.plan.threshold}: its shares "
                 "would not hide anything"
             )
-        places = {c: point(list(self._roster), c) for c in self._neighbours}
-        halves = [
+        places = {c: point(list(self._roster), c) for c in self._holders}
+        first, second = (
             shamir.share(secret, self.plan.threshold, places.values()) for secret in (self._self_mask, self._masking)
-        ]
-        return {
-            c: keys.seal(self._sealing_key(c), halves[0][x] + halves[1][x], between(self.plan, "about", self.client, c))
-            for c, x in places.items()
-        }
+        )
+        sealed = {c: self._seal(c, (first[x], second[x])) for c, x in places.items()}
+        self._next = "mask"
+        return sealed
 
-    def mask(self, sealed: Mapping[ClientId, bytes], numbers: Numbers, weight: float = 1.0) -> Masked:
+    def mask(self, delivered: Mapping[ClientId, bytes], numbers: Numbers, weight: float = 1.0) -> Masked:
         """Stage 2: the update behind masks.
 
         Args:
-            sealed: what neighbours have sealed for this client.
+            delivered: of every neighbour that has shared its secrets: what it has sealed for this client, or nothing
+                (b"") where it holds this client's shares, but this client holds none of its.
             numbers: the update, [plan.length].
         """
-        return self.mask_words(sealed, self.plan.grid.encode(numbers, weight))
+        return self.mask_words(delivered, self.plan.grid.encode(numbers, weight))
 
-    def mask_words(self, sealed: Mapping[ClientId, bytes], words: Words) -> Masked:
-        """Stage 2 of an update that is in words already, [plan.words]."""
-        self._turn("mask", "confirm" if self.plan.malicious_server else "unmask")
+    def mask_words(self, delivered: Mapping[ClientId, bytes], words: Words) -> Masked:
+        """Stage 2 of an update that is in words already, [plan.words].
+
+        Shares that do not open are named in the answer, and not held: one client's junk stops nobody.
+        """
+        self._turn("mask")
         if words.shape != (self.plan.words,) or words.dtype != self.plan.grid.dtype:
             raise Refused(f"the update has {len(words)} words of {words.dtype}, the plan {self.plan.words}")
-        for sender, content in sealed.items():
-            self._hold(sender, content)
-        if len(self._held) < self.plan.threshold:
-            raise Refused(f"{len(self._held)} of its neighbours are left, fewer than {self.plan.threshold}")
+        unopened = frozenset(c for c, sealed in delivered.items() if not self._hold(c, sealed))
+        self._delivered = frozenset(delivered)
+        self._alive = self._holders & self._delivered - unopened
+        if len(self._alive) < self.plan.threshold:
+            raise Refused(f"{len(self._alive)} of its neighbours are left, fewer than {self.plan.threshold}")
         words = words.copy()
-        add(words, own_mask(self.plan, self._self_mask))
-        for other in self._held:
-            add(words, pair_mask(self.plan, self._masking, self._roster[other].masking, self.client, other))
-        return Masked(self.client, words)
+        masks.apply(words, [masks.Mask(self._self_mask, 1), *(self._pair(other) for other in delivered)])
+        self._next = "confirm" if self.plan.malicious_server else "unmask"
+        return Masked(self.client, words, unopened)
 
     def confirm(self, survivors: Iterable[ClientId]) -> bytes:
         """Between stages 2 and 3, where the server is not trusted to follow: its signature over who survived."""
-        self._turn("confirm", "unmask")
-        self._confirmed = frozenset(survivors)
+        self._turn("confirm")
+        self._confirmed = client_ids(survivors)
         self._check_survivors(self._confirmed)
         assert self._identity is not None
+        self._next = "unmask"
         return keys.sign(self._identity, survivors_statement(self.plan, self._confirmed))
 
     def unmask(self, asked: Unmasking) -> Shares:
-        """Stage 3: of each neighbour one share: of its self-mask if its update counts, of its masking key if not."""
-        self._turn("unmask", "nothing more")
-        self._check_survivors(asked.survivors)
+        """Stage 3: for each it holds for, one share: of its self-mask if its update counts, else of its masking key."""
+        self._turn("unmask")
+        survivors = client_ids(asked.survivors)
+        self._check_survivors(survivors)
         if self.plan.malicious_server:
-            self._check_signatures(asked)
-        alive = {c: self._held[c][0] for c in self._held if c in asked.survivors}
-        lost = {c: self._held[c][1] for c in self._held if c not in asked.survivors}
+            self._check_signatures(survivors, asked.signatures)
+        alive = {c: self._held[c][0] for c in self._held if c in survivors}
+        lost = {c: self._held[c][1] for c in self._held if c not in survivors}
         return Shares(self.client, alive, lost)
 
-    # ---- refusals ----------------------------------------------------------------------------------------------
-
-    def _turn(self, stage: str, then: str) -> None:
+    def _turn(self, stage: str) -> None:
+        """One answer for each stage: whoever refuses one is asked no more."""
         if self._next != stage:
             raise Refused(f"asked to {stage}, but the next of this attempt is to {self._next}: keys are used once")
-        self._next = then
+        self._next = OVER
 
-    def _check_roster(self, roster: Sequence[Keys]) -> None:
-        named = [k.client for k in roster]
-        if len(roster) < self.plan.min_cohort:
-            raise Refused(
-                f"a sum over {len(roster)} clients says too much of each: the least is {self.plan.min_cohort}"
-            )
-        if len(roster) > self.plan.grid.clients:
-            raise Refused(
-                f"{len(roster)} clients may overflow the sum: the plan's grid is for {self.plan.grid.clients}"
-            )
-        public = [key for k in roster for key in (k.sealing, k.masking)]
-        if len(set(named)) < len(named) or len(set(public)) < len(public):
-            raise Refused("the roster holds a client or a key twice")
-        if self._roster[self.client] not in roster:
-            raise Refused("the roster does not hold this client's own keys as it sent them")
-        if self.plan.malicious_server:
-            for k in roster:
-                identity = self._identities.get(k.client)
-                if identity is None:
-                    raise Refused(f"client {k.client} has no known identity")
-                if not keys.is_signed(identity, k.signature, keys_statement(self.plan, k.client, k.sealing, k.masking)):
-                    raise Refused(f"the keys of client {k.client} are not signed by it")
+    # ---- what is sealed and masked -----------------------------------------------------------------------------
 
-    def _hold(self, sender: ClientId, sealed: bytes) -> None:
-        if sender not in self._neighbours:
+    def _seal(self, holder: ClientId, shares: tuple[bytes, bytes]) -> bytes:
+        return seal_shares(self._key(holder), shares, between(self._session, "about", self.client, holder))
+
+    def _hold(self, sender: ClientId, sealed: bytes) -> bool:
+        """Whether what a neighbour has sent is as it must be; its shares are kept."""
+        if not is_client(sender) or sender == self.client or sender not in self._roster:
             raise Refused(f"client {sender} is no neighbour, but has sent shares")
-        content = keys.unseal(self._sealing_key(sender), sealed, between(self.plan, "about", sender, self.client))
-        if content is None or len(content) != 2 * shamir.SIZE:
-            raise Refused(f"the shares from client {sender} were altered on the way")
-        self._held[sender] = content[: shamir.SIZE], content[shamir.SIZE :]
+        if sealed == b"":
+            if sender not in self._holders:
+                raise Refused(f"client {sender} is no neighbour: neither holds the other's shares")
+            return True
+        about = between(self._session, "about", sender, self.client)
+        shares = open_shares(self._key(sender), sealed, about) if isinstance(sealed, bytes) else None
+        if shares is not None:
+            self._held[sender] = shares
+        return shares is not None
+
+    def _key(self, other: ClientId) -> bytes:
+        about = between(self._session, "sealing", *sorted((self.client, other)))
+        try:
+            return keys.agreed(self._sealing, self._roster[other].sealing, about)
+        except ValueError as error:
+            raise Refused(f"the sealing key of client {other} is none: leave it out of the roster") from error
+
+    def _pair(self, other: ClientId) -> masks.Mask:
+        try:
+            return masks.pair(self.plan, self._masking, self._roster[other].masking, self.client, other)
+        except ValueError as error:
+            raise Refused(f"the masking key of client {other} is none: leave it out of the roster") from error
+
+    # ---- what it is asked to unmask ----------------------------------------------------------------------------
 
     def _check_survivors(self, survivors: frozenset[ClientId]) -> None:
         if self.client not in survivors:
             raise Refused("its own update is said to be lost, but it is being asked to unmask")
         if len(survivors) < self.plan.min_cohort:
             raise Refused(f"a sum over {len(survivors)} says too much of each: the least is {self.plan.min_cohort}")
-        strangers = {c for c in survivors if c not in self._roster or (c in self._neighbours and c not in self._held)}
+        strangers = {c for c in survivors - self._delivered if c not in self._roster or c in self._holders}
         if strangers:
             raise Refused(f"clients {sorted(strangers)} are said to have survived, but never shared their secrets")
-        left = sum(c in survivors for c in self._held)
+        left = len(self._alive & survivors)
         if left < self.plan.threshold:
             raise Refused(f"{left} of its neighbours survived, fewer than {self.plan.threshold}")
 
-    def _check_signatures(self, asked: Unmasking) -> None:
-        if asked.survivors != self._confirmed:
+    def _check_signatures(self, survivors: frozenset[ClientId], signatures: Mapping[ClientId, bytes]) -> None:
+        if survivors != self._confirmed:
             raise Refused("the survivors are not those that it has signed")
-        statement = survivors_statement(self.plan, asked.survivors)
-        good = sum(
-            keys.is_signed(self._identities[c], signature, statement)
-            for c, signature in asked.signatures.items()
-            if c in self._held and c in asked.survivors
-        )
-        if good < self.plan.threshold:
-            raise Refused(f"{good} neighbours have signed the same survivors, fewer than {self.plan.threshold}")
-
-    def _sealing_key(self, other: ClientId) -> bytes:
-        pair = sorted((self.client, other))
-        return keys.agreed(self._sealing, self._roster[other].sealing, between(self.plan, "sealing", *pair))
+        statement = survivors_statement(self.plan, survivors)
+        signed = [
+            c for c in self._alive & survivors if keys.is_signed(self._identities[c], signatures.get(c), statement)
+        ]
+        if len(signed) < self.plan.threshold:
+            raise Refused(f"{len(signed)} neighbours have signed the same survivors, fewer than {self.plan.threshold}")

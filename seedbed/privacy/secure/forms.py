@@ -9,6 +9,7 @@ from seedbed.errors import InputError
 from seedbed.privacy.secure.additive import AdditiveServer, combine, split
 from seedbed.privacy.secure.dealing import Lost
 from seedbed.privacy.secure.fixed_point import Grid, Words
+from seedbed.privacy.secure.odds import Assumed, cheapest
 from seedbed.privacy.secure.protocol import Aborted, ClientId, Plan
 from seedbed.privacy.secure.together import Sum, added, masked_sum
 
@@ -36,11 +37,14 @@ class Masks:
     """SecAgg+, see `protocol`: one server, which learns the sum and nothing else.
 
     Attributes:
-        neighbours: k of each client; None: 2·log₂ of their number, at least 8, or all where they are fewer.
-        threshold: t; a part: more than that part of its neighbours, a whole number: so many. None: more than half, or
-            with `malicious_server` more than two thirds, which is the least there.
+        neighbours: k of each client; None: the fewest that hold what is assumed, all others up to 40 clients.
+        threshold: t; a part: more than that part of its neighbours, a whole number: so many. None: the largest that
+            spares the lost.
         min_cohort: no sum is taken over fewer; the clients themselves see to it.
         malicious_server, run: see `Plan`.
+        colluding: part of the clients that may collude with the server; one at least, unless 0.
+        lost: part of the clients that a round spares; None: 0.3, or with `malicious_server` 0.05, of 5 or more clients
+            one at least.
     """
 
     neighbours: int | None = None
@@ -48,17 +52,28 @@ class Masks:
     min_cohort: int = 3
     malicious_server: bool = False
     run: str = "simulation"
+    colluding: float = 0.2
+    lost: float | None = None
+
+    def assumed(self, clients: int) -> Assumed:
+        """What a plan for so many clients must hold against."""
+        colluding = max(1, _floor(self.colluding * clients)) if self.colluding else 0
+        if self.lost is not None:
+            lost = _floor(self.lost * clients)
+        elif self.malicious_server:
+            lost = max(int(clients >= 5), _floor(0.05 * clients))
+        else:
+            lost = _floor(0.3 * clients)
+        return Assumed(clients, colluding, lost, self.malicious_server)
 
     def plan(self, clients: int, words: int, grid: Grid, round: int) -> Plan:
         """For so many clients with so many words each.
 
         Raises:
-            InputError: it would protect nobody.
+            InputError: it would not hold what is assumed.
         """
-        wanted = max(8, 2 * math.ceil(math.log2(max(clients, 2)))) if self.neighbours is None else self.neighbours
-        k = min(clients - 1, wanted)
-        part = (2 / 3 if self.malicious_server else 0.5) if self.threshold is None else self.threshold
-        t = part if isinstance(part, int) else max(2, math.floor(part * k + 1e-9) + 1)
+        assumed = self.assumed(clients)
+        k, t = cheapest(assumed, self.neighbours, self.threshold)
         return Plan(
             self.run,
             round + 1,  # people count rounds from 1
@@ -67,6 +82,7 @@ class Masks:
             k,
             t,
             min_cohort=self.min_cohort,
+            roster=3 if k == clients - 1 else clients - assumed.lost,
             grid=grid,
             malicious_server=self.malicious_server,
         )
@@ -123,3 +139,7 @@ def refuse_few(count: int, least: int, round: int) -> None:
     """A sum over fewer than it needs."""
     if count < least:
         raise Aborted(f"round {round + 1}: {count} clients are left, fewer than {least}: nothing was revealed")
+
+
+def _floor(number: float) -> int:
+    return math.floor(number + 1e-9)

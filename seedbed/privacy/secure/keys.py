@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from seedbed.privacy.secure.fixed_point import Words
 
-NONCE = 12  # bytes
+NONCE, TAG = 12, 16  # bytes
+ZEROS = bytes(1 << 18)  # the largest piece of a stream
 
 
 def new_secret() -> bytes:
@@ -27,6 +28,17 @@ def new_secret() -> bytes:
 
 def public_of(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def is_public(key: object) -> bool:
+    """Whether others can agree on a secret with the owner of this key: 32 bytes, and not a point of low order."""
+    if not isinstance(key, bytes) or len(key) != 32 or key[31] > 127:
+        return False
+    try:
+        X25519PrivateKey.from_private_bytes(bytes(32)).exchange(X25519PublicKey.from_public_bytes(key))
+    except ValueError:  # the shared secret is zero, whatever the private key
+        return False
+    return True
 
 
 def agreed(private: bytes, public: bytes, info: bytes) -> bytes:
@@ -39,6 +51,22 @@ def expanded(seed: bytes, length: int, dtype: type[np.unsignedinteger]) -> Words
     """A mask: AES-256 in counter mode, keyed by a seed that is used once, [length]."""
     stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
     return np.frombuffer(stream.update(bytes(length * np.dtype(dtype).itemsize)), dtype=dtype)
+
+
+class Stream:
+    """The same mask, piece by piece.
+
+    Args:
+        room: where pieces are written, for all streams of a sum the same: 16 bytes more than the largest piece.
+    """
+
+    def __init__(self, seed: bytes, room: bytearray):
+        self._stream, self._room = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor(), room
+
+    def words(self, count: int, dtype: type[np.unsignedinteger]) -> Words:
+        """The next words; they hold until room is written to again."""
+        self._stream.update_into(memoryview(ZEROS)[: count * np.dtype(dtype).itemsize], self._room)
+        return np.frombuffer(self._room, dtype, count)
 
 
 def seal(key: bytes, content: bytes, about: bytes) -> bytes:
@@ -65,7 +93,9 @@ def sign(identity: bytes, statement: bytes) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(identity).sign(statement)
 
 
-def is_signed(public: bytes, signature: bytes, statement: bytes) -> bool:
+def is_signed(public: bytes, signature: object, statement: bytes) -> bool:
+    if not isinstance(signature, bytes):
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, statement)
     except (InvalidSignature, ValueError):

@@ -2,28 +2,35 @@
 
 Bonawitz, Ivanov, Kreuter, Marcedone, McMahan, Patel, Ramage, Segal and Seth, "Practical secure aggregation for
 privacy-preserving machine learning", CCS 2017; Bell, Bonawitz, Gascón, Lepoint and Raykova, "Secure single-server
-aggregation with (poly)logarithmic overhead", CCS 2020: each client shares and masks with k neighbours instead of all.
+aggregation with (poly)logarithmic overhead", CCS 2020. Each client i draws k others itself, after the roster is fixed:
+its holders N(i), which hold shares of its two secrets. Two clients mask with each other if one holds for the other.
 
     stage       a client sends                                          who answered
     0 keys      two public keys                                         U1
-    1 shares    its two secrets in shares, sealed for each neighbour    U2 ⊆ U1
-    2 masked    y = x + PRG(b_i) + Σ_j∈N(i)∩U2 ±PRG(s_ij)               U3 ⊆ U2
-    3 unmask    shares of b_j of neighbours in U3, of the mask keys     U4 ⊆ U3
-                of those in U2 that are not in U3; never both
+    1 shares    its two secrets in shares, sealed for each holder       U2 ⊆ U1
+    2 masked    y = x + PRG(b_i) + Σ_j ±PRG(s_ij), j in U2              U3 ⊆ U2
+    3 unmask    shares of b_j of those in U3 that it holds for, of the  U4 ⊆ U3
+                mask keys of those in U2 that are not in U3; never both
 
     server: Σ_U3 x = Σ_U3 y − Σ_U3 PRG(b_i) ∓ Σ of PRG(s_ij) between U3 and the lost
 
-What it promises. Against a server that follows the protocol and reads all it gets, together with fewer than t of each
-client's neighbours: nothing of an update but what the sum tells. With `malicious_server`, against one that deviates
-too, as long as every client knows the others' identity keys from elsewhere. Not covered: what the sum itself tells
-(take many clients, or differential privacy), false inputs, a client's own machine, who took part and when.
+What it promises. The server learns sums over several honest clients, and of one update nothing but what these tell:
+against a server that follows the protocol, while fewer than t of each client's holders collude with it; with
+`malicious_server` against one that deviates, while fewer than 2t − k do, as long as every client knows the others'
+identity keys from elsewhere. `odds` says how sure that is. Not covered: what a sum itself tells (take many clients, or
+differential privacy), false inputs, a client's own machine, who took part and when.
+
+The graph. No server can choose a client's holders: the client draws them from the operating system's randomness, after
+it has seen the roster. So there is nothing to grind, no last revealer, and no stage more. What is left to a server
+that deviates is which clients the roster holds: at least `Plan.roster` of them, for which the odds are computed.
 """
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from seedbed.errors import InputError
@@ -38,7 +45,10 @@ class Refused(InputError):
 
 
 class Aborted(TooFew):
-    """An attempt that cannot end: too many clients were lost. Nothing was revealed; try again as a new attempt."""
+    """An attempt that cannot end: too many clients were lost, or lie. Nothing was revealed.
+
+    The round may be tried again as a new attempt, unless survivors were asked to unmask this one.
+    """
 
 
 @dataclass(frozen=True)
@@ -48,12 +58,12 @@ class Plan:
     Attributes:
         run, round, attempt: which sum this is. Keys are never used for another.
         length: numbers in an update, without its weight.
-        neighbours: k, with whom a client shares and masks; capped by how many there are.
-        threshold: t: so many shares give a secret, and so many neighbours must stay. Fewer than t colluding
-            neighbours learn nothing.
+        neighbours: k, the holders of a client's shares; all others where they are fewer.
+        threshold: t: so many shares give a secret, and so many holders must stay.
         min_cohort: a client takes no part in a sum over fewer.
+        roster: a client takes no part where the roster is smaller. See `odds`, which counts on it.
         grid: how numbers become words.
-        malicious_server: keys and survivors are signed; t > 2k/3.
+        malicious_server: keys and survivors are signed; 2t − k colluding holders are needed, not t.
     """
 
     run: str
@@ -63,13 +73,14 @@ class Plan:
     neighbours: int
     threshold: int
     min_cohort: int = 3
+    roster: int = 3
     grid: Grid = field(default_factory=Grid)
     malicious_server: bool = False
 
     def __post_init__(self) -> None:
-        least = math.floor(2 * self.neighbours / 3) + 1 if self.malicious_server else 2
+        least = self.neighbours // 2 + 1 if self.malicious_server else 2
         if not least <= self.threshold <= self.neighbours:
-            why = "more than two thirds of its neighbours" if self.malicious_server else "at least 2"
+            why = "more than half of its neighbours" if self.malicious_server else "at least 2"
             raise InputError(
                 f"threshold={self.threshold} of {self.neighbours} neighbours does not protect a client: it must be "
                 f"{why} and at most all of them, {least} to {self.neighbours}"
@@ -82,7 +93,7 @@ class Plan:
         """Of a message: the numbers and the weight."""
         return self.length + 1
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).digest()
 
@@ -116,21 +127,27 @@ class Masked(NamedTuple):
 
     client: ClientId
     words: Words
+    unopened: frozenset[ClientId] = frozenset()  # whose sealed shares did not open, or are not those committed to
+
+
+def draw_neighbours(plan: Plan, roster: Collection[ClientId], client: ClientId) -> frozenset[ClientId]:
+    """N(i): k of the others, drawn by the client itself; all of them where there are no more."""
+    others = sorted(set(roster) - {client})
+    for place in range(min(plan.neighbours, len(others))):  # the first k of a random order
+        other = place + secrets.randbelow(len(others) - place)
+        others[place], others[other] = others[other], others[place]
+    return frozenset(others[: plan.neighbours])
 
 
 def neighbourhoods(plan: Plan, clients: Iterable[ClientId]) -> dict[ClientId, frozenset[ClientId]]:
-    """Who masks with whom: a ring in an order drawn by the plan and the roster, each with the k/2 next on each side.
+    """A graph as clients draw it, afresh in each call: whose shares each client gives to whom."""
+    members = frozenset(clients)
+    return {c: draw_neighbours(plan, members, c) for c in members}
 
-    Everybody computes it by itself, so that nobody is given neighbours of the server's choice.
-    """
-    members = sorted(set(clients))
-    about = plan.digest + hashlib.sha256(json.dumps(members).encode()).digest()
-    ring = sorted(members, key=lambda c: hashlib.sha256(about + c.to_bytes(8, "big")).digest())
-    n, reach = len(ring), min(math.ceil(plan.neighbours / 2), (len(ring) - 1) // 2)
-    if plan.neighbours >= n - 1:
-        return {c: frozenset(members) - {c} for c in members}
-    around = [*range(-reach, 0), *range(1, reach + 1)]
-    return {c: frozenset(ring[(i + step) % n] for step in around) for i, c in enumerate(ring)}
+
+def is_client(value: object) -> bool:
+    """Whether it can number a client: what others send may hold anything."""
+    return type(value) is int and 0 <= value < 2**63
 
 
 def keys_statement(plan: Plan, client: ClientId, sealing: bytes, masking: bytes) -> bytes:
@@ -143,9 +160,16 @@ def survivors_statement(plan: Plan, survivors: Iterable[ClientId]) -> bytes:
     return b"survivors" + plan.digest + json.dumps(sorted(survivors)).encode()
 
 
-def between(plan: Plan, purpose: str, *clients: ClientId) -> bytes:
-    """What a key between two clients is for."""
-    return plan.digest + purpose.encode() + b"".join(c.to_bytes(8, "big") for c in clients)
+def session(plan: Plan, roster: Iterable[Keys]) -> bytes:
+    """A digest of the plan and everybody's keys: shares that are sealed under another roster do not open."""
+    members = sorted((k.client, k.sealing, k.masking) for k in roster)
+    keys = b"".join(client.to_bytes(8, "big") + sealing + masking for client, sealing, masking in members)
+    return hashlib.sha256(plan.digest + keys).digest()
+
+
+def between(about: bytes, purpose: str, *clients: ClientId) -> bytes:
+    """What a key between two clients is for, of this plan or session."""
+    return about + purpose.encode() + b"".join(c.to_bytes(8, "big") for c in clients)
 
 
 def point(roster: Sequence[ClientId], client: ClientId) -> int:

@@ -4,7 +4,7 @@ Shamir, "How to share a secret", Communications of the ACM 22(11), 1979.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 PRIME = 2**521 - 1  # a Mersenne prime, larger than any secret of 32 bytes
@@ -35,6 +35,24 @@ def reconstruct(shares: Mapping[int, bytes]) -> bytes:
     if total.bit_length() > 8 * SECRET:
         raise ValueError("the shares do not fit together")
     return total.to_bytes(SECRET, "big")
+
+
+def search(shares: Mapping[int, bytes], threshold: int, accept: Callable[[bytes], bool]) -> bytes | None:
+    """The secret from some threshold of the shares that one accepts; None where no try finds it.
+
+    Some of them may be of another polynomial, if their dealer lied. Tried are as many in a row, from each share on in
+    turn: no more tries than shares, which get by any false ones that stand together and leave enough.
+    """
+    points = sorted(shares)
+    for start in range(len(points) if len(points) > threshold else 1):
+        row = (points + points)[start : start + threshold]
+        try:
+            secret = reconstruct({x: shares[x] for x in row})
+        except ValueError:
+            continue
+        if accept(secret):
+            return secret
+    return None
 
 
 @lru_cache(maxsize=4096)

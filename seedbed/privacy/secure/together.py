@@ -47,7 +47,7 @@ def masked_sum(plan: Plan, words: Mapping[ClientId, Words], lost: Lost = NOBODY)
     clients = {
         c: SecureClient(plan, c, identity=identities[c][0] if identities else None, identities=public) for c in words
     }
-    server = SecureServer(plan)
+    server = SecureServer(plan, public)
 
     def there(stage: int, asked: Collection[ClientId]) -> list[ClientId]:
         gone = {c for before in lost[: stage + 1] for c in before}
