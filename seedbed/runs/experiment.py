@@ -342,7 +342,9 @@ class Experiment:
         self.secured: Secured | None = None  # what `check` has found
         self.public = public
         if public is not None:
-            self.learner.public = Batch(public.inputs(public.rows), public.y[public.rows], torch.ones(len(public.rows)))
+            self.learner.public = Batch(
+                public.inputs(public.every_row()), public.y[public.rows], torch.ones(len(public.rows))
+            )
 
     def _same_labels(self, population: Population) -> Population:
         """The same with a client for a task, where the labels of the data are everybody's."""

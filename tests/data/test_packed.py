@@ -127,7 +127,7 @@ def shorter(folder: Path) -> None:
         (cut("names.npy"), "names.npy is missing or cut short"),
         (lambda folder: (folder / "offsets.npy").unlink(), "offsets.npy is missing or cut short"),
         (shorter, "y.npy holds <i8"),
-        (other_form, "packed in form 9, this version reads form 1"),
+        (other_form, "packed in form 9, this version reads 1 to 2"),
         (lambda folder: (folder / "population.json").write_text("{"), "population.json cannot be read"),
     ],
 )
