@@ -21,8 +21,8 @@ from seedbed.errors import InputError
 PIXELS = 2**26  # of one image: 8192 × 8192
 SMALL = 2**28  # bytes that anything may unfold to
 UNFOLDED = 200  # times its size on disk that a larger file may unfold to; text and tables stay below 50
+COLUMNS = 10**5  # of a table
 LINE = 2**24  # bytes of a text file without the end of a line
-MEMBERS = 10**6  # files in an archive
 CHUNK = 2**20
 
 BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # what decompressing damaged bytes raises
@@ -115,9 +115,18 @@ def from_json(text: str | bytes) -> Any:
         ValueError: it is no JSON, it is nested too deeply, or a whole number has thousands of digits.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if any(half in text for half in ((b"\\ud", b"\\uD") if isinstance(text, bytes) else ("\\ud", "\\uD"))):
+            json.dumps(value, ensure_ascii=False).encode()  # halves of characters that no text can hold
+        return value
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def first_line(error: Exception) -> str:
+    """What a foreign parser says, in a line."""
+    said = str(error).strip().splitlines()
+    return said[0][:200] if said else type(error).__name__
 
 
 def inside(folder: Path, name: object) -> Path:
