@@ -11,6 +11,8 @@ import gzip
 import io
 import json
 import lzma
+import re
+import tomllib
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -24,19 +26,21 @@ UNFOLDED = 200  # times its size on disk that a larger file may unfold to; text 
 COLUMNS = 10**5  # of a table
 LINE = 2**24  # bytes of a text file without the end of a line
 CHUNK = 2**20
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character, as JSON writes it
 
 BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # what decompressing damaged bytes raises
 
 
-def refuse_unfolded(name: str, packed: int, unfolded: int) -> None:
+def refuse_unfolded(name: str, packed: int, unfolded: int, small: int = SMALL) -> None:
     """
     Args:
         packed: bytes on disk.
         unfolded: bytes that it says to need, or that came out so far.
+        small: bytes that are taken in any case.
     Raises:
         InputError: the file is a decompression bomb, or cannot be told from one.
     """
-    if unfolded > max(SMALL, UNFOLDED * packed):
+    if unfolded > max(small, UNFOLDED * packed):
         raise InputError(
             f"{name} unfolds from {packed} to at least {unfolded} bytes, more than {UNFOLDED} times as many: a file "
             "that fills the memory looks like this; where it is meant, save it uncompressed"
@@ -116,9 +120,21 @@ def from_json(text: str | bytes) -> Any:
     """
     try:
         value = json.loads(text)
-        if any(half in text for half in ((b"\\ud", b"\\uD") if isinstance(text, bytes) else ("\\ud", "\\uD"))):
+        if HALF.search(text if isinstance(text, str) else text.decode()):
             json.dumps(value, ensure_ascii=False).encode()  # halves of characters that no text can hold
         return value
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def from_toml(text: str) -> dict[str, Any]:
+    """Parse TOML from outside.
+
+    Raises:
+        ValueError: it is no TOML, or it is nested too deeply.
+    """
+    try:
+        return tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -190,9 +190,9 @@ def loaded(base: type, module: object, name: object) -> type | None:
         kind = waiting.pop()
         if (kind.__module__, kind.__qualname__) == (module, name):
             return kind
-        fresh = [below for below in type.__subclasses__(kind) if below not in seen]
-        seen.update(fresh)
-        waiting += fresh
+        more: list[type] = [below for below in type.__subclasses__(kind) if below not in seen]
+        seen.update(more)
+        waiting += more
     return None
 
 
@@ -241,7 +241,7 @@ def _filled(structure: Any, found: Mapping[str, Tensor]) -> Any:
     if kind == "dict" and len(rest) == 1:
         return {_key(key): _filled(part, found) for key, part in rest[0]}
     if kind == "named" and len(rest) == 3:
-        return _named(*rest[:2], [_filled(part, found) for part in rest[2]])
+        return _named(rest[0], rest[1], [_filled(part, found) for part in rest[2]])
     if kind in ("list", "tuple") and len(rest) == 1 and isinstance(rest[0], list):
         parts = [_filled(part, found) for part in rest[0]]
         return parts if kind == "list" else tuple(parts)
@@ -270,4 +270,4 @@ def _named(module: object, name: object, parts: list[Any]) -> Any:
 
 def _is_plain_namedtuple(kind: Any) -> bool:
     """Whether `typing.NamedTuple` or `collections.namedtuple` made it, with nothing put over it."""
-    return kind.__bases__ == (tuple,) and kind.__new__.__module__ == f"namedtuple_{kind.__name__}"
+    return bool(kind.__bases__ == (tuple,) and kind.__new__.__module__ == f"namedtuple_{kind.__name__}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seedbed.engines.ranks import here, launched
 from seedbed.errors import InputError
-from seedbed.limits import inside
+from seedbed.limits import from_json, inside
 from seedbed.runs.directory import RunDirectory
 from seedbed.runs.settings import GateSettings, Settings
 from seedbed.stored import pack, unpack
@@ -72,7 +72,7 @@ def refuse_unlike(manifest: Mapping[str, Any]) -> None:
         "settings": settings,
         "data": manifest["data"]["fingerprint"],
     }
-    first, *others = (json.loads(said) for said in here().gather(json.dumps(mine).encode()))
+    first, *others = (from_json(said) for said in here().gather(json.dumps(mine).encode()))
 
     def check() -> None:
         for rank, other in enumerate(others, 1):

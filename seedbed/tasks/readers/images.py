@@ -1,6 +1,7 @@
 """Image files -> arrays of one size and number of channels, and new ones alike. Shapes: C channels, H × W."""
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from seedbed.errors import InputError
-from seedbed.limits import first_line, refuse_pixels
+from seedbed.limits import PIXELS, first_line, refuse_pixels, refuse_unfolded
 from seedbed.tasks.readers.extras import require
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 GREY = ("1", "L", "LA")
 DEEP = ("I", "F")
 
+MANY = 2**31  # bytes that all images of a folder may unfold to, however small they are on disk
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of SUFFIXES; others would start programs: EPS
 
 Images = npt.NDArray[np.uint8]  # [M, C, H, W]
@@ -44,6 +46,8 @@ def look(files: Sequence[Path], size: int | None) -> dict[str, Any]:
                 "images must be of one size; say size=28 to resize all of them"
             )
         shape = list(first)
+        unfolded = len(files) * math.prod(shape) * 3
+        refuse_unfolded("these images", sum(path.stat().st_size for path in files), unfolded, MANY)
     else:
         shape = [size, size]
     return {"size": shape, "channels": 1 if all(grey for _, grey in found) else 3, "ink_below": None}
@@ -86,6 +90,8 @@ def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Any]:
                 yield image
         except InputError:
             raise
+        except image_module.DecompressionBombError as error:  # Pillow refuses the largest by itself
+            raise InputError(f"{name} has more than {PIXELS:,} pixels: make it smaller, or leave it out") from error
         except Exception as error:  # damaged files raise whatever Pillow's parsers meet
             raise InputError(f"{name} cannot be read as an image: {first_line(error)}") from error
 
