@@ -190,7 +190,7 @@ def loaded(base: type, module: object, name: object) -> type | None:
         kind = waiting.pop()
         if (kind.__module__, kind.__qualname__) == (module, name):
             return kind
-        more: list[type] = [below for below in type.__subclasses__(kind) if below not in seen]
+        more: list[type] = [sub for sub in type.__subclasses__(kind) if sub not in seen]
         seen.update(more)
         waiting += more
     return None

@@ -379,6 +379,8 @@ def table_from(*layers: Mapping[str, Any], assignments: Iterable[str] = ()) -> d
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        if not isinstance(layer, Mapping):
+            raise InputError(f"settings are a table of keys and values, not {str(layer)[:40]}: restore the file")
         merged = _over(merged, layer)
     for assignment in assignments:
         key, sign, value = assignment.partition("=")
