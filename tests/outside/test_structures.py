@@ -199,8 +199,9 @@ def agreement(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_agreement(agreement: Path, mark: Path, tmp_path: Path) -> None:
     """Members' names become names of files: of keys and folders."""
     table = json.loads((agreement / FILE).read_text())
-    for hostile in (program(mark), "../../x", {"__class__": "os.system"}, 1e308, None, [[]], 2**70):
-        for _, changed in altered(table, hostile):
+    hostiles = (program(mark), "../../x", {"__class__": "os.system"}, 1e308, None, [[]], 2**70)
+    for number, hostile in enumerate(hostiles):  # every place is given some of them
+        for _, changed in list(altered(table, hostile))[number % 5 :: 5]:
             (tmp_path / FILE).write_text(json.dumps(changed))
             sound_or_refused(lambda: Agreement.read(tmp_path))
     for name in ("../x", "a/b", "", "..", 7, None, "a\nb"):
