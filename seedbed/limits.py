@@ -31,16 +31,16 @@ HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character, as JSON writes it
 BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # what decompressing damaged bytes raises
 
 
-def refuse_unfolded(name: str, packed: int, unfolded: int, small: int = SMALL) -> None:
+def refuse_unfolded(name: str, packed: int, unfolded: int, small: int | None = None) -> None:
     """
     Args:
         packed: bytes on disk.
         unfolded: bytes that it says to need, or that came out so far.
-        small: bytes that are taken in any case.
+        small: bytes that are taken in any case; None: `SMALL`.
     Raises:
         InputError: the file is a decompression bomb, or cannot be told from one.
     """
-    if unfolded > max(small, UNFOLDED * packed):
+    if unfolded > max(SMALL if small is None else small, UNFOLDED * packed):
         raise InputError(
             f"{name} unfolds from {packed} to at least {unfolded} bytes, more than {UNFOLDED} times as many: a file "
             "that fills the memory looks like this; where it is meant, save it uncompressed"

