@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.algorithms.catalogue import FAMILIES, Entry
-from seedbed.cli.console import PlainConsole
+from seedbed.cli.console import PlainConsole, printable
 from seedbed.runs.auditing.findings import Audit
 from seedbed.runs.auditing.page import ORDER, spelt
 from seedbed.runs.bench.race import Row
@@ -65,12 +65,12 @@ class Bars(Show):
         self.progress.stop()
 
     def stage(self, title: str, total: int) -> Callable[[str], None]:
-        task = self.progress.add_task(title, total=total, word="")
-        return lambda word: self.progress.update(task, advance=1, word=word)
+        task = self.progress.add_task(printable(title), total=total, word="")
+        return lambda word: self.progress.update(task, advance=1, word=printable(word))
 
     def steps(self, title: str, total: int) -> Callable[[int], None]:
         """A bar that is told how many steps were done."""
-        task = self.progress.add_task(title, total=total, word="")
+        task = self.progress.add_task(printable(title), total=total, word="")
         return lambda done: self.progress.update(task, advance=done)
 
     def note(self, text: str) -> None:
@@ -102,7 +102,7 @@ class Download:
 
     def __call__(self, file: str, done: int, total: int | None) -> None:
         if file not in self.tasks:
-            self.tasks[file] = self.progress.add_task(file, total=total)
+            self.tasks[file] = self.progress.add_task(printable(file), total=total)
         self.progress.update(self.tasks[file], completed=done)
 
 
