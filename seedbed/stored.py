@@ -190,7 +190,8 @@ def loaded(base: type, module: object, name: object) -> type | None:
         kind = waiting.pop()
         if (kind.__module__, kind.__qualname__) == (module, name):
             return kind
-        more: list[type] = [sub for sub in type.__subclasses__(kind) if sub not in seen]
+        below: list[type] = type.__subclasses__(kind)
+        more = [sub for sub in below if sub not in seen]
         seen.update(more)
         waiting += more
     return None
