@@ -2,11 +2,10 @@
 
 import errno
 import json
+import math
 import os
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,11 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.errors import InputError
+from seedbed.limits import from_json
+from seedbed.temporary import fresh
 from seedbed.tree import Tree
 
+LARGEST = 2**48  # numbers of a tensor
 RESUME = "`seedbed resume` goes on from the last checkpoint"
 
 
@@ -31,7 +33,7 @@ def to_bytes(trees: Mapping[str, Tree], metadata: dict[str, str] | None = None) 
 def from_bytes(data: bytes, name: str) -> dict[str, Tensor]:
     try:
         return decode(data)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:  # its own, and of a type unknown
         raise InputError(f"{name} is not a whole safetensors file ({error}): make or copy it again") from error
 
 
@@ -53,19 +55,13 @@ def fill(template: Tree, tensors: Mapping[str, Tensor], prefix: str) -> Tree:
 
 def write_atomically(path: Path, data: bytes, *, go_on: str = RESUME) -> None:
     """The whole file or none: written beside its place, flushed to disk, moved into it, and the folder flushed too."""
-    beside = path.with_name(path.name + ".part")
-    with writing(path, go_on=go_on):
-        try:
-            with open(beside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-            settle_folder(path.parent)
-        except OSError:
-            with suppress(OSError):
-                beside.unlink()
-            raise
+    with writing(path, go_on=go_on), fresh(path) as beside:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        settle_folder(path.parent)
 
 
 def refuse_used(folder: Path, other: str) -> None:
@@ -81,16 +77,11 @@ def refuse_used(folder: Path, other: str) -> None:
 @contextmanager
 def made_whole(folder: Path) -> Iterator[Path]:
     """A folder that is there whole or not at all: what is made at the yielded place is moved to it at last."""
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    with writing(folder):
-        try:
-            yield beside
-            if folder.exists():
-                folder.rmdir()
-            beside.replace(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    with writing(folder), fresh(folder, is_folder=True) as beside:
+        yield beside
+        if folder.exists():
+            folder.rmdir()
+        beside.replace(folder)
 
 
 def settle_folder(folder: Path) -> None:
@@ -142,7 +133,9 @@ def writing(path: Path, *, go_on: str = RESUME) -> Iterator[None]:
         raise InputError(f"cannot write {path}: {error.strerror}; {way}") from error
 
 
-# ---- between ranks: trees whose structure the other side does not know ----------------------------------------------
+# ---- trees whose structure the other side does not know -------------------------------------------------------------
+
+DTYPES = {str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 
 
 def pack(whole: Tree) -> bytes:
@@ -156,10 +149,17 @@ def pack(whole: Tree) -> bytes:
     return len(structure).to_bytes(8, "little") + structure + encode(held)
 
 
-def unpack(data: bytes) -> Tree:
-    """The tree that `pack` made into bytes, on the CPU."""
+def unpack(data: bytes, name: str = "what another process sent") -> Tree:
+    """The tree that `pack` made into bytes, on the CPU.
+
+    Raises:
+        InputError: the bytes are not such a tree.
+    """
     end = 8 + int.from_bytes(data[:8], "little")
-    return _filled(json.loads(data[8:end]), decode(data[end:]))
+    with _structure_of(name):
+        if not 8 < end <= len(data):
+            raise ValueError(f"{len(data)} bytes do not hold a structure of {end - 8}")
+        return _filled(from_json(data[8:end]), from_bytes(data[end:], name))
 
 
 def outline(whole: Tree) -> Any:
@@ -169,11 +169,55 @@ def outline(whole: Tree) -> Any:
     return [structure, [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in found.values()]]
 
 
-def blank(outlined: Any) -> Tree:
-    """A tree of this outline, whose leaves have shapes and types and hold nothing (the device `meta`)."""
-    structure, leaves = outlined
-    kinds = [(shape, getattr(torch, dtype)) for shape, dtype in leaves]
-    return _filled(structure, {str(i): torch.empty(s, dtype=d, device="meta") for i, (s, d) in enumerate(kinds)})
+def blank(outlined: Any, name: str = "an outline") -> Tree:
+    """A tree of this outline, whose leaves have shapes and types and hold nothing (the device `meta`).
+
+    Raises:
+        InputError: it is no outline.
+    """
+    with _structure_of(name):
+        structure, leaves = outlined
+        return _filled(structure, {str(i): _meta(shape, dtype) for i, (shape, dtype) in enumerate(leaves)})
+
+
+def loaded(base: type, module: object, name: object) -> type | None:
+    """The class below `base` that this program has defined under this name; None: there is none.
+
+    Looked for among the subclasses that exist: no module is imported or searched because bytes name it.
+    """
+    waiting, seen = [base], {base}
+    while waiting:
+        kind = waiting.pop()
+        if (kind.__module__, kind.__qualname__) == (module, name):
+            return kind
+        below: list[type] = type.__subclasses__(kind)
+        more = [sub for sub in below if sub not in seen]
+        seen.update(more)
+        waiting += more
+    return None
+
+
+def _meta(shape: Any, dtype: Any) -> Tensor:
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"{str(shape)[:40]} is no shape")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"{str(dtype)[:40]!r} is no type of numbers")
+    if math.prod(shape) >= LARGEST:
+        raise ValueError(f"a tensor of shape {shape} is too large")
+    return torch.empty(shape, dtype=DTYPES[dtype], device="meta")
+
+
+@contextmanager
+def _structure_of(name: str) -> Iterator[None]:
+    """A structure that cannot be rebuilt, in one line."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError, RuntimeError) as error:
+        why = f"no tensor {error}" if isinstance(error, KeyError) else str(error).split("\n")[0][:200]
+        raise InputError(
+            f"{name} is no tree of tensors ({why or type(error).__name__}): nothing of it was used; make it again by "
+            "this version of Seedbed"
+        ) from error
 
 
 def _outline(node: Any, found: dict[str, Tensor]) -> Any:
@@ -190,15 +234,41 @@ def _outline(node: Any, found: dict[str, Tensor]) -> Any:
 
 
 def _filled(structure: Any, found: Mapping[str, Tensor]) -> Any:
+    if not isinstance(structure, list) or not structure:
+        raise ValueError(f"{str(structure)[:40]} is no part of a structure")
     kind, *rest = structure
-    if kind == "leaf":
+    if kind == "leaf" and len(rest) == 1 and isinstance(rest[0], str):
         return found[rest[0]]
-    if kind == "dict":
-        return {key: _filled(part, found) for key, part in rest[0]}
-    parts = [_filled(part, found) for part in rest[-1]]
-    if kind == "named":
-        made: Any = sys.modules[rest[0]]  # loaded already: nothing is imported because bytes say so
-        for name in rest[1].split("."):
-            made = getattr(made, name)
-        return made(*parts)
-    return parts if kind == "list" else tuple(parts)
+    if kind == "dict" and len(rest) == 1:
+        return {_key(key): _filled(part, found) for key, part in rest[0]}
+    if kind == "named" and len(rest) == 3:
+        return _named(rest[0], rest[1], [_filled(part, found) for part in rest[2]])
+    if kind in ("list", "tuple") and len(rest) == 1 and isinstance(rest[0], list):
+        parts = [_filled(part, found) for part in rest[0]]
+        return parts if kind == "list" else tuple(parts)
+    raise ValueError(f"{str(kind)[:40]!r} is no kind of structure")
+
+
+def _key(key: Any) -> str | int:
+    if not isinstance(key, str | int):
+        raise ValueError(f"{str(key)[:40]} is no key")
+    return key
+
+
+def _named(module: object, name: object, parts: list[Any]) -> Any:
+    """A NamedTuple of a class that this program has. `tuple` makes it: no code of the class runs."""
+    known = reversed(type.__subclasses__(tuple))  # the last of a name: a notebook defines a class again
+    kind: Any = next((k for k in known if (k.__module__, k.__qualname__) == (module, name)), None)
+    if kind is None or not _is_plain_namedtuple(kind):
+        raise ValueError(
+            f"{str(module)[:40]}.{str(name)[:60]} is no NamedTuple of this program; if it is yours, import its module "
+            "first"
+        )
+    if len(parts) != len(kind._fields):
+        raise ValueError(f"a {name} of {len(parts)} parts has {len(kind._fields)}")
+    return tuple.__new__(kind, parts)
+
+
+def _is_plain_namedtuple(kind: Any) -> bool:
+    """Whether `typing.NamedTuple` or `collections.namedtuple` made it, with nothing put over it."""
+    return bool(kind.__bases__ == (tuple,) and kind.__new__.__module__ == f"namedtuple_{kind.__name__}")

@@ -1,21 +1,27 @@
 """The command line: a thin, typed shell over the same factories."""
 
+import io
 import sys
 from typing import Any
 
 import typer
 
 from seedbed.cli.app import app
+from seedbed.cli.console import printable
 from seedbed.engines.room import keep_freed
 from seedbed.errors import InputError, Stopped
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # click's ClickException, whoever carries click
+LINE_END, ESCAPED = "\n", "\\n"
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
 
 def main() -> None:
     """`seedbed ...`: what cannot be done is one line on standard error and exit code 2; after Ctrl-C it is 130."""
     keep_freed()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # paths may hold bytes that are no text
     try:
         code = app(prog_name="seedbed", standalone_mode=False)
     except InputError as error:
@@ -39,5 +45,5 @@ def _usage(error: Any) -> int:
 
 
 def _say(line: str, code: int) -> int:
-    print(f"seedbed: {line}", file=sys.stderr)
+    print(f"seedbed: {printable(line).replace(LINE_END, ESCAPED)}", file=sys.stderr)
     return code

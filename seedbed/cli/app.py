@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from seedbed.cli.console import PlainConsole
 from seedbed.cli.federation import federation_app, join, serve
 from seedbed.cli.options import (
     Algorithm,
@@ -59,7 +59,7 @@ app.add_typer(federation_app, name="federation")
 app.command()(serve)
 app.command()(join)
 app.add_typer(peers_app, name="peers")
-console = Console()
+console = PlainConsole()
 
 
 @app.command()

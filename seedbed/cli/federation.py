@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from seedbed.cli.console import PlainConsole
 from seedbed.cli.options import Algorithm, Config, Rounds, Seed, Set, listed
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ federation_app = typer.Typer(
     help="Real federations, over TLS: found one, look on, renew its certificate. `seedbed serve` and `seedbed join` "
     "run it.",
 )
-console = Console()
+console = PlainConsole()
 
 Directory = Annotated[Path, typer.Argument(help="The federation's folder, as `seedbed federation init` made it.")]
 Host = Annotated[str, typer.Option(help="The server's name or address as members reach it.")]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from seedbed.cli.console import PlainConsole
 from seedbed.cli.options import Config, Rounds, Seed, Set, listed
 from seedbed.errors import InputError
 
@@ -16,7 +16,7 @@ peers_app = typer.Typer(
     help="Peers without a server: each a process with its own data that exchanges with its neighbours, encrypted. "
     "Peers that die are gone on without.",
 )
-console = Console()
+console = PlainConsole()
 
 Deadline = Annotated[
     float,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.algorithms.catalogue import FAMILIES, Entry
+from seedbed.cli.console import PlainConsole, printable
 from seedbed.runs.auditing.findings import Audit
 from seedbed.runs.auditing.page import ORDER, spelt
 from seedbed.runs.bench.race import Row
@@ -48,13 +48,13 @@ class Bars(Show):
     def __init__(self, verbose: bool = False) -> None:
         self.verbose = verbose
         self.progress = Progress(
-            TextColumn("{task.description:32}"),
+            TextColumn("{task.description:32}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             Speed(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[word]}"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[word]}", markup=False),
+            console=PlainConsole(stderr=True),
         )
 
     def __enter__(self) -> "Bars":
@@ -65,12 +65,12 @@ class Bars(Show):
         self.progress.stop()
 
     def stage(self, title: str, total: int) -> Callable[[str], None]:
-        task = self.progress.add_task(title, total=total, word="")
-        return lambda word: self.progress.update(task, advance=1, word=word)
+        task = self.progress.add_task(printable(title), total=total, word="")
+        return lambda word: self.progress.update(task, advance=1, word=printable(word))
 
     def steps(self, title: str, total: int) -> Callable[[int], None]:
         """A bar that is told how many steps were done."""
-        task = self.progress.add_task(title, total=total, word="")
+        task = self.progress.add_task(printable(title), total=total, word="")
         return lambda done: self.progress.update(task, advance=done)
 
     def note(self, text: str) -> None:
@@ -86,7 +86,10 @@ class Download:
 
     def __init__(self) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=Console(stderr=True)
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            console=PlainConsole(stderr=True),
         )
         self.tasks: dict[str, Any] = {}
 
@@ -99,7 +102,7 @@ class Download:
 
     def __call__(self, file: str, done: int, total: int | None) -> None:
         if file not in self.tasks:
-            self.tasks[file] = self.progress.add_task(file, total=total)
+            self.tasks[file] = self.progress.add_task(printable(file), total=total)
         self.progress.update(self.tasks[file], completed=done)
 
 
@@ -259,9 +262,9 @@ def _spread(values: tuple[int, float, int]) -> str:
     return f"{values[0]} to {values[2]}, median {values[1]:g}"
 
 
-def _cell(cell: Mapping[str, Any], metric: str, *, bold: bool) -> str:
+def _cell(cell: Mapping[str, Any], metric: str, *, bold: bool) -> Text:
     text = f"{number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)} ({number(cell['worst_tenth'], metric)})"
-    return f"[bold]{text}[/bold]" if bold else text
+    return Text(text, style="bold" if bold else "")
 
 
 def _best(cells: Mapping[str, Any], higher_is_better: bool) -> str:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 import torch
@@ -32,6 +33,7 @@ from seedbed.engines import ranks
 from seedbed.engines.handing import Memory, Piece
 from seedbed.engines.room import keep_freed, megabytes
 from seedbed.errors import InputError
+from seedbed.stored import loaded
 from seedbed.tree import Tree
 
 TRIES = 3  # of a piece of work whose worker dies
@@ -202,7 +204,7 @@ class Crew:
     def _pass_on(self, words: Any) -> None:
         self.peak = max(self.peak, words["peak"])
         for module, name, text, file, number in words["warned"]:
-            warnings.warn_explicit(text, _found(module, name, Warning) or UserWarning, file, number, registry=_registry)
+            warnings.warn_explicit(text, loaded(Warning, module, name) or UserWarning, file, number, registry=_registry)
 
     def _hire(self, *files: int) -> Worker:
         """A new worker, for whom these open files are not."""
@@ -369,21 +371,19 @@ def _described(error: BaseException) -> dict[str, Any]:
 
 def _error(words: Any) -> BaseException:
     """The error that a worker has described: of its class, if that can be made from what it says."""
-    kind, found = _found(words["module"], words["name"], BaseException), None
+    kind: Any = loaded(BaseException, words["module"], words["name"])
+    found = None
     with suppress(Exception):
-        found = None if kind is None else kind(*words["args"])
+        found = kind(*words["args"]) if kind is not None and not _has_own_code(kind) else None
     if found is None or str(found) != words["said"]:
         found = RuntimeError(f"{words['name']}: {words['said']}")
     found.add_note("in a worker process:\n" + words["trace"])
     return found
 
 
-def _found(module: str, name: str, kind: type) -> Any:
-    """The class of this name, of a module that is loaded; None: there is none."""
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, type) and issubclass(found, kind) else None
+def _has_own_code(kind: type) -> bool:
+    """Whether making one runs more than Python's own."""
+    return isinstance(kind.__init__, FunctionType) or isinstance(kind.__new__, FunctionType)  # type: ignore[misc]
 
 
 def _died(what: str, status: int) -> str:

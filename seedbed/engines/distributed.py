@@ -21,6 +21,7 @@ from seedbed.engines.ranks import Ranks, here
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Engine, Group, Message, ServerState
 from seedbed.learning.objectives import Metric
+from seedbed.limits import from_json
 from seedbed.stored import blank, outline, pack, unpack
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tasks.types import Task
@@ -145,7 +146,7 @@ class Distributed:
 
     def _tell(self, mine: Mapping[str, Any]) -> list[Any]:
         """What every rank has to say of a round; who keeps something is at home where it ran."""
-        told = [json.loads(data) for data in self.ranks.gather(json.dumps(mine).encode())]
+        told = [from_json(data) for data in self.ranks.gather(json.dumps(mine).encode())]
         for rank, header in enumerate(told):
             self._homes |= dict.fromkeys(header["keep"], rank)
         return told

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.factored import Factored, Rows, Stacked, dense
+from seedbed.limits import from_json
 from seedbed.stored import blank, outline
 from seedbed.tree import Tree
 
@@ -95,8 +96,8 @@ class Memory:
         size = piece.start + piece.length
         held = torch.from_file(f"/proc/self/fd/{self.file}", shared=True, size=size, dtype=torch.uint8)[piece.start :]
         end = HEAD + int.from_bytes(held[:HEAD].numpy().tobytes(), "little")
-        words, outlined, orders = json.loads(held[HEAD:end].numpy().tobytes())
-        like = blank(outlined)
+        words, outlined, orders = from_json(held[HEAD:end].numpy().tobytes())
+        like = blank(outlined, "what another process handed over")
         shapes = tree.leaves(like)
         places, _ = _places(end - HEAD, shapes)
         found = [_leaf(held, *where) for where in zip(places, shapes, orders, strict=True)]

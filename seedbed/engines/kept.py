@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
+from seedbed.limits import from_json
 from seedbed.stored import blank, outline, write_atomically, writing
 from seedbed.tree import Tree
 
 SAFE = 2  # checkpoints that can be gone back to
 ALIGNED = 8  # bytes: where leaves start in a slot
 KINDS = "kinds.json"
+MOST_CLIENTS, MOST_SLOTS = 2**28, 2**28
 
 
 class Entry(NamedTuple):
@@ -74,7 +77,7 @@ class OnDisk(MutableMapping[ClientId, Tree]):
         outlined = outline(kept)
         kind = next((i for i, slots in enumerate(self._kinds) if slots.outline == outlined), len(self._kinds))
         if kind == len(self._kinds):
-            self._kinds.append(Slots(self.folder / f"{kind}.bin", outlined))
+            self._kinds.append(Slots(self.folder / f"{kind}.bin", outlined, blank(outlined)))
         slots, old = self._kinds[kind], self._entry(client)
         data = slots.bytes_of(kept)
         if old is not None and old.kind == kind and client in self._fresh:
@@ -135,16 +138,19 @@ class OnDisk(MutableMapping[ClientId, Tree]):
         clients, entries = index["clients"].numpy(), index["entries"].numpy()
         path = self.folder / KINDS
         try:
-            kinds = json.loads(path.read_text()) if len(clients) else []
-        except (OSError, ValueError) as error:
+            kinds = list(from_json(path.read_text())) if len(clients) else []
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{path}, of what clients keep, cannot be read ({error}): put it back") from error
-        self._kinds = [Slots(self.folder / f"{kind}.bin", outlined) for kind, outlined in enumerate(kinds)]
+        likes = [blank(outlined, f"{path}, of what clients keep,") for outlined in kinds]
+        _refuse_odd_index(clients, entries, len(kinds), path)
+        self._kinds = [Slots(self.folder / f"{i}.bin", *kind) for i, kind in enumerate(zip(kinds, likes, strict=True))]
         self._entries = np.zeros((int(clients.max(initial=-1)) + 1, 3), np.int64)
         self._entries[clients] = entries
         self._count, self._fresh, self._retired, self._checkpoints = len(clients), set(), [], 0
         for kind, slots in enumerate(self._kinds):
             taken = entries[entries[:, 0] == kind, 1] - 1
             slots.count = int(taken.max(initial=-1)) + 1
+            slots.refuse_short(slots.count)
             slots.free = np.setdiff1d(np.arange(slots.count), taken).tolist()
 
     def _entry(self, client: ClientId) -> Entry | None:
@@ -162,16 +168,29 @@ class OnDisk(MutableMapping[ClientId, Tree]):
         self._fresh.discard(client)
 
 
+def _refuse_odd_index(clients: npt.NDArray[Any], entries: npt.NDArray[Any], kinds: int, path: Path) -> None:
+    """An index that no checkpoint of these kinds has."""
+    whole = clients.dtype == entries.dtype == np.int64 and clients.ndim == 1 and entries.shape == (len(clients), 3)
+    if not whole or (len(clients) and not (
+        clients.min() >= 0 and clients.max() < MOST_CLIENTS and len(np.unique(clients)) == len(clients)
+        and entries[:, 0].min() >= 0 and entries[:, 0].max() < kinds
+        and entries[:, 1].min() > 0 and entries[:, 1].max() <= MOST_SLOTS
+    )):  # fmt: skip
+        raise InputError(
+            f"the checkpoint's index does not fit {path}, of what clients keep: put both back as they were"
+        )
+
+
 class Slots:
     """A file of equal slots, one for each state of a structure. It takes room on the disk as slots are written.
 
     Args:
         outline: of the states.
+        like: a state of this outline, with nothing in it.
     """
 
-    def __init__(self, path: Path, outline: Any):
-        self.path, self.outline = path, outline
-        self.like = blank(outline)
+    def __init__(self, path: Path, outline: Any, like: Tree):
+        self.path, self.outline, self.like = path, outline, like
         sizes = [x.numel() * x.element_size() for x in tree.leaves(self.like)]
         self.places = np.concatenate([[0], np.cumsum([-(-size // ALIGNED) * ALIGNED for size in sizes])]).tolist()
         self.free: list[int] = []
@@ -198,7 +217,16 @@ class Slots:
 
     def read(self, slot: int) -> bytearray:
         """A slot's bytes; fewer where the file is cut short."""
-        return bytearray(os.pread(self.file, self.size, slot * self.size))
+        left = os.fstat(self.file).st_size - slot * self.size
+        return bytearray(os.pread(self.file, min(self.size, left), slot * self.size)) if left > 0 else bytearray()
+
+    def refuse_short(self, count: int) -> None:
+        """
+        Raises:
+            InputError: the file does not hold so many slots.
+        """
+        if os.fstat(self.file).st_size < count * self.size:
+            raise InputError(f"{self.path}, of what clients keep, is cut short: put the file back, or start again")
 
     def bytes_of(self, kept: Tree) -> bytes:
         data = bytearray(self.size)

@@ -32,6 +32,7 @@ from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.learning.optimizers import Optimizer
 from seedbed.learning.training import Say, silently
+from seedbed.limits import from_json
 from seedbed.stored import write_atomically
 from seedbed.tasks.sampling import AroundSource, TaskSource
 from seedbed.tasks.types import Task
@@ -89,7 +90,7 @@ class Plans:
         place = self._place(what, size)
         with suppress(OSError, ValueError, TypeError):
             if place is not None:
-                return Choice(*json.loads(place.read_text()))
+                return Choice(*from_json(place.read_text()))
         return None
 
     def keep(self, what: str, size: str, choice: Choice) -> Choice:
@@ -111,7 +112,7 @@ class Plans:
     def _own(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
             if self.own is not None:
-                return dict(json.loads(self.own.read_text()))
+                return dict(from_json(self.own.read_text()))
         return {}
 
     def _place(self, what: str, size: str) -> Path | None:

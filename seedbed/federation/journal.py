@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 
 from seedbed.errors import InputError
 from seedbed.stored import locked, settle_folder, write_atomically, writing
+from seedbed.temporary import NAME
 
 Record = Mapping[str, Any]
+OWN = re.compile(rf"[0-9a-f]{{64}}|{NAME.pattern}")  # what this journal writes there
 START = "0" * 64  # the chain before the first line
 AGAIN = "start it again with the same command: it goes on from the last committed round"
 
@@ -78,7 +81,7 @@ class Journal:
     def sweep(self, keep: Collection[str]) -> None:
         """Remove all objects but these, and what a crash left beside them."""
         for path in (self.folder / "objects").iterdir():
-            if path.name not in keep:
+            if path.name not in keep and OWN.fullmatch(path.name):
                 with writing(path, go_on=AGAIN):
                     path.unlink()
 

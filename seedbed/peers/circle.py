@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
+from seedbed.limits import from_json
 from seedbed.privacy.secure.keys import agreed, new_secret, public_of
 from seedbed.stored import settle_folder, write_atomically, writing
 
@@ -50,7 +51,7 @@ class Circle:
         """
         path = folder / FILE
         try:
-            table: Mapping[str, Sequence[str]] = json.loads(path.read_text(encoding="utf-8"))
+            table: Mapping[str, Sequence[str]] = from_json(path.read_text(encoding="utf-8"))
             return cls(tuple(table["addresses"]), tuple(_bytes(key) for key in table["keys"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error}): copy it again from who made it") from error

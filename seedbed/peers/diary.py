@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seedbed.limits import from_json
 from seedbed.peers.memory import AGAIN
 from seedbed.stored import to_bytes, write_atomically, writing
 from seedbed.tree import Tree
@@ -27,7 +28,7 @@ class Diary:
         """Drop lines of rounds that were not closed when the process died, and what it did not write to the end."""
         if self._metrics.exists():
             lines = self._metrics.read_text().split("\n")[:-1]
-            kept = [line + "\n" for line in lines if json.loads(line)["round"] <= round]
+            kept = [line + "\n" for line in lines if from_json(line)["round"] <= round]
             write_atomically(self._metrics, "".join(kept).encode(), go_on=AGAIN)
 
     def write_model(self, params: Tree) -> None:

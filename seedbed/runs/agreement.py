@@ -23,6 +23,7 @@ from seedbed.federated import Algorithm, ClientId
 from seedbed.federation.plan import Plan
 from seedbed.federation.terms import Terms
 from seedbed.gate import Gate
+from seedbed.limits import from_json
 from seedbed.runs import hostile
 from seedbed.runs.experiment import AnyModel, Learner, Shape
 from seedbed.runs.recipes import complete
@@ -129,9 +130,10 @@ class Agreement:
         """
         path = folder / FILE
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = from_json(path.read_text(encoding="utf-8"))
             if table["kind"] != "seedbed agreement":
                 raise ValueError(f"its kind is {table['kind']!r}")
+            _refuse_names(table["members"])  # they name files: of keys, of folders
             return cls(
                 str(table["name"]),
                 tuple(table["members"]),
@@ -250,7 +252,7 @@ class Agreement:
 
 def _refuse_names(members: Sequence[str]) -> None:
     for name in members:
-        if not NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be a member's name: use letters, digits, dots, dashes and underscores")
     twice = sorted({name for name in members if members.count(name) > 1})
     if twice:

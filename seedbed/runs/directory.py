@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,9 +26,12 @@ from torch import Tensor
 
 from seedbed.errors import InputError
 from seedbed.learning.finetuning import FineTuning, Scored
+from seedbed.limits import from_json, inside
 from seedbed.stored import from_bytes, to_bytes, write_atomically, writing
+from seedbed.temporary import clear
 from seedbed.tree import Tree
 
+CHECKPOINT = re.compile(r".+-\d{6,}\.safetensors")
 KEPT_CHECKPOINTS, CHOICES = 2, "choices.json"
 RECORD = {"stage", "round", "file", "sha256", "metrics_bytes"}  # what a journal line holds
 
@@ -115,7 +119,7 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [from_json(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def save(self, stage: str, round: int, trees: Mapping[str, Tree]) -> None:
         """Checkpoint: the file first, then the journal line that makes it count, then older files go."""
@@ -157,8 +161,11 @@ class RunDirectory:
         if metrics.exists():
             os.truncate(metrics, counted)
         counting = {self.path / record["file"] for record in records}
-        for stray in {*self.path.glob("*.part"), *self.path.glob("checkpoints/*")} - counting:
-            stray.unlink()
+        for stray in set(self.path.glob("checkpoints/*")) - counting:
+            if CHECKPOINT.fullmatch(stray.name):
+                stray.unlink()
+        for folder in (self.path, self.path / "checkpoints"):
+            clear(folder)
 
     def latest(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
         """(round, named tensors) of the stage's last checkpoint, or None.
@@ -170,7 +177,7 @@ class RunDirectory:
         if not mine:
             return None
         number, record = mine[-1]
-        path = self.path / record["file"]
+        path = inside(self.path, record["file"])
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
             what = f"holds {len(data)} bytes that are not those written" if path.exists() else "is missing"
@@ -207,8 +214,8 @@ class RunDirectory:
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            value: dict[str, Any] = json.loads((self.path / name).read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            value: dict[str, Any] = from_json((self.path / name).read_text())
+        except ValueError as error:
             raise InputError(f"{self.path / name} is not JSON ({error}): restore it, or run again") from error
         return value
 
@@ -216,8 +223,8 @@ class RunDirectory:
 def _record(line: str) -> dict[str, Any] | None:
     """A journal line, or None if it is torn or altered."""
     try:
-        record: Any = json.loads(line)
-    except json.JSONDecodeError:
+        record: Any = from_json(line)
+    except ValueError:
         return None
     return record if isinstance(record, dict) and record.keys() >= RECORD else None
 

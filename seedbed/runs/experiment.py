@@ -1,6 +1,7 @@
 """From settings to objects: which clients train, what they work on, which model, how they are judged."""
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -45,6 +46,7 @@ from seedbed.tasks.types import Batch
 
 AnyModel = Model | Several
 SEVERAL = {True: ("conv:32", "conv:16", "mlp:64"), False: ("mlp:64", "mlp:32-32", "linear")}  # for images, or not
+LARGEST = 2**31  # numbers of an example, classes or clients
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -60,8 +62,20 @@ class Shape:
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> "Shape":
-        """From a manifest's table."""
-        return cls(**{**table, "inputs": tuple(table["inputs"])})
+        """From a manifest's table.
+
+        Raises:
+            InputError: it is no shape, or one that no model can have.
+        """
+        try:
+            made = cls(**{**table, "inputs": tuple(table["inputs"])})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"the shape of the data cannot be read ({error}): restore the file") from error
+        numbers = (*made.inputs, made.classes, made.targets, made.clients)
+        whole = all(type(n) is int and n >= 0 for n in numbers) and isinstance(made.episodic, bool)
+        if not whole or math.prod(made.inputs) > LARGEST or max(numbers) > LARGEST:
+            raise InputError(f"{str(made)[:120]} is no shape that data can have: restore the file")
+        return made
 
 
 class Learner:
@@ -342,7 +356,9 @@ class Experiment:
         self.secured: Secured | None = None  # what `check` has found
         self.public = public
         if public is not None:
-            self.learner.public = Batch(public.inputs(public.rows), public.y[public.rows], torch.ones(len(public.rows)))
+            self.learner.public = Batch(
+                public.inputs(public.every_row()), public.y[public.rows], torch.ones(len(public.rows))
+            )
 
     def _same_labels(self, population: Population) -> Population:
         """The same with a client for a task, where the labels of the data are everybody's."""

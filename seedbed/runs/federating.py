@@ -19,6 +19,7 @@ from seedbed.federated import ClientId
 from seedbed.federation.node import LAST, Node, remembered
 from seedbed.federation.server import Server
 from seedbed.federation.transport import Transport
+from seedbed.limits import from_json
 from seedbed.runs.agreement import Agreement
 from seedbed.stored import fill, from_bytes, write_atomically
 from seedbed.tree import Tree
@@ -49,7 +50,7 @@ class Place:
             InputError: the folder is no node's.
         """
         try:
-            table: Mapping[str, Any] = json.loads((folder / NODE).read_text())
+            table: Mapping[str, Any] = from_json((folder / NODE).read_text())
             return cls(str(table["member"]), str(table["server"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(

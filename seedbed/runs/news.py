@@ -1,11 +1,11 @@
 """A federation's log as lines for people: of the server's, and of a node's."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seedbed.federation.node import REFUSED
+from seedbed.limits import from_json
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import RUN, SERVER
 
@@ -29,7 +29,7 @@ class Tail:
                 if not line.endswith(b"\n"):
                     return
                 self._at += len(line)
-                yield json.loads(line)
+                yield from_json(line)
 
 
 class News:

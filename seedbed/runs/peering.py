@@ -16,6 +16,7 @@ from typing import Any
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
 from seedbed.federated import ServerState
+from seedbed.limits import from_json
 from seedbed.peers import circle, memory
 from seedbed.peers.circle import Circle
 from seedbed.peers.diary import METRICS, MODEL
@@ -176,12 +177,12 @@ def what_a_peer_has(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
     """A peer's rounds so far."""
     path = folder / RUN / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [from_json(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _opened(folder: Path) -> tuple[str, Agreement, Circle]:
     try:
-        name = str(json.loads((folder / PEER).read_text())["peer"])
+        name = str(from_json((folder / PEER).read_text())["peer"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} is no peer's folder ({PEER}: {error}): name one of DIR/{PEERS}/ of `seedbed peers init DIR`"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.federated import NEWCOMER, Algorithm
 from seedbed.learning.finetuning import FineTuning
+from seedbed.limits import first_line, from_json
 from seedbed.models import Model, Several
 from seedbed.models.split import Split
 from seedbed.runs import hostile
@@ -200,8 +202,15 @@ def load(path: str | Path) -> Personal:
         raise InputError(f"{path} cannot be read as safetensors ({error})") from error
     if metadata.get("kind") != "seedbed personal model":
         raise InputError(f"{path} was not written by `seedbed adapt`")
-    asked = ModelSettings.model_validate_json(metadata["model"])
-    classes, inputs = json.loads(metadata["classes"]), json.loads(metadata["inputs"])
-    outputs = len(classes) or int(metadata["targets"])
-    model = built(asked, inputs, outputs, split=json.loads(metadata["split"]))
-    return Personal(model, from_bytes(path.read_bytes(), str(path)), tuple(classes))
+    params = from_bytes(path.read_bytes(), str(path))
+    try:
+        asked = ModelSettings.model_validate_json(metadata["model"])
+        classes, inputs = from_json(metadata["classes"]), from_json(metadata["inputs"])
+        outputs, split = len(classes) or int(metadata["targets"]), bool(from_json(metadata["split"]))
+        with torch.device("meta"):  # what it says must fit what it holds, before memory is taken
+            shapes = {name: x.shape for name, x in built(asked, inputs, outputs, split=split).params.items()}
+        if shapes != {name: x.shape for name, x in params.items()}:
+            raise ValueError("its tensors are not those of the model that it names")
+        return Personal(built(asked, inputs, outputs, split=split), params, tuple(map(str, classes)))
+    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}): make it again by `seedbed adapt`") from error

@@ -18,7 +18,7 @@ def rounding(experiment: Experiment) -> str:
     learner, train = experiment.learner, experiment.train
     model = learner.model(catalogue.entry("fedavg"))
     assert isinstance(model, Model)  # FedAvg has one
-    rows = train.rows[:: max(1, len(train.rows) // ROWS)][:ROWS]
+    rows = train.verified(train.rows[:: max(1, len(train.rows) // ROWS)][:ROWS])
     labels = torch.as_tensor(train.labels[rows])
     if train.episodic:  # labels mean something in an episode alone
         labels = torch.arange(len(rows)) % model.params[f"{model.head}.weight"].shape[0]

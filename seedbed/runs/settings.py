@@ -9,8 +9,6 @@ ways = 5
 outer.lr = 0.003
 """
 
-import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from seedbed.errors import InputError, nearest
+from seedbed.limits import from_json, from_toml
 from seedbed.models.precision import Precision
 from seedbed.rounds.gossip import Order
 from seedbed.rounds.mixing import Topology
@@ -393,6 +392,8 @@ def table_from(*layers: Mapping[str, Any], assignments: Iterable[str] = ()) -> d
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        if not isinstance(layer, Mapping):
+            raise InputError(f"settings are a table of keys and values, not {str(layer)[:40]}: restore the file")
         merged = _over(merged, layer)
     for assignment in assignments:
         key, sign, value = assignment.partition("=")
@@ -415,9 +416,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            table: dict[str, Any] = json.loads(text)["settings"]
+            table: dict[str, Any] = from_json(text)["settings"]
+            if not isinstance(table, dict):
+                raise ValueError("its settings are no table")
             return table
-        return tomllib.loads(text)
+        return from_toml(text)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:  # no text at all is a ValueError too
@@ -449,8 +452,8 @@ def _value(text: str) -> Any:
     if text.lower() in ("none", "true", "false"):
         return {"none": None, "true": True, "false": False}[text.lower()]
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        return from_toml(f"v = {text}")["v"]
+    except ValueError:
         return text
 
 

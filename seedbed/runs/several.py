@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from seedbed.engines.ranks import here, launched
 from seedbed.errors import InputError
+from seedbed.limits import from_json, inside
 from seedbed.runs.directory import RunDirectory
 from seedbed.runs.settings import GateSettings, Settings
 from seedbed.stored import pack, unpack
+from seedbed.tree import Tree
 
 A = TypeVar("A")
 ALIKE = ("seedbed", "torch", "numpy")  # versions that must be the same everywhere
@@ -69,7 +72,7 @@ def refuse_unlike(manifest: Mapping[str, Any]) -> None:
         "settings": settings,
         "data": manifest["data"]["fingerprint"],
     }
-    first, *others = (json.loads(said) for said in here().gather(json.dumps(mine).encode()))
+    first, *others = (from_json(said) for said in here().gather(json.dumps(mine).encode()))
 
     def check() -> None:
         for rank, other in enumerate(others, 1):
@@ -116,9 +119,22 @@ def everywhere(path: Path) -> Iterator[RunDirectory]:
     with tempfile.TemporaryDirectory(prefix="seedbed-") as folder:
         copy = Path(folder)
         (copy / "checkpoints").mkdir()
-        for name, data in unpack(files).items():
-            (copy / name).write_bytes(data.numpy().tobytes())
+        copy_files(unpack(files, "what rank 0 sent of its run directory"), copy)
         yield RunDirectory(copy)
+
+
+def copy_files(files: Tree, folder: Path) -> None:
+    """Write what another rank sent, {name: bytes}, into a folder.
+
+    Raises:
+        InputError: it is something else, or a name leads out of the folder. Nothing was written then.
+    """
+    if not isinstance(files, dict) or not all(isinstance(d, Tensor) and d.dtype == torch.uint8 for d in files.values()):
+        raise InputError("rank 0 sent no files of a run directory: start all ranks by the same version of Seedbed")
+    places = {inside(folder, name): data for name, data in files.items()}
+    for place, data in places.items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data.numpy().tobytes())
 
 
 def looks_at_each(settings: Settings) -> bool:

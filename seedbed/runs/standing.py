@@ -1,7 +1,6 @@
 """How a federation stands: read from the server's journal and log, while it runs or not; nothing is changed."""
 
 import fcntl
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from seedbed.federation.journal import read
 from seedbed.federation.progress import Progress, progress
+from seedbed.limits import from_json
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import RUN, SERVER
 from seedbed.runs.news import LOG
@@ -124,12 +124,12 @@ def _state(number: int, member: Member, at: Progress, rounds: int) -> State:
 def _events(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.exists():
         with open(path, "rb") as file:
-            yield from (json.loads(line) for line in file if line.endswith(b"\n"))
+            yield from (from_json(line) for line in file if line.endswith(b"\n"))
 
 
 def _numbers(path: Path) -> dict[str, float]:
     lines = path.read_text().splitlines() if path.exists() else []
-    last = json.loads(lines[-1]) if lines else {}
+    last = from_json(lines[-1]) if lines else {}
     return {name: value for name, value in last.items() if name not in ("round", "clients")}
 
 

@@ -78,7 +78,7 @@ def _distorted(images: Tensor, u: npt.NDArray[np.float64]) -> Tensor:
 
 def _in_use(population: Population) -> tuple[Tensor, Tensor]:
     """Images and labels of the rows in use, client after client: [R, ...] and [R]."""
-    rows = torch.as_tensor(population.rows)
+    rows = torch.as_tensor(population.every_row())
     return population.x[rows], population.y[rows]
 
 
@@ -91,6 +91,7 @@ def _with_copies(population: Population, images: list[Tensor], labels: list[Tens
         population,
         x=torch.cat(images),
         y=torch.cat(labels),
+        verify=None,
         rows=np.concatenate([np.empty(0, np.int64), *rows]),
         offsets=population.offsets * len(images),
     )

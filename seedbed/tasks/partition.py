@@ -130,7 +130,7 @@ def repartition(
     n = len(population.rows)
     if how in ("dirichlet", "shards") and not population.classes:
         raise InputError(f"partition={how!r} needs classes, but the target is a number: use iid or quantity")
-    labels = population.labels[population.rows]
+    labels = population.labels[population.every_row()]
     if how == "iid":
         parts = iid(n, clients, seed=seed)
     elif how == "dirichlet":

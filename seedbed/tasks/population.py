@@ -5,7 +5,7 @@ Shapes: M examples in all, N clients, R rows in use (R ≤ M).
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, overload
@@ -36,7 +36,7 @@ class Names(Sequence[str]):
     @overload
     def __getitem__(self, place: slice) -> "Names": ...
     def __getitem__(self, place: int | slice) -> "str | Names":
-        return Names(self.array[place]) if isinstance(place, slice) else self.array[place].decode()
+        return Names(self.array[place]) if isinstance(place, slice) else self.array[place].decode(errors="replace")
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and bool((self.array == name.encode()).any())
@@ -60,6 +60,7 @@ class Population:
         unseen: names of the clients that come set apart, never to be trained on (may be empty).
         notes: what reading the data changed, in words (rows dropped, values filled).
         encoding: how raw columns became x, so that new rows can be read alike (JSON-like).
+        verify: checks the data of some rows before they are used, where they lie on a disk.
     """
 
     x: Tensor
@@ -73,6 +74,7 @@ class Population:
     source: str = "arrays"
     notes: tuple[str, ...] = ()
     encoding: dict[str, Any] = field(default_factory=dict)
+    verify: Callable[[Rows], None] | None = None
 
     @classmethod
     def from_arrays(cls, x: Tensor, y: Tensor, client: Sequence[str] | npt.NDArray[Any], **fields: Any) -> "Population":
@@ -125,7 +127,24 @@ class Population:
         return self.y.numpy()
 
     def rows_of(self, client: int) -> Rows:
-        """The rows of x and y that are this client's."""
+        """The rows of x and y that are this client's; their data is verified.
+
+        Raises:
+            InputError: the data is not what was written.
+        """
+        return self.verified(self._numbers_of(client))
+
+    def every_row(self) -> Rows:
+        """All rows in use; their data is verified."""
+        return self.verified(self.rows)
+
+    def verified(self, rows: Rows) -> Rows:
+        """These rows, once their data is verified."""
+        if self.verify is not None:
+            self.verify(rows)
+        return rows
+
+    def _numbers_of(self, client: int) -> Rows:
         return self.rows[self.offsets[client] : self.offsets[client + 1]]
 
     def only(self, clients: Sequence[int] | Rows) -> "Population":
@@ -170,7 +189,9 @@ class Population:
         """
         if not 0 <= fraction < 1:
             raise InputError(f"hold_out={fraction} must be at least 0 and below 1")
-        order = [draws.generator(seed, "hold out", first + i).permutation(self.rows_of(i)) for i in range(len(self))]
+        order = [
+            draws.generator(seed, "hold out", first + i).permutation(self._numbers_of(i)) for i in range(len(self))
+        ]
         kept = [max(1, math.ceil((1 - fraction) * len(rows))) for rows in order]
         clients = range(len(self))
         train = self._with_rows(clients, [np.sort(rows[:k]) for rows, k in zip(order, kept, strict=True)])
@@ -214,13 +235,15 @@ class Population:
 
     def compact(self) -> "Population":
         """The same clients with only the classes that they have, numbered anew in the same order."""
-        found = np.unique(self.labels[self.rows])
+        found = np.unique(self.labels[self.every_row()])
         number = np.zeros(len(self.classes), np.int64)
         number[found] = np.arange(len(found))
+        self.verified(np.arange(len(self.y)))
         return replace(self, y=torch.as_tensor(number[self.labels]), classes=tuple(self.classes[c] for c in found))
 
     def fingerprint(self) -> str:
         """sha256 of the examples, of whose they are, and of the names: what a manifest records."""
+        self.every_row()
         digest = hashlib.sha256()
         for array in (self.x.numpy(), self.labels, self.rows, self.offsets):
             digest.update(f"{array.dtype}{array.shape}".encode())

@@ -12,7 +12,7 @@ import torch
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.tasks.population import Names, Population
-from seedbed.tasks.readers import pack, packing, read
+from seedbed.tasks.readers import intact, pack, packing, read
 from seedbed.tasks.sampling import Sampled, batches
 
 
@@ -127,7 +127,7 @@ def shorter(folder: Path) -> None:
         (cut("names.npy"), "names.npy is missing or cut short"),
         (lambda folder: (folder / "offsets.npy").unlink(), "offsets.npy is missing or cut short"),
         (shorter, "y.npy holds <i8"),
-        (other_form, "packed in form 9, this version reads form 1"),
+        (other_form, "packed in form 9, this version reads 1 to 2"),
         (lambda folder: (folder / "population.json").write_text("{"), "population.json cannot be read"),
     ],
 )
@@ -136,3 +136,128 @@ def test_damage_is_said(damage: Callable[[Path], None], line: str, digits: Popul
     damage(tmp_path / "packed")
     with pytest.raises(InputError, match=line):
         read(str(tmp_path / "packed"))
+
+
+# ---- contents that are not those written --------------------------------------------------------------------------
+
+
+def changed(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """An array with other values, of the same length and type."""
+
+    def damage(folder: Path) -> None:
+        values = np.load(folder / file)
+        np.save(folder / file, change(values.copy()).astype(values.dtype))
+
+    return damage
+
+
+def put(place: Any, value: Any) -> Callable[[Any], Any]:
+    def change(values: Any) -> Any:
+        values[place] = value
+        return values
+
+    return change
+
+
+CONTENTS = {
+    "zeroed rows": changed("x.npy", put(slice(3, 5), 0)),
+    "the last row": changed("x.npy", put((-1, -1), 99)),
+    "labels that are no class": changed("y.npy", put(7, 99)),
+    "a negative label": changed("y.npy", put(7, -1)),
+    "a label of another class": changed("y.npy", lambda y: np.where(np.arange(len(y)) == 3, (y + 1) % 10, y)),
+    "a repeated name": changed("names.npy", lambda names: names[[0, 0, *range(2, len(names))]]),
+    "another name": changed("names.npy", put(1, b"stranger")),
+    "row numbers": changed("rows.npy", put(2, 0)),
+    "row numbers beyond the end": changed("rows.npy", put(2, 10**9)),
+    "negative row numbers": changed("rows.npy", put(2, -1)),
+    "offsets that go back": changed("offsets.npy", put(2, 0)),
+    "offsets one aside": changed("offsets.npy", lambda o: np.where(np.arange(len(o)) == 2, o + 1, o)),
+    "offsets beyond the end": changed("offsets.npy", put(1, 10**9)),
+    "a checksum": changed("sums.npy", put(0, 1)),
+    "too few checksums": lambda folder: np.save(folder / "sums.npy", np.load(folder / "sums.npy")[:-1]),
+}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("what", CONTENTS)
+def test_contents_that_were_altered(
+    what: str, at_once: bool, digits: Population, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line, at opening or before the first task of the client: a large population is not read to be opened."""
+    if not at_once:
+        monkeypatch.setattr(intact, "AT_ONCE", 0)
+    folder = tmp_path / "packed"
+    pack(digits, folder)
+    CONTENTS[what](folder)
+
+    def use() -> None:
+        packed = read(str(folder))
+        assert not at_once
+        Sampled(packed, batches(8), seed=1).tasks(range(len(packed)), 0)
+
+    with pytest.raises(InputError) as why:
+        use()
+    assert str(folder) in str(why.value)
+    assert "\n" not in str(why.value)
+
+
+@pytest.mark.parametrize("what", [what for what in CONTENTS if "checksum" not in what and "another" not in what])
+def test_a_population_that_was_packed_before_there_were_checksums(
+    what: str, digits: Population, tmp_path: Path
+) -> None:
+    """Bounds are held all the same, and a note says what is not."""
+    folder = tmp_path / "packed"
+    pack(digits, folder)
+    about = json.loads((folder / "population.json").read_text())
+    (folder / "population.json").write_text(json.dumps(about | {"form": 1}))
+    (folder / "sums.npy").unlink()
+    assert "without checksums" in read(str(folder)).notes[-1]
+    CONTENTS[what](folder)
+    if what in ("zeroed rows", "the last row", "offsets one aside"):
+        read(str(folder))  # this needs checksums
+        return
+    with pytest.raises(InputError, match=str(folder)):
+        read(str(folder))
+
+
+def test_only_blocks_that_are_used_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage of one client's data stops nobody who does not use it; whoever reads everything sees it."""
+    monkeypatch.setattr(intact, "AT_ONCE", 0)
+    folder = tmp_path / "p"
+    with packing(folder) as add:
+        for client in range(6):
+            add(f"c{client}", torch.full((40, 1024), float(client)), torch.zeros(40))  # 160 KiB each
+    changed("x.npy", put(130, 5.0))(folder)
+    packed = read(str(folder))
+    assert packed.rows_of(0).tolist() == list(range(40))
+    halves = packed.only([0, 1, 5]).hold_out(0.5)
+    assert [half.rows_of(1).min() >= 40 for half in halves] == [True, True]
+    for use in (lambda: packed.rows_of(3), lambda: packed.only([3]).rows_of(0), packed.fingerprint, packed.every_row):
+        with pytest.raises(InputError, match=r"x\.npy is not what was written \(in rows 1\d\d to 1\d\d\)"):
+            use()
+
+
+@pytest.mark.parametrize("value", [None, 7, "a", [1], [[]], {"a": 1}])
+def test_words_of_another_kind(value: Any, digits: Population, tmp_path: Path) -> None:
+    folder = tmp_path / "packed"
+    pack(digits, folder)
+    about = json.loads((folder / "population.json").read_text())
+    for key in about:
+        if type(value) is type(about[key]):
+            continue
+        (folder / "population.json").write_text(json.dumps(about | {key: value}))
+        with pytest.raises(InputError):
+            read(str(folder))
+        (folder / "population.json").write_text(json.dumps({k: v for k, v in about.items() if k != key}))
+        with pytest.raises(InputError):
+            read(str(folder))
+
+
+def test_labels_that_are_no_class_are_not_packed(tmp_path: Path) -> None:
+    def write(label: int) -> None:
+        with packing(tmp_path / "p", classes=("no", "yes")) as add:
+            add("a", one, torch.tensor([label]))
+
+    for label in (2, -1):
+        with pytest.raises(InputError, match=f"client 'a' has the label {label}, but there are 2 classes"):
+            write(label)

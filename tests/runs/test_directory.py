@@ -148,11 +148,15 @@ def test_metrics_after_the_last_checkpoint_are_forgotten(run: RunDirectory) -> N
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"round": 5, "lo')
     (run.path / "checkpoints" / "main-000009.safetensors").write_bytes(b"written, but not yet in the journal")
-    (run.path / "model.safetensors.part").write_bytes(b"torn")
+    torn = [run.path / ".model.safetensors.0123456789abcdef.part", run.path / "checkpoints" / f".a.{'f' * 16}.part"]
+    others = [run.path / "model.safetensors.part", run.path / "notes.part", run.path / "checkpoints" / "mine.txt"]
+    for place in (*torn, *others):
+        place.write_bytes(b"torn, or somebody else's")
     run.recover()
     assert [line["round"] for line in run.metrics()] == [1, 2, 3]
     assert not (run.path / "checkpoints" / "main-000009.safetensors").exists()
-    assert not list(run.path.rglob("*.part"))
+    assert not any(place.exists() for place in torn)
+    assert all(place.exists() for place in others), "only its own is removed"
 
 
 def test_metrics_that_are_shorter_than_the_journal_says_are_refused(run: RunDirectory) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from seedbed import tree
 from seedbed.errors import InputError
+from seedbed.temporary import fresh
 from seedbed.tree import Tree
 
 Words = npt.NDArray[np.uint64]
@@ -92,14 +93,12 @@ def key_file(path: Path) -> Noise:
         InputError: the file is not a key, or others may read it.
     """
     if not path.exists():
-        beside = path.with_name(path.name + ".part")
-        beside.unlink(missing_ok=True)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w") as file:
-            file.write(new_key().hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with fresh(path, mode=0o600) as beside:
+            with open(beside, "w") as file:
+                file.write(new_key().hex() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
     if path.stat().st_mode & 0o077:
         raise InputError(f"{path} may be read by others: with it the noise can be taken off again; chmod 600 {path}")
     try:

@@ -1,7 +1,7 @@
 """An .npz file with arrays x, y and client. Shapes: M rows."""
 
-import zipfile
-import zlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import InputError
+from seedbed.limits import first_line, refuse_unfolded
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import targets
 from seedbed.tasks.readers.targets import TaskKind, as_text
+
+INPUTS = {"float32": torch.float32, "float64": torch.float64, "uint8": torch.uint8, "int64": torch.int64}
 
 
 def read(
@@ -66,6 +69,7 @@ def load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
     """The named arrays of an .npz file, of equal length."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            _refuse_no_archive(archive, path)
             absent = [name for name in names if name not in archive.files]
             if absent:
                 raise InputError(
@@ -73,17 +77,51 @@ def load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
                     f"save it with numpy.savez(path, {', '.join(f'{name}=...' for name in names)})"
                     + (", or make clients up with partition=dirichlet" if absent == ["client"] else "")
                 )
+            _refuse_large(archive, names, path)
             found = {name: archive[name] for name in names}
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise InputError(f"{path} cannot be read as .npz: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # damaged files raise whatever zipfile and numpy meet
+        raise InputError(f"{path} cannot be read as .npz: {first_line(error)}") from error
+    odd = next((name for name, array in found.items() if not isinstance(array, np.ndarray)), None)
+    if odd is not None:
+        raise InputError(f"{path} holds no array under {odd!r}: save it with numpy.savez")
     lengths = {name: len(np.atleast_1d(array)) for name, array in found.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"arrays of {path} differ in length: {lengths}; each row needs all of them")
     if not next(iter(lengths.values())):
         raise InputError(f"{path} has no rows")
     return found
+
+
+def _refuse_no_archive(archive: Any, path: Path) -> None:
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise InputError(f"{path} cannot be read as .npz: it is a single array; save it with numpy.savez")
+
+
+def _refuse_large(archive: Any, names: Sequence[str], path: Path) -> None:
+    """Arrays that say to be larger than their file can hold, or than the archive says, before memory is taken."""
+    packed = path.stat().st_size
+    for name in names:
+        key = name if name in archive.zip.namelist() else f"{name}.npy"
+        entry = archive.zip.getinfo(key)
+        refuse_unfolded(f"{path}, array {name!r},", packed, entry.file_size)
+        with archive.zip.open(key) as stream:
+            shape, dtype = _declared(stream)
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize > entry.file_size:  # numpy refuses objects itself
+            raise InputError(f"{path} is damaged: array {name!r} of shape {shape} has {entry.file_size} bytes")
+
+
+def _declared(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and type that an array's header says."""
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in read:
+        raise ValueError(f"an array of version {version}")
+    shape, _, dtype = read[version](stream)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"an array of shape {shape}")
+    return shape, dtype
 
 
 def flat(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -121,7 +159,9 @@ def of_kind(x: Tensor, wanted: dict[str, Any], path: Path) -> Tensor:
         x = x[:, None]
     if tuple(x.shape[1:]) != shape:
         raise InputError(f"x of {path.name} has rows of shape {tuple(x.shape[1:])}, but the model takes {shape}")
-    dtype = getattr(torch, wanted["dtype"])
+    dtype = INPUTS.get(wanted["dtype"])
+    if dtype is None:
+        raise InputError(f"the model takes inputs of type {str(wanted['dtype'])[:40]!r}: none that is known")
     image = wanted["dtype"] == "uint8" or wanted.get("range") == [0, 1]
     if image and x.dtype != torch.uint8 and not (x.min() >= 0 and x.max() <= 1):
         raise InputError(

@@ -3,17 +3,14 @@
 Caldas et al., LEAF: A Benchmark for Federated Settings, 2018, arXiv:1812.01097.
 """
 
-import gzip
-import json
-import lzma
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from seedbed.errors import InputError, nearest
+from seedbed.limits import BROKEN, from_json, read_unfolded
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import arrays, targets
 from seedbed.tasks.readers.targets import TaskKind
@@ -125,7 +122,7 @@ def inputs(rows: list[Any], symbols: list[str], path: Path) -> torch.Tensor:
     if not _texts(rows):
         try:
             return torch.as_tensor(np.asarray(rows, np.float32))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise InputError(
                 f"x of {path.name} is neither vectors of numbers nor strings, such as {rows[0]!r:.60}"
             ) from error
@@ -141,28 +138,35 @@ def _texts(rows: list[Any]) -> bool:
 
 
 def _labels(users: Users, path: Path) -> Any:
-    labels = np.array([label for _, y in users.values() for label in y])
+    try:
+        labels = np.array([label for _, y in users.values() for label in y])
+    except (ValueError, TypeError, OverflowError):  # labels of several lengths
+        labels = np.zeros((0, 2))
     if labels.ndim != 1 or labels.dtype.kind not in "fiubU":
         raise InputError(f"y of {path.name} is not one number or text per sample, such as {labels[:1].tolist()!r:.60}")
     return labels
 
 
 def _load_one(file: Path) -> Users:
-    opened: Callable[..., IO[str]] = {".xz": lzma.open, ".gz": gzip.open}.get(file.suffix, open)  # type: ignore[assignment]
     try:
-        with opened(file, "rt", encoding="utf-8") as stream:
-            data = json.load(stream)
-    except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
+        data = from_json(read_unfolded(file).decode("utf-8"))
+    except InputError:
+        raise
+    except BROKEN as error:
         raise InputError(f"{file} cannot be read as JSON: {error or 'it ends too early'}") from error
     absent = [key for key in ("users", "num_samples", "user_data") if not isinstance(data, dict) or key not in data]
     if absent:
         raise InputError(f"{file} is not LEAF: it has no {absent[0]!r}; {LAYOUT}")
-    return {name: _user(data, i, str(name), file) for i, name in enumerate(data["users"])}
+    kinds = {"users": list, "num_samples": list, "user_data": dict}
+    odd = [key for key, kind in kinds.items() if not isinstance(data[key], kind)]
+    if odd or not all(isinstance(name, str) for name in data["users"]):
+        raise InputError(f"{file} is not LEAF: {(odd or ['users'])[0]!r} has another form; {LAYOUT}")
+    return {name: _user(data, i, name, file) for i, name in enumerate(data["users"])}
 
 
 def _user(data: dict[str, Any], i: int, name: str, file: Path) -> tuple[list[Any], list[Any]]:
     mine = data["user_data"].get(name, {})
-    if "x" not in mine or "y" not in mine:
+    if not isinstance(mine, dict) or not isinstance(mine.get("x"), list) or not isinstance(mine.get("y"), list):
         raise InputError(f"client {name!r} of {file} has no x and y in user_data")
     said = data["num_samples"][i] if i < len(data["num_samples"]) else None
     if not len(mine["x"]) == len(mine["y"]) == said:

@@ -1,7 +1,5 @@
 """MNIST: 70,000 handwritten digits without writers, so that clients must be made up. Shapes: M images."""
 
-import gzip
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from seedbed.errors import InputError
+from seedbed.limits import BROKEN, read_unfolded
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import folder, targets
 
@@ -40,10 +39,10 @@ def read(path: str | Path) -> Population:
 def _idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     """The idx format: 0, 0, 8 (bytes), the number of dimensions, their sizes as big-endian int32, values."""
     try:
-        data = gzip.decompress(path.read_bytes())
+        data = read_unfolded(path)
         if data[:4] != bytes([0, 0, 8, dimensions]):
             raise ValueError("it is not an idx file of bytes")
         shape = np.frombuffer(data, ">i4", dimensions, 4).astype(int)
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(tuple(shape.tolist()))
+    except BROKEN as error:
         raise InputError(f"{path} cannot be read: {error}; fetch it with: seedbed data get mnist") from error

@@ -4,8 +4,6 @@ Lake, Salakhutdinov, Tenenbaum, Human-level concept learning through probabilist
 2015. Shapes: M images [M, 1, 28, 28], ink = 255.
 """
 
-import json
-import lzma
 import re
 import zipfile
 from collections.abc import Collection
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 
 from seedbed.errors import InputError, nearest
+from seedbed.limits import BROKEN, from_json, read_unfolded
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import folder, images, targets
 
@@ -22,6 +21,7 @@ ZIPS = {"background": "images_background.zip", "evaluation": "images_evaluation.
 BITS = "omniglot28.bits.xz"
 INDEX = "omniglot28.json"
 SIDE, DRAWERS, INK_BELOW = 28, 20, 180
+MOST = 2**16  # bytes of one drawing
 HOW = {"size": [SIDE, SIDE], "channels": 1, "ink_below": INK_BELOW}
 MEMBER = re.compile(r"images_(?:background|evaluation)/([^/]+)/(character\d+)/[^/]+\.png")
 
@@ -67,10 +67,10 @@ def _population(alphabets: Alphabets, x: images.Images) -> Population:
 def _from_bits(path: Path) -> tuple[Alphabets, images.Images]:
     """98 bytes an image, alphabets in the order of the index, characters sorted, drawers 1…20."""
     try:
-        alphabets = [(str(n), int(c), str(p)) for n, c, p in json.loads((path / INDEX).read_text())["alphabets"]]
-        packed = np.frombuffer(lzma.decompress((path / BITS).read_bytes()), np.uint8)
+        alphabets = [(str(n), int(c), str(p)) for n, c, p in from_json((path / INDEX).read_text())["alphabets"]]
+        packed = np.frombuffer(read_unfolded(path / BITS), np.uint8)
         bits = np.unpackbits(packed.reshape(-1, SIDE * SIDE // 8), axis=1)
-    except (OSError, ValueError, KeyError, TypeError, lzma.LZMAError) as error:
+    except (*BROKEN, KeyError, TypeError) as error:
         raise InputError(f"{path / BITS} (with {INDEX}) cannot be read: {error}") from error
     expected = DRAWERS * sum(count for _, count, _ in alphabets)
     if len(bits) != expected:
@@ -85,7 +85,9 @@ def _from_zips(path: Path, only: Collection[str] | None) -> tuple[Alphabets, ima
         try:
             with zipfile.ZipFile(path / name) as archive:
                 counts = _read_zip(archive, found, only)
-        except (OSError, EOFError, zipfile.BadZipFile) as error:
+        except InputError:
+            raise
+        except (*BROKEN, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
             raise InputError(
                 f"{path / name} cannot be read: {error}; fetch it with: seedbed data get omniglot"
             ) from error
@@ -104,6 +106,8 @@ def _read_zip(archive: zipfile.ZipFile, found: list[images.Images], only: Collec
             continue
         drawn = characters.setdefault(match[1], {})
         drawn[match[2]] = drawn.get(match[2], 0) + 1
+        if archive.getinfo(member).file_size > MOST:
+            raise InputError(f"{archive.filename}:{member} unfolds to more than {MOST} bytes: fetch the archive again")
         found.append(images.decode(archive.read(member), HOW, f"{archive.filename}:{member}"))
     for alphabet, drawn in characters.items():
         for character, count in drawn.items():

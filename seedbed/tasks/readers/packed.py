@@ -7,14 +7,14 @@ x.npy, y.npy     [M, ...] inputs and targets, one client's rows after another's
 rows.npy         [M] 0, 1, 2, ...: a population's row numbers
 offsets.npy      [N+1] where each client's rows start
 names.npy        [N] client names, UTF-8
+sums.npy         checksums of 64 KiB each of x, y, names and offsets
 
 Shapes: M examples in all, N clients, n of one.
 """
 
 import json
-import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,16 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import InputError
+from seedbed.limits import from_json
 from seedbed.tasks.population import Names, Population
+from seedbed.tasks.readers.intact import SUMMED, Intact, Sums, odd_labels
+from seedbed.temporary import fresh
 
-ABOUT, FORM = "population.json", 1
+ABOUT, FORM = "population.json", 2
 ARRAYS = ("x", "y", "rows", "offsets", "names")
+SUMS, WITHOUT_SUMS = "sums", 1  # the file, and the form that had none
+FIELDS = ("classes", "unseen", "notes")  # lists of texts
+KINDS = {"x": "fiub", "y": "fiub", "rows": "i", "offsets": "i", "names": "S", "sums": "u"}  # of numbers
 HEADER = 256  # bytes of a .npy header, so that it can be written when the length is known
 LONGEST = 64  # bytes of a client's name
 
@@ -37,19 +43,21 @@ LONGEST = 64  # bytes of a client's name
 def read(path: str | Path) -> Population:
     """Open a packed population. Its x and y are read-only: they lie on the disk.
 
+    Data is compared with its checksums at its first use (see `intact`).
+
     Raises:
-        InputError: a file is missing, cut short, or of another version.
+        InputError: a file is missing, cut short, altered, or of another version.
     """
     path = Path(path)
     about = _about(path)
-    found = {name: _array(path, name, about["shapes"][name]) for name in ARRAYS}
+    with_sums = about["form"] != WITHOUT_SUMS
+    found = {name: _array(path, name, about["shapes"].get(name)) for name in (*ARRAYS, *([SUMS] if with_sums else []))}
     found["offsets"] = np.array(found["offsets"])  # looked at for every client: eight bytes each in memory
-    if found["offsets"][-1] != len(found["x"]):
-        raise InputError(
-            f"{path} has {len(found['x'])} rows, but offsets.npy ends at {found['offsets'][-1]}: pack anew"
-        )
+    _refuse_unlike_lengths(path, found)
+    fields: dict[str, Any] = {name: tuple(about[name]) for name in FIELDS}
+    fields["notes"] += () if with_sums else (f"{path.name} was packed without checksums: pack it anew to have them",)
+    intact = Intact(path, {name: found[name] for name in ARRAYS}, found.get(SUMS), len(about["classes"]))
     x, y = (_tensor(found[name]) for name in ("x", "y"))
-    fields: dict[str, Any] = {name: tuple(about[name]) for name in ("classes", "unseen", "notes")}
     return Population(
         x,
         y,
@@ -59,6 +67,7 @@ def read(path: str | Path) -> Population:
         episodic=about["episodic"],
         source=about["source"],
         encoding=about["encoding"],
+        verify=intact,
         **fields,
     )
 
@@ -106,23 +115,19 @@ def packing(
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path} exists and is not empty: name a new folder")
-    beside = path.with_name(path.name + ".part")
     about = {"classes": list(classes), "episodic": episodic, "unseen": list(unseen), "source": source or path.name}
     about |= {"notes": list(notes), "encoding": encoding or {}}
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        with ExitStack() as files:
-            writer = _Writer(beside, files)
-            yield writer.add
-            writer.finish(about)
-        if path.exists():
-            path.rmdir()
-        beside.rename(path)
+        with fresh(path, is_folder=True) as beside:
+            with ExitStack() as files:
+                writer = _Writer(beside, files, len(classes))
+                yield writer.add
+                writer.finish(about)
+            if path.exists():
+                path.rmdir()
+            beside.rename(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place, or free some space") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 @dataclass
@@ -132,10 +137,13 @@ class _Growing:
     file: BinaryIO
     dtype: np.dtype[Any]
     inner: tuple[int, ...]
+    sums: Sums = field(default_factory=Sums)
     rows: int = 0
 
     def add(self, rows: npt.NDArray[Any]) -> None:
-        self.file.write(np.ascontiguousarray(rows).data)
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
+        self.file.write(data)
+        self.sums.add(data)
         self.rows += len(rows)
 
     def finish(self) -> list[Any]:
@@ -154,6 +162,7 @@ class _Writer:
 
     folder: Path
     files: ExitStack  # closes them
+    classes: int
     growing: dict[str, _Growing] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
@@ -180,6 +189,8 @@ class _Writer:
                 )
             if given.dtype.kind == "f" and not np.isfinite(given).all():
                 raise InputError(f"{what} of client {name!r} is not finite: drop or fill such rows first")
+        if why := odd_labels(arrays["y"], self.classes):
+            raise InputError(f"client {name!r} has {why}: number them from 0, or name all classes")
         for what, array in arrays.items():
             self.growing[what].add(array)
         self.names.add(name)
@@ -189,6 +200,9 @@ class _Writer:
         if not self.growing:
             raise InputError("no client was added: a population needs at least one")
         self.growing["offsets"].add(np.array([self.growing["x"].rows]))
+        sums = np.array([one for name in SUMMED for one in self.growing[name].sums.finish()], np.uint32)
+        self.growing[SUMS] = self._new(SUMS, sums)
+        self.growing[SUMS].add(sums)
         shapes = {name: array.finish() for name, array in self.growing.items()}
         (self.folder / ABOUT).write_text(json.dumps({"form": FORM, **about, "shapes": shapes}, indent=1) + "\n")
 
@@ -200,15 +214,21 @@ class _Writer:
 
 def _about(path: Path) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads((path / ABOUT).read_text())
-    except (OSError, ValueError) as error:
+        about: dict[str, Any] = from_json((path / ABOUT).read_text())
+        form = about["form"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / ABOUT} cannot be read ({error}): pack the data anew") from error
-    if about.get("form") != FORM:
-        raise InputError(f"{path} is packed in form {about.get('form')}, this version reads form {FORM}: pack it anew")
+    if form not in (WITHOUT_SUMS, FORM):
+        raise InputError(f"{path} is packed in form {str(form)[:40]}, this version reads 1 to {FORM}: pack it anew")
+    kinds = {**dict.fromkeys(FIELDS, list), "episodic": bool, "source": str, "encoding": dict, "shapes": dict}
+    odd = [name for name, kind in kinds.items() if not isinstance(about.get(name), kind)]
+    odd += [name for name in FIELDS if name not in odd and not all(isinstance(word, str) for word in about[name])]
+    if odd:
+        raise InputError(f"{path / ABOUT} has no {odd[0]} as it should be: copy it again, or pack the data anew")
     return about
 
 
-def _array(path: Path, name: str, shape: list[Any]) -> npt.NDArray[Any]:
+def _array(path: Path, name: str, shape: Any) -> npt.NDArray[Any]:
     """A file's array, mapped: read where it is looked at."""
     place = path / f"{name}.npy"
     try:
@@ -216,9 +236,28 @@ def _array(path: Path, name: str, shape: list[Any]) -> npt.NDArray[Any]:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{place} is missing or cut short ({reason}): copy it again, or pack the data anew") from error
-    if [found.dtype.str, list(found.shape)] != shape:
-        raise InputError(f"{place} holds {found.dtype.str} {list(found.shape)}, not {shape}: copy it again")
+    if not isinstance(found, np.memmap) or [found.dtype.str, list(found.shape)] != shape:
+        what = f"{found.dtype.str} {list(found.shape)}" if isinstance(found, np.ndarray) else "no array"
+        raise InputError(f"{place} holds {what}, not {str(shape)[:80]}: copy it again")
+    if found.dtype.kind not in KINDS[name] or not found.flags.c_contiguous:
+        raise InputError(f"{place} holds {found.dtype.str}, which no packed population has there: pack the data anew")
     return found
+
+
+def _refuse_unlike_lengths(path: Path, found: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Arrays that are not of one population."""
+    rows, clients = len(found["x"]) if found["x"].ndim else 0, len(found["names"]) if found["names"].ndim else 0
+    wanted = {"y": rows, "rows": rows, "offsets": clients + 1}
+    for name, length in wanted.items():
+        array = found.get(name)
+        flat = name != "y"
+        if array is not None and (array.ndim == 0 or len(array) != length or (flat and array.ndim > 1)):
+            raise InputError(f"{path / name}.npy holds {list(array.shape)}, not {length} entries: copy it again")
+    if rows == 0 or clients == 0 or found["names"].dtype.itemsize != LONGEST or found["names"].ndim > 1:
+        raise InputError(f"{path} holds no clients with names of {LONGEST} bytes: pack the data anew")
+    for name in ("rows", "offsets"):
+        if found[name].dtype != np.int64:
+            raise InputError(f"{path / name}.npy holds {found[name].dtype.str}, not <i8: pack the data anew")
 
 
 def _tensor(array: npt.NDArray[Any]) -> Tensor:

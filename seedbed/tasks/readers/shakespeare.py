@@ -1,12 +1,12 @@
 """Shakespeare by speaking role: the next character. Shapes: M windows of L characters."""
 
-import lzma
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from seedbed.errors import InputError
+from seedbed.limits import BROKEN, read_unfolded
 from seedbed.tasks.population import Population
 
 FILE = "shakespeare_roles.tsv.xz"
@@ -62,11 +62,11 @@ def read(path: str | Path, *, length: int = 80, stride: int = 20, least_characte
 def _roles(path: Path) -> dict[str, str]:
     """{play/role: all that it says, a newline after each line}."""
     try:
-        lines = lzma.decompress(path.read_bytes()).decode("utf-8").split("\n")[1:]
+        lines = read_unfolded(path).decode("utf-8").split("\n")[1:]
         rows = [line.split("\t") for line in lines if line]
         said: dict[str, list[str]] = {}
         for play, role, _, text in rows:
             said.setdefault(f"{play}/{role}", []).append(text)
-    except (OSError, ValueError, lzma.LZMAError) as error:
+    except BROKEN as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     return {name: "\n".join(texts) + "\n" for name, texts in said.items()}

@@ -55,7 +55,7 @@ def inspect(population: Population) -> Summary:
 
 
 def _skew(population: Population) -> float:
-    pooled = np.bincount(population.labels[population.rows], minlength=len(population.classes))
+    pooled = np.bincount(population.labels[population.every_row()], minlength=len(population.classes))
     shares = pooled / pooled.sum()
     distances = []
     for i in range(len(population)):

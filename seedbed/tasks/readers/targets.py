@@ -40,7 +40,7 @@ def in_order(names: Sequence[str]) -> tuple[str, ...]:
     >>> in_order(["10", "9"]), in_order(["b", "10", "9"])
     (('9', '10'), ('10', '9', 'b'))
     """
-    if all(re.fullmatch(r"[+-]?\d+", name) for name in names):
+    if all(re.fullmatch(r"[+-]?\d{1,400}", name) for name in names):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))
 

@@ -1,6 +1,5 @@
 """Activities of 23 people from a phone or a watch. Shapes: M windows of 6 channels × 128 samples."""
 
-import lzma
 import re
 import tarfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from seedbed.errors import InputError
+from seedbed.limits import BROKEN, opened
 from seedbed.tasks.population import Population
 from seedbed.tasks.readers import targets
 
@@ -60,10 +60,13 @@ def _recordings(path: Path, device: str) -> list[tuple[str, npt.NDArray[np.float
     """(person, [T, 6], activity [T]) of each recording, in the order of names."""
     name = re.compile(rf".*/(s\d+)_\d+_{re.escape(device)}\.csv")
     try:
-        with tarfile.open(path, "r|xz") as archive:  # once through: going back would unpack again
+        # once through: going back would unpack again
+        with opened(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             wanted = ((m.name, archive.extractfile(m)) for m in archive if name.fullmatch(m.name))
             texts = {member: file.read().decode() for member, file in wanted if file is not None}
-    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
+    except InputError:
+        raise
+    except (*BROKEN, tarfile.TarError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not texts:
         raise InputError(f"{path} has no recordings of device={device!r}: choose sp (phone) or sw (watch)")
