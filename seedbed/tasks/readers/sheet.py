@@ -54,13 +54,13 @@ def load(path: Path) -> Raw:
         frame = frame.dropna(how="all")  # empty lines
     if len(frame) == 0:
         raise InputError(f"{path} has no rows below its header")
-    dates = [str(name) for name in frame if frame[name].dtype.kind in "mM"]
-    kept = {str(name): _column(frame[name]) for name in frame if str(name) not in dates}
+    spans = [str(name) for name in frame if frame[name].dtype.kind == "m"]
+    kept = {str(name): _column(frame[name]) for name in frame if str(name) not in spans}
     if path.suffix.lower() in PARQUET:
         lines, word = range(1, len(frame) + 1), "row"
     else:
         lines, word = (frame.index + 2).tolist(), "line"
-    return Raw(path, kept, lines, word, tuple(f"column {name!r} is a date: left out" for name in dates))
+    return Raw(path, kept, lines, word, tuple(f"column {name!r} is a span of time: left out" for name in spans))
 
 
 def _read_parquet(pandas: Any, path: Path) -> Any:
@@ -112,5 +112,7 @@ def _column(series: Any) -> Column:
     """float64 with NaN, or objects with None."""
     if series.dtype.kind in "fiu":
         return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
+    if series.dtype.kind == "M":
+        series = series.map(lambda moment: moment.isoformat(), na_action="ignore")
     texts = series.astype(object).to_numpy()  # truth values too: as a CSV would have them
     return np.array([None if gone else str(text) for text, gone in zip(texts, series.isna(), strict=True)], object)

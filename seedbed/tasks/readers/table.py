@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from seedbed.errors import InputError, nearest
@@ -45,8 +46,10 @@ def read(
     task: TaskKind | None = None,
     ignore: Iterable[str] = (),
     text: Iterable[str] = (),
+    number: Iterable[str] = (),
     scale_target: bool = True,
     standardise: Literal["together", "own"] = "together",
+    decimal: Literal[".", ","] | None = None,
     episodic: bool = False,
     pooled: bool = False,
     like: dict[str, Any] | None = None,
@@ -61,8 +64,10 @@ def read(
         task: None: classes if the target is text, or whole numbers of which few differ; else regression.
         ignore: columns to leave out.
         text: columns of numbers that are names (codes).
+        number: columns of whole numbers that are numbers, even if they look like codes.
         scale_target: standardise a regression target over the table.
         standardise: numbers by the means and standard deviations of the whole table, or each client's by its own.
+        decimal: the decimal mark of numbers; None: the one by which most of a column can be read.
         episodic: True when classes mean something only inside a client.
         pooled: one client holds all rows: for made-up clients (partition).
         like: the encoding of another table, to be used instead of one fitted to this.
@@ -70,8 +75,8 @@ def read(
         InputError: with the column, the line and the value.
     """
     raw = load(Path(path))
-    ignore, text = _names(ignore), _names(text)
-    for name in (*ignore, *text):
+    ignore, text, number = _names(ignore), _names(text), _names(number)
+    for name in (*ignore, *text, *number):
         _refuse_unknown(raw, name)
     goal = _find(raw, target, TARGETS, "target", "the column to predict")
     if pooled:
@@ -81,8 +86,8 @@ def read(
     if owner == goal:
         raise InputError(f"column {goal!r} of {raw.path.name} cannot be both client and target: name another")
     return encode(
-        raw, client=owner, target=goal, task=task, ignore=ignore, text=text, scale_target=scale_target,
-        standardise=standardise, episodic=episodic, pooled=pooled, like=like,
+        raw, client=owner, target=goal, task=task, ignore=ignore, text=text, number=number, scale_target=scale_target,
+        standardise=standardise, decimal=decimal, episodic=episodic, pooled=pooled, like=like,
     )  # fmt: skip
 
 
@@ -94,8 +99,10 @@ def encode(
     task: TaskKind | None = None,
     ignore: tuple[str, ...] = (),
     text: tuple[str, ...] = (),
+    number: tuple[str, ...] = (),
     scale_target: bool = True,
     standardise: Literal["together", "own"] = "together",
+    decimal: str | None = None,
     episodic: bool = False,
     pooled: bool = False,
     like: dict[str, Any] | None = None,
@@ -105,13 +112,16 @@ def encode(
     raw, notes = _drop_unnamed(raw, named)
     if like is not None:
         task = "regression" if like["target"]["kind"] == "numbers" else "classification"
-    goal = _target_values(raw, target, task)
+    decimal = decimal or features.decimal_mark(raw.columns.values()) if like is None else like.get("decimal")
+    goal = _target_values(raw, target, task, decimal)
     own = {name: c for name, c in raw.columns.items() if name not in (client, target, *ignore)}
     alone = pooled or client is None
     whose = np.array(["everyone"] * len(goal) if alone else [as_text(v) for v in raw.columns[str(client)]])
     if like is None:
         encoded = targets.encode(goal, task, f"column {target!r}", scale=scale_target)
-        x = features.fit(own, raw.where, text, whose if standardise == "own" else None)
+        judge = features.Goal(_as_number(encoded), np.unique(whose, return_inverse=True)[1])
+        owners = whose if standardise == "own" else None
+        x = features.fit(own, raw.where, text, owners, decimal, None if pooled else judge, number)
     else:
         encoded = targets.encode_like(goal, like["target"], f"column {target!r}", episodic=episodic)
         x = features.Features(features.fit_like(raw.columns, like["columns"], raw.where, whose), like["columns"], ())
@@ -129,8 +139,15 @@ def encode(
             "target": {"column": target, **encoded.encoding},
             "columns": x.columns,
             "episodic": episodic,
+            **({"decimal": decimal} if decimal else {}),
         },
     )
+
+
+def _as_number(target: targets.Target) -> npt.NDArray[np.float64]:
+    """[M] the target itself; of classes 1 for the most frequent one and 0 for the others."""
+    y = target.y.numpy()
+    return np.asarray(y == np.bincount(y).argmax() if target.classes else y, np.float64)
 
 
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
@@ -140,7 +157,7 @@ def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple
     _refuse_unknown(raw, goal["column"])
     raw, notes = _drop_unnamed(raw, [goal["column"]])
     kind: TaskKind = "regression" if goal["kind"] == "numbers" else "classification"
-    values = _target_values(raw, goal["column"], kind)
+    values = _target_values(raw, goal["column"], kind, encoding.get("decimal"))
     what = f"column {goal['column']!r} of {path.name}"
     target = targets.encode_like(values, goal, what, episodic=encoding["episodic"])
     x = torch.as_tensor(features.fit_like(raw.columns, encoding["columns"], raw.where))
@@ -207,13 +224,13 @@ def _drop_unnamed(raw: Raw, named: Sequence[str]) -> tuple[Raw, list[str]]:
     return raw, notes
 
 
-def _target_values(raw: Raw, target: str, task: TaskKind | None) -> Column:
+def _target_values(raw: Raw, target: str, task: TaskKind | None, decimal: str | None) -> Column:
     """Numbers where the target is numbers, texts otherwise; text among numbers is refused with its place."""
     values = raw.columns[target]
     if task == "classification":
         return np.array([as_text(value) for value in values])
     otherwise = "read it as class names with task=classification"
     if task == "regression":
-        return features.numbers_of(target, values, raw.where, "name another target")
-    numbers = features.numbers_if_mostly(target, values, raw.where, otherwise)
+        return features.numbers_of(target, values, raw.where, "name another target", decimal)
+    numbers = features.numbers_if_mostly(target, values, raw.where, otherwise, decimal)
     return np.array([as_text(value) for value in values]) if numbers is None else numbers

@@ -54,7 +54,8 @@ def heart_disease(path: str | Path, *, standardise: bool = True) -> Population:
     named: Mapping[str, Column] = dict(zip(HEART, rows.T, strict=True))
     specs = columns.fit({name: named[name] for name in HEART_NUMBERS}, str).columns
     if not standardise:
-        specs = [{**spec, "mean": 0.0, "std": 1.0} for spec in specs]
+        as_they_are = {"bend": 0.0, "centre": 0.0, "spread": 1.0, "clip": None, "mean": 0.0, "std": 1.0}
+        specs = [{**spec, **as_they_are} for spec in specs]
     for name, levels in HEART_LEVELS.items():
         specs.append({"name": name, "kind": "text", "levels": levels, "other": False, "missing": False})
     target = targets.as_classes((named["num"] > 0).astype(np.int64))
