@@ -18,9 +18,12 @@ import torch
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.privacy.differential.accountant import Release, Skellam
+from seedbed.privacy.differential.binding import digest
 from seedbed.privacy.differential.discrete import Flat, Grid, Whole, reach, rounded, share_of, skellam
 from seedbed.privacy.differential.mechanisms import InTurn
 from seedbed.tree import Tree
+
+LOUD = 2.0**29  # the variance of a client's noise, in steps, from which on the grid is made coarser
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,14 @@ class Distributed(InTurn):
 
     @cached_property
     def grid(self) -> Grid:
-        """At 16√P steps a clip or more (a power of 2, at least 1024): rounding adds less than 0.3 % to a length."""
-        steps = 2.0 ** max(10, math.ceil(math.log2(16 * math.sqrt(self.size))))
+        """At 16√P steps a clip or more (a power of 2, at least 1024): rounding adds less than 0.3 % to a length.
+
+        Where that makes a client's noise larger than √`LOUD` steps the grid is coarser, down to 2√P steps a clip (at
+        least 64), so that words stay short; rounding then adds up to 3.5 %, which `longest`, and so ε, accounts for.
+        """
+        fine, coarse = (max(a, _power_of_two(b * math.sqrt(self.size))) for a, b in ((1024.0, 16), (64.0, 2)))
+        loudest = math.sqrt(LOUD * self.honest) / max(self.noise_multiplier, 1e-9)
+        steps = min(fine, max(coarse, 2.0 ** math.floor(math.log2(loudest))))
         return Grid(scale=steps / self.clip, clip=self.clip, size=self.size)
 
     @property
@@ -71,11 +80,12 @@ class Distributed(InTurn):
     def whole(self, value: Flat, client: int, round: int) -> Whole:
         """[P] of ‖·‖₂ ≤ C → what a client sends: rounded, and with its share of the noise.
 
-        Its coins and noise follow from a key, so that a round computed again is the same release. In a simulation it is
-        derived from the run's; in a federation it is the client's own.
+        Its coins and noise follow from a key and from the value, so that a round computed again is the same release,
+        and another value has other noise. In a simulation the key is derived from the run's; in a federation it is the
+        client's own.
         """
-        own = self.key.of("client", client)
-        return rounded(value, self.grid, own, round) + skellam(self.size, self.share, own, round)
+        own = self.key.of("client", client).bound(digest(value))
+        return rounded(value, self.grid, own, round) + skellam(len(value), self.share, own, round)
 
     def noise(self, like: Tree, round: int) -> Tree:
         """The server adds none."""
@@ -90,3 +100,7 @@ class Distributed(InTurn):
     @property
     def _release(self) -> Skellam:
         return Skellam(self.variance, self.grid.longest, self.size)
+
+
+def _power_of_two(least: float) -> float:
+    return float(2.0 ** math.ceil(math.log2(least)))
