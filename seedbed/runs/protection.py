@@ -10,7 +10,15 @@ from typing import Any
 from seedbed.algorithms.catalogue import Entry
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Engine
-from seedbed.privacy.differential.accountant import LEAST, Gaussian, epsilon, gaussian_epsilon, noise_for, skellam_for
+from seedbed.privacy.differential.accountant import (
+    LEAST,
+    Gaussian,
+    Release,
+    epsilon,
+    gaussian_epsilon,
+    noise_for,
+    skellam_for,
+)
 from seedbed.privacy.differential.binding import digest
 from seedbed.privacy.differential.central import Adaptive, private
 from seedbed.privacy.differential.distributed import Distributed
@@ -122,6 +130,11 @@ class Promise:
         return Independent(*args) if name == "gaussian" else IN_TURN[name](*args, self.seed)
 
     @property
+    def spent(self) -> dict[Release, int]:
+        """The releases of all rounds."""
+        return self.mechanism(Noise(bytes(32))).spent(self.rounds)
+
+    @property
     def clip(self) -> float | Adaptive:
         return Adaptive(quantile=self.settings.quantile) if self.settings.clip is None else self.settings.clip
 
@@ -147,7 +160,7 @@ class Promise:
         """For result.json.
 
         Args:
-            joint: what all private runs on the data cost together, or why that is not counted; None: it is not asked for.
+            joint: what all private runs on the data cost together, or why that is not counted; None: not asked for.
         """
         mechanism, z = self.mechanism(Noise(bytes(32))), self.noise_multiplier
         return {
@@ -288,9 +301,8 @@ def joint_of(folder: Path, plan: Promise, fingerprint: str) -> Joint | str | Non
         return None
     run = json.loads(path.read_text().split("\t", 1)[0])["key"]
     ledger = JointLedger(default_folder() if asked is None else Path(asked).expanduser(), fingerprint)
-    spent = plan.mechanism(Noise(bytes(32))).spent(plan.rounds)
     try:
-        return ledger.charge(run, spent, plan.delta)
+        return ledger.charge(run, plan.spent, plan.delta)
     except InputError as error:
         if asked is not None:
             raise
@@ -313,9 +325,9 @@ class Protection:
     and removed after the last. ledger.jsonl tells what was spent.
 
     Args:
-        terms: what the releases depend on beside the state, by name (`terms_of`). Noise and cohorts are derived from the
-            key and these, so that nothing else is released with the same noise; the ledger holds them, and a run that
-            goes on with others is refused.
+        terms: what the releases depend on beside the state, by name (`terms_of`). Noise and cohorts are derived from
+            the key and these, so that nothing else is released with the same noise; the ledger holds them, and a run
+            that goes on with others is refused.
     """
 
     def __init__(self, folder: Path, plan: Promise, terms: Mapping[str, Any]):

@@ -38,8 +38,8 @@ class Gaussian(NamedTuple):
         return self.noise_multiplier > 0
 
     def divergence(self, order: int) -> float:
-        """Rényi divergence of order α: α/2z²; of a sampled one log Σ_k C(α, k)(1 − q)^(α−k)·q^k·e^((k²−k)/2z²) / (α − 1)
-        (Mironov, Talwar and Zhang, arXiv 1908.10530, section 3.3)."""
+        """Rényi divergence of order α: α/2z², or log Σ_k C(α, k)(1 − q)^(α−k)·q^k·e^((k²−k)/2z²) / (α − 1) of a sampled
+        one (Mironov, Talwar and Zhang, arXiv 1908.10530, section 3.3)."""
         from scipy.special import gammaln, logsumexp
 
         z, q = self.noise_multiplier, self.rate
@@ -83,6 +83,7 @@ class Skellam(NamedTuple):
 
 Release = Gaussian | Skellam
 ORDERS = (*range(2, 257), 384, 512, 1024, 2048)  # α
+FEWER_ORDERS = (*range(2, 33), *range(36, 65, 4), 80, 96, 128, 192, 256, 512, 1024)  # where an order costs a sum
 
 
 def release(table: Mapping[str, Any]) -> Release:
@@ -116,7 +117,8 @@ def _renyi_epsilon(spent: Sequence[tuple[Release, int]], delta: float) -> float:
         divergence = math.fsum(n * r.divergence(order) for r, n in spent)
         return divergence + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
 
-    return max(0.0, min(at(order) for order in ORDERS))
+    sums = any(isinstance(r, Gaussian) and r.rate < 1 for r, _ in spent)
+    return max(0.0, min(at(order) for order in (FEWER_ORDERS if sums else ORDERS)))
 
 
 def refuse_delta(delta: float) -> None:
@@ -220,7 +222,7 @@ def _sampled_noise_for(target: float, delta: float, rate: float, times: int, mos
         return most
     while excess(low) <= 0:
         high, low = low, math.log(_within(math.exp(low - 0.15), target, times))
-    found = float(brentq(excess, low, high, xtol=1e-6))
+    found = float(brentq(excess, low, high, xtol=1e-4))
     for _ in range(8):  # the coarse bound is a little high: aim at what makes the fine one right
         gap = excess(found, fine)
         if -1e-4 * target <= gap <= 0:

@@ -72,7 +72,7 @@ def _contents(value: Any, of: Inner) -> Iterable[bytes]:
     """The parts of a value that is no plain number or text."""
     if isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1)
-        return [repr((value.dtype, tuple(value.shape))).encode(), flat.view(torch.uint8).numpy().data]
+        return [repr((value.dtype, tuple(value.shape))).encode(), flat.view(torch.uint8).numpy().tobytes()]
     if isinstance(value, np.ndarray):
         return [repr((value.dtype.str, value.shape)).encode(), value.tobytes()]
     if isinstance(value, Mapping):

@@ -10,7 +10,7 @@ Shapes: C clients of a round, m of them expected.
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,8 +86,8 @@ def private(
         algorithm: one whose reducer is a mean.
         mechanism: the noise and the cohorts.
         clip: C, the most that a client's contribution may measure (‖·‖₂ over all leaves); inf only without noise.
-        context: `digest` of all that the releases depend on: settings, data, versions. The noise is derived from it; fresh
-            noise (`Independent`) also from the state before the round, bit for bit. None: the digest of the
+        context: `digest` of all that the releases depend on: settings, data, versions. The noise is derived from it;
+            fresh noise (`Independent`) also from the state before the round, bit for bit. None: the digest of the
             algorithm's functions, what they hold, the mechanism and the clip, but not of data: use a key once.
     Raises:
         InputError: the reducer is not linear; the clip is not above 0, or infinite with noise; an adaptive clip with
@@ -101,8 +101,7 @@ def private(
     z = mechanism.noise_multiplier
     deviation = adaptive.deviation(mechanism.expected, z) if adaptive else 0.0
     louder = split(z, deviation) / z if adaptive and z else 1.0
-    bound_to = digest(algorithm, clip, _terms(mechanism)) if context is None else digest(context, clip)
-    noisy = replace(mechanism, key=mechanism.key.bound(bound_to))
+    noisy = bind(mechanism, algorithm, clip, context)
 
     def init(params: Params) -> ServerState:
         state = algorithm.init(params)
@@ -168,12 +167,11 @@ def public(state: ServerState) -> ServerState:
     return ServerState(state.params, state.extra["inner"])
 
 
-def _terms(mechanism: Mechanism) -> dict[str, Any]:
-    """All of a mechanism but its key."""
-    return {
-        "": type(mechanism).__name__,
-        **{f.name: getattr(mechanism, f.name) for f in fields(mechanism) if f.name != "key"},
-    }
+def bind(mechanism: Mechanism, algorithm: Algorithm, clip: float | Adaptive, context: bytes | None = None) -> Mechanism:
+    """The mechanism with a key for what it is laid on; arguments as of `private`."""
+    named = {f.name: getattr(mechanism, f.name) for f in fields(mechanism) if f.name != "key"}
+    of = digest(algorithm, clip, type(mechanism).__name__, named) if context is None else digest(context, clip)
+    return replace(mechanism, key=mechanism.key.bound(of))
 
 
 def _anonymous(mean: Tree, mechanism: Mechanism, replies: Replies) -> Replies:

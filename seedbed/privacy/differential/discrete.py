@@ -77,10 +77,10 @@ def skellam(count: int, variance: float, noise: Noise, *numbers: int) -> Whole:
 
     Rejection from stairs (after Devroye, "A simple generator for discrete log-concave distributions", Computing 1987):
     |k| = U + t·V with U uniform on 0 … t − 1 and V = v with probability 2^−(v+1), all from whole random words, is
-    accepted with probability p(k)·2^V / p(0). `log_ratio` gives p(k)/p(0) to a relative 1e-13 (`accountant.ROUNDING`), far into the tails
-    and at every variance from `SMALLEST` to `LARGEST`: nothing is added up that could over- or underflow, and no tail is cut.
-    (The inverse of a table of probabilities, which stood here before, rounds them to 2^−53 of the whole, and the Bessel
-    functions of scipy that filled it are NaN above a variance of about 1.05e9.)
+    accepted with probability p(k)·2^V / p(0). `log_ratio` gives p(k)/p(0) to a relative 1e-13 (`accountant.ROUNDING`),
+    far into the tails and at every variance from `SMALLEST` to `LARGEST`: nothing over- or underflows, no tail is cut.
+    Departure from the inverse of a table of probabilities: that is right to 2^−53 of the whole only, and the Bessel
+    functions of scipy that would fill it are NaN above a variance of about 1.05e9.
     """
     if variance == 0:
         return np.zeros(count, np.int64)
@@ -138,7 +138,8 @@ def log_ratio(k: Whole, variance: float) -> Flat:
     """log P(X = k)/P(X = 0) = log I_k(μ)/I_0(μ) of Skellam's distribution, k ≥ 0.
 
     From μ = FINE on by Debye's expansion, uniform in k (Abramowitz and Stegun 9.7.7): with r = √(k² + μ²),
-    I_k(μ) = exp(r − k·asinh(k/μ))·(1 + u_1 + u_2 + u_3 + O(r⁻⁴)) / √(2πr); below by a table of sums over log I_{k+1}/I_k.
+    I_k(μ) = exp(r − k·asinh(k/μ))·(1 + u_1 + u_2 + u_3 + O(r⁻⁴)) / √(2πr).
+    Below it by a table of sums over log I_{k+1}/I_k.
     """
     if variance < FINE:
         table = _table(variance)
