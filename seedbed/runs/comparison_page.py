@@ -120,8 +120,8 @@ def _chosen_by(found: Comparison) -> str:
     if found.privacy is not None:
         return "Under privacy nothing is chosen, for that would show something of the clients that choose."
     return (
-        "What is chosen is chosen by validation clients: known ones, that the probes (a quarter of the rounds) were not "
-        "trained on. The clients that are judged by had no part in it."
+        "What is chosen is chosen by validation clients: known ones, that the probes (a quarter of the rounds) were "
+        "not trained on. The clients that are judged by had no part in it."
     )
 
 

@@ -68,8 +68,11 @@ class JointLedger:
             with open(self.path, "a+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0)
-                lines = self._lines(file.read())
+                text = file.read()
+                lines = self._lines(text)
                 if run not in {known["run"] for known in lines}:
+                    if text and not text.endswith("\n"):
+                        file.truncate(len(text[: text.rfind("\n") + 1].encode()))
                     file.write(json.dumps(line) + "\n")
                     file.flush()
                     os.fsync(file.fileno())
