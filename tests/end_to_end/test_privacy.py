@@ -200,7 +200,7 @@ def test_without_its_key_a_run_is_not_gone_on_with(tmp_path: Path) -> None:
 def test_settings_of_a_private_run_cannot_be_changed(
     stopped_run: Path, tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
-    """Another clip, learning rate or seed would release again with the same key: refused by name, nothing is charged."""
+    """Another clip, learning rate or seed would release again with the same key: refused by name, nothing charged."""
     run = tmp_path / "run"
     shutil.copytree(stopped_run, run)
     manifest = json.loads((run / "manifest.json").read_text())

@@ -18,7 +18,6 @@ from seedbed.privacy.differential.accountant import Skellam
 from seedbed.privacy.differential.binding import digest
 from seedbed.privacy.differential.joint import JointLedger
 from seedbed.privacy.differential.noise import Noise
-from tests.agreement.bench import by_hand
 
 from .parrots import KEY, parrots, summed
 
@@ -34,7 +33,7 @@ def test_a_digest_differs_wherever_a_value_does() -> None:
     """Numbers, types, shapes, order of keys (not), closures, partials, code."""
     values: list[Any] = [
         1, 1.0, True, "1", b"1", None, (), [], {}, {"a": 1}, {"a": 2}, {"b": 1}, (1, 2), (2, 1), ((1,), 2), (1, (2,)),
-        torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.float64), np.zeros(2), torch.tensor([0.0, 1e-45]),
+        torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.float64), np.zeros(2), torch.tensor([0.0, 1e-30]),
         adding(1), adding(2), functools.partial(adding, 1), functools.partial(adding, 2), abs, max, int,
         sb.sgd(lr=0.1), sb.sgd(lr=0.2), lambda x: x + 1, lambda x: x + 2,
     ]  # fmt: skip
@@ -90,7 +89,8 @@ def released(make: Any, *, lr: float = 0.1, clip: float = 1.0, context: bytes | 
 def test_another_setting_has_other_noise(kind: Any, change: dict[str, float], context: bytes | None) -> None:
     """A context stands for all settings: with the same one only the clip, which `private` sees, still tells."""
     make = kind(KEY, 1.0, 2, 8)
-    a, again, b = released(make, context=context), released(make, context=context), released(make, context=context, **change)  # type: ignore[arg-type]  # fmt: skip
+    a, again = (released(make, context=context) for _ in range(2))
+    b = released(make, context=context, **change)  # type: ignore[arg-type]
     assert torch.equal(a, again)
     if context is None or "clip" in change:
         assert abs(np.corrcoef(a, b)[0, 1]) < 0.12
@@ -107,14 +107,13 @@ def test_another_state_has_other_noise() -> None:
 def test_a_bound_key_is_another_key() -> None:
     assert KEY.bound(b"a").fingerprint != KEY.bound(b"b").fingerprint != KEY.fingerprint
     assert KEY.bound(b"a").fingerprint == Noise(bytes(range(32))).bound(b"a").fingerprint
-    assert by_hand() is not None
 
 
 # ---- over runs --------------------------------------------------------------------------------------------------
 
 
 def test_runs_on_the_same_data_add_up(tmp_path: Path) -> None:
-    """Composed by the accountant; a run that is charged again is counted once; other data have a ledger of their own."""
+    """Composed by the accountant; a run that is charged again counts once; other data have a ledger of their own."""
     ledger, one = JointLedger(tmp_path, "f" * 64), {Gaussian(4.0): 10}
     first = ledger.charge("a", one, 1e-5)
     assert (first.runs, first.epsilon) == (1, epsilon(one, 1e-5))

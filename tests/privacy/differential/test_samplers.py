@@ -86,8 +86,8 @@ def test_what_the_sampler_cannot_draw_is_refused(variance: float) -> None:
 @pytest.mark.parametrize("size", [1, 2000, 10_000_000])
 @pytest.mark.parametrize("cohort", [3, 10_000])
 def test_planning_stays_within_what_is_drawn(z: float, size: int, cohort: int) -> None:
-    """The least and the most noise, and the smallest and the largest message and cohort: the share's variance, measured,
-    is within 1 % of the plan's, and no word of a sum is wider than 64 bits."""
+    """The least and the most noise, the smallest and the largest message and cohort: the share's variance, measured, is
+    within 1 % of the plan's, and no word of a sum is wider than 64 bits."""
     made = distributed(z, size, cohort)
     drawn = skellam(100_000, made.share, KEY).astype(float)
     spread = 5 * (2 + 1 / made.share) ** 0.5 / 100_000**0.5
@@ -103,8 +103,8 @@ def test_planning_stays_within_what_is_drawn(z: float, size: int, cohort: int) -
 @pytest.mark.parametrize("z", [LEAST, 1.0, MOST])
 @pytest.mark.parametrize("kind", [Independent, TreeAggregation, Banded, Local])
 def test_normal_noise_at_the_least_and_the_most(kind: Any, z: float) -> None:
-    """Of four rounds of one pass: finite, of the deviation that each mechanism states within 1 %, with the frequencies of
-    the normal law, and unlike those of another key."""
+    """Of four rounds of one pass: finite, of the deviation that each mechanism states within 1 %, with the frequencies
+    of the normal law, and unlike those of another key."""
     made, like = kind(KEY, z, 2, 8), torch.zeros(COUNT)
     other = replace(made, key=Noise(bytes(32)))
     if kind is Local:
