@@ -23,7 +23,6 @@ from seedbed.privacy.differential.accountant import Release, epsilon, release
 from seedbed.privacy.differential.binding import digest_of_tree
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.rounds import Round
-from seedbed.stored import writing
 from seedbed.tree import Tree
 
 OF_THE_NETWORK = ("lost", "abandoned")  # what is told of a round, for it does not depend on anybody's data
@@ -123,19 +122,7 @@ class Ledger:
         """Add a line, flushed to disk with its directory entry."""
         text = json.dumps({**line, "before": self._last})
         digest = hashlib.sha256(text.encode()).hexdigest()
-        try:
-            with open(self.path, "a") as file:
-                file.write(f"{text}\t{digest}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {self.path}: {error.strerror}; nothing is released that is not written down there: free "
-                "some space, then `seedbed resume` goes on"
-            ) from error
+        _append_to(self.path, f"{text}\t{digest}\n")
         self._last = digest
 
     def _read(self) -> list[dict[str, Any]]:
@@ -156,6 +143,23 @@ class Ledger:
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
         return found
+
+
+def _append_to(path: Path, line: str) -> None:
+    """Add a line, on disk with its directory entry when this returns."""
+    try:
+        with open(path, "a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; nothing is released that is not written down there: free some "
+            "space, then `seedbed resume` goes on"
+        ) from error
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -179,8 +183,9 @@ class Releases:
     def __init__(self, path: Path):
         self.path = path
         text = path.read_text() if path.exists() else ""
-        if not text.endswith("\n"):
-            text = text[: text.rfind("\n") + 1]  # torn off while it was written: not released
+        if text and not text.endswith("\n"):  # torn off while it was written: not released
+            text = text[: text.rfind("\n") + 1]
+            os.truncate(path, len(text))
         self._known = {line["round"]: line["sha256"] for line in map(json.loads, text.splitlines())}
 
     def check(self, round: int, state: Tree) -> None:
@@ -197,10 +202,7 @@ class Releases:
                 "start another run"
             )
         if round not in self._known:
-            with writing(self.path), open(self.path, "a") as file:
-                file.write(json.dumps({"round": round, "sha256": found}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            _append_to(self.path, json.dumps({"round": round, "sha256": found}) + "\n")
             self._known[round] = found
 
 

@@ -2,8 +2,8 @@
 arXiv 1607.00133, Algorithm 1). What leaves the client, and all that follows, is private in each of its examples: the
 "task-global" privacy of Li, Khodak, Caldas and Talwalkar (ICLR 2020), weaker than that of whole clients and cheaper.
 
-Public: n, how many examples each client has. Chances of inclusion, the room of a batch and the denominator depend on it.
-Neighbours are data sets of a client in which one example is left out of every batch while n stays as it is known.
+Public: n, how many examples each client has. Chances of inclusion, the room of a batch and the denominator depend on
+it. Neighbours are data sets of a client in which one example is left out of every batch while n stays as it is known.
 
 Shapes: C clients, K steps, B places for examples of a batch, n examples of a client.
 """
@@ -103,8 +103,8 @@ class NoisedTasks:
         population: of the clients.
         expected, steps: of `poisson_batches`.
         like: the parameters.
-        context: `binding.digest` of all else that the releases depend on, such as settings and learning rates. Noise and
-            batches are derived from the key, this, the data and the fields above: use a key for one training.
+        context: `binding.digest` of all else that the releases depend on, such as settings and learning rates. Noise
+            and batches are derived from the key, this, the data and the fields above: use a key for one training.
     """
 
     population: Population
