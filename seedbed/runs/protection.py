@@ -95,8 +95,8 @@ class Promise:
             asked, asked.epsilon, delta, LEAST, min(cohort, clients), clients, rounds, settings.seed, size, honest
         )
         found = plan._with_noise()
-        while found != plan:  # a grid that is coarser for more noise takes a little more: twice or three times at most
-            plan, found = found, found._with_noise()
+        if asked.mechanism == "distributed":
+            found = found._with_noise()  # on the grid that so much noise takes
         found._refuse_hopeless()
         return found
 

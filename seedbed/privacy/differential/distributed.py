@@ -55,17 +55,26 @@ class Distributed(InTurn):
         """At 16√P steps a clip or more (a power of 2, at least 1024): rounding adds less than 0.3 % to a length.
 
         Where that makes a client's noise larger than √`LOUD` steps the grid is coarser, down to 2√P steps a clip (at
-        least 64), so that words stay short; rounding then adds up to 3.5 %, which `longest`, and so ε, accounts for.
+        least 64), so that words stay short; rounding then adds up to 3.5 %, by which the noise is larger too.
         """
-        fine, coarse = (max(a, _power_of_two(b * math.sqrt(self.size))) for a, b in ((1024.0, 16), (64.0, 2)))
+        coarse = max(64.0, _power_of_two(2 * math.sqrt(self.size)))
         loudest = math.sqrt(LOUD * self.honest) / max(self.noise_multiplier, 1e-9)
-        steps = min(fine, max(coarse, 2.0 ** math.floor(math.log2(loudest))))
+        return self._grid(min(self._fine, max(coarse, 2.0 ** math.floor(math.log2(loudest)))))
+
+    @property
+    def _fine(self) -> float:
+        """Steps a clip, where the noise does not call for fewer."""
+        return max(1024.0, _power_of_two(16 * math.sqrt(self.size)))
+
+    def _grid(self, steps: float) -> Grid:
         return Grid(scale=steps / self.clip, clip=self.clip, size=self.size)
 
     @property
     def variance(self) -> float:
-        """μ of the noise of h clients together, in steps."""
-        return (self.noise_multiplier * self.grid.scale * self.clip) ** 2
+        """μ of the noise of h clients together, in steps: z clips, and on a coarser grid as much more as messages may
+        be longer there, so that ε does not depend on the grid."""
+        longer = self.grid.longest / self._grid(self._fine).longest * self._fine / (self.grid.scale * self.clip)
+        return (self.noise_multiplier * self.grid.scale * self.clip * longer) ** 2
 
     @property
     def share(self) -> float:
