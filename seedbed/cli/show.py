@@ -155,7 +155,11 @@ def comparison_tables(found: Comparison) -> Iterator[Table]:
             cells = (cell(value, found.metric) for value in (row.unadapted, row.adapted, row.worst_tenth))
             table.add_row(name, *cells, behind)
         yield table
-    chosen = Table(title="chosen by validation clients, for each", show_lines=True)
+    private = found.privacy is not None
+    title = (
+        "how clients adapt: nothing is chosen under privacy" if private else "chosen by validation clients, for each"
+    )
+    chosen = Table(title=title, caption=str(found.privacy) if private else None, show_lines=True)
     for column in ("algorithm", "rate", "chosen", "how clients adapt"):
         chosen.add_column(column)
     for name, words in choices(found).items():

@@ -1,5 +1,6 @@
 """Several algorithms on the same clients, the same episodes and the same budget of examples, tuned by the same grid."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
 from seedbed.evaluation import summarise
+from seedbed.privacy.differential.accountant import Release, epsilon
 from seedbed.runs.directory import RunDirectory
 from seedbed.runs.experiment import Experiment
 from seedbed.runs.pipeline import Show
+from seedbed.runs.protection import Promise
 from seedbed.runs.settings import Settings
 from seedbed.runs.start import begin, go_on, plan
 
@@ -50,6 +53,39 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What the runs of a comparison cost together: each is a release of the same clients.
+
+    Attributes:
+        each: ε of one run, at its own δ.
+        epsilon, delta: of all of them together.
+    """
+
+    each: float
+    epsilon: float
+    delta: float
+    runs: int
+
+    def __str__(self) -> str:
+        return (
+            f"Privacy: {self.runs} runs on the same clients, each within ε = {self.each:.3g}, are ε = "
+            f"{self.epsilon:.3g} at δ = {self.delta:.2g} together, by the accountant. Whoever sees the table sees all "
+            "of them; choosing the best does not make it cheaper."
+        )
+
+    @classmethod
+    def of(cls, promises: Sequence[Promise]) -> "Budget | None":
+        """The composition of these runs' releases; None: none is private."""
+        if not promises:
+            return None
+        spent: Counter[Release] = Counter()
+        for promise in promises:
+            spent.update(promise.spent)
+        delta = max(promise.delta for promise in promises)
+        return cls(max(promise.epsilon for promise in promises), epsilon(spent, delta), delta, len(promises))
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What was found.
 
@@ -58,6 +94,7 @@ class Comparison:
         chosen: what validation clients chose, by algorithm, for each seed: result.json's "tuning" and "finetuning".
         clients: unseen ones that each seed judges by.
         budget: examples that a client passes through its model in a round.
+        privacy: what all runs cost together; None: they are not private.
     """
 
     metric: str
@@ -70,6 +107,7 @@ class Comparison:
     seeds: tuple[int, ...]
     rows: Mapping[str, Mapping[str, Row]]
     chosen: Mapping[str, Sequence[Mapping[str, Any]]]
+    privacy: Budget | None = None
 
 
 def compare(
@@ -100,9 +138,13 @@ def compare(
     rounds, cohort, budget = first.settings.rounds or 0, first.settings.cohort or 0, first.budget  # complete
     asked = {**asked, "rounds": rounds, "cohort": cohort, "budget": budget}
     results: dict[str, list[dict[str, Any]]] = {}
+    experiments = {(name, seed): planned(name, seed=seed) for name in dict.fromkeys(names) for seed in seeds}
+    privacy = Budget.of([e.privacy for e in experiments.values() if e.privacy is not None])
+    if privacy is not None:
+        show.note(str(privacy))
     for name in dict.fromkeys(names):
         for seed in seeds:
-            path, experiment = base / f"{name}-{seed}", planned(name, seed=seed)
+            path, experiment = base / f"{name}-{seed}", experiments[name, seed]
             if (path / "manifest.json").exists():
                 _refuse_other(path, experiment.settings)
                 result = go_on(path, show)
@@ -124,6 +166,7 @@ def compare(
             name: [{"tuning": r["tuning"].get(name), "adapting": r["finetuning"].get("adapted", {})} for r in made]
             for name, made in results.items()
         },
+        privacy,
     )
     RunDirectory(base).write_json("comparison.json", asdict(found))
     return found, base

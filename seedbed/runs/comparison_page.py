@@ -31,6 +31,8 @@ def comparison_page(found: Comparison, command: str) -> str:
         "budget": (f"{found.budget} examples", "through a client's model in a round"),
         "seeds": (len(found.seeds), ", ".join(map(str, found.seeds))),
     }
+    if found.privacy is not None:
+        facts["privacy"] = (f"ε = {found.privacy.epsilon:.3g}", f"all {found.privacy.runs} runs together")
     body = sections(
         {
             "Adapted, and before": side_by_side([_chart(found, shots) for shots in found.rows]),
@@ -44,10 +46,9 @@ def comparison_page(found: Comparison, command: str) -> str:
 
 
 def verdict(found: Comparison) -> str:
-    """For each number of shots the best algorithm, and which cannot be told from it."""
-    return " ".join(
-        f"With {shots_of([shots])}, {best_of(rows)} is best{_ties(rows)}." for shots, rows in found.rows.items()
-    )
+    """For each number of shots the best algorithm, and which cannot be told from it; under a budget what that cost."""
+    best = [f"With {shots_of([shots])}, {best_of(rows)} is best{_ties(rows)}." for shots, rows in found.rows.items()]
+    return " ".join([*best, *([] if found.privacy is None else [str(found.privacy)])])
 
 
 def best_of(rows: Mapping[str, Row]) -> str:
@@ -109,11 +110,19 @@ def _tuned(found: Comparison) -> str:
     grown = f"Each method had the same grid: its learning rate times {', '.join(f'{f:g}' for f in factors)}. "
     caption = (
         f"{grown if factors else 'Learning rates were not tuned. '}A client passes about {found.budget} examples "
-        "through its model in a round under each method, however often a method looks at an example. What is chosen is "
-        "chosen by validation clients: known ones, that the probes (a quarter of the rounds) were not trained on. The "
-        "clients that are judged by had no part in it. All other settings are the defaults."
+        "through its model in a round under each method, however often a method looks at an example. "
+        f"{_chosen_by(found)} All other settings are the defaults."
     )
     return grid(["algorithm", "rate", "chosen", "how clients adapt"], lines, caption, words=True)
+
+
+def _chosen_by(found: Comparison) -> str:
+    if found.privacy is not None:
+        return "Under privacy nothing is chosen, for that would show something of the clients that choose."
+    return (
+        "What is chosen is chosen by validation clients: known ones, that the probes (a quarter of the rounds) were "
+        "not trained on. The clients that are judged by had no part in it."
+    )
 
 
 def choices(found: Comparison) -> dict[str, tuple[str, str, str]]:

@@ -22,7 +22,7 @@ from seedbed.runs import hostile
 from seedbed.runs.build import setting
 from seedbed.runs.directory import RunDirectory
 from seedbed.runs.experiment import AnyModel, Experiment
-from seedbed.runs.protection import Protection
+from seedbed.runs.protection import Protection, joint_of, terms_of
 from seedbed.runs.rounding import rounding
 from seedbed.runs.scheduling import replies, schedule_for
 from seedbed.runs.settings import ScheduleSettings
@@ -149,7 +149,7 @@ class Pipeline:
         if secured:
             result["secure"] = secured.table(self.run.metrics())
         if promise:
-            result["privacy"] = promise.table()
+            result["privacy"] = promise.table(joint_of(self.run.path, promise, self._fingerprint))
         self.run.write_json("result.json", result)
         return result
 
@@ -209,7 +209,7 @@ class Pipeline:
         algorithm = self.experiment.defended(name, self.learner.algorithm(name, model, options=options), cohort)
         slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
         shortened = source if dropped or slow.part == 0 else Shortened(source, slow.share)
-        protection = None if self.experiment.privacy is None else Protection(self.run.path, self.experiment.privacy)
+        protection = self._protection()
         algorithm = protection.algorithm(algorithm) if protection else algorithm
         store = OnDisk(self.run.path / "kept" / plan.stage) if self.settings.kept == "disk" else None
         engine = self._surrounded(algorithm, shortened, model, protection, store)
@@ -242,6 +242,17 @@ class Pipeline:
         own = partial(hostile.kept_by_the_algorithm, settings=self.settings)
         memory = {} if entry.pooled else ByName(clients.names, engine.memory(), own)
         return Trained(name, model, state, {}, options, memory)
+
+    def _protection(self) -> Protection | None:
+        promise = self.experiment.privacy
+        if promise is None:
+            return None
+        return Protection(self.run.path, promise, terms_of(self.settings, self._fingerprint))
+
+    @property
+    def _fingerprint(self) -> str:
+        """Of the data that the run was started on."""
+        return str(self.run.manifest["data"]["fingerprint"])
 
     def _surrounded(
         self,

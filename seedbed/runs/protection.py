@@ -1,7 +1,8 @@
 """A run's differential privacy: from settings to noise, key and ledger, and to the words that say what is promised."""
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,32 @@ from typing import Any
 from seedbed.algorithms.catalogue import Entry
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Engine
-from seedbed.privacy.differential.accountant import Gaussian, epsilon, gaussian_epsilon, noise_for, skellam_for
+from seedbed.privacy.differential.accountant import (
+    LEAST,
+    Gaussian,
+    Release,
+    epsilon,
+    gaussian_epsilon,
+    noise_for,
+    skellam_for,
+)
+from seedbed.privacy.differential.binding import digest
 from seedbed.privacy.differential.central import Adaptive, private
 from seedbed.privacy.differential.distributed import Distributed
-from seedbed.privacy.differential.ledger import Ledger, charged
+from seedbed.privacy.differential.joint import OFF, Joint, JointLedger, default_folder
+from seedbed.privacy.differential.ledger import Ledger, Releases, charged
 from seedbed.privacy.differential.local import LocallyNoised
 from seedbed.privacy.differential.mechanisms import Banded, Independent, InTurn, Local, Mechanism, TreeAggregation
 from seedbed.privacy.differential.noise import Noise, key_file
 from seedbed.rounds import Round
+from seedbed.runs.directory import versions
 from seedbed.runs.settings import PrivacySettings, Settings
 
-KEY, LEDGER = "noise.key", "ledger.jsonl"
+KEY, LEDGER, RELEASES = "noise.key", "ledger.jsonl", "releases.jsonl"
+HOPELESS = 1000.0  # noise in a number of the mean, in clips, above which nothing of the clients is left
 RARE = 1e-3  # the chance that some client takes part more often than is said
+PLACES = ("data", "root")  # settings that say where the data lie
+ALIKE = ("seedbed", "python", "torch", "numpy")  # versions that a private run keeps
 IN_TURN: dict[str, type[TreeAggregation] | type[Banded] | type[Local]] = {
     "tree": TreeAggregation,
     "banded": Banded,
@@ -76,14 +91,35 @@ class Promise:
                 f"delta={delta:g} with {clients} clients would allow one of them to be published whole: choose it well "
                 f"below 1/{clients}, or leave it out"
             )
-        plan = cls(asked, asked.epsilon, delta, 1.0, min(cohort, clients), clients, rounds, settings.seed, size, honest)
-        mechanism = plan.mechanism(Noise(bytes(32)))
-        [(release, times)] = mechanism.spent(rounds).items()
+        plan = cls(
+            asked, asked.epsilon, delta, LEAST, min(cohort, clients), clients, rounds, settings.seed, size, honest
+        )
+        found = plan._with_noise()
+        if asked.mechanism == "distributed":
+            found = found._with_noise()  # on the grid that so much noise takes
+        found._refuse_hopeless()
+        return found
+
+    def _with_noise(self) -> "Promise":
+        """The noise for the budget, on the grid that this plan's noise takes."""
+        mechanism = self.mechanism(Noise(bytes(32)))
+        [(release, times)] = mechanism.spent(self.rounds).items()
         if isinstance(release, Gaussian):
-            return replace(plan, noise_multiplier=noise_for(plan.epsilon, delta, rate=release.rate, times=times))
-        steps = math.sqrt(release.variance)  # of z = 1: so many a clip
-        z = skellam_for(plan.epsilon, delta, longest=release.longest, steps=steps, size=size, times=times)
-        return replace(plan, noise_multiplier=z)
+            z = noise_for(self.epsilon, self.delta, rate=release.rate, times=times)
+            return replace(self, noise_multiplier=z)
+        steps = math.sqrt(release.variance) / self.noise_multiplier  # a clip
+        z = skellam_for(self.epsilon, self.delta, longest=release.longest, steps=steps, size=self.size, times=times)
+        return replace(self, noise_multiplier=z)
+
+    def _refuse_hopeless(self) -> None:
+        """Noise so large that nothing is left of what clients send, and that no model survives."""
+        noise, clients = self._loudest(self.mechanism(Noise(bytes(32)))), self.expected
+        if noise > HOPELESS * clients:
+            raise InputError(
+                f"epsilon={self.epsilon:g} asks for noise of {noise:.3g} clips in every number of a sum over "
+                f"{clients} clients: nothing of what they send would be left; choose a larger epsilon (1 is strong), "
+                "fewer rounds, or more clients a round (cohort)"
+            )
 
     def mechanism(self, key: Noise) -> Mechanism:
         args = (key, self.noise_multiplier, self.expected, self.population)
@@ -92,6 +128,11 @@ class Promise:
             assert self.settings.clip is not None  # Promise.of refuses it
             return Distributed(*args, self.seed, self.size, self.honest, self.settings.clip)
         return Independent(*args) if name == "gaussian" else IN_TURN[name](*args, self.seed)
+
+    @property
+    def spent(self) -> dict[Release, int]:
+        """The releases of all rounds."""
+        return self.mechanism(Noise(bytes(32))).spent(self.rounds)
 
     @property
     def clip(self) -> float | Adaptive:
@@ -115,8 +156,12 @@ class Promise:
             return epsilon(mechanism.spent(self.rounds), self.delta)
         return gaussian_epsilon(math.sqrt(self.often) / self.noise_multiplier, self.delta)
 
-    def table(self) -> dict[str, Any]:
-        """For result.json."""
+    def table(self, joint: Joint | str | None = None) -> dict[str, Any]:
+        """For result.json.
+
+        Args:
+            joint: what all private runs on the data cost together, or why that is not counted; None: not asked for.
+        """
         mechanism, z = self.mechanism(Noise(bytes(32))), self.noise_multiplier
         return {
             "epsilon": epsilon(mechanism.spent(self.rounds), self.delta),
@@ -130,10 +175,11 @@ class Promise:
             "expected_cohort": self.expected,
             "rounds": self.rounds,
             "unit": "client",
-            "said": self.lines(),
+            "joint": joint._asdict() | {"path": str(joint.path)} if isinstance(joint, Joint) else None,
+            "said": self.lines(joint),
         }
 
-    def lines(self) -> list[str]:
+    def lines(self, joint: Joint | str | None = None) -> list[str]:
         """What is protected, against whom, at what ε, and what is not."""
         mechanism, z = self.mechanism(Noise(bytes(32))), self.noise_multiplier
         spent = epsilon(mechanism.spent(self.rounds), self.delta)
@@ -181,6 +227,7 @@ class Promise:
             "of all rows (means of columns, names of classes); manifest.json and checkpoints/, the operator's own.",
             "A client that adapts uses its own data without noise, and its model stays with it.",
             "Another run on the same clients is another release: the ε of all of them add up.",
+            *([] if joint is None else [str(joint)]),
         ]
         return lines
 
@@ -193,7 +240,9 @@ class Promise:
         return "whether it took part at all"
 
     def _loudest(self, mechanism: Mechanism) -> float:
-        """The noise in a sum, in clips: of distributed noise when nobody is lost."""
+        """The noise in a sum, in clips: of distributed noise when nobody is lost, of local noise of all clients."""
+        if isinstance(mechanism, Local):
+            return self.noise_multiplier * 2 * math.sqrt(self.expected)
         more = self.expected / self.honest if isinstance(mechanism, Distributed) else 1.0
         return self.noise_multiplier * math.sqrt(more)
 
@@ -230,18 +279,63 @@ def refuse_unprotected(settings: Settings, entry: Entry) -> None:
         raise InputError(f"--epsilon cannot be kept: {why}; leave one of the two out")
 
 
+def terms_of(settings: Settings, fingerprint: str) -> dict[str, Any]:
+    """What a private run's releases depend on beside its key and state: every setting, the data and the versions.
+
+    Where the data lie is left out: their fingerprint says what they are.
+    """
+    table = settings.model_dump(mode="json", exclude=set(PLACES))
+    used = {f"version of {name}": version for name, version in versions().items() if name in ALIKE}
+    return {"data": fingerprint, **used, **dict(_flat("", table))}
+
+
+def joint_of(folder: Path, plan: Promise, fingerprint: str) -> Joint | str | None:
+    """What all private runs on the data with this fingerprint cost together, this one charged first; or, where the
+    default ledger cannot be written, why that is not counted; None: it was opted out of.
+
+    Raises:
+        InputError: a ledger that was asked for by name cannot be read or written.
+    """
+    asked, path = plan.settings.joint_ledger, folder / LEDGER
+    if asked == OFF or not path.exists():
+        return None
+    run = json.loads(path.read_text().split("\t", 1)[0])["key"]
+    ledger = JointLedger(default_folder() if asked is None else Path(asked).expanduser(), fingerprint)
+    try:
+        return ledger.charge(run, plan.spent, plan.delta)
+    except InputError as error:
+        if asked is not None:
+            raise
+        return f"No ledger adds up ε over runs on these data: {error}."
+
+
+def _flat(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Leaves of nested tables by dotted name."""
+    for name, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
+
+
 class Protection:
     """A plan at work in a run's directory: its key, its ledger, and what they are wrapped around.
 
     noise.key is secret: whoever has it can take the noise off. It is there while rounds may have to be computed again,
     and removed after the last. ledger.jsonl tells what was spent.
+
+    Args:
+        terms: what the releases depend on beside the state, by name (`terms_of`). Noise and cohorts are derived from
+            the key and these, so that nothing else is released with the same noise; the ledger holds them, and a run
+            that goes on with others is refused.
     """
 
-    def __init__(self, folder: Path, plan: Promise):
+    def __init__(self, folder: Path, plan: Promise, terms: Mapping[str, Any]):
         self.plan, self._key_path, ledger = plan, folder / KEY, folder / LEDGER
         self._has_key = self._key_path.exists() or not ledger.exists()
         key = key_file(self._key_path) if self._has_key else Noise(bytes(32))
-        self.mechanism = plan.mechanism(key)
+        self.context = digest(terms)
+        self.mechanism = plan.mechanism(key.bound(self.context))
         what: dict[str, Any] = {
             "mechanism": plan.settings.mechanism,
             "noise_multiplier": plan.noise_multiplier,
@@ -252,10 +346,14 @@ class Protection:
             what |= {"honest": plan.honest, "size": plan.size, "clip": plan.settings.clip}
         if self._has_key:
             what["key"] = key.fingerprint
+        what["terms"] = dict(terms)
         self.ledger = Ledger(ledger, epsilon=plan.epsilon, delta=plan.delta, plan=what, rounds=plan.rounds)
+        self.releases = Releases(folder / RELEASES)
+        if self._has_key:
+            joint_of(folder, plan, str(terms["data"]))
 
     def algorithm(self, algorithm: Algorithm) -> Algorithm:
-        return private(algorithm, self.mechanism, clip=self.plan.clip)
+        return private(algorithm, self.mechanism, clip=self.plan.clip, context=self.context)
 
     def engine(self, engine: Engine) -> Engine:
         if not isinstance(self.mechanism, Local):
@@ -275,7 +373,7 @@ class Protection:
                 f"{self._key_path} is gone, but rounds are left: with another key they would be second releases of "
                 "what the ledger counts once; restore the file, or start another run"
             )
-        return charged(rounds, self.ledger, self.mechanism, done=done)
+        return charged(rounds, self.ledger, self.mechanism, done=done, releases=self.releases)
 
     def finish(self) -> None:
         """After the last round: nothing is left to compute again, so that nobody needs the key."""

@@ -227,6 +227,11 @@ class PrivacySettings(Section):
         description="distributed: clients of a round whose noise is counted on, a fraction or a count; if fewer are "
         "left, the round is given up",
     )
+    joint_ledger: str | None = Field(
+        default=None,
+        description="folder of the ledgers that add up ε over all runs on the same data; none: "
+        "$XDG_DATA_HOME/seedbed/ledgers, else ~/.local/share/seedbed/ledgers; off: no such ledger",
+    )
 
 
 class SecureSettings(Section):

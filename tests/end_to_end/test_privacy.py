@@ -140,6 +140,11 @@ def stopped(tmp_path: Path, rounds: int = 3) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stopped(tmp_path_factory.mktemp("stopped"))
+
+
 @pytest.mark.slow
 def test_killed_the_ledger_has_counted_and_the_end_is_the_same(tmp_path: Path) -> None:
     """Killed in the middle; a copy of it is killed once more before it is through. Both end in the same model, bit for
@@ -181,6 +186,45 @@ def test_without_its_key_a_run_is_not_gone_on_with(tmp_path: Path) -> None:
     (out / "noise.key").write_bytes(key)
     os.chmod(out / "noise.key", 0o644)
     assert "chmod 600" in seedbed("resume", out).line
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"privacy": {"clip": 0.25}}, "privacy.clip=0.5, not 0.25"),
+        ({"options": {"local": {"lr": 0.2}}}, "options"),
+        ({"seed": 7}, "seed=0, not 7"),
+    ],
+    ids=lambda x: str(x)[:12],
+)
+def test_settings_of_a_private_run_cannot_be_changed(
+    stopped_run: Path, tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    """Another clip, learning rate or seed would release again with the same key: refused by name, nothing charged."""
+    run = tmp_path / "run"
+    shutil.copytree(stopped_run, run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    for key, value in changes.items():
+        old = manifest["settings"][key]
+        manifest["settings"][key] = old | value if isinstance(value, dict) else value
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    before = (run / "ledger.jsonl").read_bytes()
+    said = seedbed("resume", run)
+    assert said.code == 2
+    assert named in said.line
+    assert (run / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_round_that_comes_out_otherwise_is_no_replay(stopped_run: Path, tmp_path: Path) -> None:
+    """The first round's digest altered, checkpoints removed: computed again it is another release than was written."""
+    run = tmp_path / "run"
+    shutil.copytree(stopped_run, run)
+    for name in ("journal.jsonl", "metrics.jsonl"):
+        (run / name).unlink(missing_ok=True)
+    lines = (run / "releases.jsonl").read_text().splitlines()
+    first = json.loads(lines[0]) | {"sha256": "0" * 64}
+    (run / "releases.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    assert "round 1 computed again is not the release" in seedbed("resume", run).line
 
 
 def test_an_altered_ledger_stops_the_run(tmp_path: Path) -> None:

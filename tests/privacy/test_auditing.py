@@ -1,7 +1,9 @@
 """The pieces of `seedbed audit`: what is seen is what the real mechanisms give; each attack on a known case."""
 
+import math
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,24 @@ import torch
 
 from seedbed import tree
 from seedbed.privacy.audit import canaries, labels, properties
-from seedbed.privacy.differential import Adaptive, Independent, Ledger, Local, Noise, TreeAggregation, noise_for
+from seedbed.privacy.differential import (
+    Adaptive,
+    Independent,
+    Ledger,
+    Local,
+    Noise,
+    TreeAggregation,
+    distributed,
+    noise_for,
+)
+from seedbed.privacy.differential.central import bind
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.runs.auditing import canaries as mechanisms
+from seedbed.runs.auditing import noise as noise_probe
 from seedbed.runs.auditing.findings import Audit, Claim, Finding
 from seedbed.runs.auditing.members import AT, halved, lira
 from seedbed.runs.auditing.pictures import below, beside, png
-from seedbed.runs.auditing.views import released, secure_mean, update_in
+from seedbed.runs.auditing.views import echo, released, secure_mean, update_in
 from seedbed.runs.pipeline import Show
 from seedbed.runs.protection import Promise
 from seedbed.runs.settings import PrivacySettings
@@ -44,7 +57,7 @@ def test_what_is_released_is_clipped_and_noised_by_the_real_mechanism() -> None:
     quiet = released(Independent(KEY, 0.0, 3, 9), 2.0, tree.stack([MESSAGE]))
     assert quiet["w"].flatten().tolist() == pytest.approx([1.2, 0, 0, 1.6], abs=1e-5)
     loud = released(Independent(KEY, 0.5, 3, 9), 2.0, tree.stack([MESSAGE]), 4)
-    noise = KEY.normal_like(MESSAGE, "sum", 4)
+    noise = bind(Independent(KEY, 0.5, 3, 9), echo(), 2.0).key.normal_like(MESSAGE, "sum", 4)
     for name, x in quiet.items():
         assert torch.allclose(loud[name].double(), x.double() + 0.5 * 2.0 * noise[name], atol=1e-5)
 
@@ -112,26 +125,104 @@ def test_canaries_go_through_a_tree_of_noise() -> None:
 
 def promise(mechanism: str = "gaussian", clip: float | None = 1.0) -> Promise:
     z = noise_for(2.0, 1e-5, rate=0.1, times=20)
-    return Promise(PrivacySettings(epsilon=2.0, mechanism=mechanism, clip=clip), 2.0, 1e-5, z, 10, 100, 20, 0)  # type: ignore[arg-type]
+    settings = PrivacySettings(epsilon=2.0, mechanism=mechanism, clip=clip)  # type: ignore[arg-type]
+    return Promise(settings, 2.0, 1e-5, z, 10, 100, 20, 0, size=500, honest=6)
 
 
-@pytest.mark.parametrize("clip", [1.0, None], ids=["fixed", "adaptive"])
-def test_a_tenth_less_noise_is_found(monkeypatch: pytest.MonkeyPatch, clip: float | None) -> None:
-    """What canaries cannot tell, the noise's own deviation does."""
-    told = mechanisms.noise(promise(clip=clip), claimed=True, show=Show())
+def probed(plan: Promise) -> Any:
+    told = noise_probe.noise(plan, claimed=True, show=Show())
     assert told.claim is not None
-    assert not told.claim.refuted
-    real = Independent.noise
-    monkeypatch.setattr(Independent, "noise", lambda self, like, n: tree.scale(0.9, real(self, like, n)))
-    told = mechanisms.noise(promise(clip=clip), claimed=True, show=Show())
-    assert told.claim is not None
+    return told
+
+
+MECHANISMS = ["gaussian", "tree", "banded", "local", "distributed"]
+every_mechanism = pytest.mark.parametrize("name", MECHANISMS)
+
+
+@pytest.mark.parametrize(("name", "clip"), [(name, 1.0) for name in MECHANISMS] + [("gaussian", None)])
+def test_the_claimed_noise_is_found(monkeypatch: pytest.MonkeyPatch, name: str, clip: float | None) -> None:
+    """Of every mechanism: deviation 1 within 2 %, nothing shared by rounds, keys and clients."""
+    monkeypatch.setattr(noise_probe, "QUIET_NUMBERS", 20_000)
+    told = probed(promise(name, clip))
+    assert not told.claim.refuted, told.claim.said
+    assert told.rows[0].figures["private"].value == pytest.approx(1.0, abs=0.02)
+
+
+CHANGES: dict[str, Callable[[Any, str, tuple[Any, ...]], Any]] = {
+    "none": lambda drawn, purpose, numbers: 0 * drawn,
+    "a tenth": lambda drawn, purpose, numbers: drawn / 10,
+    "nine tenths": lambda drawn, purpose, numbers: drawn * 0.9,
+    "a constant": lambda drawn, purpose, numbers: 0 * drawn + drawn[0],
+    "not a number": lambda drawn, purpose, numbers: drawn * math.nan,
+}
+
+
+def weaken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, str, tuple[Any, ...]], Any]) -> None:
+    """What every mechanism draws, changed: normal numbers, and whole ones."""
+    normal, whole = Noise.normal, distributed.skellam
+
+    def normals(self: Noise, count: int, purpose: str, *numbers: int) -> Any:
+        return change(normal(self, count, purpose, *numbers), purpose, numbers)
+
+    def wholes(count: int, variance: float, noise: Noise, *numbers: int) -> Any:
+        drawn = np.nan_to_num(change(whole(count, variance, noise, *numbers).astype(float), "skellam", numbers))
+        return np.rint(drawn).astype(np.int64)
+
+    monkeypatch.setattr(Noise, "normal", normals)
+    monkeypatch.setattr(distributed, "skellam", wholes)
+    monkeypatch.setattr(noise_probe, "QUIET_NUMBERS", 20_000)
+
+
+@every_mechanism
+@pytest.mark.parametrize("how", CHANGES)
+def test_less_noise_than_claimed_is_refuted(monkeypatch: pytest.MonkeyPatch, name: str, how: str) -> None:
+    weaken(monkeypatch, CHANGES[how])
+    told = probed(promise(name))
+    assert told.claim.refuted, told.claim.said
+    if how == "nine tenths":
+        assert told.rows[0].figures["private"].value == pytest.approx(0.9, abs=0.02)
+
+
+@every_mechanism
+def test_noise_that_does_not_depend_on_its_key_is_refuted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The right deviation, but the same numbers for every key, and so for every client and data set."""
+    normal, whole = Noise.normal, distributed.skellam
+    weaken(monkeypatch, lambda drawn, purpose, numbers: drawn)
+    one = Noise(bytes(32))
+    monkeypatch.setattr(Noise, "normal", lambda self, *args: normal(one, *args))
+    monkeypatch.setattr(distributed, "skellam", lambda count, variance, noise, *n: whole(count, variance, one, *n))
+    told = probed(promise(name))
+    assert "two keys" in told.claim.said
     assert told.claim.refuted
-    assert told.rows[0].figures["private"].value == pytest.approx(0.9, abs=0.01)
 
 
-def test_what_a_mechanism_cannot_be_asked_is_named() -> None:
-    for name in ("tree", "local"):
-        assert name in (mechanisms.noise(promise(name), claimed=True, show=Show()).missing or "")
+@pytest.mark.parametrize("name", ["gaussian", "local", "distributed"])
+def test_noise_that_rounds_share_is_refuted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    normal, whole = Noise.normal, distributed.skellam
+    weaken(monkeypatch, lambda drawn, purpose, numbers: drawn)
+    monkeypatch.setattr(Noise, "bound", lambda self, digest: self)
+    monkeypatch.setattr(Noise, "normal", lambda self, count, purpose, *n: normal(self, count, purpose, 0))
+    monkeypatch.setattr(distributed, "skellam", lambda count, variance, noise, *n: whole(count, variance, noise, 0))
+    told = probed(promise(name))
+    assert "two rounds" in told.claim.said
+    assert told.claim.refuted
+
+
+def test_canaries_go_through_noise_of_the_clients_own() -> None:
+    """Distributed: a bound below what its rounds cost; without noise above it."""
+    kept = canaries_of(promise("distributed"))
+    assert not kept.claim.refuted, kept.claim.said
+    silent = canaries_of(replace(promise("distributed"), noise_multiplier=1e-6, epsilon=0.5))
+    assert silent.rows[0].figures["private"].value > 2
+
+
+def canaries_of(plan: Promise) -> Any:
+    told = mechanisms.canaries(plan, claimed=True, count=60, seed=0, show=Show())
+    assert told.claim is not None
+    return told
+
+
+def test_canaries_do_not_apply_where_there_is_no_sum() -> None:
     local = mechanisms.canaries(promise("local"), claimed=True, count=100, seed=0, show=Show())
     assert "no sum" in (local.missing or "")
 

@@ -1,6 +1,7 @@
 """Comparisons: one budget, one grid, validation clients that choose; runs that are there are gone on with."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
@@ -12,6 +13,7 @@ import pytest
 from seedbed import InputError, tree
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.learning.finetuning import FineTuning, Scored
+from seedbed.privacy.differential.accountant import Release, epsilon, release
 from seedbed.runs import tuning
 from seedbed.runs.comparison import Cell, Comparison, Row, compare
 from seedbed.runs.comparison_page import comparison_page, verdict
@@ -79,6 +81,28 @@ def test_an_unknown_name_stops_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"did you mean 'fedavg'"):
         compared(tmp_path / "c", ["fed_proto", "fedavgg"], [0])
     assert not (tmp_path / "c").exists()
+
+
+# ---- privacy -----------------------------------------------------------------------------------------------------
+
+
+def test_the_runs_of_a_comparison_are_accounted_together(tmp_path: Path) -> None:
+    """Two methods and two seeds at ε = 4: one composition of all their releases (q = 1: a Gaussian of half the noise),
+    far above 4; said before, in the verdict and in the file, and nothing is called chosen."""
+    found = compared(tmp_path, ["fedavg", "fedprox"], [0, 1], "cohort=8", "privacy.epsilon=4", "reader.clients=10")
+    assert found.privacy is not None
+    spent: Counter[Release] = Counter()
+    for path in tmp_path.glob("*-*/ledger.jsonl"):
+        lines = [json.loads(line.split("\t")[0]) for line in path.read_text().splitlines()]
+        spent.update(release(line["cost"]) for line in lines[1:] if line["cost"])
+    assert sum(spent.values()) == 8
+    assert found.privacy.epsilon == pytest.approx(epsilon(spent, found.privacy.delta), rel=1e-6)
+    assert 4 < found.privacy.epsilon < 16
+    assert f"ε = {found.privacy.epsilon:.3g}" in verdict(found)
+    page = comparison_page(found, "seedbed compare")
+    assert "chosen by validation clients" not in page
+    assert "4 runs together" in page
+    assert json.loads((tmp_path / "comparison.json").read_text())["privacy"]["runs"] == 4
 
 
 # ---- the same budget ---------------------------------------------------------------------------------------------

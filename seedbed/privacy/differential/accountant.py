@@ -7,14 +7,19 @@ replacing a client, cohorts of fixed size and the central-limit (Gaussian-DP) es
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from seedbed.errors import InputError
 
+LARGE, WEAK = 20.0, 100.0  # ε from which on steps may be coarser, and Rényi's bound is near enough
+KINDS = 8  # of sampled releases: of more kinds Rényi's bound is taken, for each takes a second
 COARSE, FINE = 1e-3, 1e-4  # steps of the privacy loss; the result is an upper bound at any
 LEAST, MOST = 0.02, 1e5  # noise multipliers that are looked among
+ROUNDING = 1e-13  # relative error of the probability of one number that `discrete.skellam` draws
 
 
 class Gaussian(NamedTuple):
@@ -31,6 +36,19 @@ class Gaussian(NamedTuple):
     @property
     def noisy(self) -> bool:
         return self.noise_multiplier > 0
+
+    def divergence(self, order: int) -> float:
+        """Rényi divergence of order α: α/2z², or log Σ_k C(α, k)(1 − q)^(α−k)·q^k·e^((k²−k)/2z²) / (α − 1) of a sampled
+        one (Mironov, Talwar and Zhang, arXiv 1908.10530, section 3.3)."""
+        from scipy.special import gammaln, logsumexp
+
+        z, q = self.noise_multiplier, self.rate
+        if q == 1:
+            return order / (2 * z * z)
+        k = np.arange(order + 1)
+        ways = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
+        terms = ways + k * math.log(q) + (order - k) * math.log1p(-q) + k * (k - 1) / (2 * z * z)
+        return float(logsumexp(terms)) / (order - 1)
 
 
 class Skellam(NamedTuple):
@@ -52,15 +70,20 @@ class Skellam(NamedTuple):
 
     def divergence(self, order: int) -> float:
         """Rényi divergence of order α: αΔ₂²/2μ + min(((2α − 1)Δ₂² + 6Δ₁)/4μ², 3Δ₁/2μ) (Agarwal, Kairouz and Liu,
-        NeurIPS 2021, arXiv 2110.04995, Theorem 3.5), Δ₁ ≤ min(√P·Δ₂, Δ₂²) for whole numbers."""
+        NeurIPS 2021, arXiv 2110.04995, Theorem 3.5), Δ₁ ≤ min(√P·Δ₂, Δ₂²) for whole numbers.
+
+        The sampler's double precision adds (2α − 1)/(α − 1)·P·η ≤ 3Pη: both distributions' probabilities are within a
+        factor 1 ± Pη of Skellam's.
+        """
         mu, square = self.variance, self.longest**2
         l1 = min(math.sqrt(self.size) * self.longest, square)
         extra = min(((2 * order - 1) * square + 6 * l1) / (4 * mu**2), 3 * l1 / (2 * mu))
-        return order * square / (2 * mu) + extra
+        return order * square / (2 * mu) + extra + 3 * self.size * ROUNDING
 
 
 Release = Gaussian | Skellam
 ORDERS = (*range(2, 257), 384, 512, 1024, 2048)  # α
+FEWER_ORDERS = (*range(2, 33), *range(36, 65, 4), 80, 96, 128, 192, 256, 512, 1024)  # where an order costs a sum
 
 
 def release(table: Mapping[str, Any]) -> Release:
@@ -72,25 +95,30 @@ def epsilon(spent: Mapping[Release, int], delta: float) -> float:
     """ε at δ of so many releases of each kind, one after another, each chosen in sight of those before.
 
     Of Gaussians an upper bound, within about 1e-4 relative of the exact value; exact where every rate is 1. Of Skellam
-    noise Rényi's bound (Canonne, Kamath and Steinke, NeurIPS 2020, Proposition 12), some 10 % above.
+    noise, of both together, and of more than `KINDS` kinds of sampled releases Rényi's bound (Canonne, Kamath and
+    Steinke, NeurIPS 2020, Proposition 12), some 10 % above.
 
     >>> round(epsilon({Gaussian(4.0): 10}, 1e-5), 4)
     3.3414
     """
     refuse_delta(delta)
-    whole = [(r, n) for r, n in spent.items() if n and isinstance(r, Skellam)]
-    normal = [(r, n) for r, n in spent.items() if n and isinstance(r, Gaussian)]
-    if whole and normal:
-        raise InputError("releases with Skellam and with normal noise cannot be accounted together: keep a ledger each")
-    return _renyi_epsilon(whole, delta) if whole else _epsilon(tuple(sorted(normal)), delta, FINE)
+    made = [(r, n) for r, n in spent.items() if n]
+    normal = [(r, n) for r, n in made if isinstance(r, Gaussian)]
+    if len(normal) < len(made) or sum(r.rate < 1 for r, _ in normal) > KINDS:
+        return _renyi_epsilon(made, delta)
+    if any(not r.noisy for r, _ in normal):
+        return math.inf
+    about = _renyi_epsilon(normal, delta) if any(r.rate < 1 for r, _ in normal) else 0.0
+    return _epsilon(tuple(sorted(normal)), delta, FINE if about < LARGE else COARSE if about < WEAK else 10 * COARSE)
 
 
-def _renyi_epsilon(spent: list[tuple[Skellam, int]], delta: float) -> float:
+def _renyi_epsilon(spent: Sequence[tuple[Release, int]], delta: float) -> float:
     def at(order: int) -> float:
         divergence = math.fsum(n * r.divergence(order) for r, n in spent)
         return divergence + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
 
-    return max(0.0, min(at(order) for order in ORDERS))
+    sums = any(isinstance(r, Gaussian) and r.rate < 1 for r, _ in spent)
+    return max(0.0, min(at(order) for order in (FEWER_ORDERS if sums else ORDERS)))
 
 
 def refuse_delta(delta: float) -> None:
@@ -127,7 +155,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
     def excess(e: float) -> float:
         above, below = log_ndtr(mu / 2 - e / mu), e + log_ndtr(-mu / 2 - e / mu)
-        return float(above + math.log1p(-math.exp(min(below - above, -1e-300))) - math.log(delta))
+        gap = below - above
+        return float(above + math.log(-math.expm1(gap)) - math.log(delta)) if gap < 0 else -math.inf
 
     if mu == 0 or excess(0.0) <= 0:
         return 0.0
@@ -144,23 +173,58 @@ def noise_for(target: float, delta: float, *, rate: float = 1.0, times: int = 1)
     >>> round(noise_for(2.0, 1e-5, rate=0.01, times=1000), 3)
     0.959
     """
-    from scipy.optimize import brentq
-
     refuse_delta(delta)
     if not 0 < target < math.inf:
         raise InputError(f"epsilon={target} cannot be aimed at: give a number above 0, such as 2")
+    high = math.sqrt(times) / _gaussian_mu(target, delta)  # of everybody in every round: chance asks for no more
+    if rate == 1:
+        return _within(high, target, times)
+    high = _renyi_noise_for(target, delta, rate, times, high)
+    if target > WEAK:  # hardly a promise: what Rényi's bound asks for is near enough
+        return _within(high, target, times)
+    return _sampled_noise_for(target, delta, rate, times, _within(min(high, MOST), target, times))
 
-    def excess(log_z: float, step: float = COARSE) -> float:
+
+def _gaussian_mu(target: float, delta: float) -> float:
+    """The largest sensitivity over noise μ of one Gaussian release with ε ≤ target."""
+    low, high = 0.0, 2 * math.sqrt(2 * target) + 10  # ε > μ²/2 − 5μ there
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if gaussian_epsilon(middle, delta) <= target else (low, middle)
+    return low
+
+
+def _renyi_noise_for(target: float, delta: float, rate: float, times: int, high: float) -> float:
+    def over(z: float) -> bool:
+        return _renyi_epsilon([(Gaussian(z, rate), times)], delta) > target
+
+    low = LEAST / 2
+    if over(high):
+        return high
+    while high > low * 1.01:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if over(middle) else (low, middle)
+    return high
+
+
+def _sampled_noise_for(target: float, delta: float, rate: float, times: int, most: float) -> float:
+    """z between LEAST and `most`, by steps of the privacy loss that are coarser for a large ε."""
+    from scipy.optimize import brentq
+
+    coarse, fine = (COARSE, FINE) if target <= LARGE else (10 * COARSE, COARSE)
+
+    def excess(log_z: float, step: float = coarse) -> float:
         return _epsilon(((Gaussian(math.exp(log_z), rate), times),), delta, step) - target
 
-    low = high = math.log(max(4 * LEAST, min(MOST / 4, rate * math.sqrt(times) / target + 0.5)))
-    while excess(high) > 0:
-        high = _within(high + 0.5, target, times)
+    low = high = math.log(most)
+    if excess(high, fine) > 0:  # only where `most` is MOST, or the exact value but for its discretisation
+        _within(math.inf if most == MOST else most, target, times)
+        return most
     while excess(low) <= 0:
-        low = _within(low - 0.5, target, times)
-    found = float(brentq(excess, low, high, xtol=1e-6))
+        high, low = low, math.log(_within(math.exp(low - 0.15), target, times))
+    found = float(brentq(excess, low, high, xtol=1e-4))
     for _ in range(8):  # the coarse bound is a little high: aim at what makes the fine one right
-        gap = excess(found, FINE)
+        gap = excess(found, fine)
         if -1e-4 * target <= gap <= 0:
             break
         slope = (excess(found + 1e-2) - excess(found - 1e-2)) / 2e-2
@@ -199,13 +263,13 @@ def skellam_for(target: float, delta: float, *, longest: float, steps: float, si
     return high
 
 
-def _within(log_z: float, target: float, times: int) -> float:
-    if not math.log(LEAST) <= log_z <= math.log(MOST):
+def _within(z: float, target: float, times: int) -> float:
+    if not LEAST <= z <= MOST:
         raise InputError(
             f"epsilon={target:g} over {times} rounds needs a noise multiplier outside {LEAST:g}…{MOST:g}: choose "
             "another epsilon, fewer rounds, or a smaller cohort"
         )
-    return log_z
+    return z
 
 
 def _library() -> tuple[Any, Any]:

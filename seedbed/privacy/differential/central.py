@@ -9,7 +9,7 @@ Shapes: C clients of a round, m of them expected.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
+from seedbed.privacy.differential.binding import digest, digest_of_tree
 from seedbed.privacy.differential.clipping import clipped
 from seedbed.privacy.differential.distributed import Distributed
 from seedbed.privacy.differential.mechanisms import Independent, Local, Mechanism
@@ -73,7 +74,9 @@ def split(noise_multiplier: float, deviation: float) -> float:
     return noise_multiplier / math.sqrt(1 - (noise_multiplier / (2 * deviation)) ** 2) if noise_multiplier else 0.0
 
 
-def private(algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptive) -> Algorithm:
+def private(
+    algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptive, context: bytes | None = None
+) -> Algorithm:
     """The same algorithm, of which the server's state after any number of rounds is differentially private.
 
     Σ_i value_i·min(1, C/‖value_i‖) + C·noise, divided by m whoever took part, goes to `server` for the mean. Every
@@ -83,6 +86,9 @@ def private(algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptiv
         algorithm: one whose reducer is a mean.
         mechanism: the noise and the cohorts.
         clip: C, the most that a client's contribution may measure (‖·‖₂ over all leaves); inf only without noise.
+        context: `digest` of all that the releases depend on: settings, data, versions. The noise is derived from it;
+            fresh noise (`Independent`) also from the state before the round, bit for bit. None: the digest of the
+            algorithm's functions, what they hold, the mechanism and the clip, but not of data: use a key once.
     Raises:
         InputError: the reducer is not linear; the clip is not above 0, or infinite with noise; an adaptive clip with
             noise that is not fresh in every round.
@@ -95,6 +101,7 @@ def private(algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptiv
     z = mechanism.noise_multiplier
     deviation = adaptive.deviation(mechanism.expected, z) if adaptive else 0.0
     louder = split(z, deviation) / z if adaptive and z else 1.0
+    noisy = bind(mechanism, algorithm, clip, context)
 
     def init(params: Params) -> ServerState:
         state = algorithm.init(params)
@@ -126,10 +133,12 @@ def private(algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptiv
         answered = replies.weights.sum().double()
         value, within, _ = tree.map(lambda x: answered * x.double(), replies.value)
         if z > 0:
-            value = tree.axpy(bound * louder, mechanism.noise(value, round), value)
+            fresh = noisy
+            if context is not None and isinstance(mechanism, Independent):
+                fresh = replace(noisy, key=noisy.key.bound(digest_of_tree(state)))
+            value = tree.axpy(bound * louder, fresh.noise(value, round), value)
             if adaptive:
-                assert isinstance(mechanism, Independent)  # the only one that _refuse lets through
-                within = within + deviation * mechanism.key.normal_like(within, "within", round)
+                within = within + deviation * fresh.key.normal_like(within, "within", round)
         mean = tree.map(lambda s, x: (s / mechanism.expected).to(x.dtype), value, replies.value.value)
         after = algorithm.server(public(state), _anonymous(mean, mechanism, replies))
         extra = {"inner": after.extra, "round": state.extra["round"] + 1}
@@ -156,6 +165,13 @@ def private(algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptiv
 def public(state: ServerState) -> ServerState:
     """The algorithm's own state, in that of its private form."""
     return ServerState(state.params, state.extra["inner"])
+
+
+def bind(mechanism: Mechanism, algorithm: Algorithm, clip: float | Adaptive, context: bytes | None = None) -> Mechanism:
+    """The mechanism with a key for what it is laid on; arguments as of `private`."""
+    named = {f.name: getattr(mechanism, f.name) for f in fields(mechanism) if f.name != "key"}
+    of = digest(algorithm, clip, type(mechanism).__name__, named) if context is None else digest(context, clip)
+    return replace(mechanism, key=mechanism.key.bound(of))
 
 
 def _anonymous(mean: Tree, mechanism: Mechanism, replies: Replies) -> Replies:

@@ -18,9 +18,12 @@ import torch
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.privacy.differential.accountant import Release, Skellam
+from seedbed.privacy.differential.binding import digest
 from seedbed.privacy.differential.discrete import Flat, Grid, Whole, reach, rounded, share_of, skellam
 from seedbed.privacy.differential.mechanisms import InTurn
 from seedbed.tree import Tree
+
+LOUD = 2.0**29  # the variance of a client's noise, in steps, from which on the grid is made coarser
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,29 @@ class Distributed(InTurn):
 
     @cached_property
     def grid(self) -> Grid:
-        """At 16√P steps a clip or more (a power of 2, at least 1024): rounding adds less than 0.3 % to a length."""
-        steps = 2.0 ** max(10, math.ceil(math.log2(16 * math.sqrt(self.size))))
+        """At 16√P steps a clip or more (a power of 2, at least 1024): rounding adds less than 0.3 % to a length.
+
+        Where that makes a client's noise larger than √`LOUD` steps the grid is coarser, down to 2√P steps a clip (at
+        least 64), so that words stay short; rounding then adds up to 3.5 %, by which the noise is larger too.
+        """
+        coarse = max(64.0, _power_of_two(2 * math.sqrt(self.size)))
+        loudest = math.sqrt(LOUD * self.honest) / max(self.noise_multiplier, 1e-9)
+        return self._grid(min(self._fine, max(coarse, 2.0 ** math.floor(math.log2(loudest)))))
+
+    @property
+    def _fine(self) -> float:
+        """Steps a clip, where the noise does not call for fewer."""
+        return max(1024.0, _power_of_two(16 * math.sqrt(self.size)))
+
+    def _grid(self, steps: float) -> Grid:
         return Grid(scale=steps / self.clip, clip=self.clip, size=self.size)
 
     @property
     def variance(self) -> float:
-        """μ of the noise of h clients together, in steps."""
-        return (self.noise_multiplier * self.grid.scale * self.clip) ** 2
+        """μ of the noise of h clients together, in steps: z clips, and on a coarser grid as much more as messages may
+        be longer there, so that ε does not depend on the grid."""
+        longer = self.grid.longest / self._grid(self._fine).longest * self._fine / (self.grid.scale * self.clip)
+        return (self.noise_multiplier * self.grid.scale * self.clip * longer) ** 2
 
     @property
     def share(self) -> float:
@@ -71,11 +89,12 @@ class Distributed(InTurn):
     def whole(self, value: Flat, client: int, round: int) -> Whole:
         """[P] of ‖·‖₂ ≤ C → what a client sends: rounded, and with its share of the noise.
 
-        Its coins and noise follow from a key, so that a round computed again is the same release. In a simulation it is
-        derived from the run's; in a federation it is the client's own.
+        Its coins and noise follow from a key and from the value, so that a round computed again is the same release,
+        and another value has other noise. In a simulation the key is derived from the run's; in a federation it is the
+        client's own.
         """
-        own = self.key.of("client", client)
-        return rounded(value, self.grid, own, round) + skellam(self.size, self.share, own, round)
+        own = self.key.of("client", client).bound(digest(value))
+        return rounded(value, self.grid, own, round) + skellam(len(value), self.share, own, round)
 
     def noise(self, like: Tree, round: int) -> Tree:
         """The server adds none."""
@@ -90,3 +109,7 @@ class Distributed(InTurn):
     @property
     def _release(self) -> Skellam:
         return Skellam(self.variance, self.grid.longest, self.size)
+
+
+def _power_of_two(least: float) -> float:
+    return float(2.0 ** math.ceil(math.log2(least)))

@@ -2,7 +2,11 @@
 other way round.
 
 ledger.jsonl: the first line is the plan (budget, mechanism, the key's fingerprint); then a line a round. Every line
-ends with the sha256 of itself and holds that of the line before: what was altered is refused.
+ends with the sha256 of itself and holds that of the line before: what was altered is refused. The chain has no key: it
+finds damage, lost lines and edits by hand. It does not hold against somebody with write access, who can compute all
+hashes again: for that, keep the last line's hash elsewhere.
+
+releases.jsonl: the sha256 of each round's state. A round computed again must be the same release, bit for bit.
 """
 
 import hashlib
@@ -16,8 +20,10 @@ from typing import Any
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 from seedbed.privacy.differential.accountant import Release, epsilon, release
+from seedbed.privacy.differential.binding import digest_of_tree
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.rounds import Round
+from seedbed.tree import Tree
 
 OF_THE_NETWORK = ("lost", "abandoned")  # what is told of a round, for it does not depend on anybody's data
 NOT_NAMED: Sequence[ClientId] = ()  # the clients of a round that does not tell who they were
@@ -49,9 +55,8 @@ class Ledger:
         if not lines:
             self._append(first)
         elif {k: lines[0].get(k) for k in first} != first:
-            other = next(k for k in first if lines[0].get(k) != first[k])
             raise InputError(
-                f"{path} was begun with {other}={lines[0].get(other)!r}, not {first[other]!r}: what it counts would "
+                f"{path} was begun {_difference(lines[0], first)}: what it counts would "
                 "not be what is released; restore the run's settings and files, or start another run"
             )
         for line in lines[1:]:
@@ -117,19 +122,7 @@ class Ledger:
         """Add a line, flushed to disk with its directory entry."""
         text = json.dumps({**line, "before": self._last})
         digest = hashlib.sha256(text.encode()).hexdigest()
-        try:
-            with open(self.path, "a") as file:
-                file.write(f"{text}\t{digest}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {self.path}: {error.strerror}; nothing is released that is not written down there: free "
-                "some space, then `seedbed resume` goes on"
-            ) from error
+        _append_to(self.path, f"{text}\t{digest}\n")
         self._last = digest
 
     def _read(self) -> list[dict[str, Any]]:
@@ -152,18 +145,89 @@ class Ledger:
         return found
 
 
-def charged(rounds: Iterator[Round], ledger: Ledger, mechanism: Mechanism, *, done: int = 0) -> Iterator[Round]:
+def _append_to(path: Path, line: str) -> None:
+    """Add a line, on disk with its directory entry when this returns."""
+    try:
+        with open(path, "a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; nothing is released that is not written down there: free some "
+            "space, then `seedbed resume` goes on"
+        ) from error
+
+
+def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first thing in which two plans differ, by name.
+
+    >>> _difference({"terms": {"lr": 0.1}}, {"terms": {"lr": 0.2}})
+    'with lr=0.1, not 0.2'
+    """
+    name = next(name for name in now if then.get(name) != now[name])
+    old, new = then.get(name), now[name]
+    if isinstance(new, Mapping):
+        if not isinstance(old, Mapping):
+            return "before noise was bound to settings, data and versions"
+        return _difference({**dict.fromkeys(new), **old}, {**dict.fromkeys(old), **new})
+    return f"with {name}={old!r}, not {new!r}"
+
+
+class Releases:
+    """The digest of each round's release, on disk before anybody sees it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        text = path.read_text() if path.exists() else ""
+        if text and not text.endswith("\n"):  # torn off while it was written: not released
+            text = text[: text.rfind("\n") + 1]
+            os.truncate(path, len(text))
+        self._known = {line["round"]: line["sha256"] for line in map(json.loads, text.splitlines())}
+
+    def check(self, round: int, state: Tree) -> None:
+        """Write down a round's release (round from 0), or compare it with what was written.
+
+        Raises:
+            InputError: the round was released before, and otherwise.
+        """
+        found = digest_of_tree(state).hex()
+        if self._known.get(round, found) != found:
+            raise InputError(
+                f"round {round + 1} computed again is not the release that {self.path} has: it would be a second one, "
+                "which the ledger does not count; go on where the first was computed (device, threads, libraries), or "
+                "start another run"
+            )
+        if round not in self._known:
+            _append_to(self.path, json.dumps({"round": round, "sha256": found}) + "\n")
+            self._known[round] = found
+
+
+def charged(
+    rounds: Iterator[Round],
+    ledger: Ledger,
+    mechanism: Mechanism,
+    *,
+    done: int = 0,
+    releases: Releases | None = None,
+) -> Iterator[Round]:
     """The same rounds, each charged before it is computed, and without what tells of those who took part.
 
     Args:
         done: rounds that lie behind.
+        releases: of this run; None: a round computed again is not compared with the first.
     Raises:
-        InputError: before the round that the budget does not cover.
+        InputError: before the round that the budget does not cover, or that is another release than the first time.
     """
     number = done
     while True:
         ledger.charge(number, mechanism.cost(number))
         round = next(rounds)
+        if releases is not None:
+            releases.check(number, round.state)
         number += 1
         told = {name: number for name, number in round.info.items() if name in OF_THE_NETWORK}
         yield round._replace(clients=NOT_NAMED, info=told, refused={}, lost={})

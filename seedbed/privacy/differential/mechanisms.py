@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from seedbed import draws, tree
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 from seedbed.privacy.differential.accountant import Gaussian, Release
+from seedbed.privacy.differential.binding import digest_of_tree
 from seedbed.privacy.differential.noise import Noise
 from seedbed.tree import Tree
 
@@ -27,6 +28,11 @@ SUM = "sum"  # the purpose of noise on sums
 
 class Mechanism(Protocol):
     """Noise on sums of contributions of length at most 1, with the cohorts that its cost is accounted for."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # a frozen dataclass
+
+    @property
+    def key(self) -> Noise: ...
 
     @property
     def noise_multiplier(self) -> float: ...
@@ -212,9 +218,12 @@ class Local(InTurn):
     def noise(self, like: Tree, round: int) -> Tree:
         return tree.map(lambda x: torch.zeros_like(x, dtype=torch.float64), like)
 
-    def own_noise(self, like: Tree, client: ClientId, round: int) -> Tree:
-        """What a client adds to its own contribution; its key would be its own in a real federation."""
-        drawn = self.key.of("client", client).normal_like(like, SUM, round)
+    def own_noise(self, value: Tree, client: ClientId, round: int) -> Tree:
+        """What a client adds to its own contribution; its key would be its own in a real federation.
+
+        It is bound to the contribution, so that a server that asks again with other settings gets other noise.
+        """
+        drawn = self.key.of("client", client).bound(digest_of_tree(value)).normal_like(value, SUM, round)
         return tree.scale(2 * self.noise_multiplier, drawn)
 
 

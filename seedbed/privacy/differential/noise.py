@@ -69,6 +69,10 @@ class Noise:
             like, [part.reshape(x.shape).to(x.device) for part, x in zip(parts, leaves, strict=True)]
         )
 
+    def bound(self, digest: bytes) -> "Noise":
+        """The noise of what has this digest (`binding.digest`), independent of that of anything else."""
+        return Noise(self._derived(f"bound {digest.hex()}", ()))
+
     def of(self, purpose: str, *numbers: int) -> "Noise":
         """Another's noise: a client's own, from a key of its own."""
         return Noise(self._derived(purpose, numbers))

@@ -2,11 +2,15 @@
 arXiv 1607.00133, Algorithm 1). What leaves the client, and all that follows, is private in each of its examples: the
 "task-global" privacy of Li, Khodak, Caldas and Talwalkar (ICLR 2020), weaker than that of whole clients and cheaper.
 
+Public: n, how many examples each client has. Chances of inclusion, the room of a batch and the denominator depend on
+it. Neighbours are data sets of a client in which one example is left out of every batch while n stays as it is known.
+
 Shapes: C clients, K steps, B places for examples of a batch, n examples of a client.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +22,7 @@ from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.learning.objectives import with_gradient
 from seedbed.learning.training import Objective, Params
+from seedbed.privacy.differential.binding import digest
 from seedbed.privacy.differential.clipping import clipped
 from seedbed.privacy.differential.noise import Noise
 from seedbed.tasks.population import Population
@@ -98,6 +103,8 @@ class NoisedTasks:
         population: of the clients.
         expected, steps: of `poisson_batches`.
         like: the parameters.
+        context: `binding.digest` of all else that the releases depend on, such as settings and learning rates. Noise
+            and batches are derived from the key, this, the data and the fields above: use a key for one training.
     """
 
     population: Population
@@ -105,6 +112,13 @@ class NoisedTasks:
     like: Params
     expected: int
     steps: int
+    context: bytes = b""
+
+    @cached_property
+    def bound(self) -> Noise:
+        """The key's noise for these data and settings."""
+        shapes = [tuple(x.shape) for x in tree.leaves(self.like)]
+        return self.key.bound(digest(self.context, self.population.fingerprint(), self.expected, self.steps, shapes))
 
     @property
     def clients(self) -> Sequence[int]:
@@ -114,7 +128,7 @@ class NoisedTasks:
         return int(self.population.sizes[client])
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
-        secret = int(self.key.words(1, "batches")[0])
+        secret = int(self.bound.words(1, "batches")[0])
         sampler = poisson_batches(self.expected, steps=self.steps)
         task = Sampled(self.population, sampler, seed=secret, purpose="records").tasks(clients, round)
         dtype = torch.get_default_dtype()
@@ -126,5 +140,5 @@ class NoisedTasks:
     def _noise(self, client: int, round: int) -> Params:
         """[K, ...] of one client."""
         wide = tree.map(lambda x: x.new_zeros((self.steps, *x.shape)), self.like)
-        drawn: Any = self.key.of("client", client).normal_like(wide, "records", round)
+        drawn: Any = self.bound.of("client", client).normal_like(wide, "records", round)
         return tree.map(lambda n, x: n.to(x.dtype), drawn, wide)

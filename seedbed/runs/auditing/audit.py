@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-from seedbed.runs.auditing.canaries import canaries, ledger, noise
+from seedbed.runs.auditing.canaries import canaries, ledger
 from seedbed.runs.auditing.findings import Audit, Finding
 from seedbed.runs.auditing.leaks import MOST, inverted, labelled, searched
 from seedbed.runs.auditing.members import members
+from seedbed.runs.auditing.noise import noise
 from seedbed.runs.auditing.page import page
 from seedbed.runs.auditing.properties import inferred
 from seedbed.runs.auditing.subject import Subject

@@ -1,5 +1,4 @@
-"""The run's mechanism on canary clients, its noise on clients that send zero, and its ledger: whether ε is what it is
-said to be.
+"""The run's mechanism on canary clients, and its ledger: whether ε is what it is said to be.
 
 For canaries nothing is retrained: m clients go through the same `private()`, cohorts, clipping and noise, for as many
 rounds. Each lies along a coordinate of its own, so that none hides another (Dirac canaries: Nasr et al., USENIX
@@ -11,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 
 from seedbed import draws
 from seedbed.privacy.audit.canaries import Guesses, guess, lower_bound
-from seedbed.privacy.differential import Adaptive, Independent, Ledger, Noise, new_key
-from seedbed.privacy.differential.central import split
+from seedbed.privacy.differential import Adaptive, Distributed, Independent, Ledger, Noise, epsilon, new_key
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.runs.auditing.findings import Claim, Figure, Finding, Row
 from seedbed.runs.auditing.views import every_release
@@ -25,14 +22,14 @@ from seedbed.runs.protection import LEDGER, Promise
 
 GUESSED = 0.5  # of the canaries, those of the highest and the lowest scores
 BOLD = 2.0  # canaries are so many clips long: what is beyond the clip must not matter
-QUIET_NUMBERS = 100_000
-SURE = 0.999  # of the interval of the noise, wrongly missed once in a thousand audits
+FEW, FEW_ROUNDS = 100, 10  # canaries and rounds of a mechanism whose clients noise
 
 
 def with_canaries(promise: Promise, canaries: int) -> Promise:
     """The same rates and rounds over so many clients, none of which is a real one."""
     expected = max(1, round(promise.expected / promise.population * canaries))
-    return replace(promise, population=canaries, expected=expected)
+    honest = max(1, round(promise.honest / promise.expected * expected))
+    return replace(promise, population=canaries, expected=expected, size=canaries, honest=honest)
 
 
 def guessed(mechanism: Mechanism, clip: float | Adaptive, rounds: int, *, seed: int = 0) -> Guesses:
@@ -45,10 +42,12 @@ def guessed(mechanism: Mechanism, clip: float | Adaptive, rounds: int, *, seed: 
     m, seen = mechanism.population, share_seen(mechanism, rounds)
     present = draws.generator(seed, "canaries").random(m) < 0.5
     length = 1.0 if isinstance(clip, Adaptive) else BOLD * clip
-    first, second = torch.split(length * torch.eye(m), [m // 2, m - m // 2], 1)
+    silent = isinstance(mechanism, Distributed)  # absent clients send zero, with their noise
+    sent = torch.diag(torch.as_tensor(present).float()) if silent else torch.eye(m)
+    first, second = torch.split(length * sent, [m // 2, m - m // 2], 1)
     scores = torch.zeros(m, dtype=torch.float64)
     for release, bound in every_release(
-        mechanism, clip, {"a": first, "b": second}, rounds, there=lambda c: bool(present[c])
+        mechanism, clip, {"a": first, "b": second}, rounds, answering=lambda c: [i for i in c if silent or present[i]]
     ):
         scores += torch.cat([release["a"], release["b"]]).double() / bound
     return guess(scores.numpy(), present, part=min(GUESSED, seen * 0.8), absent=seen > 0.99)
@@ -79,7 +78,10 @@ def canaries(promise: Promise, *, claimed: bool, count: int, seed: int, show: Sh
     if promise.settings.mechanism == "local":
         return Finding(**named, missing=LOCAL)
     tick = show.stage("canaries", 2)
-    plan = with_canaries(promise, count)
+    plan, most = with_canaries(promise, count), promise.epsilon
+    if promise.settings.mechanism == "distributed":  # each canary noises numbers of its own: fewer, in fewer rounds
+        plan = replace(with_canaries(promise, min(count, FEW)), rounds=min(promise.rounds, FEW_ROUNDS))
+        most = epsilon(promise.mechanism(Noise(bytes(32))).spent(plan.rounds), promise.delta)
     mechanism = plan.mechanism(Noise(new_key()))
     found = guessed(mechanism, plan.clip, plan.rounds, seed=seed)
     bound = lower_bound(found, promise.delta)
@@ -87,20 +89,20 @@ def canaries(promise: Promise, *, claimed: bool, count: int, seed: int, show: Sh
     bare = Independent(Noise(new_key()), 0.0, plan.population, plan.population)
     open_ = guessed(bare, 1.0, 1, seed=seed)
     tick(f"without noise ε ≥ {lower_bound(open_, promise.delta):.2f}")
-    said = f"ε ≥ {bound:.2f} by canaries, claimed ε = {promise.epsilon:.4g} at δ = {promise.delta:.2g}"
+    said = f"ε ≥ {bound:.2f} by canaries, claimed ε = {most:.4g} at δ = {promise.delta:.2g} for {plan.rounds} rounds"
     row = Row(
         f"{found.right} of {found.guessed}",
         {
             "plain": Figure(lower_bound(open_, promise.delta)),
             "private": Figure(bound),
             "guess": Figure(0.0),
-            "ceiling": Figure(promise.epsilon),
+            "ceiling": Figure(most),
         },
     )
     return Finding(
         **named,
         rows=[row],
-        claim=Claim(said, bound > promise.epsilon) if claimed else None,
+        claim=Claim(said, bound > most) if claimed else None,
         notes=[
             "It finds noise that is missing or ten times too small, not noise at half its size: see the noise itself.",
             "It runs the mechanism with the run's noise, clip, rates and rounds on made-up clients, under a key of its "
@@ -110,41 +112,6 @@ def canaries(promise: Promise, *, claimed: bool, count: int, seed: int, show: Sh
 
 
 LOCAL = "privacy.mechanism=local: every client noises its own message, so that there is no sum to find a canary in"
-
-
-def noise(promise: Promise, *, claimed: bool, show: Show) -> Finding:
-    """The deviation of what is released where clients send zero, against what is accounted for."""
-    named: dict[str, Any] = {
-        "name": "noise",
-        "title": "The noise itself",
-        "sees": "a released sum over clients that all send zero, divided by the clip",
-        "obtains": f"the noise's deviation over that which ε was accounted for, from {QUIET_NUMBERS:,} numbers",
-        "unit": "× claimed",
-    }
-    mechanism = promise.mechanism(Noise(new_key()))
-    if not isinstance(mechanism, Independent):
-        return Finding(
-            **named,
-            missing=f"privacy.mechanism={promise.settings.mechanism} has noise that spans rounds: a single one tells "
-            "too little of it",
-        )
-    tick = show.stage("noise", 1)
-    quiet = {"zero": torch.zeros(promise.population, 1).expand(-1, QUIET_NUMBERS)}
-    release, bound = next(every_release(mechanism, promise.clip, quiet, 1, there=lambda c: c < 2))
-    ratio = float(release["zero"].double().std()) / bound / sums_multiplier(promise)
-    n = QUIET_NUMBERS - 1
-    low, high = (ratio * (n / float(stats.chi2.ppf(p, n))) ** 0.5 for p in ((1 + SURE) / 2, (1 - SURE) / 2))
-    tick(f"{ratio:.3f}")
-    said = f"noise of {ratio:.4g} times what ε was accounted for ({low:.4g} to {high:.4g})"
-    row = Row("one round", {"plain": Figure(0.0), "private": Figure(ratio, low, high), "ceiling": Figure(1.0)})
-    return Finding(**named, rows=[row], claim=Claim(said, high < 1) if claimed else None)
-
-
-def sums_multiplier(promise: Promise) -> float:
-    """The noise on sums, in clips: a little more than z where the clip adapts."""
-    if isinstance(promise.clip, Adaptive):
-        return split(promise.noise_multiplier, promise.clip.deviation(promise.expected, promise.noise_multiplier))
-    return promise.noise_multiplier
 
 
 def ledger(promise: Promise, folder: Path) -> Finding:

@@ -4,6 +4,7 @@ noise; each is attacked with the others as shadows (LiRA: see `privacy.audit.mem
 Shapes: S trainings, N known clients.
 """
 
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -11,20 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from seedbed import draws
+from seedbed import draws, tree
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ServerState
+from seedbed.federated import Algorithm, Around, ClientId, Engine, Group, ServerState
 from seedbed.privacy.audit.membership import Rate, ceiling, likelihood_ratio, true_positives
-from seedbed.privacy.differential import Local, Noise, epsilon, new_key, private
+from seedbed.privacy.differential import Distributed, Local, Noise, epsilon, new_key, private
 from seedbed.privacy.differential.central import public
 from seedbed.rounds import synchronous
 from seedbed.rounds.round import one_by_one
 from seedbed.runs.auditing.findings import Claim, Figure, Finding, Row
-from seedbed.runs.auditing.subject import Subject
+from seedbed.runs.auditing.subject import Subject, with_algorithm
+from seedbed.runs.auditing.views import private_engine
 from seedbed.runs.pipeline import Show
 from seedbed.runs.protection import Promise
 from seedbed.tasks.sampling import Sampled
+from seedbed.tree import Tree
 
+META_GRADIENTS = ("fedmeta", "per_fedavg")  # algorithms whose clients send the gradient of a loss after adaptation
 AT = 0.01  # the share of others that are taken for members
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -87,8 +91,19 @@ def members(subject: Subject, show: Show) -> Finding:
             notes.append(
                 f"After {rounds} rounds ε = {spent:.3g}; e^ε·{AT:g} + δ = {ceiling(AT, spent, promise.delta):.2%}."
             )
-    row = Row(f"{bare.pairs} guesses", figures)
-    return Finding(**named, rows=[row], claim=claim, notes=notes)
+    rows = [Row(f"{subject.settings.algorithm}, {bare.pairs} guesses", figures)]
+    return Finding(**named, rows=[*rows, *beside(subject, rounds, notes)], claim=claim, notes=notes)
+
+
+def beside(subject: Subject, rounds: int, notes: list[str]) -> list[Row]:
+    """The same attack on a meta-gradient, or on FedAvg's update where the run sends a meta-gradient."""
+    name = "fedavg" if subject.settings.algorithm in META_GRADIENTS else META_GRADIENTS[0]
+    try:
+        found = attacked(with_algorithm(subject, name), None, rounds, lambda _: None)
+    except (InputError, KeyError) as error:
+        notes.append(f"{name} beside it cannot be trained on these data: {error}.")
+        return []
+    return [Row(f"{name}, {found.pairs} guesses", {"plain": figure(found), "guess": Figure(AT)})]
 
 
 LOCAL = (
@@ -143,20 +158,43 @@ def trained(subject: Subject, promise: Promise | None, present: Bools, rounds: i
     """The state after so many rounds in which only those present take part; noise under a key of its own."""
     experiment, algorithm = subject.experiment, subject.algorithm
     source = experiment.source(subject.settings.algorithm, experiment.train, subject.options)
+    engine: Engine = experiment.engine(source, subject.model)
     cohort: int | None = subject.cohort
+    silent = False
     if promise is not None:
-        algorithm = private(algorithm, promise.mechanism(Noise(new_key())), clip=promise.clip)
-        cohort = None
+        mechanism = promise.mechanism(Noise(new_key()))
+        algorithm = private(algorithm, mechanism, clip=promise.clip)
+        cohort, silent = None, isinstance(mechanism, Distributed)
+        if silent:  # an absent client sends zero, with its noise
+            engine = private_engine(SilentWhereAbsent(engine, present), mechanism, promise.clip)
     schedule = synchronous(
         algorithm,
-        experiment.engine(source, subject.model),
+        engine,
         algorithm.init(subject.model.params),
         cohort=cohort,
         seed=subject.settings.seed,
-        answering=lambda chosen, round: [c for c in chosen if present[c]],
+        answering=None if silent else lambda chosen, round: [c for c in chosen if present[c]],
     )
     *_, last = islice(schedule, rounds)
     return last.state if promise is None else public(last.state)
+
+
+class SilentWhereAbsent(Around):
+    """An engine whose absent clients contribute zero."""
+
+    def __init__(self, engine: Engine, present: Bools):
+        super().__init__(engine)
+        self.present = present
+
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+        for group in self.engine.ask(algorithm, sent, round):
+            made = group.messages.value
+            each = [
+                tree.index(made.value, i) if self.present[c] else tree.zeros_like(tree.index(made.value, i))
+                for i, c in enumerate(group.clients)
+            ]
+            value = made._replace(value=tree.stack(each))
+            yield group._replace(messages=group.messages._replace(value=value))
 
 
 def losses(subject: Subject, state: ServerState) -> Floats:

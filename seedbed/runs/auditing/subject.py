@@ -21,7 +21,7 @@ from seedbed.federated import Algorithm, ServerState
 from seedbed.runs.directory import RunDirectory
 from seedbed.runs.experiment import AnyModel, Experiment
 from seedbed.runs.protection import Promise
-from seedbed.runs.settings import AuditSettings, PrivacySettings, Settings, settings_from, table_from
+from seedbed.runs.settings import AuditSettings, PrivacySettings, SecureSettings, Settings, settings_from, table_from
 from seedbed.runs.start import plan, population_for, refuse_changed, trained_start
 from seedbed.tasks.population import Population, Rows
 from seedbed.tasks.sampling import Sampled
@@ -168,6 +168,20 @@ def _of_run(path: Path, asked: Mapping[str, Any], assignments: Sequence[str]) ->
     what = f"{_words(experiment)}: the trained model of {path}"
     found = _subject(experiment, trained.model, algorithm, trained.state, what, trained.options)
     return replace(found, folder=path)
+
+
+def with_algorithm(subject: Subject, name: str) -> Subject:
+    """The same data and model under another algorithm with its default settings, from its initial state, unprotected.
+
+    Raises:
+        InputError: it does not run on these data.
+    """
+    changes = {"algorithm": name, "options": {}, "privacy": PrivacySettings(), "secure": SecureSettings(), "tune": ()}
+    experiment = Experiment(subject.settings.model_copy(update=changes), subject.experiment.population)
+    experiment.check()
+    model, algorithm = _built(experiment, {})
+    state = algorithm.init(model.params)
+    return Subject(experiment, model, algorithm, state, None, None, f"{name} beside it", {})
 
 
 def _built(experiment: Experiment, options: Mapping[str, Any]) -> tuple[AnyModel, Algorithm]:

@@ -5,6 +5,7 @@ Shapes: N clients, C of a cohort.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -12,9 +13,9 @@ import torch
 from seedbed import tree
 from seedbed.engines import Vectorised
 from seedbed.federated import Algorithm, ClientId, Engine, Message, Params, Replies, ServerState
-from seedbed.privacy.differential import Adaptive, Local, LocallyNoised, private
+from seedbed.privacy.differential import Adaptive, Distributed, Local, LocallyNoised, private
 from seedbed.privacy.differential.mechanisms import Mechanism
-from seedbed.privacy.secure import Grid, Masks, Summed, Weighted
+from seedbed.privacy.secure import Grid, Masks, Noised, Summed, Unmasked, Weighted
 from seedbed.rounds import synchronous
 from seedbed.rounds.round import gather
 from seedbed.tasks.types import Task
@@ -54,11 +55,14 @@ def echo() -> Algorithm:
     return Algorithm(init, client, server)
 
 
-def private_engine(source: Given, mechanism: Mechanism, clip: float | Adaptive) -> Engine:
-    engine = Vectorised(source)
+def private_engine(engine: Engine, mechanism: Mechanism, clip: float | Adaptive) -> Engine:
+    """The engine whose clients add noise of their own, where the mechanism asks for that. Sums are taken without masks,
+    which change no bit of them."""
     if isinstance(mechanism, Local):
         assert isinstance(clip, float)  # Promise.of sees to it
         return LocallyNoised(engine, mechanism, clip=clip)
+    if isinstance(mechanism, Distributed):
+        return Summed(engine, Noised(mechanism), Unmasked(mechanism.honest))
     return engine
 
 
@@ -66,11 +70,14 @@ def released(mechanism: Mechanism, clip: float, messages: Tree, round: int = 0) 
     """A round's noised sum of clipped messages, without those that the attacker knows and has taken off.
 
     Args:
-        messages: those that it does not know, leaves [C, ...].
+        messages: those that it does not know, leaves [C, ...]. Under distributed noise others noise beside them, so
+            that there are as many as are counted on.
     """
     algorithm = private(echo(), mechanism, clip=clip)
+    if isinstance(mechanism, Distributed):
+        mechanism, messages = _with_others(mechanism, messages)
     source = Given(messages)
-    engine = private_engine(source, mechanism, clip)
+    engine = private_engine(Vectorised(source), mechanism, clip)
     state = algorithm.init(tree.map(lambda x: torch.zeros_like(x[0]), messages))
     state.extra["round"] = torch.tensor(round)
     groups = list(engine.ask(algorithm, {c: algorithm.send(state, c) for c in source.clients}, round))
@@ -78,22 +85,35 @@ def released(mechanism: Mechanism, clip: float, messages: Tree, round: int = 0) 
     return tree.scale(mechanism.expected, after.params)
 
 
+def _with_others(mechanism: Distributed, messages: Tree) -> tuple[Distributed, Tree]:
+    """As many clients as are counted on, those beyond the messages sending zero; and the grid of these messages."""
+    leaves = tree.leaves(messages)
+    missing = max(0, mechanism.honest - len(leaves[0]))
+    padded = tree.map(lambda x: torch.cat([x, x.new_zeros((missing, *x.shape[1:]))]), messages)
+    return replace(mechanism, size=sum(x[0].numel() for x in leaves)), padded
+
+
 def every_release(
-    mechanism: Mechanism, clip: float | Adaptive, messages: Tree, rounds: int, *, there: Callable[[ClientId], bool]
+    mechanism: Mechanism,
+    clip: float | Adaptive,
+    messages: Tree,
+    rounds: int,
+    *,
+    answering: Callable[[Sequence[ClientId]], Sequence[ClientId]],
 ) -> Iterator[tuple[Tree, float]]:
     """Each round's noised sum of its cohort, and the clip that it was made with.
 
     Args:
         messages: leaves [N, ...], the same in every round; N is the mechanism's population.
-        there: whether a client takes part in the training at all.
+        answering: which clients of a cohort answer.
     """
     algorithm = private(echo(), mechanism, clip=clip)
     start = algorithm.init(tree.map(lambda x: torch.zeros_like(x[0]), messages))
     schedule = synchronous(
         algorithm,
-        private_engine(Given(messages), mechanism, clip),
+        private_engine(Vectorised(Given(messages)), mechanism, clip),
         start,
-        answering=lambda chosen, round: [c for c in chosen if there(c)],
+        answering=lambda chosen, round: list(answering(chosen)),
     )
     bound = clip.start if isinstance(clip, Adaptive) else clip
     for round in islice(schedule, rounds):

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from seedbed import InputError
-from seedbed.privacy.differential import Gaussian, epsilon, noise_for
+from seedbed.privacy.differential import Gaussian, accountant, epsilon, noise_for
 from seedbed.privacy.differential.accountant import gaussian_epsilon
+from seedbed.runs.protection import Promise
+from seedbed.runs.settings import Settings
 
 # (q, z, T, δ) -> dp-accounting's PLD, and lower and upper bound of prv-accountant 0.2.0
 TABLE = {
@@ -139,3 +141,40 @@ def test_budgets_that_cannot_be(target: float, delta: float, said: str) -> None:
 def test_no_noise_is_little_enough() -> None:
     with pytest.raises(InputError, match="fewer rounds"):
         noise_for(1e-7, 1e-9, times=100_000)
+
+
+def test_a_huge_budget_takes_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above `WEAK` no privacy loss distribution is made, which takes longer the less noise there is. What is found
+    keeps the budget by Rényi's bound or that of everybody's taking part, or is refused by the least noise."""
+
+    def never() -> Any:
+        raise AssertionError("a privacy loss distribution was made")
+
+    monkeypatch.setattr(accountant, "_library", never)
+    for target in (101.0, 1e3, 1e4):
+        z = accountant.noise_for(target, 1e-5, rate=0.1, times=100)
+        bounds = (accountant._renyi_epsilon([(Gaussian(z, 0.1), 100)], 1e-5), gaussian_epsilon(10 / z, 1e-5))
+        assert min(bounds) <= target * (1 + 1e-6)
+    for rate in (0.1, 1.0):
+        with pytest.raises(InputError, match=r"outside 0\.02"):
+            accountant.noise_for(1e9, 1e-5, rate=rate, times=100)
+
+
+@pytest.mark.parametrize(("z", "rate"), [(1.0, 0.1), (0.6, 0.01), (5.0, 0.5), (0.3, 0.9)])
+def test_renyis_bound_is_above_the_exact_value_and_near_it(z: float, rate: float) -> None:
+    spent = {accountant.Gaussian(z, rate): 20}
+    exact = accountant.epsilon(spent, 1e-5)
+    assert exact <= accountant._renyi_epsilon(list(spent.items()), 1e-5) <= 1.6 * exact + 0.3
+
+
+@pytest.mark.parametrize("mu", [1e-300, 1e-17, 1e-9, 1e3])
+def test_no_scale_of_a_gaussian_is_too_small_or_too_large(mu: float) -> None:
+    found = accountant.gaussian_epsilon(mu, 1e-5)
+    assert found == 0 if mu < 1e-8 else found > mu * mu / 2
+
+
+def test_noise_that_leaves_nothing_is_refused_while_planning() -> None:
+    """Instead of a model that is infinite after a round."""
+    settings = Settings.model_validate({"rounds": 3, "cohort": 6, "privacy": {"epsilon": 1e-6}})
+    with pytest.raises(InputError, match=r"epsilon=1e-06 asks for noise of 6\.\d+e\+04 clips .* over 6 clients"):
+        Promise.of(settings, 6)

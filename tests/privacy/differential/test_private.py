@@ -23,7 +23,7 @@ from seedbed.privacy.differential import (
     private,
     public,
 )
-from seedbed.privacy.differential.central import split
+from seedbed.privacy.differential.central import bind, split
 from seedbed.rounds import synchronous
 from tests.agreement.bench import COHORT, SIZES, by_hand, clients
 
@@ -49,7 +49,8 @@ def test_noise_does_not_depend_on_how_many_answer(answered: int) -> None:
     algorithm = quiet(LIKE, 0.5, z=3.0, expected=2)
     state = algorithm.init(LIKE)
     after = algorithm.server(state, summed(algorithm, state, [(ONE, 1.0)] * answered))
-    noise = torch.as_tensor(KEY.normal(4, "sum", 0)) * 3.0 * 0.5
+    key = bind(Independent(KEY, 3.0, 2, 8), parrots(LIKE), 0.5).key
+    noise = torch.as_tensor(key.normal(4, "sum", 0)) * 3.0 * 0.5
     assert torch.allclose(2 * after.params["w"], answered * 0.5 * ONE["w"] + noise, atol=1e-9)
 
 
@@ -98,7 +99,8 @@ def test_one_step_of_the_clip() -> None:
         algorithm = quiet(LIKE, clip, z=z)
         state = algorithm.init(LIKE)
         after = algorithm.server(state, summed(algorithm, state, says))
-        noise = float(KEY.normal(1, "within", 0)[0]) * clip.deviation(2, z) / 2 if z else 0.0
+        key = bind(Independent(KEY, z, 2, 8), parrots(LIKE), clip).key
+        noise = float(key.normal(1, "within", 0)[0]) * clip.deviation(2, z) / 2 if z else 0.0
         assert float(after.extra["clip"]) == pytest.approx(0.1 * math.exp(0.2 * (0.4 - noise)), rel=1e-9)
 
 
@@ -173,7 +175,7 @@ def test_local_noise_is_in_the_message(kind: Any) -> None:
     for group in engine.ask(algorithm, asked, 0):
         for i, c in enumerate(group.clients):
             sent = tree.index(group.messages.value.value, i)
-            noise = tree.scale(0.01, local.own_noise(sent, c, 0))
+            noise = tree.scale(0.01, local.own_noise(plain[c].value.value, c, 0))
             want = tree.add(plain[c].value.value, noise)
             assert all(
                 torch.allclose(a, b, atol=1e-12) for a, b in zip(tree.leaves(sent), tree.leaves(want), strict=True)

@@ -1,0 +1,103 @@
+"""Joint ledger of one data set: every private run on it writes down what it will spend, so that ε adds up over runs.
+
+A file per data set, named by its fingerprint, in a folder of this user; a line per run, JSON. Runs compose: ε of all of
+them together is the accountant's, not a sum. The ledger counts runs of one user on one machine; it has no key.
+"""
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from seedbed.errors import InputError
+from seedbed.privacy.differential.accountant import Release, epsilon, release
+
+OFF = "off"
+
+
+class Joint(NamedTuple):
+    """What all private runs on a data set cost together.
+
+    Attributes:
+        runs: that the ledger counts, this one included.
+    """
+
+    epsilon: float
+    delta: float
+    runs: int
+    path: Path
+
+    def __str__(self) -> str:
+        if self.runs == 1:
+            return f"This is the first private run on these data that {self.path} counts; it adds up those that follow."
+        return (
+            f"With the {self.runs - 1} earlier private runs on these data that {self.path} counts: ε = "
+            f"{self.epsilon:.3g} at δ = {self.delta:.2g} together. It counts the runs of this user on this machine."
+        )
+
+
+def default_folder() -> Path:
+    """$XDG_DATA_HOME/seedbed/ledgers, else ~/.local/share/seedbed/ledgers."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "seedbed" / "ledgers"
+
+
+class JointLedger:
+    """The ledger of the data with this fingerprint.
+
+    Raises:
+        InputError: the file cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str):
+        self.path = folder / f"{fingerprint[:32]}.jsonl"
+
+    def charge(self, run: str, spent: Mapping[Release, int], delta: float) -> Joint:
+        """Write a run down before its first round; one that is written down already is not counted twice.
+
+        Args:
+            run: a name that no other run has: the fingerprint of its noise key.
+            spent: by all rounds that the run plans.
+            delta: at which to state ε.
+        """
+        line = {"run": run, "spent": [[r._asdict(), n] for r, n in spent.items()]}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0)
+                text = file.read()
+                lines = self._lines(text)
+                if run not in {known["run"] for known in lines}:
+                    if text and not text.endswith("\n"):
+                        file.truncate(len(text[: text.rfind("\n") + 1].encode()))
+                    file.write(json.dumps(line) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                    lines.append(line)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.path}, which adds up ε over runs on the same data: {error.strerror}; set "
+                f"privacy.joint_ledger to another folder, or to {OFF} to go without"
+            ) from error
+        return self._total(lines, delta)
+
+    def _lines(self, text: str) -> list[dict[str, Any]]:
+        """All lines; one that was torn off while it was written has released nothing."""
+        whole = text[: text.rfind("\n") + 1]
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise InputError(
+                f"{self.path} is not as it was written ({error}): restore it, or set privacy.joint_ledger to another "
+                "folder"
+            ) from error
+
+    def _total(self, lines: list[dict[str, Any]], delta: float) -> Joint:
+        spent: Counter[Release] = Counter()
+        for line in lines:
+            for table, times in line["spent"]:
+                spent[release(table)] += times
+        return Joint(epsilon(spent, delta), delta, len(lines), self.path)
