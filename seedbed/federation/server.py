@@ -75,6 +75,7 @@ class Server:
         self.plan, self.terms, self.folder, self.transport = plan, terms, folder, transport
         self._keys = _keys_of(terms.clients, keys)
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
+        self._gate = replace(terms.gate, weight_cap=terms.gate.weight_cap or plan.largest_weight)
         self._addresses: dict[ClientId, Address] = {}
         self._held: set[ClientId] = set()  # clients that have the last model
         self._sent: Counter[ClientId] = Counter()  # bytes of letters to each client since this server was started
@@ -107,7 +108,7 @@ class Server:
             if self.at.aggregated is None:
                 self._select()
                 self._collect()
-                if len(self.at.accepted) < self.terms.enough:
+                if len(self.at.accepted) < self.terms.enough(len(self.at.refused)):
                     self._miss()
                     continue
                 self._aggregate()
@@ -145,15 +146,16 @@ class Server:
                 again = now() + self.terms.again
                 say(silent)
                 self.log(event, round=self.at.round, attempt=self.at.attempt, clients=silent,
-                         accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self.terms.enough,
+                         accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self.terms.enough(len(self.at.refused)),
                          seconds_left=round(end - now(), 1))  # fmt: skip
             arrived = self.transport.receive(max(0.0, min(again, end) - now()))
             if arrived is not None:
                 self._take(*arrived)
 
     def _miss(self) -> None:
+        refused = f" ({len(self.at.refused)} were refused)" if self.at.refused else ""
         self._record("MISSED", attempt=self.at.attempt, accepted=len(self.at.accepted))
-        self._stop_if_hopeless("missed for want of answers", TooFewAnswer)
+        self._stop_if_hopeless(f"missed for want of answers{refused}", TooFewAnswer)
 
     def _aggregate(self) -> None:
         """Letters → the next model, on disk before it is said so."""
@@ -184,10 +186,10 @@ class Server:
     def _outcome(self, groups: Sequence[Group]) -> Outcome:
         """Judge, reduce, step: what a simulation does, and a model only if it is sound."""
         at, algorithm = self.at, self._algorithm
-        groups, unfit = self.terms.gate.admit(groups, list(at.accepted), schema=self.plan.schema)
+        groups, unfit = self._gate.admit(groups, list(at.accepted), schema=self.plan.schema)
         refused = {**{c: str(r["why"]) for c, r in at.refused.items()}, **unfit}
         clients = [c for group in groups for c in group.clients]
-        if len(clients) < self.terms.enough:
+        if len(clients) < self.terms.enough(len(refused)):
             return Outcome(self.state, None, [], refused, f"{len(clients)} messages are left behind the gate")
         try:
             replies = gather(algorithm, groups, len(self.terms.clients))
@@ -330,7 +332,7 @@ class Server:
             message = as_message(self.plan.message.unpack(letter.payload))
         except Refused as why:
             return str(why)
-        gate = replace(self.terms.gate, norm=None)  # it needs the round's other messages: see _outcome
+        gate = replace(self._gate, norm=None)  # it needs the round's other messages: see _outcome
         group = Group([letter.client], tree.stack([message]))
         refused = gate.admit([group], [letter.client], schema=self.plan.schema).refused
         if not refused and self.plan.algorithm.reduce.linear and _largest(message) > self.terms.grid.clip:

@@ -20,7 +20,7 @@ from seedbed import tree
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId
-from seedbed.federation.plan import Plan
+from seedbed.federation.plan import Plan, cap_weights
 from seedbed.federation.terms import Terms
 from seedbed.gate import Gate
 from seedbed.runs import hostile
@@ -62,6 +62,8 @@ class Agreement:
         shape: of every member's data, and how many members there are.
         encoding: how members read their files (`Population.encoding`).
         classes: the labels' names, the same for all; of episodic data none.
+        cap: the largest weight of a member's message, fixed when the federation is made. None: an agreement from before
+            there was one. Weights are then not limited, and the default quorum is the whole cohort.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Agreement:
     shape: Shape
     encoding: Mapping[str, Any]
     classes: tuple[str, ...]
+    cap: float | None = None
 
     @classmethod
     def make(
@@ -102,7 +105,9 @@ class Agreement:
             )
         targets = 1 if form.y.ndim == 1 else int(form.y[0].numel())
         shape = Shape(tuple(form.x.shape[1:]), len(form.classes), targets, form.episodic, len(members))
-        made = cls(name, tuple(members), whole, shape, form.encoding, () if form.episodic else form.classes)
+        classes = () if form.episodic else form.classes
+        cap = whole.federation.cap if schedule == "synchronous" else None  # peers mix by the links' weights
+        made = cls(name, tuple(members), whole, shape, form.encoding, classes, cap)
         _refuse_elsewhere(whole, entry, schedule)
         _ = made.plan.message  # what cannot be computed is found before anything is written
         return made
@@ -118,6 +123,7 @@ class Agreement:
             "shape": asdict(self.shape),
             "encoding": dict(self.encoding),
             "classes": list(self.classes),
+            **({} if self.cap is None else {"cap": self.cap}),
         }
         write_atomically(folder / FILE, (json.dumps(table, indent=2, allow_nan=False) + "\n").encode())
 
@@ -139,6 +145,7 @@ class Agreement:
                 Shape.of(table["shape"]),
                 table["encoding"],
                 tuple(table["classes"]),
+                None if table.get("cap") is None else float(table["cap"]),
             )
         except FileNotFoundError as error:
             raise InputError(f"{folder} holds no {FILE}: name a folder that `seedbed federation init` made") from error
@@ -160,8 +167,8 @@ class Agreement:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """As it is trained, with the rule for messages that was agreed on."""
-        made = self.learner.algorithm(self.settings.algorithm, self.model)
+        """As it is trained, with the rule for messages and the cap on weights that were agreed on."""
+        made = cap_weights(self.learner.algorithm(self.settings.algorithm, self.model), self.cap)
         return hostile.defended(made, self.settings, _no_root, self.settings.cohort or len(self.members))
 
     @cached_property
@@ -175,7 +182,8 @@ class Agreement:
             "encoding": dict(self.encoding),
             "classes": list(self.classes),
         }
-        return Plan(self.name, self.algorithm, self.algorithm.init(self.model.params), self._example, agreed)
+        start = self.algorithm.init(self.model.params)
+        return Plan(self.name, self.algorithm, start, self._example, agreed, self.cap)
 
     @property
     def terms(self) -> Terms:
@@ -187,7 +195,7 @@ class Agreement:
             clients=range(len(self.members)),
             cohort=settings.cohort,
             over=asked.over,
-            quorum=asked.quorum,
+            quorum=asked.quorum or (None if self.cap else "all"),
             deadline=asked.deadline,
             again=asked.again,
             seed=settings.seed,
