@@ -18,7 +18,6 @@ from seedbed.tree import Tree
 from seedbed.wire import PROTOCOL, Refused, forms, pack, unpack
 from seedbed.wire.payload import size
 
-
 CAP = 1.0  # of a client's weight: all clients weigh the same
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.errors import Diverged, InputError
 from seedbed.federated import ClientId, Group, Message, Replies, ServerState
+from seedbed.federation.inbox import Inbox
 from seedbed.federation.journal import AGAIN, Journal, Record
 from seedbed.federation.log import Log
 from seedbed.federation.plan import Plan, as_message, digest_tensor, refuse_weak
@@ -27,12 +28,15 @@ from seedbed.federation.transport import Address, Transport
 from seedbed.reducers.robust import TooFew
 from seedbed.rounds.round import Round, gather
 from seedbed.stored import fill, from_bytes, to_bytes, write_atomically, writing
-from seedbed.wire import Action, Assembler, Letter, Refused, seal
+from seedbed.wire import CHUNK, Action, Assembler, Letter, Refused, seal
 from seedbed.wire.frames import IDENTITY, TEXT
 
 OTHER_RUN = "this is another run's letter: this server holds another one"
 OTHERWISE = "this client was set up otherwise"  # these two a node cannot mend by going on
 REMARKS = 1000  # on letters in the log, a round
+OF_ONE = 20  # of them on letters of one client
+WELCOMES = 8  # greetings of one client that are answered by the round's work, a round
+FRAMES = 64  # that a client may send within `again` seconds, beside two of its longest letters
 LEAST = 3  # aggregates that the divergence guard must have seen before it speaks
 
 
@@ -81,9 +85,15 @@ class Server:
         self._sent: Counter[ClientId] = Counter()  # bytes of letters to each client since this server was started
         self._got: Counter[ClientId] = Counter()  # and from it; a letter said again is counted once
         self._said: dict[ClientId, bytes] = {}  # the digest of the last letter to each
-        self._remarks = 0  # on letters, in this round
+        self._remarks: Counter[ClientId | None] = Counter()  # on letters of each client, in this round
+        self._told_no: set[tuple[ClientId, bool]] = (
+            set()
+        )  # who was sent a refusal in this round, of its letter or others
+        self._welcomes: Counter[ClientId] = Counter()  # in this round
         limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.HELD: 0}
         self._assembler = Assembler(self._keys.get, lambda action: limits.get(action, -1))
+        longest = 1 + max(limits.values()) // CHUNK
+        self._inbox = Inbox(transport, 2 * longest + FRAMES, terms.again)
         self.journal = Journal(folder)
         self.log = Log(folder / "log.jsonl", said)
         try:
@@ -108,7 +118,7 @@ class Server:
             if self.at.aggregated is None:
                 self._select()
                 self._collect()
-                if len(self.at.accepted) < self.terms.enough(len(self.at.refused)):
+                if len(self.at.accepted) < self._enough:
                     self._miss()
                     continue
                 self._aggregate()
@@ -124,6 +134,7 @@ class Server:
     # ---- a round ------------------------------------------------------------------------------------------------
 
     def _select(self) -> None:
+        self._forget_remarks()
         if self.at.cohort is None:
             self._record("SELECTED", attempt=self.at.attempt, cohort=self.terms.chosen(self.at.round))
 
@@ -146,9 +157,9 @@ class Server:
                 again = now() + self.terms.again
                 say(silent)
                 self.log(event, round=self.at.round, attempt=self.at.attempt, clients=silent,
-                         accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self.terms.enough(len(self.at.refused)),
+                         accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self._enough,
                          seconds_left=round(end - now(), 1))  # fmt: skip
-            arrived = self.transport.receive(max(0.0, min(again, end) - now()))
+            arrived = self._inbox.receive(max(0.0, min(again, end) - now()))
             if arrived is not None:
                 self._take(*arrived)
 
@@ -173,8 +184,11 @@ class Server:
         made = self.at.aggregated
         assert made is not None
         clients = made["clients"]
+        while (left := self._inbox.left()) is not None:  # what came before the next round cannot answer it
+            self._take(*left)
         self._record("COMMITTED", snapshot=made["snapshot"])
-        self.state, self._remarks = self._load(made["snapshot"]), 0
+        self.state = self._load(made["snapshot"])
+        self._forget_remarks()
         with writing(self.folder / "metrics.jsonl", go_on=AGAIN), open(self.folder / "metrics.jsonl", "a") as file:
             file.write(_metrics(made))
         self.journal.sweep(self.at.needed)
@@ -219,6 +233,11 @@ class Server:
             )
 
     # ---- letters ------------------------------------------------------------------------------------------------
+
+    @property
+    def _enough(self) -> int:
+        """Messages that make this round: a refused one is not missing."""
+        return self.terms.enough(len(self.at.refused))
 
     @property
     def _waited_for(self) -> list[ClientId]:
@@ -272,7 +291,7 @@ class Server:
         except Refused as why:
             about = {"client": letter.client, "round": letter.round, "attempt": letter.attempt}
             self._remark("letter refused", **about, why=str(why))
-            return self._send_to(address, letter.client, Action.REFUSAL, str(why).encode()[:TEXT])
+            return self._refuse(letter, address, str(why))
 
     def _read(self, letter: Letter, address: Address) -> None:
         if letter.run != self.plan.run:
@@ -290,8 +309,18 @@ class Server:
         else:
             self._current(letter)
 
+    def _refuse(self, letter: Letter, address: Address, why: str) -> None:
+        """Tell a client why, once a round for letters of the round and once for others: it could go on for ever."""
+        kind = letter.client, (letter.round, letter.attempt) == (self.at.round, self.at.attempt)
+        if kind not in self._told_no:
+            self._told_no.add(kind)
+            self._send_to(address, letter.client, Action.REFUSAL, why.encode()[:TEXT])
+
     def _welcome(self, client: ClientId) -> None:
         self._remark("hello", client=client)
+        self._welcomes[client] += 1
+        if self._welcomes[client] > WELCOMES:
+            return  # it is asked again with the others
         self._send(client, Action.NOTED)
         self._tell([client])
         if self.at.round > self.terms.rounds:
@@ -316,6 +345,8 @@ class Server:
             raise Refused(f"client {client} sent another letter in round {at.round} already: this one differs")
         if client not in (at.cohort or ()):
             raise Refused(f"client {client} was not asked in round {at.round}")
+        if at.aggregated:
+            return self._late(letter)
         why = self._fault(letter)
         if why is not None:
             self._record("REFUSED", attempt=at.attempt, client=client, letter=digest, why=why)
@@ -341,9 +372,17 @@ class Server:
 
     def _remark(self, event: str, **about: Any) -> None:
         """Log something that anybody can cause: so many times a round and no more, or they could fill the disk."""
-        self._remarks += 1
-        if self._remarks <= REMARKS:
-            self.log(event, **about, **({"note": "the last in this round"} if self._remarks == REMARKS else {}))
+        client = about.get("client")
+        self._remarks[client] += 1
+        most = min(REMARKS, REMARKS if client is None else OF_ONE)
+        if self._remarks[client] <= most:
+            self.log(event, **about, **({"note": "the last in this round"} if self._remarks[client] == most else {}))
+
+    def _forget_remarks(self) -> None:
+        """A new round or attempt: what was limited in the one before begins again."""
+        for limited in (self._remarks, self._told_no, self._welcomes):
+            limited.clear()  # type: ignore[attr-defined]
+        self._inbox.renew()
 
     def _unlike(self, letter: Letter) -> str:
         """Which part of the plan is not as here, where the letter says so."""

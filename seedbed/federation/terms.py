@@ -12,7 +12,6 @@ from seedbed.gate import Gate
 from seedbed.privacy.secure.fixed_point import Grid
 from seedbed.rounds.round import choose_cohort, refuse_other_than
 
-
 LEAST_QUORUM = 2  # one message is no federation's
 
 
