@@ -381,7 +381,7 @@ class Server:
     def _forget_remarks(self) -> None:
         """A new round or attempt: what was limited in the one before begins again."""
         for limited in (self._remarks, self._told_no, self._welcomes):
-            limited.clear()  # type: ignore[attr-defined]
+            limited.clear()
         self._inbox.renew()
 
     def _unlike(self, letter: Letter) -> str:

@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from seedbed.flower import keys
+from seedbed.flower.addresses import joined, parted, plain_host
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import NODES, SECRET, SECRETS, SERVER, Place
 from seedbed.stored import made_whole, refuse_used, write_atomically
@@ -28,8 +29,9 @@ def found(
         like: see `Agreement.make`.
         host: the server's name or address as nodes reach it.
     Raises:
-        InputError: the folder is not empty, or see `Agreement.make`. Nothing is left behind then.
+        InputError: the folder is not empty, the host is none, or see `Agreement.make`. Nothing is left behind then.
     """
+    host = plain_host(host)
     refuse_used(directory, "a new federation")
     agreement = Agreement.make(f"{directory.name}-{secrets.token_hex(4)}", members, like, given)
     with made_whole(directory) as beside:
@@ -42,10 +44,10 @@ def _write(directory: Path, agreement: Agreement, host: str, port: int) -> None:
     for folder in (server, server / SECRETS, server / PUBLIC):
         folder.mkdir(parents=True, mode=0o700)
     agreement.write(server)
-    Place("server", f"{host}:{port}").write(server)
+    Place("server", joined(host, port)).write(server)
     keys.make_authority(server, agreement.name)
     keys.make_certificate(server, _names(host))
-    words = {"name": agreement.name, "host": host, "port": str(port), "members": " ".join(agreement.members)}
+    words = _words(agreement, host, port)
     for member in agreement.members:
         _write_node(directory / NODES / member, member, agreement, server, words)
     _write_text(directory / "README.md", "coordinator.md", words)
@@ -55,7 +57,7 @@ def _write(directory: Path, agreement: Agreement, host: str, port: int) -> None:
 def _write_node(folder: Path, member: str, agreement: Agreement, server: Path, words: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, mode=0o700)
     agreement.write(folder)
-    Place(member, f"{words['host']}:{words['port']}").write(folder)
+    Place(member, words["place"]).write(folder)
     shutil.copyfile(server / keys.CA, folder / keys.CA)
     write_atomically(server / PUBLIC / f"{member}.pub", keys.make_node_key(folder) + b"\n")
     keys.make_secret(folder / SECRET, server / SECRETS / f"{member}.key")
@@ -76,9 +78,15 @@ def renew_certificate(directory: Path, valid: timedelta) -> datetime:
         InputError: the folder is no federation's.
     """
     server = directory / SERVER
-    host = Place.read(server).server.rpartition(":")[0]
+    host, _ = parted(Place.read(server).server)
     keys.make_certificate(server, _names(host), valid=valid)
     return keys.expiry(server)
+
+
+def _words(agreement: Agreement, host: str, port: int) -> dict[str, str]:
+    """What the texts name."""
+    members = " ".join(agreement.members)
+    return {"name": agreement.name, "host": host, "port": str(port), "place": joined(host, port), "members": members}
 
 
 def _names(host: str) -> list[str]:

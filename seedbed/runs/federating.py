@@ -19,6 +19,7 @@ from seedbed.federated import ClientId
 from seedbed.federation.node import LAST, Node, remembered
 from seedbed.federation.server import Server
 from seedbed.federation.transport import Transport
+from seedbed.flower.addresses import joined, parted
 from seedbed.runs.agreement import Agreement
 from seedbed.stored import fill, from_bytes, write_atomically
 from seedbed.tree import Tree
@@ -26,6 +27,11 @@ from seedbed.tree import Tree
 SERVER, NODES, RUN = "server", "nodes", "run"
 SECRETS, SECRET = "secrets", "secret.key"
 NODE = "node.json"
+HELD = "held"  # locked by the process that serves or joins, before it does anything else
+UNCAPPED = (
+    "this federation was made before weights had a cap: a member's weight counts as sent, and a round needs every "
+    "member's answer; a new one (`seedbed federation init`) has a cap and a quorum of two thirds"
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Place:
     """Where a node is in its federation, as node.json says.
 
     Attributes:
-        server: host:port, as the node reaches it.
+        server: HOST:PORT, as the node reaches it; an IPv6 address in brackets.
     """
 
     member: str
@@ -50,7 +56,7 @@ class Place:
         """
         try:
             table: Mapping[str, Any] = json.loads((folder / NODE).read_text())
-            return cls(str(table["member"]), str(table["server"]))
+            return cls(str(table["member"]), joined(*parted(str(table["server"]))))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder} is no node's folder ({NODE}: {error}): name the one that the coordinator gave you"
