@@ -7,7 +7,7 @@ REFUSED, all of them AGGREGATED (the new model is an object on disk), and COMMIT
 MISSED: too few answered, the round is asked again as another attempt. STOPPED: a person has to look.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -41,7 +41,7 @@ class Progress:
         return {self.snapshot, self.before, *self.accepted.values(), *new}
 
 
-def progress(records: Sequence[Record]) -> Progress:
+def progress(records: Iterable[Record]) -> Progress:
     return reduce(follow, records, Progress())
 
 

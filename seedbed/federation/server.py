@@ -98,10 +98,10 @@ class Server:
         self.log = Log(folder / "log.jsonl", said)
         try:
             self._open()
-            self.at = progress(self.journal.records)
+            self.at = progress(self.journal.scan())
             self.state = self._load(self.at.snapshot)
             self._write_metrics()
-            self.log("open", round=self.at.round, attempt=self.at.attempt, records=len(self.journal.records))
+            self.log("open", round=self.at.round, attempt=self.at.attempt, records=self.journal.count)
         except BaseException:
             self.close()
             raise
@@ -394,17 +394,16 @@ class Server:
 
     def _record(self, state: str, **about: Any) -> None:
         about = about if state == "STOPPED" else {"round": self.at.round, **about}
-        self.journal.append({"state": state, **about})
-        self.at = follow(self.at, self.journal.records[-1])
+        self.at = follow(self.at, self.journal.append({"state": state, **about}))
         self.log(state, **about)
 
     def _open(self) -> None:
         """Begin the journal, or see that it is of this plan and these terms."""
         own = {"run": self.plan.name, **self.plan.parts, **self.terms.binding}
-        if not self.journal.records:
+        if self.journal.first is None:
             snapshot = self.journal.store(to_bytes({"state": self.plan.start}))
             self.journal.append({"state": "OPENED", "of": own, "snapshot": snapshot})
-        there = self.journal.records[0].get("of", {})
+        there = (self.journal.first or {}).get("of", {})
         unlike = [name for name in own if json.dumps(own[name]) != json.dumps(there.get(name))]
         if unlike:
             raise InputError(
@@ -423,9 +422,11 @@ class Server:
 
     def _write_metrics(self) -> None:
         """metrics.jsonl, made again from the journal."""
-        records = self.journal.records
-        committed = {record["round"] for record in records if record["state"] == "COMMITTED"}
-        lines = [_metrics(r) for r in records if r["state"] == "AGGREGATED" and r["round"] in committed]
+        lines, made = [], None
+        for record in self.journal.scan():
+            if record["state"] == "COMMITTED" and made is not None:
+                lines.append(_metrics(made))
+            made = record if record["state"] == "AGGREGATED" else made
         write_atomically(self.folder / "metrics.jsonl", "".join(lines).encode(), go_on=AGAIN)
 
 

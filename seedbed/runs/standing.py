@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from seedbed.federation.journal import read
+from seedbed.federation.journal import scan
 from seedbed.federation.progress import Progress, progress
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import RUN, SERVER
@@ -75,8 +75,7 @@ class Standing:
         """
         folder = directory / SERVER
         agreement = Agreement.read(folder)
-        path = folder / RUN / "journal.log"
-        at = progress(read(path.read_bytes(), path)[0] if path.exists() else [])
+        at = progress(scan(folder / RUN / "journal.log"))
         members = tuple(Member(name) for name in agreement.members)
         _follow(members, _events(folder / RUN / LOG), at)
         for number, member in enumerate(members):
