@@ -8,6 +8,7 @@ by the same command: letters that it accepted it still has, the others it asks f
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,12 +30,13 @@ from seedbed.reducers.robust import TooFew
 from seedbed.rounds.round import Round, gather
 from seedbed.stored import fill, from_bytes, to_bytes, write_atomically, writing
 from seedbed.wire import CHUNK, Action, Assembler, Letter, Refused, seal
-from seedbed.wire.frames import IDENTITY, TEXT
+from seedbed.wire.frames import IDENTITY, TEXT, Head
 
 OTHER_RUN = "this is another run's letter: this server holds another one"
 OTHERWISE = "this client was set up otherwise"  # these two a node cannot mend by going on
 REMARKS = 1000  # on letters in the log, a round
 OF_ONE = 20  # of them on letters of one client
+HAND_OUT = 60.0  # seconds in which clients fetch the last model; one that has left gets it when the server runs again
 WELCOMES = 8  # greetings of one client that are answered by the round's work, a round
 FRAMES = 64  # that a client may send within `again` seconds, beside two of its longest letters
 LEAST = 3  # aggregates that the divergence guard must have seen before it speaks
@@ -42,6 +44,13 @@ LEAST = 3  # aggregates that the divergence guard must have seen before it speak
 
 class TooFewAnswer(InputError):
     """So many attempts in a row were missed that a person has to look."""
+
+
+class Members(NamedTuple):
+    """Which clients there are."""
+
+    terms: Terms  # for them
+    keys: Mapping[ClientId, bytes]
 
 
 class Outcome(NamedTuple):
@@ -61,6 +70,7 @@ class Server:
         keys: [32] bytes by client, each shared with that client's node alone; those of `terms.clients`.
         folder: journal.log, objects/, metrics.jsonl, log.jsonl, and in the end model.safetensors.
         said: called with every line of the log, such as `print`.
+        members: which clients there are now, where that may change: asked again and again. None: those of `terms`.
     Raises:
         InputError: the folder is of another plan or other terms, was altered, is held by another server, or is full; a
             client's key is missing, too short, or another's too.
@@ -75,9 +85,11 @@ class Server:
         transport: Transport,
         *,
         said: Callable[[str], object] | None = None,
+        members: Callable[[], Members] | None = None,
     ):
         self.plan, self.terms, self.folder, self.transport = plan, terms, folder, transport
-        self._keys = _keys_of(terms.clients, keys)
+        self._members, self._binding = members, terms.binding
+        self._keys = _keys_of(terms.clients, keys) if members is None else {}
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
         self._gate = replace(terms.gate, weight_cap=terms.gate.weight_cap or plan.largest_weight)
         self._addresses: dict[ClientId, Address] = {}
@@ -90,8 +102,9 @@ class Server:
             set()
         )  # who was sent a refusal in this round, of its letter or others
         self._welcomes: Counter[ClientId] = Counter()  # in this round
+        self._unread: set[Address] = set()  # where frames of this round came from that no key opens
         limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.HELD: 0}
-        self._assembler = Assembler(self._keys.get, lambda action: limits.get(action, -1))
+        self._assembler = Assembler(lambda client: self._keys.get(client), lambda action: limits.get(action, -1))
         longest = 1 + max(limits.values()) // CHUNK
         self._inbox = Inbox(transport, 2 * longest + FRAMES, terms.again)
         self.journal = Journal(folder)
@@ -99,6 +112,7 @@ class Server:
         try:
             self._open()
             self.at = progress(self.journal.scan())
+            self._meet()
             self.state = self._load(self.at.snapshot)
             self._write_metrics()
             self.log("open", round=self.at.round, attempt=self.at.attempt, records=self.journal.count)
@@ -135,26 +149,38 @@ class Server:
 
     def _select(self) -> None:
         self._forget_remarks()
+        self._meet()
         if self.at.cohort is None:
             self._record("SELECTED", attempt=self.at.attempt, cohort=self.terms.chosen(self.at.round))
 
     def _collect(self) -> None:
         """Ask the cohort until enough has come, nobody is left to wait for, or time is over."""
-        self._insist("waiting", lambda: self._waited_for, self._ask)
+        self._insist("waiting", lambda: self._waited_for, self._ask, self.terms.deadline)
 
     def _hand_out(self) -> None:
         """Give every client the last model, and tell it what was counted, so that it keeps what goes with it."""
-        self._insist("handing out", lambda: [c for c in self.terms.clients if c not in self._held], self._give)
+
+        def without() -> list[ClientId]:
+            return [c for c in self.terms.clients if c not in self._held]
+
+        self._insist("handing out", without, self._give, min(self.terms.deadline, HAND_OUT))
+        if left := without():
+            self.log("not handed out", round=self.at.round, clients=left)
 
     def _insist(
-        self, event: str, waited_for: Callable[[], list[ClientId]], say: Callable[[list[ClientId]], None]
+        self,
+        event: str,
+        waited_for: Callable[[], list[ClientId]],
+        say: Callable[[list[ClientId]], None],
+        seconds: float,
     ) -> None:
         """Say it again and again to those who are waited for, and read what comes, until nobody is or time is over."""
         now = self.transport.now
-        again, end = now(), now() + self.terms.deadline
+        again, end = now(), now() + seconds
         while (silent := waited_for()) and now() < end:
             if now() >= again:
                 again = now() + self.terms.again
+                self._meet()
                 say(silent)
                 self.log(event, round=self.at.round, attempt=self.at.attempt, clients=silent,
                          accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self._enough,
@@ -162,6 +188,18 @@ class Server:
             arrived = self._inbox.receive(max(0.0, min(again, end) - now()))
             if arrived is not None:
                 self._take(*arrived)
+
+    def _meet(self) -> None:
+        """Follow the members: a new one is asked from the next round on, a removed one is not heard any more."""
+        if self._members is None:
+            return
+        terms, keys = self._members()
+        for client in {c for c, key in self._keys.items() if keys.get(c) != key}:
+            self._addresses.pop(client, None)  # its node says hello with the new key
+        before = self.at.members if self.at.members is not None else sorted(self.terms.clients)
+        self.terms, self._keys = terms, _keys_of(terms.clients, keys)
+        if sorted(terms.clients) != sorted(before):
+            self._record("MEMBERS", clients=sorted(terms.clients))
 
     def _miss(self) -> None:
         refused = f" ({len(self.at.refused)} were refused)" if self.at.refused else ""
@@ -244,7 +282,8 @@ class Server:
         at = self.at
         if len(at.accepted) >= self.terms.wanted:
             return []
-        return [c for c in at.cohort or () if c not in at.accepted and c not in at.refused]
+        silent = [c for c in at.cohort or () if c not in at.accepted and c not in at.refused]
+        return [c for c in silent if c in self._keys]
 
     def _ask(self, clients: Sequence[ClientId]) -> None:
         self._send_state(clients, Action.WORK)
@@ -265,7 +304,7 @@ class Server:
                 self._send(client, Action.COUNTED, bytes.fromhex(self.at.counted[client]))
 
     def _send(self, client: ClientId, action: Action, payload: bytes = b"") -> None:
-        if client in self._addresses:
+        if client in self._addresses and client in self._keys:
             self._send_to(self._addresses[client], client, action, payload)
 
     def _send_to(self, address: Address, client: ClientId, action: Action, payload: bytes) -> None:
@@ -282,7 +321,8 @@ class Server:
         try:
             letter = self._assembler.take(frame)
         except Refused as why:
-            return self._remark("frame refused", why=str(why))
+            self._remark("frame refused", why=str(why))
+            return self._answer_unread(address, frame, str(why))
         if letter is None:
             return None
         self._got[letter.client] += len(letter.payload)
@@ -308,6 +348,17 @@ class Server:
             self._late(letter)
         else:
             self._current(letter)
+
+    def _answer_unread(self, address: Address, frame: bytes, why: str) -> None:
+        """Once a round, tell whoever speaks in a client's name that its letters are not read: its key may be another.
+
+        It cannot read this either then, and its log says so.
+        """
+        with suppress(Refused):
+            client = Head(frame).client
+            if client in self._keys and address not in self._unread:
+                self._unread.add(address)
+                self._send_to(address, client, Action.REFUSAL, why.encode()[:TEXT])
 
     def _refuse(self, letter: Letter, address: Address, why: str) -> None:
         """Tell a client why, once a round for letters of the round and once for others: it could go on for ever."""
@@ -374,13 +425,13 @@ class Server:
         """Log something that anybody can cause: so many times a round and no more, or they could fill the disk."""
         client = about.get("client")
         self._remarks[client] += 1
-        most = min(REMARKS, REMARKS if client is None else OF_ONE)
+        most = min(REMARKS, OF_ONE)
         if self._remarks[client] <= most:
             self.log(event, **about, **({"note": "the last in this round"} if self._remarks[client] == most else {}))
 
     def _forget_remarks(self) -> None:
         """A new round or attempt: what was limited in the one before begins again."""
-        for limited in (self._remarks, self._told_no, self._welcomes):
+        for limited in (self._remarks, self._told_no, self._welcomes, self._unread):
             limited.clear()
         self._inbox.renew()
 
@@ -399,7 +450,7 @@ class Server:
 
     def _open(self) -> None:
         """Begin the journal, or see that it is of this plan and these terms."""
-        own = {"run": self.plan.name, **self.plan.parts, **self.terms.binding}
+        own = {"run": self.plan.name, **self.plan.parts, **self._binding}
         if self.journal.first is None:
             snapshot = self.journal.store(to_bytes({"state": self.plan.start}))
             self.journal.append({"state": "OPENED", "of": own, "snapshot": snapshot})

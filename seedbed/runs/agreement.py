@@ -8,7 +8,7 @@ of messages (`Agreement.plan`), and with a file of its own its own client's task
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -93,7 +93,7 @@ class Agreement:
         Raises:
             InputError: a member's name is unfit or there twice; the algorithm or a setting cannot be followed.
         """
-        _refuse_names(members)
+        _refuse_members(members)
         asked = settings_from(given)
         form = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
         held = {"cohort": asked.cohort or len(members), "schedule": {**given.get("schedule", {}), "name": schedule}}
@@ -213,15 +213,28 @@ class Agreement:
             raise InputError(f"{member!r} is no member of {self.name}: they are {', '.join(self.members)}")
         return self.members.index(member)
 
-    def own(self, member: str, data: Path, *, client: str | None = None) -> tuple[Sampled, Population | None]:
+    def terms_for(self, clients: Sequence[ClientId]) -> Terms:
+        """How the server holds rounds with these members; a cohort of all stays one of all."""
+        terms = self.terms
+        if sorted(clients) == sorted(terms.clients):
+            return terms
+        cohort = None if terms.cohort in (None, len(self.members)) else min(terms.cohort or 0, len(clients))
+        quorum = min(terms.quorum, cohort or len(clients)) if isinstance(terms.quorum, int) else terms.quorum
+        return replace(terms, clients=sorted(clients), cohort=cohort, quorum=quorum)
+
+    def own(
+        self, member: str, data: Path, *, client: str | None = None, number: ClientId | None = None
+    ) -> tuple[Sampled, Population | None]:
         """A member's training tasks from its own file, and the rows that are kept for testing (none of episodic data).
 
         Args:
             client: whose rows, where the file holds several clients'.
+            number: the member's, where it came later.
         Raises:
             InputError: the file is not of the form agreed on, or too small for the tasks.
         """
-        number, settings = self.number(member), self.settings
+        settings = self.settings
+        number = self.number(member) if number is None else number
         rows = readers.read_like(data, dict(self.encoding), client=client)
         if not self.shape.episodic and rows.classes != self.classes:
             raise InputError(f"{data} has the classes {rows.classes}, agreed were {self.classes}")
@@ -256,10 +269,18 @@ class Agreement:
         return made
 
 
-def _refuse_names(members: Sequence[str]) -> None:
+def refuse_names(members: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: a name is not fit for a member's, and so for a file's.
+    """
     for name in members:
         if not NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be a member's name: use letters, digits, dots, dashes and underscores")
+
+
+def _refuse_members(members: Sequence[str]) -> None:
+    refuse_names(members)
     twice = sorted({name for name in members if members.count(name) > 1})
     if twice:
         raise InputError(f"the member {twice[0]!r} is there twice: give each a name of its own")

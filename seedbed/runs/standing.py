@@ -13,8 +13,9 @@ from seedbed.federation.progress import Progress, progress
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import RUN, SERVER
 from seedbed.runs.news import LOG
+from seedbed.runs.roster import Roster
 
-State = Literal["not there", "asked", "answered", "refused", "not asked", "has the model"]
+State = Literal["not there", "asked", "answered", "refused", "not asked", "has the model", "removed"]
 
 
 @dataclass
@@ -76,10 +77,12 @@ class Standing:
         folder = directory / SERVER
         agreement = Agreement.read(folder)
         at = progress(scan(folder / RUN / "journal.log"))
-        members = tuple(Member(name) for name in agreement.members)
+        roster = Roster.read(folder, agreement.members)
+        members = tuple(Member(name) for name in roster.names)
         _follow(members, _events(folder / RUN / LOG), at)
         for number, member in enumerate(members):
-            member.state = _state(number, member, at, agreement.settings.rounds or 0)
+            gone = member.name in roster.removed
+            member.state = "removed" if gone else _state(number, member, at, agreement.settings.rounds or 0)
         return cls(agreement, at, _is_held(folder / RUN / "lock"), members, _numbers(folder / RUN / "metrics.jsonl"))
 
 
