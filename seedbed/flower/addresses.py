@@ -2,14 +2,13 @@
 
 import ipaddress
 import re
-import socket
 
 from seedbed.errors import InputError
 
 NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)*\.?"
 )
-ANY = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}  # where a server that listens everywhere is reached
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}  # where a server that listens everywhere is reached
 
 
 def plain_host(host: str) -> str:
@@ -51,5 +50,4 @@ def reachable(listen: str) -> str:
         address = ipaddress.ip_address(plain_host(listen))
     except ValueError:
         return listen
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return ANY[family] if address.is_unspecified else str(address)
+    return LOOPBACK[address.version] if address.is_unspecified else str(address)
