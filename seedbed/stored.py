@@ -115,6 +115,16 @@ def locked(path: Path, what: str) -> int:
 
 
 @contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock; see `locked`."""
+    file = locked(path, what)
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+@contextmanager
 def writing(path: Path, *, go_on: str = RESUME) -> Iterator[None]:
     """Turns what the file system says into one line with a way out.
 

@@ -105,6 +105,38 @@ def renew(
     console.print(f"the server's certificate is good until {until:%d %B %Y}")
 
 
+member_app = typer.Typer(no_args_is_help=True, help="Members that come and go, while the server runs or not.")
+federation_app.add_typer(member_app, name="member")
+Name = Annotated[str, typer.Argument(help="The member's name.")]
+
+
+@member_app.command()
+def add(directory: Directory, name: Name) -> None:
+    """Make a new member's folder and let it in: it takes part from the next round on."""
+    from seedbed.flower.founding import add_member
+
+    folder = add_member(directory, name)
+    console.print(f"{folder}: for {name} alone, over a channel that you trust", markup=False, soft_wrap=True)
+
+
+@member_app.command()
+def remove(directory: Directory, name: Name) -> None:
+    """Let a member in no more. Its keys are refused at once; the round at work goes on without it."""
+    from seedbed.flower.founding import remove_member
+
+    remove_member(directory, name)
+    console.print(f"{name} is no member any more", markup=False, soft_wrap=True)
+
+
+@member_app.command()
+def renew_key(directory: Directory, name: Name) -> None:
+    """Make a member a new folder with new keys, for one that lost its own. The old keys are refused."""
+    from seedbed.flower.founding import renew_member
+
+    folder = renew_member(directory, name)
+    console.print(f"{folder}: for {name} alone; its old keys are refused", markup=False, soft_wrap=True)
+
+
 def serve(
     directory: Directory,
     listen: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 behind a proxy.")] = "0.0.0.0",

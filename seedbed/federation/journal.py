@@ -11,9 +11,9 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from seedbed.errors import InputError
 from seedbed.stored import locked, settle_folder, write_atomically, writing
@@ -28,13 +28,19 @@ AGAIN = "start it again with the same command: it goes on from the last committe
 class Journal:
     """One server's records and objects. While it is open, no other process can open it.
 
+    Records are on disk only: memory does not grow with the rounds.
+
+    Attributes:
+        first: the first record; None: there is none yet.
+        count: how many records there are.
     Raises:
         InputError: another server has it open; a line in the middle was altered; the disk cannot be written.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / "journal.log"
-        self.records: list[Record] = []
+        self.first: Record | None = None
+        self.count = 0
         self._file, self._chain = -1, START
         with writing(folder, go_on=AGAIN):
             (folder / "objects").mkdir(parents=True, exist_ok=True)
@@ -45,8 +51,20 @@ class Journal:
                 self.close()
                 raise
 
-    def append(self, record: Record) -> None:
-        """Add a line and flush it: when this returns, the record counts; when it raises, it never was."""
+    @property
+    def records(self) -> list[Record]:
+        """All of them, read from disk."""
+        return list(self.scan())
+
+    def scan(self) -> Iterator[Record]:
+        """All records, one after the other, from disk."""
+        yield from scan(self.path)
+
+    def append(self, record: Record) -> Record:
+        """Add a line and flush it: when this returns, the record counts; when it raises, it never was.
+
+        Returns the record as it will be read back.
+        """
         line, chain = written(record, self._chain)
         size = os.fstat(self._file).st_size
         with writing(self.path, go_on=AGAIN):
@@ -57,7 +75,9 @@ class Journal:
                 os.ftruncate(self._file, size)
                 raise
         self._chain = chain
-        self.records.append(json.loads(line.split(b" ", 3)[3]))
+        back: Record = json.loads(line.split(b" ", 3)[3])
+        self._count(back)
+        return back
 
     def store(self, data: bytes) -> str:
         """Keep an object; its name, the sha256 of it."""
@@ -91,14 +111,22 @@ class Journal:
 
     def _recover(self) -> None:
         """Read what counts, and cut what a crash tore."""
-        data = self.path.read_bytes() if self.path.exists() else b""
-        self.records, size, self._chain = read(data, self.path)
+        size = 0
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                for found in walk(file, self.path):
+                    record, size, self._chain = found
+                    self._count(record)
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._open.append(self._file)
-        if size < len(data):
+        if size < os.fstat(self._file).st_size:
             os.ftruncate(self._file, size)
         os.fsync(self._file)
         settle_folder(self.folder)
+
+    def _count(self, record: Record) -> None:
+        self.first = self.first or record
+        self.count += 1
 
     def _way_back(self, name: str) -> str:
         """The round before, if its model is there: how to go on from it."""
@@ -124,18 +152,38 @@ def read(data: bytes, path: Path) -> tuple[list[Record], int, str]:
     """
     records: list[Record] = []
     chain, size = START, 0
-    for line in io.BytesIO(data):
+    for found in walk(io.BytesIO(data), path):
+        record, size, chain = found
+        records.append(record)
+    return records, size, chain
+
+
+def scan(path: Path) -> Iterator[Record]:
+    """The records of a journal's file, one after the other; none if there is no file."""
+    if path.exists():
+        with open(path, "rb") as file:
+            for record, _, _ in walk(file, path):
+                yield record
+
+
+def walk(file: BinaryIO, path: Path) -> Iterator[tuple[Record, int, str]]:
+    """Each record with the bytes up to its end and the chain after it, read a line at a time.
+
+    Raises:
+        InputError: a line is damaged though others follow it.
+    """
+    chain, size = START, 0
+    for number, line in enumerate(file, 1):
         record = _record(line, chain)
         if record is None:
-            if size + len(line) < len(data):
+            if file.read(1):
                 raise InputError(
-                    f"{path} line {len(records) + 1} is damaged though others follow it: put the file back, or cut it "
+                    f"{path} line {number} is damaged though others follow it: put the file back, or cut it "
                     "before that line to go on from the last round committed by then"
                 )
-            break
-        records.append(record)
+            return
         chain, size = line.split(b" ", 3)[2].decode(), size + len(line)
-    return records, size, chain
+        yield record, size, chain
 
 
 def _record(line: bytes, chain: str) -> Record | None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,8 @@ from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 from seedbed.wire import PROTOCOL, Refused, forms, pack, unpack
 from seedbed.wire.payload import size
+
+CAP = 1.0  # of a client's weight: all clients weigh the same
 
 
 class Mould:
@@ -59,6 +61,8 @@ class Plan:
         start: `algorithm.init(params)`.
         example: a task of the form that clients have, of made-up numbers: what messages look like is learned from it.
         settings: what the algorithm was built from, as JSON can say it. Functions cannot be compared, this can.
+        cap: largest weight of a message. A client cuts its own weight to the cap; the server refuses a larger one, so
+            that no client dictates the model by its weight. None: any weight.
     Raises:
         InputError: it is one of those algorithms.
     """
@@ -68,8 +72,10 @@ class Plan:
     start: ServerState
     example: Task
     settings: Mapping[str, Any]
+    cap: float | None = CAP
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "algorithm", cap_weights(self.algorithm, self.cap))
         if self.algorithm.unlike:
             raise InputError("clients of different architectures send unlike messages: that runs in simulation alone")
         if self.algorithm.cohort is not None:
@@ -98,6 +104,11 @@ class Plan:
         """What a client keeps, by its form."""
         return self._first[1]
 
+    @property
+    def largest_weight(self) -> float | None:
+        """The cap, as the numbers of a message hold it."""
+        return None if self.cap is None else max(self.cap, float(torch.tensor(self.cap, dtype=torch.float32)))
+
     @cached_property
     def schema(self) -> Schema:
         """What the gate lets through."""
@@ -111,6 +122,7 @@ class Plan:
             "settings": json.dumps(self.settings, sort_keys=True, allow_nan=False),
             "what is sent": self.work.text,
             "what is answered": self.message.text,
+            **({} if self.cap is None else {"cap": repr(float(self.cap))}),
         }
         return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in said.items()}
 
@@ -128,6 +140,20 @@ class Plan:
     def _first(self) -> tuple[Message, Tree]:
         with torch.no_grad():
             return self.algorithm.client(self.sent, self.algorithm.remember(self.sent), self.example)
+
+
+def cap_weights(algorithm: Algorithm, cap: float | None) -> Algorithm:
+    """The algorithm, with each client's weight cut to min(weight, cap)."""
+    if cap is None:
+        return algorithm
+    if not cap > 0:
+        raise InputError(f"cap={cap} gives no client a weight: choose a number above 0")
+
+    def client(sent: Tree, kept: Tree, task: Task) -> tuple[Message, Tree]:
+        message, after = algorithm.client(sent, kept, task)
+        return message._replace(weight=message.weight.clamp(max=cap)), after
+
+    return replace(algorithm, client=client)
 
 
 def refuse_weak(keys: Mapping[ClientId, bytes]) -> None:

@@ -4,10 +4,11 @@
 
 A round is SELECTED (who is asked), each letter ACCEPTED (its digest; the letter itself is an object on disk) or
 REFUSED, all of them AGGREGATED (the new model is an object on disk), and COMMITTED (from here on it is the model).
+MEMBERS: clients came or went; the next cohort is chosen from these.
 MISSED: too few answered, the round is asked again as another attempt. STOPPED: a person has to look.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -32,6 +33,7 @@ class Progress:
     before: str = ""  # the model a round ago
     counted: Mapping[ClientId, str] = field(default_factory=dict)  # each client's last letter that a model holds
     norms: Sequence[float] = ()  # of the last aggregates
+    members: Sequence[ClientId] | None = None  # None: those of the terms
     failures: int = 0  # rounds discarded and attempts missed in a row
 
     @property
@@ -41,7 +43,7 @@ class Progress:
         return {self.snapshot, self.before, *self.accepted.values(), *new}
 
 
-def progress(records: Sequence[Record]) -> Progress:
+def progress(records: Iterable[Record]) -> Progress:
     return reduce(follow, records, Progress())
 
 
@@ -54,6 +56,8 @@ def follow(now: Progress, record: Record) -> Progress:
         return replace(now, failures=0)
     if (record["round"], record.get("attempt", now.attempt)) != (now.round, now.attempt):
         raise InputError(f"the journal has {state} of round {record['round']} within round {now.round}: restore it")
+    if state == "MEMBERS":
+        return replace(now, members=record["clients"])
     if state == "SELECTED":
         return replace(now, cohort=record["cohort"])
     if state == "ACCEPTED":
@@ -79,6 +83,7 @@ def _committed(now: Progress) -> Progress:
         snapshot=made["snapshot"],
         before=now.snapshot,
         counted={**now.counted, **counted},
+        members=now.members,
         norms=[*now.norms, made["norm"]][-NORMS:] if good else now.norms,
         failures=0 if good else now.failures + 1,
     )

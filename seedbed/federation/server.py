@@ -8,6 +8,7 @@ by the same command: letters that it accepted it still has, the others it asks f
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.errors import Diverged, InputError
 from seedbed.federated import ClientId, Group, Message, Replies, ServerState
+from seedbed.federation.inbox import Inbox
 from seedbed.federation.journal import AGAIN, Journal, Record
 from seedbed.federation.log import Log
 from seedbed.federation.plan import Plan, as_message, digest_tensor, refuse_weak
@@ -27,17 +29,28 @@ from seedbed.federation.transport import Address, Transport
 from seedbed.reducers.robust import TooFew
 from seedbed.rounds.round import Round, gather
 from seedbed.stored import fill, from_bytes, to_bytes, write_atomically, writing
-from seedbed.wire import Action, Assembler, Letter, Refused, seal
-from seedbed.wire.frames import IDENTITY, TEXT
+from seedbed.wire import CHUNK, Action, Assembler, Letter, Refused, seal
+from seedbed.wire.frames import IDENTITY, TEXT, Head
 
 OTHER_RUN = "this is another run's letter: this server holds another one"
 OTHERWISE = "this client was set up otherwise"  # these two a node cannot mend by going on
 REMARKS = 1000  # on letters in the log, a round
+OF_ONE = 20  # of them on letters of one client
+HAND_OUT = 60.0  # seconds in which clients fetch the last model; one that has left gets it when the server runs again
+WELCOMES = 8  # greetings of one client that are answered by the round's work, a round
+FRAMES = 64  # that a client may send within `again` seconds, beside two of its longest letters
 LEAST = 3  # aggregates that the divergence guard must have seen before it speaks
 
 
 class TooFewAnswer(InputError):
     """So many attempts in a row were missed that a person has to look."""
+
+
+class Members(NamedTuple):
+    """Which clients there are."""
+
+    terms: Terms  # for them
+    keys: Mapping[ClientId, bytes]
 
 
 class Outcome(NamedTuple):
@@ -57,6 +70,7 @@ class Server:
         keys: [32] bytes by client, each shared with that client's node alone; those of `terms.clients`.
         folder: journal.log, objects/, metrics.jsonl, log.jsonl, and in the end model.safetensors.
         said: called with every line of the log, such as `print`.
+        members: which clients there are now, where that may change: asked again and again. None: those of `terms`.
     Raises:
         InputError: the folder is of another plan or other terms, was altered, is held by another server, or is full; a
             client's key is missing, too short, or another's too.
@@ -71,26 +85,37 @@ class Server:
         transport: Transport,
         *,
         said: Callable[[str], object] | None = None,
+        members: Callable[[], Members] | None = None,
     ):
         self.plan, self.terms, self.folder, self.transport = plan, terms, folder, transport
-        self._keys = _keys_of(terms.clients, keys)
+        self._members, self._binding = members, terms.binding
+        self._keys = _keys_of(terms.clients, keys) if members is None else {}
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
+        self._gate = replace(terms.gate, weight_cap=terms.gate.weight_cap or plan.largest_weight)
         self._addresses: dict[ClientId, Address] = {}
         self._held: set[ClientId] = set()  # clients that have the last model
         self._sent: Counter[ClientId] = Counter()  # bytes of letters to each client since this server was started
         self._got: Counter[ClientId] = Counter()  # and from it; a letter said again is counted once
         self._said: dict[ClientId, bytes] = {}  # the digest of the last letter to each
-        self._remarks = 0  # on letters, in this round
+        self._remarks: Counter[ClientId | None] = Counter()  # on letters of each client, in this round
+        self._told_no: set[tuple[ClientId, bool]] = (
+            set()
+        )  # who was sent a refusal in this round, of its letter or others
+        self._welcomes: Counter[ClientId] = Counter()  # in this round
+        self._unread: set[Address] = set()  # where frames of this round came from that no key opens
         limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.HELD: 0}
-        self._assembler = Assembler(self._keys.get, lambda action: limits.get(action, -1))
+        self._assembler = Assembler(lambda client: self._keys.get(client), lambda action: limits.get(action, -1))
+        longest = 1 + max(limits.values()) // CHUNK
+        self._inbox = Inbox(transport, 2 * longest + FRAMES, terms.again)
         self.journal = Journal(folder)
         self.log = Log(folder / "log.jsonl", said)
         try:
             self._open()
-            self.at = progress(self.journal.records)
+            self.at = progress(self.journal.scan())
+            self._meet()
             self.state = self._load(self.at.snapshot)
             self._write_metrics()
-            self.log("open", round=self.at.round, attempt=self.at.attempt, records=len(self.journal.records))
+            self.log("open", round=self.at.round, attempt=self.at.attempt, records=self.journal.count)
         except BaseException:
             self.close()
             raise
@@ -107,7 +132,7 @@ class Server:
             if self.at.aggregated is None:
                 self._select()
                 self._collect()
-                if len(self.at.accepted) < self.terms.enough:
+                if len(self.at.accepted) < self._enough:
                     self._miss()
                     continue
                 self._aggregate()
@@ -123,37 +148,63 @@ class Server:
     # ---- a round ------------------------------------------------------------------------------------------------
 
     def _select(self) -> None:
+        self._forget_remarks()
+        self._meet()
         if self.at.cohort is None:
             self._record("SELECTED", attempt=self.at.attempt, cohort=self.terms.chosen(self.at.round))
 
     def _collect(self) -> None:
         """Ask the cohort until enough has come, nobody is left to wait for, or time is over."""
-        self._insist("waiting", lambda: self._waited_for, self._ask)
+        self._insist("waiting", lambda: self._waited_for, self._ask, self.terms.deadline)
 
     def _hand_out(self) -> None:
         """Give every client the last model, and tell it what was counted, so that it keeps what goes with it."""
-        self._insist("handing out", lambda: [c for c in self.terms.clients if c not in self._held], self._give)
+
+        def without() -> list[ClientId]:
+            return [c for c in self.terms.clients if c not in self._held]
+
+        self._insist("handing out", without, self._give, min(self.terms.deadline, HAND_OUT))
+        if left := without():
+            self.log("not handed out", round=self.at.round, clients=left)
 
     def _insist(
-        self, event: str, waited_for: Callable[[], list[ClientId]], say: Callable[[list[ClientId]], None]
+        self,
+        event: str,
+        waited_for: Callable[[], list[ClientId]],
+        say: Callable[[list[ClientId]], None],
+        seconds: float,
     ) -> None:
         """Say it again and again to those who are waited for, and read what comes, until nobody is or time is over."""
         now = self.transport.now
-        again, end = now(), now() + self.terms.deadline
+        again, end = now(), now() + seconds
         while (silent := waited_for()) and now() < end:
             if now() >= again:
                 again = now() + self.terms.again
+                self._meet()
                 say(silent)
                 self.log(event, round=self.at.round, attempt=self.at.attempt, clients=silent,
-                         accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self.terms.enough,
+                         accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self._enough,
                          seconds_left=round(end - now(), 1))  # fmt: skip
-            arrived = self.transport.receive(max(0.0, min(again, end) - now()))
+            arrived = self._inbox.receive(max(0.0, min(again, end) - now()))
             if arrived is not None:
                 self._take(*arrived)
 
+    def _meet(self) -> None:
+        """Follow the members: a new one is asked from the next round on, a removed one is not heard any more."""
+        if self._members is None:
+            return
+        terms, keys = self._members()
+        for client in {c for c, key in self._keys.items() if keys.get(c) != key}:
+            self._addresses.pop(client, None)  # its node says hello with the new key
+        before = self.at.members if self.at.members is not None else sorted(self.terms.clients)
+        self.terms, self._keys = terms, _keys_of(terms.clients, keys)
+        if sorted(terms.clients) != sorted(before):
+            self._record("MEMBERS", clients=sorted(terms.clients))
+
     def _miss(self) -> None:
+        refused = f" ({len(self.at.refused)} were refused)" if self.at.refused else ""
         self._record("MISSED", attempt=self.at.attempt, accepted=len(self.at.accepted))
-        self._stop_if_hopeless("missed for want of answers", TooFewAnswer)
+        self._stop_if_hopeless(f"missed for want of answers{refused}", TooFewAnswer)
 
     def _aggregate(self) -> None:
         """Letters → the next model, on disk before it is said so."""
@@ -171,8 +222,11 @@ class Server:
         made = self.at.aggregated
         assert made is not None
         clients = made["clients"]
+        while (left := self._inbox.left()) is not None:  # what came before the next round cannot answer it
+            self._take(*left)
         self._record("COMMITTED", snapshot=made["snapshot"])
-        self.state, self._remarks = self._load(made["snapshot"]), 0
+        self.state = self._load(made["snapshot"])
+        self._forget_remarks()
         with writing(self.folder / "metrics.jsonl", go_on=AGAIN), open(self.folder / "metrics.jsonl", "a") as file:
             file.write(_metrics(made))
         self.journal.sweep(self.at.needed)
@@ -184,10 +238,10 @@ class Server:
     def _outcome(self, groups: Sequence[Group]) -> Outcome:
         """Judge, reduce, step: what a simulation does, and a model only if it is sound."""
         at, algorithm = self.at, self._algorithm
-        groups, unfit = self.terms.gate.admit(groups, list(at.accepted), schema=self.plan.schema)
+        groups, unfit = self._gate.admit(groups, list(at.accepted), schema=self.plan.schema)
         refused = {**{c: str(r["why"]) for c, r in at.refused.items()}, **unfit}
         clients = [c for group in groups for c in group.clients]
-        if len(clients) < self.terms.enough:
+        if len(clients) < self.terms.enough(len(refused)):
             return Outcome(self.state, None, [], refused, f"{len(clients)} messages are left behind the gate")
         try:
             replies = gather(algorithm, groups, len(self.terms.clients))
@@ -219,11 +273,17 @@ class Server:
     # ---- letters ------------------------------------------------------------------------------------------------
 
     @property
+    def _enough(self) -> int:
+        """Messages that make this round: a refused one is not missing."""
+        return self.terms.enough(len(self.at.refused))
+
+    @property
     def _waited_for(self) -> list[ClientId]:
         at = self.at
         if len(at.accepted) >= self.terms.wanted:
             return []
-        return [c for c in at.cohort or () if c not in at.accepted and c not in at.refused]
+        silent = [c for c in at.cohort or () if c not in at.accepted and c not in at.refused]
+        return [c for c in silent if c in self._keys]
 
     def _ask(self, clients: Sequence[ClientId]) -> None:
         self._send_state(clients, Action.WORK)
@@ -244,7 +304,7 @@ class Server:
                 self._send(client, Action.COUNTED, bytes.fromhex(self.at.counted[client]))
 
     def _send(self, client: ClientId, action: Action, payload: bytes = b"") -> None:
-        if client in self._addresses:
+        if client in self._addresses and client in self._keys:
             self._send_to(self._addresses[client], client, action, payload)
 
     def _send_to(self, address: Address, client: ClientId, action: Action, payload: bytes) -> None:
@@ -261,7 +321,8 @@ class Server:
         try:
             letter = self._assembler.take(frame)
         except Refused as why:
-            return self._remark("frame refused", why=str(why))
+            self._remark("frame refused", why=str(why))
+            return self._answer_unread(address, frame, str(why))
         if letter is None:
             return None
         self._got[letter.client] += len(letter.payload)
@@ -270,7 +331,7 @@ class Server:
         except Refused as why:
             about = {"client": letter.client, "round": letter.round, "attempt": letter.attempt}
             self._remark("letter refused", **about, why=str(why))
-            return self._send_to(address, letter.client, Action.REFUSAL, str(why).encode()[:TEXT])
+            return self._refuse(letter, address, str(why))
 
     def _read(self, letter: Letter, address: Address) -> None:
         if letter.run != self.plan.run:
@@ -288,8 +349,29 @@ class Server:
         else:
             self._current(letter)
 
+    def _answer_unread(self, address: Address, frame: bytes, why: str) -> None:
+        """Once a round, tell whoever speaks in a client's name that its letters are not read: its key may be another.
+
+        It cannot read this either then, and its log says so.
+        """
+        with suppress(Refused):
+            client = Head(frame).client
+            if client in self._keys and address not in self._unread:
+                self._unread.add(address)
+                self._send_to(address, client, Action.REFUSAL, why.encode()[:TEXT])
+
+    def _refuse(self, letter: Letter, address: Address, why: str) -> None:
+        """Tell a client why, once a round for letters of the round and once for others: it could go on for ever."""
+        kind = letter.client, (letter.round, letter.attempt) == (self.at.round, self.at.attempt)
+        if kind not in self._told_no:
+            self._told_no.add(kind)
+            self._send_to(address, letter.client, Action.REFUSAL, why.encode()[:TEXT])
+
     def _welcome(self, client: ClientId) -> None:
         self._remark("hello", client=client)
+        self._welcomes[client] += 1
+        if self._welcomes[client] > WELCOMES:
+            return  # it is asked again with the others
         self._send(client, Action.NOTED)
         self._tell([client])
         if self.at.round > self.terms.rounds:
@@ -314,6 +396,8 @@ class Server:
             raise Refused(f"client {client} sent another letter in round {at.round} already: this one differs")
         if client not in (at.cohort or ()):
             raise Refused(f"client {client} was not asked in round {at.round}")
+        if at.aggregated:
+            return self._late(letter)
         why = self._fault(letter)
         if why is not None:
             self._record("REFUSED", attempt=at.attempt, client=client, letter=digest, why=why)
@@ -330,7 +414,7 @@ class Server:
             message = as_message(self.plan.message.unpack(letter.payload))
         except Refused as why:
             return str(why)
-        gate = replace(self.terms.gate, norm=None)  # it needs the round's other messages: see _outcome
+        gate = replace(self._gate, norm=None)  # it needs the round's other messages: see _outcome
         group = Group([letter.client], tree.stack([message]))
         refused = gate.admit([group], [letter.client], schema=self.plan.schema).refused
         if not refused and self.plan.algorithm.reduce.linear and _largest(message) > self.terms.grid.clip:
@@ -339,9 +423,17 @@ class Server:
 
     def _remark(self, event: str, **about: Any) -> None:
         """Log something that anybody can cause: so many times a round and no more, or they could fill the disk."""
-        self._remarks += 1
-        if self._remarks <= REMARKS:
-            self.log(event, **about, **({"note": "the last in this round"} if self._remarks == REMARKS else {}))
+        client = about.get("client")
+        self._remarks[client] += 1
+        most = min(REMARKS, OF_ONE)
+        if self._remarks[client] <= most:
+            self.log(event, **about, **({"note": "the last in this round"} if self._remarks[client] == most else {}))
+
+    def _forget_remarks(self) -> None:
+        """A new round or attempt: what was limited in the one before begins again."""
+        for limited in (self._remarks, self._told_no, self._welcomes, self._unread):
+            limited.clear()
+        self._inbox.renew()
 
     def _unlike(self, letter: Letter) -> str:
         """Which part of the plan is not as here, where the letter says so."""
@@ -353,17 +445,16 @@ class Server:
 
     def _record(self, state: str, **about: Any) -> None:
         about = about if state == "STOPPED" else {"round": self.at.round, **about}
-        self.journal.append({"state": state, **about})
-        self.at = follow(self.at, self.journal.records[-1])
+        self.at = follow(self.at, self.journal.append({"state": state, **about}))
         self.log(state, **about)
 
     def _open(self) -> None:
         """Begin the journal, or see that it is of this plan and these terms."""
-        own = {"run": self.plan.name, **self.plan.parts, **self.terms.binding}
-        if not self.journal.records:
+        own = {"run": self.plan.name, **self.plan.parts, **self._binding}
+        if self.journal.first is None:
             snapshot = self.journal.store(to_bytes({"state": self.plan.start}))
             self.journal.append({"state": "OPENED", "of": own, "snapshot": snapshot})
-        there = self.journal.records[0].get("of", {})
+        there = (self.journal.first or {}).get("of", {})
         unlike = [name for name in own if json.dumps(own[name]) != json.dumps(there.get(name))]
         if unlike:
             raise InputError(
@@ -382,9 +473,11 @@ class Server:
 
     def _write_metrics(self) -> None:
         """metrics.jsonl, made again from the journal."""
-        records = self.journal.records
-        committed = {record["round"] for record in records if record["state"] == "COMMITTED"}
-        lines = [_metrics(r) for r in records if r["state"] == "AGGREGATED" and r["round"] in committed]
+        lines, made = [], None
+        for record in self.journal.scan():
+            if record["state"] == "COMMITTED" and made is not None:
+                lines.append(_metrics(made))
+            made = record if record["state"] == "AGGREGATED" else made
         write_atomically(self.folder / "metrics.jsonl", "".join(lines).encode(), go_on=AGAIN)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Reducer
@@ -11,6 +11,8 @@ from seedbed.federation.sums import WholeMean
 from seedbed.gate import Gate
 from seedbed.privacy.secure.fixed_point import Grid
 from seedbed.rounds.round import choose_cohort, refuse_other_than
+
+LEAST_QUORUM = 2  # one message is no federation's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,8 @@ class Terms:
         clients: the federation's, by number: those that have a key.
         cohort: messages a round; None: everybody's.
         over: so many times the cohort is asked, at least 1; the first answers make up the cohort.
-        quorum: fewest messages that make a round; None: the whole cohort's.
+        quorum: fewest messages that make a round; None: two thirds of the cohort, at least 2; "all": the whole
+            cohort's. A client whose message is refused has answered: two thirds are counted without it.
         deadline: seconds that a round waits for its cohort; after them the quorum is enough, and with fewer the round
             is asked again.
         again: seconds after which those that are silent are asked again.
@@ -37,7 +40,7 @@ class Terms:
     clients: Sequence[ClientId]
     cohort: int | None = None
     over: float = 1.0
-    quorum: int | None = None
+    quorum: int | Literal["all"] | None = None
     deadline: float = 600.0
     again: float = 10.0
     seed: int = 0
@@ -48,7 +51,8 @@ class Terms:
 
     def __post_init__(self) -> None:
         refuse_other_than(1, self.cohort, min(len(self.clients), self.grid.clients), "cohort")
-        refuse_other_than(1, self.quorum, self.wanted, "quorum")
+        if self.quorum != "all":
+            refuse_other_than(1, self.quorum, self.wanted, "quorum")
         if not (self.over >= 1 and self.deadline > 0 and self.again > 0 and self.patience >= 1):
             raise InputError(
                 f"over={self.over} must be at least 1, deadline={self.deadline} and again={self.again} above 0, "
@@ -60,10 +64,15 @@ class Terms:
         """Messages that close a round."""
         return self.cohort or len(self.clients)
 
-    @property
-    def enough(self) -> int:
-        """Messages that make a round once the deadline is over."""
-        return self.quorum or self.wanted
+    def enough(self, refused: int = 0) -> int:
+        """Messages that make a round once the deadline is over.
+
+        Args:
+            refused: clients of the cohort whose message was refused.
+        """
+        if self.quorum is not None:
+            return self.wanted if self.quorum == "all" else self.quorum
+        return min(self.wanted, max(LEAST_QUORUM, math.ceil(2 * (self.wanted - refused) / 3)))
 
     def chosen(self, round: int) -> list[ClientId]:
         """Who is asked: as in simulation where `over` is 1. A function of (seed, round)."""
@@ -80,5 +89,6 @@ class Terms:
         return {
             "clients": sorted(self.clients),
             "seed": self.seed,
-            **{name: repr(getattr(self, name)) for name in ("cohort", "over", "quorum", "gate", "grid", "explosion")},
+            "quorum": repr(None if self.quorum == "all" else self.quorum),  # as before there was a default
+            **{name: repr(getattr(self, name)) for name in ("cohort", "over", "gate", "grid", "explosion")},
         }

@@ -54,7 +54,7 @@ class InProcess:
             self._coming.extend((address, answer) for frame in frames for answer in node.answer(frame))
 
     def receive(self, seconds: float) -> tuple[Address, bytes] | None:
-        if not self._coming:
+        if not self._coming and seconds:
             self._now += seconds
             silent = [a for a in self.nodes if a not in self._heard]
             self._coming.extend((a, frame) for a in silent for frame in self.nodes[a].hello())

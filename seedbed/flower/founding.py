@@ -8,9 +8,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from seedbed.errors import InputError
+from seedbed.federated import ClientId
 from seedbed.flower import keys
-from seedbed.runs.agreement import Agreement
-from seedbed.runs.federating import NODES, SECRET, SECRETS, SERVER, Place
+from seedbed.flower.addresses import joined, parted, plain_host
+from seedbed.runs.agreement import Agreement, refuse_names
+from seedbed.runs.federating import NODES, RUN, SECRET, SECRETS, SERVER, Place
+from seedbed.runs.roster import Roster
 from seedbed.stored import made_whole, refuse_used, write_atomically
 
 PORT = 8443
@@ -28,8 +32,9 @@ def found(
         like: see `Agreement.make`.
         host: the server's name or address as nodes reach it.
     Raises:
-        InputError: the folder is not empty, or see `Agreement.make`. Nothing is left behind then.
+        InputError: the folder is not empty, the host is none, or see `Agreement.make`. Nothing is left behind then.
     """
+    host = plain_host(host)
     refuse_used(directory, "a new federation")
     agreement = Agreement.make(f"{directory.name}-{secrets.token_hex(4)}", members, like, given)
     with made_whole(directory) as beside:
@@ -42,20 +47,22 @@ def _write(directory: Path, agreement: Agreement, host: str, port: int) -> None:
     for folder in (server, server / SECRETS, server / PUBLIC):
         folder.mkdir(parents=True, mode=0o700)
     agreement.write(server)
-    Place("server", f"{host}:{port}").write(server)
+    Place("server", joined(host, port)).write(server)
     keys.make_authority(server, agreement.name)
     keys.make_certificate(server, _names(host))
-    words = {"name": agreement.name, "host": host, "port": str(port), "members": " ".join(agreement.members)}
+    words = _words(agreement, host, port)
     for member in agreement.members:
-        _write_node(directory / NODES / member, member, agreement, server, words)
+        folder = directory / NODES / member
+        _write_node(folder, Place(member, words["place"]), agreement, server, words)
     _write_text(directory / "README.md", "coordinator.md", words)
     _write_text(directory / "proxy.conf", "proxy.conf", words)
 
 
-def _write_node(folder: Path, member: str, agreement: Agreement, server: Path, words: Mapping[str, str]) -> None:
+def _write_node(folder: Path, place: Place, agreement: Agreement, server: Path, words: Mapping[str, str]) -> None:
+    member = place.member
     folder.mkdir(parents=True, mode=0o700)
     agreement.write(folder)
-    Place(member, f"{words['host']}:{words['port']}").write(folder)
+    place.write(folder)
     shutil.copyfile(server / keys.CA, folder / keys.CA)
     write_atomically(server / PUBLIC / f"{member}.pub", keys.make_node_key(folder) + b"\n")
     keys.make_secret(folder / SECRET, server / SECRETS / f"{member}.key")
@@ -69,6 +76,66 @@ def _write_text(path: Path, text: str, words: Mapping[str, str]) -> None:
     write_atomically(path, Template((TEXTS / text).read_text()).substitute(words).encode())
 
 
+def add_member(directory: Path, name: str) -> Path:
+    """Make a member's folder and let it in: a running server follows within seconds, and asks it from the next round.
+
+    A member that was removed comes back under its number, with new keys.
+
+    Raises:
+        InputError: it is a member, its name is unfit, or its folder is there.
+    """
+    agreement, roster = _read(directory)
+    refuse_names([name])
+    after = roster.with_member(name)
+    folder = directory / NODES / name
+    refuse_used(folder, f"the member {name}")
+    _make_member(directory, agreement, name, after.number(name))
+    after.write(directory / SERVER)
+    return folder
+
+
+def remove_member(directory: Path, name: str) -> None:
+    """Let a member in no more: its keys are refused at once, and the round at work goes on without it.
+
+    Raises:
+        InputError: it is no member, or one of the last two.
+    """
+    _, roster = _read(directory)
+    server = directory / SERVER
+    roster.without(name).write(server)
+    for path in (server / PUBLIC / f"{name}.pub", server / SECRETS / f"{name}.key"):
+        path.unlink(missing_ok=True)
+
+
+def renew_member(directory: Path, name: str) -> Path:
+    """Make a member a new folder with new keys, for one that lost its own; the old keys are refused.
+
+    What its node kept is lost with the old folder, unless the member puts its run/ there.
+
+    Raises:
+        InputError: it is no member; its old folder is there, with what its node has kept.
+    """
+    agreement, roster = _read(directory)
+    number, folder = roster.number(name), directory / NODES / name
+    if (folder / RUN).exists():
+        raise InputError(f"{folder} holds what the node has kept (run/): move the folder away first")
+    shutil.rmtree(folder, ignore_errors=True)
+    _make_member(directory, agreement, name, number)
+    return folder
+
+
+def _read(directory: Path) -> tuple[Agreement, Roster]:
+    agreement = Agreement.read(directory / SERVER)
+    return agreement, Roster.read(directory / SERVER, agreement.members)
+
+
+def _make_member(directory: Path, agreement: Agreement, name: str, number: ClientId) -> None:
+    server = directory / SERVER
+    place = Place(name, Place.read(server).server, None if name in agreement.members else number)
+    with made_whole(directory / NODES / name) as beside:
+        _write_node(beside, place, agreement, server, _words(agreement, *parted(place.server)))
+
+
 def renew_certificate(directory: Path, valid: timedelta) -> datetime:
     """Make the server another certificate; until when it is good.
 
@@ -76,9 +143,15 @@ def renew_certificate(directory: Path, valid: timedelta) -> datetime:
         InputError: the folder is no federation's.
     """
     server = directory / SERVER
-    host = Place.read(server).server.rpartition(":")[0]
+    host, _ = parted(Place.read(server).server)
     keys.make_certificate(server, _names(host), valid=valid)
     return keys.expiry(server)
+
+
+def _words(agreement: Agreement, host: str, port: int) -> dict[str, str]:
+    """What the texts name."""
+    members = " ".join(agreement.members)
+    return {"name": agreement.name, "host": host, "port": str(port), "place": joined(host, port), "members": members}
 
 
 def _names(host: str) -> list[str]:

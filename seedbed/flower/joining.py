@@ -1,6 +1,5 @@
 """`seedbed join`: a member's node half, and Flower's SuperNode, which brings it letters."""
 
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -10,12 +9,13 @@ from seedbed.errors import InputError
 from seedbed.federation.node import REFUSED
 from seedbed.federation.server import OTHER_RUN, OTHERWISE
 from seedbed.flower.doorway import Doorway
+from seedbed.flower.ending import ending_by_signal
 from seedbed.flower.executor import SOCKET
 from seedbed.flower.keys import CA, NODE_KEY
 from seedbed.flower.processes import FLOWER, Child, clientapp, command, environment
-from seedbed.runs.federating import RUN, Place, open_node
+from seedbed.runs.federating import HELD, RUN, Place, open_node
 from seedbed.runs.news import LOG, Tail, spoken_by_node
-from seedbed.stored import locked
+from seedbed.stored import held
 
 WAIT = 0.5  # seconds between looks
 AGAIN = 5.0  # seconds before Flower's node is started again
@@ -40,9 +40,14 @@ def join(folder: Path, data: Path, *, client: str | None = None, said: Callable[
             than the one that is trusted, another process runs this node, the disk is full.
     """
     folder = folder.resolve()
-    place, tail = Place.read(folder), Tail(folder / RUN / LOG)
-    node = open_node(folder, data, client=client)
-    lock, door = locked(folder / RUN / "lock", "node"), Doorway(node)
+    place = Place.read(folder)
+    with held(folder / HELD, "node"), ending_by_signal():
+        _join(folder, place, data, client, said)
+
+
+def _join(folder: Path, place: Place, data: Path, client: str | None, said: Callable[[str], object]) -> None:
+    tail = Tail(folder / RUN / LOG)
+    door = Doorway(open_node(folder, data, client=client))
     said(f"{place.member}: {data} is ready; waiting for the server at {place.server}")
     knocked, before = 0, ""
     try:
@@ -61,7 +66,6 @@ def join(folder: Path, data: Path, *, client: str | None = None, said: Callable[
             time.sleep(AGAIN)
     finally:
         door.close()
-        os.close(lock)
 
 
 def _linked(folder: Path, place: Place, door: Doorway, tail: Tail, said: Callable[[str], object]) -> str | None:

@@ -13,15 +13,17 @@ from pathlib import Path
 
 from seedbed.errors import InputError
 from seedbed.flower import keys
+from seedbed.flower.addresses import joined, parted, plain_host, reachable
 from seedbed.flower.app import write_app
+from seedbed.flower.ending import ending_by_signal
 from seedbed.flower.founding import PUBLIC
 from seedbed.flower.half import Half
 from seedbed.flower.processes import FLOWER, Child, command, environment, serverapp
 from seedbed.flower.server_app import FOLDER
 from seedbed.runs.agreement import Agreement
-from seedbed.runs.federating import SERVER, Place
+from seedbed.runs.federating import HELD, SERVER, UNCAPPED, Place
 from seedbed.runs.news import News
-from seedbed.stored import write_atomically
+from seedbed.stored import held, write_atomically
 
 LEFT = 15.0  # seconds that a server that was killed may hold the port
 READY = 60.0  # seconds that Flower may take to start
@@ -46,12 +48,22 @@ def serve(
     """
     folder = directory / SERVER
     agreement, place = Agreement.read(folder), Place.read(folder)
+    with held(folder / HELD, "server"), ending_by_signal():
+        _serve(directory, agreement, place, listen, port, said)
+
+
+def _serve(
+    directory: Path, agreement: Agreement, place: Place, listen: str, port: int | None, said: Callable[[str], object]
+) -> None:
+    folder = directory / SERVER
+    if agreement.cap is None:
+        said(UNCAPPED)
     if keys.expiry(folder) < datetime.now(UTC):
         raise InputError(
             f"the server's certificate expired on {keys.expiry(folder):%d %B %Y}: `seedbed federation renew "
             f"{directory}` makes another; members need nothing new"
         )
-    port = port or int(place.server.rpartition(":")[2])
+    listen, port = plain_host(listen), port or parted(place.server)[1]
     said(f"{agreement.name}: {agreement.settings.algorithm} with {', '.join(agreement.members)} on port {port}")
     with superlink(directory, listen, port) as (link, env):
         said("Flower's server runs; members are let in by their keys")
@@ -69,7 +81,8 @@ def superlink(directory: Path, listen: str, port: int) -> Iterator[tuple[Child, 
     half.want(None)
     half.end_leftover()
     _wait_for_port(listen, port)
-    config = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\n'
+    here = joined(reachable(listen), port)
+    config = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{here}"\n'
     write_atomically(home / "config.toml", f'{config}root-certificates = "{folder / keys.CA}"\n'.encode())
     link = Child(
         [
@@ -83,7 +96,7 @@ def superlink(directory: Path, listen: str, port: int) -> Iterator[tuple[Child, 
         home / "superlink.log",
     )
     try:
-        _wait_until_ready(link, folder / keys.CA, port)
+        _wait_until_ready(link, folder / keys.CA, reachable(listen), port)
         yield link, env
     finally:
         link.stop()
@@ -106,11 +119,11 @@ def _wait_for_port(listen: str, port: int) -> None:
         time.sleep(WAIT)
 
 
-def _wait_until_ready(link: Child, authority: Path, port: int) -> None:
+def _wait_until_ready(link: Child, authority: Path, host: str, port: int) -> None:
     trusted, end = ssl.create_default_context(cafile=str(authority)), time.monotonic() + READY
     while not link.ended and time.monotonic() < end:
         try:
-            with socket.create_connection(("127.0.0.1", port), 1) as plain:
+            with socket.create_connection((host, port), 1) as plain:
                 trusted.wrap_socket(plain, server_hostname="localhost").close()
                 return
         except OSError:

@@ -19,6 +19,12 @@ ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 PAIR = b"seedbed peers: frames"
 
 
+def parted(address: str) -> tuple[str, int]:
+    """HOST and port of HOST:PORT, without brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 @dataclass(frozen=True)
 class Circle:
     """All peers' addresses (host:port) and public keys [32], in the order of their numbers."""

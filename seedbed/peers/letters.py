@@ -13,7 +13,8 @@ from seedbed.federated import ClientId, ServerState
 from seedbed.federation.plan import Mould, Plan, refuse_weak
 from seedbed.peers.terms import Terms
 from seedbed.rounds.gossip import is_mixed
-from seedbed.wire import Action, Assembler, Letter, Refused, seal
+from seedbed.wire import CHUNK, HEAD, Action, Assembler, Letter, Refused, seal
+from seedbed.wire.frames import MAC
 
 STATUS = struct.Struct("<QQqqq")
 Offered = Mapping[str, Tensor]  # the leaves of a state that are mixed, by name
@@ -68,6 +69,12 @@ class Letters:
         self.mould = Mould(mixed_of(plan.start))
         limits = {Action.STATUS: STATUS.size, Action.OFFER: self.mould.limit}
         self._assembler = Assembler(keys.get, lambda action: limits.get(action, -1))
+
+    @property
+    def largest(self) -> int:
+        """Bytes of a message's frames, at most."""
+        pieces = 2 + self.mould.limit // CHUNK
+        return STATUS.size + self.mould.limit + pieces * (HEAD.size + MAC)
 
     def write(self, to: ClientId, status: Status, round: int = -1, payload: bytes | None = None) -> list[bytes]:
         """The frames of one message."""

@@ -7,6 +7,8 @@ from seedbed.federated import ClientId
 from seedbed.peers.peer import Peer
 from seedbed.rounds.round import Round
 
+AT_ONCE = 256  # messages that are read before something else is done
+
 
 class Carrier(Protocol):
     """What carries messages. It promises nothing but that a message arrives whole or not at all."""
@@ -32,10 +34,13 @@ def run(peer: Peer, network: Carrier) -> Iterator[Round]:
         Alone: nobody was heard for too long.
     """
     while not peer.left:
-        message = network.receive(0.0 if peer.busy else peer.terms.again)
-        while message is not None:
+        seconds = 0.0 if peer.busy else peer.terms.again
+        for _ in range(AT_ONCE):  # a neighbour that sends without end does not keep this peer from its work
+            message = network.receive(seconds)
+            if message is None:
+                break
             peer.take(message, network.now())
-            message = network.receive(0.0)
+            seconds = 0.0
         closed = peer.advance(network.now())
         for to, frames in peer.outbox(network.now()):
             network.send(to, frames)

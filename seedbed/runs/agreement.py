@@ -8,7 +8,7 @@ of messages (`Agreement.plan`), and with a file of its own its own client's task
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from seedbed import tree
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId
-from seedbed.federation.plan import Plan
+from seedbed.federation.plan import Plan, cap_weights
 from seedbed.federation.terms import Terms
 from seedbed.gate import Gate
 from seedbed.limits import from_json
@@ -63,6 +63,8 @@ class Agreement:
         shape: of every member's data, and how many members there are.
         encoding: how members read their files (`Population.encoding`).
         classes: the labels' names, the same for all; of episodic data none.
+        cap: the largest weight of a member's message, fixed when the federation is made. None: an agreement from before
+            there was one. Weights are then not limited, and the default quorum is the whole cohort.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Agreement:
     shape: Shape
     encoding: Mapping[str, Any]
     classes: tuple[str, ...]
+    cap: float | None = None
 
     @classmethod
     def make(
@@ -91,7 +94,7 @@ class Agreement:
         Raises:
             InputError: a member's name is unfit or there twice; the algorithm or a setting cannot be followed.
         """
-        _refuse_names(members)
+        _refuse_members(members)
         asked = settings_from(given)
         form = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
         held = {"cohort": asked.cohort or len(members), "schedule": {**given.get("schedule", {}), "name": schedule}}
@@ -103,7 +106,9 @@ class Agreement:
             )
         targets = 1 if form.y.ndim == 1 else int(form.y[0].numel())
         shape = Shape(tuple(form.x.shape[1:]), len(form.classes), targets, form.episodic, len(members))
-        made = cls(name, tuple(members), whole, shape, form.encoding, () if form.episodic else form.classes)
+        classes = () if form.episodic else form.classes
+        cap = whole.federation.cap if schedule == "synchronous" else None  # peers mix by the links' weights
+        made = cls(name, tuple(members), whole, shape, form.encoding, classes, cap)
         _refuse_elsewhere(whole, entry, schedule)
         _ = made.plan.message  # what cannot be computed is found before anything is written
         return made
@@ -119,6 +124,7 @@ class Agreement:
             "shape": asdict(self.shape),
             "encoding": dict(self.encoding),
             "classes": list(self.classes),
+            **({} if self.cap is None else {"cap": self.cap}),
         }
         write_atomically(folder / FILE, (json.dumps(table, indent=2, allow_nan=False) + "\n").encode())
 
@@ -133,7 +139,7 @@ class Agreement:
             table = from_json(path.read_text(encoding="utf-8"))
             if table["kind"] != "seedbed agreement":
                 raise ValueError(f"its kind is {table['kind']!r}")
-            _refuse_names(table["members"])  # they name files: of keys, of folders
+            refuse_names(table["members"])  # they name files: of keys, of folders
             return cls(
                 str(table["name"]),
                 tuple(table["members"]),
@@ -141,6 +147,7 @@ class Agreement:
                 Shape.of(table["shape"]),
                 table["encoding"],
                 tuple(table["classes"]),
+                None if table.get("cap") is None else float(table["cap"]),
             )
         except FileNotFoundError as error:
             raise InputError(f"{folder} holds no {FILE}: name a folder that `seedbed federation init` made") from error
@@ -162,8 +169,8 @@ class Agreement:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """As it is trained, with the rule for messages that was agreed on."""
-        made = self.learner.algorithm(self.settings.algorithm, self.model)
+        """As it is trained, with the rule for messages and the cap on weights that were agreed on."""
+        made = cap_weights(self.learner.algorithm(self.settings.algorithm, self.model), self.cap)
         return hostile.defended(made, self.settings, _no_root, self.settings.cohort or len(self.members))
 
     @cached_property
@@ -177,7 +184,8 @@ class Agreement:
             "encoding": dict(self.encoding),
             "classes": list(self.classes),
         }
-        return Plan(self.name, self.algorithm, self.algorithm.init(self.model.params), self._example, agreed)
+        start = self.algorithm.init(self.model.params)
+        return Plan(self.name, self.algorithm, start, self._example, agreed, self.cap)
 
     @property
     def terms(self) -> Terms:
@@ -189,7 +197,7 @@ class Agreement:
             clients=range(len(self.members)),
             cohort=settings.cohort,
             over=asked.over,
-            quorum=asked.quorum,
+            quorum=asked.quorum or (None if self.cap else "all"),
             deadline=asked.deadline,
             again=asked.again,
             seed=settings.seed,
@@ -207,15 +215,28 @@ class Agreement:
             raise InputError(f"{member!r} is no member of {self.name}: they are {', '.join(self.members)}")
         return self.members.index(member)
 
-    def own(self, member: str, data: Path, *, client: str | None = None) -> tuple[Sampled, Population | None]:
+    def terms_for(self, clients: Sequence[ClientId]) -> Terms:
+        """How the server holds rounds with these members; a cohort of all stays one of all."""
+        terms = self.terms
+        if sorted(clients) == sorted(terms.clients):
+            return terms
+        cohort = None if terms.cohort in (None, len(self.members)) else min(terms.cohort or 0, len(clients))
+        quorum = min(terms.quorum, cohort or len(clients)) if isinstance(terms.quorum, int) else terms.quorum
+        return replace(terms, clients=sorted(clients), cohort=cohort, quorum=quorum)
+
+    def own(
+        self, member: str, data: Path, *, client: str | None = None, number: ClientId | None = None
+    ) -> tuple[Sampled, Population | None]:
         """A member's training tasks from its own file, and the rows that are kept for testing (none of episodic data).
 
         Args:
             client: whose rows, where the file holds several clients'.
+            number: the member's, where it came later.
         Raises:
             InputError: the file is not of the form agreed on, or too small for the tasks.
         """
-        number, settings = self.number(member), self.settings
+        settings = self.settings
+        number = self.number(member) if number is None else number
         rows = readers.read_like(data, dict(self.encoding), client=client)
         if not self.shape.episodic and rows.classes != self.classes:
             raise InputError(f"{data} has the classes {rows.classes}, agreed were {self.classes}")
@@ -250,10 +271,18 @@ class Agreement:
         return made
 
 
-def _refuse_names(members: Sequence[str]) -> None:
+def refuse_names(members: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: a name is not fit for a member's, and so for a file's.
+    """
     for name in members:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be a member's name: use letters, digits, dots, dashes and underscores")
+
+
+def _refuse_members(members: Sequence[str]) -> None:
+    refuse_names(members)
     twice = sorted({name for name in members if members.count(name) > 1})
     if twice:
         raise InputError(f"the member {twice[0]!r} is there twice: give each a name of its own")

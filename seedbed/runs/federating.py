@@ -17,16 +17,23 @@ from typing import Any
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 from seedbed.federation.node import LAST, Node, remembered
-from seedbed.federation.server import Server
+from seedbed.federation.server import Members, Server
 from seedbed.federation.transport import Transport
+from seedbed.flower.addresses import joined, parted
 from seedbed.limits import from_json
 from seedbed.runs.agreement import Agreement
+from seedbed.runs.roster import Roster
 from seedbed.stored import fill, from_bytes, write_atomically
 from seedbed.tree import Tree
 
 SERVER, NODES, RUN = "server", "nodes", "run"
 SECRETS, SECRET = "secrets", "secret.key"
 NODE = "node.json"
+HELD = "held"  # locked by the process that serves or joins, before it does anything else
+UNCAPPED = (
+    "this federation was made before weights had a cap: a member's weight counts as sent, and a round needs every "
+    "member's answer; a new one (`seedbed federation init`) has a cap and a quorum of two thirds"
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,17 @@ class Place:
     """Where a node is in its federation, as node.json says.
 
     Attributes:
-        server: host:port, as the node reaches it.
+        server: HOST:PORT, as the node reaches it; an IPv6 address in brackets.
+        number: of a member that came later; None: its place in the agreement.
     """
 
     member: str
     server: str
+    number: ClientId | None = None
 
     def write(self, folder: Path) -> None:
-        write_atomically(folder / NODE, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        table = {name: value for name, value in asdict(self).items() if value is not None}
+        write_atomically(folder / NODE, (json.dumps(table, indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Place":
@@ -51,7 +61,7 @@ class Place:
         """
         try:
             table: Mapping[str, Any] = from_json((folder / NODE).read_text())
-            return cls(str(table["member"]), str(table["server"]))
+            return cls(str(table["member"]), joined(*parted(str(table["server"]))), _whole(table.get("number")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder} is no node's folder ({NODE}: {error}): name the one that the coordinator gave you"
@@ -66,8 +76,13 @@ def open_server(directory: Path, transport: Transport, *, said: Callable[[str], 
     """
     folder = directory / SERVER
     agreement = Agreement.read(folder)
-    keys = {c: read_secret(folder / SECRETS / f"{name}.key") for c, name in enumerate(agreement.members)}
-    return Server(agreement.plan, agreement.terms, keys, folder / RUN, transport, said=said)
+
+    def members() -> Members:
+        present = Roster.read(folder, agreement.members).present
+        keys = {c: read_secret(folder / SECRETS / f"{name}.key") for c, name in present.items()}
+        return Members(agreement.terms_for(list(keys)), keys)
+
+    return Server(agreement.plan, agreement.terms, {}, folder / RUN, transport, said=said, members=members)
 
 
 def open_node(folder: Path, data: Path, *, client: str | None = None) -> Node:
@@ -78,8 +93,8 @@ def open_node(folder: Path, data: Path, *, client: str | None = None) -> Node:
         client: whose rows, where it holds several clients'.
     """
     agreement, place = Agreement.read(folder), Place.read(folder)
-    source, _ = agreement.own(place.member, data, client=client)
-    number: ClientId = agreement.number(place.member)
+    number = _number(agreement, place)
+    source, _ = agreement.own(place.member, data, client=client, number=number)
     return Node(agreement.plan, number, source, read_secret(folder / SECRET), folder / RUN)
 
 
@@ -96,7 +111,17 @@ def what_a_node_has(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
             f"{folder} has no model yet: it gets it when all rounds are done (`seedbed join` waits for it)"
         )
     sent = fill(plan.sent, from_bytes(path.read_bytes(), str(path)), "sent")
-    return agreement, sent, remembered(plan, agreement.number(place.member), folder / RUN).kept
+    return agreement, sent, remembered(plan, _number(agreement, place), folder / RUN).kept
+
+
+def _number(agreement: Agreement, place: Place) -> ClientId:
+    return agreement.number(place.member) if place.number is None else place.number
+
+
+def _whole(number: Any) -> int | None:
+    if number is not None and not (type(number) is int and 0 <= number < 2**32):
+        raise ValueError(f"number {number!r}")
+    return number
 
 
 def read_secret(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from seedbed.federation.node import REFUSED
 from seedbed.limits import from_json
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import RUN, SERVER
+from seedbed.runs.roster import Roster
 
 LOG = "log.jsonl"
 
@@ -41,7 +42,7 @@ class News:
 
     def __init__(self, directory: Path):
         folder = directory / SERVER
-        self._members = Agreement.read(folder).members
+        self._folder, self._founders = folder, Agreement.read(folder).members
         self._tail = Tail(folder / RUN / LOG)
         self.round = 0
         self._numbers: Mapping[str, float] = {}
@@ -53,7 +54,8 @@ class News:
                 self._numbers = record["info"]
             if record["event"] == "COMMITTED":
                 self.round = record["round"]
-            line = spoken(record, self._members, self._numbers)
+            names = Roster.read(self._folder, self._founders).names
+            line = spoken(record, names, self._numbers)
             if line:
                 said(line)
 
@@ -69,7 +71,7 @@ def spoken(record: Mapping[str, Any], members: Sequence[str], numbers: Mapping[s
     if event == "hello":
         return f"{who} is here"
     if event in ("waiting", "telling", "handing out"):
-        names = ", ".join(members[c] for c in record["clients"])
+        names = ", ".join(_name(c, members) for c in record["clients"])
         if event == "handing out":
             return f"handing out the model to {names}"
         return (
@@ -78,6 +80,11 @@ def spoken(record: Mapping[str, Any], members: Sequence[str], numbers: Mapping[s
         )
     if event == "ACCEPTED":
         return f"{begin}{who} has answered"
+    if event == "frame refused":
+        return f"a frame is not read: {record['why']}"
+    if event == "not handed out":
+        names = ", ".join(_name(c, members) for c in record["clients"])
+        return f"{names} left before the model was there: start the server again to hand it out"
     if event in ("REFUSED", "letter refused"):
         return f"{begin}refused what {who} sent: {record['why']}"
     if event == "AGGREGATED" and record["discarded"]:
@@ -85,6 +92,8 @@ def spoken(record: Mapping[str, Any], members: Sequence[str], numbers: Mapping[s
     if event == "COMMITTED":
         said = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         return f"{begin}done{f' ({said})' if said else ''}"
+    if event == "MEMBERS":
+        return f"{begin}the members are {', '.join(_name(c, members) for c in record['clients'])}"
     if event == "MISSED":
         return f"{begin}too few answered in time: asked again"
     if event == "finished":

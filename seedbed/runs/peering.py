@@ -109,7 +109,7 @@ def join(
     secret = circle.read_secret(folder, met.keys[own])
     peer = Peer(agreement.plan, terms, own, source, met.pairs(own, secret), folder / RUN, said=said)
     try:
-        network = Network(met, own, terms.contacts(own), secret, listen)
+        network = Network(met, own, terms.contacts(own), secret, listen, largest=peer.letters.largest)
         try:
             for _ in run(peer, network):
                 pass

@@ -295,7 +295,16 @@ class FederationSettings(Section):
 
     over: float = Field(default=1, ge=1, description="so many times the cohort is asked; the first answers make it up")
     quorum: int | None = Field(
-        default=None, ge=1, description="answers that are enough once the deadline is over; none: the whole cohort's"
+        default=None,
+        ge=1,
+        description="answers that are enough once the deadline is over; none: two thirds of the cohort, at least 2; "
+        "an answer that is refused is not counted as missing",
+    )
+    cap: float = Field(
+        default=1,
+        gt=0,
+        description="a member's weight (its examples) counts up to this, and a larger one is refused; 1: all members "
+        "weigh the same",
     )
     deadline: float = Field(default=600, gt=0, description="seconds that a round waits for its cohort")
     again: float = Field(default=10, gt=0, description="seconds after which those who are silent are asked again")

@@ -7,14 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from seedbed.federation.journal import read
+from seedbed.federation.journal import scan
 from seedbed.federation.progress import Progress, progress
 from seedbed.limits import from_json
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import RUN, SERVER
 from seedbed.runs.news import LOG
+from seedbed.runs.roster import Roster
 
-State = Literal["not there", "asked", "answered", "refused", "not asked", "has the model"]
+State = Literal["not there", "asked", "answered", "refused", "not asked", "has the model", "removed"]
 
 
 @dataclass
@@ -75,12 +76,13 @@ class Standing:
         """
         folder = directory / SERVER
         agreement = Agreement.read(folder)
-        path = folder / RUN / "journal.log"
-        at = progress(read(path.read_bytes(), path)[0] if path.exists() else [])
-        members = tuple(Member(name) for name in agreement.members)
+        at = progress(scan(folder / RUN / "journal.log"))
+        roster = Roster.read(folder, agreement.members)
+        members = tuple(Member(name) for name in roster.names)
         _follow(members, _events(folder / RUN / LOG), at)
         for number, member in enumerate(members):
-            member.state = _state(number, member, at, agreement.settings.rounds or 0)
+            gone = member.name in roster.removed
+            member.state = "removed" if gone else _state(number, member, at, agreement.settings.rounds or 0)
         return cls(agreement, at, _is_held(folder / RUN / "lock"), members, _numbers(folder / RUN / "metrics.jsonl"))
 
 

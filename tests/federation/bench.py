@@ -114,7 +114,8 @@ def simulated(
     Args:
         accepted: who answers, round by round; None: all.
     """
-    (algorithm, sampler), start = case(name, hidden)
+    (_, sampler), start = case(name, hidden)
+    algorithm = plan(name, hidden=hidden).algorithm  # weights are cut to the plan's cap
     algorithm = replace(algorithm, reduce=Terms(rounds=1, clients=CLIENTS).reduce(algorithm))
     engine = OneByOne(Sampled(population(), sampler, seed=SEED))
     answering = None if accepted is None else lambda chosen, number: accepted[number]

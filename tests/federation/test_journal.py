@@ -1,7 +1,9 @@
 """The journal: any prefix is recovered, anything altered is refused or cut, never read as something else."""
 
 import errno
+import gc
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,21 @@ def test_progress_of_what_fails() -> None:
     assert progress([*bad, {"state": "STOPPED"}]).failures == 0
     with pytest.raises(InputError, match="within round 1"):
         progress([RECORDS[0], RECORDS[6]])
+
+
+def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:
+    """2,000 records, written and read again: less than 100 kB stays. The soak: scripts/prove soak."""
+    journal = Journal(tmp_path)
+    journal.append(RECORDS[0])
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            journal.append({"state": "ACCEPTED", "round": 1, "attempt": 0, "client": number, "letter": "0" * 64})
+        journal.close()
+        again = Journal(tmp_path)
+        assert again.count == sum(1 for _ in again.scan()) == 2001
+        again.close()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()

@@ -280,3 +280,33 @@ def test_algorithms_that_run_in_simulation_alone() -> None:
     for other in (replace(made.algorithm, unlike=True), replace(made.algorithm, cohort=lambda clients, round: [])):
         with pytest.raises(InputError, match="in simulation alone"):
             replace(made, algorithm=other)
+
+
+def test_a_wrong_key_is_named_on_both_sides(disk: Path) -> None:
+    """A node with another secret: neither can read the other, and both logs say so in the first round."""
+    all_ = nodes("fedavg", disk)
+    all_[2]._key = bytes(range(32))
+    all_[2]._assembler._keys = {2: bytes(range(32))}.get
+    server = serve("fedavg", disk, InProcess(all_), rounds=1)
+    assert [list(r.clients) for r in server.rounds()] == [[0, 1, 3, 4]]
+    server.close()
+    for log in (disk / "server" / "log.jsonl", disk / "node-2" / "log.jsonl"):
+        assert "the MAC of a frame in the name of client 2 is wrong" in log.read_text()
+
+
+def test_a_client_that_left_does_not_hold_up_the_end(disk: Path) -> None:
+    """The last model is offered for a minute, whatever a round's deadline is; the log says who is without it."""
+    transport = InProcess(nodes("fedavg", disk))
+    server = serve("fedavg", disk, transport, rounds=1, deadline=1e5)
+    rounds = server.rounds()
+    next(rounds)
+    del transport.nodes[4]
+    assert list(rounds) == []
+    server.close()
+    assert transport.now() < 100
+    assert events(disk, "not handed out")[0]["clients"] == [4]
+    again = InProcess(nodes("fedavg", disk))
+    server = serve("fedavg", disk, again, rounds=1, deadline=1e5)
+    assert list(server.rounds()) == []
+    server.close()
+    assert (disk / "node-4" / "last.safetensors").exists()

@@ -1,5 +1,6 @@
 """From the agreement's file alone, each member's own file and nothing else: the simulation that has all of them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,3 +99,24 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         Agreement.read(directory / "server")
     with pytest.raises(InputError, match=r"holds no agreement\.json"):
         Agreement.read(tmp_path)
+
+
+def test_an_agreement_from_before_caps_keeps_its_meaning() -> None:
+    """Its plan's fingerprint and its terms are those of the version that wrote it: a run under way goes on."""
+    old = Agreement.read(Path(__file__).parent / "golden")
+    assert old.cap is None
+    assert old.plan.fingerprint.hex() == "5b881ff60731844ae6de6ecc504e71c4839175dc572a464973c6b81512f946de"
+    assert old.terms.enough() == 3
+    assert old.terms.binding == {
+        "clients": [0, 1, 2], "seed": 0, "cohort": "3", "over": "1.0", "quorum": "None", "explosion": "100.0",
+        "gate": "Gate(norm=None, norm_cap=None, weight_cap=None)",
+        "grid": "Grid(clip=64.0, bits=44, clients=4096, cap=None)",
+    }  # fmt: skip
+
+
+def test_a_new_agreement_fixes_the_cap(tmp_path: Path) -> None:
+    directory, _, made = federation(tmp_path)
+    assert json.loads((directory / "server" / "agreement.json").read_text())["cap"] == made.cap == 1
+    assert made.terms.enough() == 2
+    (tmp_path / "other").mkdir()
+    assert federation(tmp_path / "other", federation={"cap": 500})[2].cap == 500

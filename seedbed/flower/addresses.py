@@ -1,0 +1,53 @@
+"""Names and addresses of a federation's server: what members connect to, and what the server listens on."""
+
+import ipaddress
+import re
+
+from seedbed.errors import InputError
+
+NAME = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)*\.?"
+)
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}  # where a server that listens everywhere is reached
+
+
+def plain_host(host: str) -> str:
+    """A server's name or address without brackets.
+
+    Raises:
+        InputError: it is a URL, has a port, or is no name.
+    """
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if ":" in bare or bare != host or bare.replace(".", "").isdigit():
+        try:
+            return str(ipaddress.ip_address(bare))
+        except ValueError:
+            pass
+    elif NAME.fullmatch(bare):
+        return bare
+    hint = "without https:// and without a path" if "/" in host else "without a port, which --port says"
+    raise InputError(f"{host!r} is no host: give the server's name or address {hint}, as fed.example.org or 10.0.0.7")
+
+
+def joined(host: str, port: int) -> str:
+    """HOST:PORT; an IPv6 address in brackets, as RFC 3986 has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parted(place: str) -> tuple[str, int]:
+    """HOST and port of HOST:PORT, without brackets; older folders have IPv6 addresses without."""
+    host, _, port = place.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def reachable(listen: str) -> str:
+    """The address by which this machine's own processes reach a server that listens there.
+
+    Raises:
+        InputError: it is no address.
+    """
+    try:
+        address = ipaddress.ip_address(plain_host(listen))
+    except ValueError:
+        return listen
+    return LOOPBACK[address.version] if address.is_unspecified else str(address)

@@ -1,0 +1,189 @@
+"""An encrypted connection between two peers that know each other's public keys: Noise_KK_25519_ChaChaPoly_SHA256.
+
+T. Perrin, "The Noise Protocol Framework", revision 34 (2018), noiseprotocol.org. KK: both static keys are known before.
+
+    initiator  --  number of the initiator [4], e, es, ss, tag  -->  responder
+    initiator  <-------------------  e, ee, se, tag  --------------  responder
+
+Ephemeral keys make it forward secret. Every message has a length of 4 bytes that is checked against a limit before it
+is read: ZeroMQ, which carried these messages before, keeps all parts of a message before anybody can look at one.
+"""
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Callable
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from seedbed.privacy.secure.keys import new_secret, public_of
+
+NAME = b"Noise_KK_25519_ChaChaPoly_SHA256"  # 32 bytes: h begins with them as they are
+PROLOGUE = b"seedbed peers 2"
+KEY, TAG = 32, 16
+FIRST = struct.Struct(f"<I{KEY + TAG}s")
+SECOND = KEY + TAG
+LENGTH = struct.Struct("<I")
+HANDSHAKE = 10.0  # seconds
+
+
+class Stream(Protocol):
+    """What is needed of a socket."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def sendall(self, data: bytes, /) -> None: ...
+
+    def settimeout(self, seconds: float | None, /) -> None: ...
+
+
+class NotLetIn(ConnectionError):
+    """The other end has not the key that it should have."""
+
+
+class Channel:
+    """One end of a connection. Messages come whole, in order, or not at all."""
+
+    def __init__(self, stream: Stream, sending: bytes, receiving: bytes):
+        self.stream = stream
+        self._sending, self._receiving = ChaCha20Poly1305(sending), ChaCha20Poly1305(receiving)
+        self._sent = self._received = 0
+
+    def send(self, message: bytes) -> None:
+        sealed = self._sending.encrypt(_nonce(self._sent), message, None)
+        self._sent += 1
+        self.stream.sendall(LENGTH.pack(len(sealed)) + sealed)
+
+    def receive(self, limit: int) -> bytes:
+        """The next message.
+
+        Args:
+            limit: bytes of a message, at most.
+        Raises:
+            OSError: the connection ended; the message is too long or was altered.
+        """
+        (length,) = LENGTH.unpack(exactly(self.stream, LENGTH.size))
+        if not TAG <= length <= limit + TAG:
+            raise ConnectionError(f"a message of {length} bytes: at most {limit + TAG} are taken")
+        sealed = exactly(self.stream, length)
+        try:
+            message = self._receiving.decrypt(_nonce(self._received), sealed, None)
+        except InvalidTag as error:
+            raise ConnectionError("a message was altered") from error
+        self._received += 1
+        return message
+
+
+def connect(stream: Stream, own: int, secret: bytes, other: bytes) -> Channel:
+    """The initiator's end.
+
+    Args:
+        own: its number.
+        other: [32]  the responder's public key.
+    Raises:
+        OSError: the responder has not that key, does not know this one, or is silent.
+    """
+    stream.settimeout(HANDSHAKE)
+    state, e = _Symmetric(own, public_of(secret), other), new_secret()
+    state.mix_hash(public_of(e))
+    state.mix_key(_dh(e, other))
+    state.mix_key(_dh(secret, other))
+    stream.sendall(FIRST.pack(own, public_of(e) + state.seal()))
+    answer = exactly(stream, SECOND)
+    state.mix_hash(answer[:KEY])
+    state.mix_key(_dh(e, answer[:KEY]))
+    state.mix_key(_dh(secret, answer[:KEY]))
+    state.open(answer[KEY:])
+    stream.settimeout(None)
+    return Channel(stream, *state.split())
+
+
+def accept(stream: Stream, secret: bytes, key_of: Callable[[int], bytes | None]) -> tuple[int, Channel]:
+    """The responder's end, and the initiator's number.
+
+    Args:
+        key_of: a number -> the public key [32] of the peer that may connect, or None.
+    Raises:
+        OSError: the initiator may not connect, has not its key, or is silent.
+    """
+    stream.settimeout(HANDSHAKE)
+    number, first = FIRST.unpack(exactly(stream, FIRST.size))
+    other = key_of(number)
+    if other is None:
+        raise NotLetIn(f"peer {number} is no contact")
+    state, e = _Symmetric(number, other, public_of(secret)), new_secret()
+    state.mix_hash(first[:KEY])
+    state.mix_key(_dh(secret, first[:KEY]))
+    state.mix_key(_dh(secret, other))
+    state.open(first[KEY:])
+    state.mix_hash(public_of(e))
+    state.mix_key(_dh(e, first[:KEY]))
+    state.mix_key(_dh(e, other))
+    stream.sendall(public_of(e) + state.seal())
+    stream.settimeout(None)
+    initiator, responder = state.split()
+    return number, Channel(stream, responder, initiator)
+
+
+class _Symmetric:
+    """Noise's symmetric state: the chaining key ck, the hash h of all that was said, and the key k."""
+
+    def __init__(self, number: int, initiator: bytes, responder: bytes):
+        self._ck = self._h = NAME
+        self._k = b""
+        for data in (PROLOGUE + LENGTH.pack(number), initiator, responder):
+            self.mix_hash(data)
+
+    def mix_hash(self, data: bytes) -> None:
+        self._h = hashlib.sha256(self._h + data).digest()
+
+    def mix_key(self, shared: bytes) -> None:
+        self._ck, self._k = _two_keys(self._ck, shared)
+
+    def seal(self) -> bytes:
+        """An empty message, authenticated with all that was said before."""
+        sealed = ChaCha20Poly1305(self._k).encrypt(_nonce(0), b"", self._h)
+        self.mix_hash(sealed)
+        return sealed
+
+    def open(self, sealed: bytes) -> None:
+        try:
+            ChaCha20Poly1305(self._k).decrypt(_nonce(0), sealed, self._h)
+        except InvalidTag as error:
+            raise NotLetIn("the other end has not the key that it should have") from error
+        self.mix_hash(sealed)
+
+    def split(self) -> tuple[bytes, bytes]:
+        """The initiator's key for sending, and the responder's."""
+        return _two_keys(self._ck, b"")
+
+
+def exactly(stream: Stream, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = stream.recv(min(size - len(data), 1 << 20))
+        if not piece:
+            raise ConnectionError("the other end is gone")
+        data += piece
+    return bytes(data)
+
+
+def _two_keys(ck: bytes, material: bytes) -> tuple[bytes, bytes]:
+    """Noise's HKDF with two outputs."""
+    temporary = hmac.digest(ck, material, "sha256")
+    first = hmac.digest(temporary, b"\x01", "sha256")
+    return first, hmac.digest(temporary, first + b"\x02", "sha256")
+
+
+def _dh(secret: bytes, public: bytes) -> bytes:
+    try:
+        return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:  # a point of low order
+        raise NotLetIn("the other end sent a public key that is none") from error
+
+
+def _nonce(number: int) -> bytes:
+    return bytes(4) + number.to_bytes(8, "little")
