@@ -32,9 +32,7 @@ class Room(NamedTuple):
 
 ROOMS = {
     "gate": Room(("seedbed/gate.py",), ("tests/robust/test_gate.py", "-k", "not test_a_malformed or mean"), 60),
-    "evaluation": Room(
-        ("seedbed/evaluation.py",), ("tests/runs/test_summary.py", "tests/runs/test_judging.py"), 40
-    ),
+    "evaluation": Room(("seedbed/evaluation.py",), ("tests/runs/test_summary.py", "tests/runs/test_judging.py"), 40),
     "compare": Room(("seedbed/runs/comparison.py",), ("tests/runs/test_comparison_rows.py",), 40),
     "journal": Room(
         ("seedbed/runs/directory.py", "seedbed/stored.py"),

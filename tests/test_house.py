@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import only from these (and from itself): reading order is import order.
 ROOMS = {
     "errors": [],
+    "locks": ["errors"],
     "factored": [],
     "fast": ["factored"],
     "tree": ["factored"],
@@ -34,10 +35,11 @@ ROOMS = {
     "wire": ["errors"],
     "federation": [
         *("errors", "tree", "draws", "tasks", "federated", "reducers", "stored", "gate", "rounds", "engines"),
-        *("privacy", "wire"),
+        *("locks", "privacy", "wire"),
     ],
     "peers": [
-        *("errors", "tree", "federated", "stored", "tasks", "rounds", "engines", "privacy", "wire", "federation"),
+        *("errors", "locks", "tree", "federated", "stored", "tasks", "rounds", "engines", "privacy", "wire"),
+        "federation",
     ],
     "privacy": ["errors", "factored", "tree", "draws", "tasks", "learning", "reducers", "federated", "rounds"],
 }

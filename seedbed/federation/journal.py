@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from seedbed.errors import InputError
-from seedbed.stored import locked, settle_folder, write_atomically, writing
+from seedbed.locks import locked
+from seedbed.stored import settle_folder, write_atomically, writing
 
 Record = Mapping[str, Any]
 START = "0" * 64  # the chain before the first line

@@ -13,9 +13,9 @@ from seedbed.flower.doorway import Doorway
 from seedbed.flower.executor import SOCKET
 from seedbed.flower.keys import CA, NODE_KEY
 from seedbed.flower.processes import FLOWER, Child, clientapp, command, environment
+from seedbed.locks import locked
 from seedbed.runs.federating import RUN, Place, open_node
 from seedbed.runs.news import LOG, Tail, spoken_by_node
-from seedbed.stored import locked
 
 WAIT = 0.5  # seconds between looks
 AGAIN = 5.0  # seconds before Flower's node is started again

@@ -9,11 +9,13 @@ from typing import Any
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
 from seedbed.evaluation import summarise
-from seedbed.runs.directory import RunDirectory
+from seedbed.locks import held
+from seedbed.runs.directory import LOCK, RunDirectory
 from seedbed.runs.experiment import Experiment
 from seedbed.runs.pipeline import Show
 from seedbed.runs.settings import Settings
 from seedbed.runs.start import begin, go_on, plan
+from seedbed.stored import writing
 
 FACTORS = (0.3, 1.0, 3.0, 10.0)  # on learning rates; validation clients choose one
 
@@ -100,15 +102,18 @@ def compare(
     rounds, cohort, budget = first.settings.rounds or 0, first.settings.cohort or 0, first.budget  # complete
     asked = {**asked, "rounds": rounds, "cohort": cohort, "budget": budget}
     results: dict[str, list[dict[str, Any]]] = {}
-    for name in dict.fromkeys(names):
-        for seed in seeds:
-            path, experiment = base / f"{name}-{seed}", planned(name, seed=seed)
-            if (path / "manifest.json").exists():
-                _refuse_other(path, experiment.settings)
-                result = go_on(path, show)
-            else:
-                result = begin(experiment, path, show)[1]
-            results.setdefault(name, []).append(result)
+    with writing(base):
+        base.mkdir(parents=True, exist_ok=True)
+    with held(base / LOCK, "comparison"):
+        for name in dict.fromkeys(names):
+            for seed in seeds:
+                path, experiment = base / f"{name}-{seed}", planned(name, seed=seed)
+                if (path / "manifest.json").exists():
+                    _refuse_other(path, experiment.settings)
+                    result = go_on(path, show)
+                else:
+                    result = begin(experiment, path, show)[1]
+                results.setdefault(name, []).append(result)
     one = results[names[0]][0]
     found = Comparison(
         one["metric"],

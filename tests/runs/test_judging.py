@@ -71,7 +71,9 @@ def test_a_metric_counts_real_examples_only() -> None:
 
 def test_before_adapting_a_client_uses_what_it_is_sent() -> None:
     plain = before_adapting(ALGORITHM, lambda params, support: {"w": params["w"] * 10})
-    assert plain.personalise({"w": torch.tensor(3.0)}, {"kept": torch.tensor(1.0)}, SUPPORT) == {"w": torch.tensor(30.0)}
+    assert plain.personalise({"w": torch.tensor(3.0)}, {"kept": torch.tensor(1.0)}, SUPPORT) == {
+        "w": torch.tensor(30.0)
+    }
 
 
 def test_clients_are_sent_what_belongs_to_their_number_in_training() -> None:
