@@ -4,13 +4,11 @@ An identity is flat: {"settings.seed": 0, "versions.torch": "2.9.0", "clients.tr
 """
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.errors import InputError
 from seedbed.runs.settings import Settings
 
@@ -111,11 +109,8 @@ def _refuse_rounds(run: str, began: Identity, old: int, new: int) -> None:
 
 
 def _follows_rounds(of: Identity) -> bool:
-    """Whether a learning rate follows a schedule over all rounds: one that is asked for, or the algorithm's own."""
-    if any("schedule" in key.split(".") for key in of if key.startswith("settings.options.")):
-        return True
-    name = of.get("settings.algorithm")
-    return name in CATALOGUE and "updates" in inspect.signature(CATALOGUE[name].factory).parameters
+    """Whether a learning rate follows a schedule over all rounds. No algorithm has one that is not asked for."""
+    return any("schedule" in key.split(".") for key in of if key.startswith("settings.options."))
 
 
 def _refusal(run: str, key: str, old: Any, new: Any, *, private: bool) -> str:

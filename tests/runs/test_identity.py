@@ -183,7 +183,7 @@ def test_rounds_can_be_added_and_give_the_run_that_had_them_from_the_start(run: 
         ({"privacy": {"epsilon": 4}}, "noise and its budget are planned"),
         ({"tune": [1, 3]}, "probes of a part of them"),
         ({"options": {"outer": {"schedule": {"name": "cosine"}}}}, "schedule over them"),
-        ({"algorithm": "reptile"}, "schedule over them"),
+        ({"options": {"schedule": "linear"}}, "schedule over them"),
     ],
 )
 def test_rounds_are_not_added_where_that_would_be_another_run(settings: dict[str, Any], reason: str) -> None:
