@@ -1,8 +1,9 @@
 """A run killed at every operation on the disk in turn, and resumed, ends bit for bit like one never stopped (8 minutes)
 
-Opening, writing (half of the bytes), flushing, moving, removing, cutting: the k-th of them, for every k; then the k-th of
-the resume after a kill in the middle; then of an algorithm whose clients keep something on disk. At last a mutant that
-does not rewrite metrics.jsonl when it resumes: it must be caught, or these kills show nothing.
+Opening, writing (half of the bytes), flushing, moving, removing, cutting: the k-th of them, for every k; then the k-th
+of the resume after a kill in the middle; then of an algorithm whose clients keep something on disk; then a disk that is
+full from the k-th operation on. At last a mutant that does not rewrite metrics.jsonl when it resumes: unless it is
+caught, these kills show nothing.
 """
 
 import os
@@ -23,7 +24,7 @@ def killed(*words: str) -> tuple[int, str]:
 
 
 def main() -> int:
-    found = [killed(), killed("again"), killed("disk")]
+    found = [killed(), killed("again"), killed("disk"), killed("full")]
     caught, _ = killed("forgets")
     print(f"{'; '.join(line for _, line in found)}; the mutant is {'caught' if caught else 'NOT CAUGHT'}")
     return 0 if caught and not any(status for status, _ in found) else 1

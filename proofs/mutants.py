@@ -19,26 +19,91 @@ from pieces.mutating import Bench, mutants, sample
 ROOT = Path(__file__).parents[1]
 REASONS = ROOT / "docs" / "mutants.md"
 WITHOUT = 0.05  # the share of mutants that may live without a reason
+SLOWER = 300.0  # seconds that the slower tests may take
 LEAST, TIMES = 20.0, 3.0  # seconds of a mutant's tests: at least, and as a multiple of what they take without it
 
 
 class Room(NamedTuple):
-    """Files, and the tests that must tell each change in them."""
+    """Files, and the tests that must tell each change in them.
+
+    Attributes:
+        most: mutants of each file.
+        slower: tests that are asked only where the first tell nothing.
+    """
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
-    most: int  # mutants of each file
+    most: int
+    slower: tuple[str, ...] = ()
 
 
 ROOMS = {
     "gate": Room(("seedbed/gate.py",), ("tests/robust/test_gate.py", "-k", "not test_a_malformed or mean"), 60),
-    "evaluation": Room(("seedbed/evaluation.py",), ("tests/runs/test_summary.py", "tests/runs/test_judging.py"), 40),
-    "compare": Room(("seedbed/runs/comparison.py",), ("tests/runs/test_comparison_rows.py",), 40),
+    "evaluation": Room(
+        ("seedbed/evaluation.py",),
+        ("seedbed/evaluation.py", "tests/runs/test_summary.py", "tests/runs/test_judging.py"),
+        40,
+    ),
+    "compare": Room(
+        ("seedbed/runs/comparison.py",),
+        ("tests/runs/test_comparison_rows.py",),
+        40,
+        ("tests/runs/test_comparison.py", "-k", "cells or rows_are_means or unknown_name or diverges"),
+    ),
     "journal": Room(
         ("seedbed/runs/directory.py", "seedbed/stored.py"),
         ("tests/runs/test_directory.py",),
-        60,
+        40,
+        ("tests/runs/test_identity.py",),
     ),
+    "identity": Room(
+        ("seedbed/runs/identity.py",),
+        (
+            *("seedbed/runs/identity.py", "tests/runs/test_identity.py", "-k"),
+            "doctest or version or device or not_added or default or every_line or by_name",
+        ),
+        40,
+    ),
+    "locks": Room(("seedbed/locks.py",), ("seedbed/locks.py", "tests/runs/test_locks.py"), 40),
+    "kept": Room(("seedbed/engines/kept.py",), ("tests/engines/test_kept.py",), 40),
+    "accountant": Room(
+        ("seedbed/privacy/differential/accountant.py",), ("tests/privacy/differential/test_accountant.py",), 30
+    ),
+    "clipping": Room(
+        ("seedbed/privacy/differential/clipping.py",), ("tests/privacy/differential/test_sensitivity.py",), 30
+    ),
+    "ledger": Room(("seedbed/privacy/differential/ledger.py",), ("tests/privacy/differential/test_ledger.py",), 40),
+    "noise": Room(
+        ("seedbed/privacy/differential/noise.py", "seedbed/privacy/differential/mechanisms.py"),
+        ("tests/privacy/differential/test_noise.py", "tests/privacy/differential/test_private.py"),
+        30,
+    ),
+    "discrete": Room(
+        ("seedbed/privacy/differential/discrete.py", "seedbed/privacy/differential/distributed.py"),
+        ("tests/privacy/differential/test_discrete.py", "tests/privacy/test_distributed.py"),
+        30,
+    ),
+    "central": Room(("seedbed/privacy/differential/central.py",), ("tests/privacy/differential/test_private.py",), 30),
+    "records": Room(("seedbed/privacy/differential/records.py",), ("tests/privacy/differential/test_records.py",), 20),
+    "secure": Room(
+        (
+            *("seedbed/privacy/secure/protocol.py", "seedbed/privacy/secure/client.py"),
+            *("seedbed/privacy/secure/server.py", "seedbed/privacy/secure/shamir.py"),
+        ),
+        ("tests/privacy/test_secure_aggregation.py",),
+        30,
+    ),
+    "sums": Room(
+        ("seedbed/privacy/secure/fixed_point.py", "seedbed/privacy/secure/summed.py"),
+        ("tests/privacy/test_fixed_point.py", "tests/privacy/test_summed.py"),
+        30,
+    ),
+    "federation": Room(
+        ("seedbed/federation/journal.py", "seedbed/federation/progress.py", "seedbed/federation/server.py"),
+        ("tests/federation/test_journal.py", "tests/federation/test_server.py"),
+        40,
+    ),
+    "frames": Room(("seedbed/wire/frames.py",), ("tests/wire/test_frames.py", "-k", "not 10_000"), 30),
 }
 
 
@@ -71,6 +136,8 @@ def main() -> int:
                         print(mutant.line, mutant.key)
                         continue
                     said, seconds = bench.run(room.tests, limit, mutant)
+                    if said == "passed" and room.slower:
+                        said, seconds = bench.run(room.slower, SLOWER, mutant)
                     killed += said != "passed"
                     if said == "passed":
                         lives.append(mutant)

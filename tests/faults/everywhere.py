@@ -6,10 +6,12 @@ is killed has written half of its bytes. Each process is a fork of one that has 
     python everywhere.py FIRST STEP [again] [forgets] [disk]
 
 again: a second kill, at the k-th operation of the resume. forgets: a mutant that does not rewrite metrics.jsonl when it
-resumes. disk: an algorithm whose clients keep something, on disk.
+resumes. disk: an algorithm whose clients keep something, on disk. full: no kill, but a disk that is full from the k-th
+operation on, which the run must say in a line; then there is space again.
 """
 
 import builtins
+import errno
 import os
 import shutil
 import signal
@@ -23,11 +25,13 @@ import torch
 
 from seedbed import locks, stored
 from seedbed.engines import kept
+from seedbed.errors import InputError
 from seedbed.runs import directory, tuning
 from seedbed.runs.pipeline import Show
 from seedbed.runs.start import go_on, start
 
 COMPARED = ("model.safetensors", "metrics.jsonl", "result.json", "report.html")
+FREES = ("unlink", "rmdir")  # operations that a full disk does not refuse
 CHANGES = ("fsync", "replace", "unlink", "mkdir", "truncate", "ftruncate", "pwrite", "rename", "rmdir")
 SETTINGS = [
     *("reader.client=client", "reader.target=y", "task.size=4", "evaluation.queries=4", "model.name=linear"),
@@ -41,8 +45,8 @@ DISK = {"algorithm": "scaffold", "kept": "disk"}
 class Killer:
     """Counts operations, and kills this process before the k-th; 0: never."""
 
-    def __init__(self, at: int, report: Path):
-        self.at, self.count, self.report = at, 0, report
+    def __init__(self, at: int, *, full: bool = False):
+        self.at, self.count, self.full = at, 0, full
 
     def install(self) -> None:
         for name in CHANGES:
@@ -51,13 +55,19 @@ class Killer:
             module.open = self.opened  # type: ignore[attr-defined]
 
     def step(self) -> bool:
+        """Count an operation; whether it must not be done."""
         self.count += 1
-        return self.count == self.at
+        return self.count >= self.at if self.full and self.at else self.count == self.at
+
+    def stop(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def counted(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def instead(*arguments: Any, **more: Any) -> Any:
-            if self.step():
-                os.kill(os.getpid(), signal.SIGKILL)
+            if self.step() and not (self.full and work.__name__ in FREES):
+                self.stop()
             return work(*arguments, **more)
 
         return instead
@@ -66,7 +76,7 @@ class Killer:
         if not set(mode) & set("wax+"):
             return builtins.open(path, mode, *arguments, **more)
         if self.step():
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.stop()
         file = builtins.open(path, mode, *arguments, **more)  # noqa: SIM115
         write = file.write
 
@@ -74,21 +84,22 @@ class Killer:
             if self.step():
                 write(data[: len(data) // 2])
                 file.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
+                self.stop()
             return write(data)
 
         file.write = written  # type: ignore[method-assign]
         return file
 
 
-def apart(work: Callable[[], object], report: Path, at: int = 0, forgets: bool = False) -> int:
-    """Do it in a fork that is killed at this operation: how many operations there were, or 0 if it was killed."""
+def apart(work: Callable[[], object], report: Path, at: int = 0, *, forgets: bool = False, full: bool = False) -> int:
+    """Do it in a fork that is stopped at this operation: the number of operations; 0: stopped as it should be; -1: it
+    failed otherwise."""
     report.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            killer = Killer(at, report)
+            killer = Killer(at, full=full)
             if forgets:
                 os.truncate = lambda *arguments: None
             killer.install()
@@ -96,12 +107,14 @@ def apart(work: Callable[[], object], report: Path, at: int = 0, forgets: bool =
             with builtins.open(report, "w") as file:
                 file.write(str(killer.count))
             status = 0
+        except InputError as error:
+            status = 2 if full and "No space left" in str(error) else 1
         except BaseException as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         finally:
             os._exit(status)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code == -signal.SIGKILL:
+    if code in (-signal.SIGKILL, 2):
         return 0
     return int(report.read_text()) if code == 0 else -1
 
@@ -113,8 +126,9 @@ class Trial:
         folder: where they go.
     """
 
-    def __init__(self, folder: Path, *, forgets: bool = False, disk: bool = False):
-        self.folder, self.forgets, self.asked = folder, forgets, {**ASKED, **(DISK if disk else {})}
+    def __init__(self, folder: Path, *, forgets: bool = False, disk: bool = False, full: bool = False):
+        self.folder, self.forgets, self.full = folder, forgets, full
+        self.asked = {**ASKED, **(DISK if disk else {})}
         self.data, self.report = folder / "t.csv", folder / "report"
         rows = [f"c{i % 8},{i % 3},{(i * 7) % 11},{(i * 5) % 13}" for i in range(160)]
         self.data.write_text("\n".join(["client,y,a,b", *rows]) + "\n")
@@ -131,16 +145,16 @@ class Trial:
     def gone_on(self, out: Path, at: int = 0) -> int:
         """Resume; where nothing had begun, begin."""
         there = (out / "manifest.json").exists()
-        return apart(lambda: go_on(out, Show()) if there else self.begin(out), self.report, at, self.forgets)
+        return apart(lambda: go_on(out, Show()) if there else self.begin(out), self.report, at, forgets=self.forgets)
 
     def is_same(self, at: int, again: int = 0) -> bool:
         """Whether a run that is killed here, and its resume there, ends with the bytes of one never stopped."""
         out = self.folder / "killed"
-        apart(lambda: self.begin(out), self.report, at)
+        stopped = apart(lambda: self.begin(out), self.report, at, full=self.full)
         if again and self.gone_on(out, again) > 0:
             again = 0  # it had fewer operations
-        same = self.gone_on(out) >= 0 and self.files(out) == self.want
-        shutil.rmtree(out)
+        same = stopped >= 0 and self.gone_on(out) >= 0 and self.files(out) == self.want
+        shutil.rmtree(out, ignore_errors=True)
         return same
 
 
@@ -149,7 +163,7 @@ def main(first: int, step: int, *words: str) -> int:
     for name in ("HEAD_RATES", "HEAD_STEPS", "RATES", "STEPS", "OWN_STEPS"):
         setattr(tuning, name, getattr(tuning, name)[:1])  # a search takes time, and writes no more than its result
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(Path(folder), forgets="forgets" in words, disk="disk" in words)
+        trial = Trial(Path(folder), **{word: word in words for word in ("forgets", "disk", "full")})
         if "again" in words:
             middle = trial.operations // 2
             kills = [(middle, again) for again in range(first, trial.operations, step)]
@@ -157,7 +171,8 @@ def main(first: int, step: int, *words: str) -> int:
             kills = [(at, 0) for at in range(first, trial.operations + 1, step)]
         wrong = [kill for kill in kills if not trial.is_same(*kill)]
     what = "in the middle, then again at" if "again" in words else "at"
-    print(f"{len(kills) - len(wrong)} of {len(kills)} kills {what} each of {trial.operations} operations: same bytes")
+    kind = "full disks" if "full" in words else "kills"
+    print(f"{len(kills) - len(wrong)} of {len(kills)} {kind} {what} each of {trial.operations} operations: same bytes")
     if wrong:
         print(f"DIFFERENT: {[again or at for at, again in wrong]}")
     return 1 if wrong else 0

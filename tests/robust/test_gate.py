@@ -188,6 +188,14 @@ def test_a_mean_keeps_its_members_when_another_is_refused() -> None:
     assert (left.clients, left.members) == ([0, 6], [[0, 1, 2], [6, 7, 8]])
 
 
+@pytest.mark.parametrize("message", [("no", "message", {}), Message(torch.ones(1, 2), torch.ones(1), [1.0])])  # type: ignore[arg-type]
+def test_what_is_no_message_is_refused(message: Any) -> None:
+    good = Group([0], Message(torch.ones(1, 2), torch.ones(1), {}))
+    admitted = Gate().admit([Group([7], message), good], [0, 7])
+    assert admitted.refused == {7: "it is no message"}
+    assert [group.clients for group in admitted.groups] == [[0]]
+
+
 def test_a_schema_that_was_agreed_upon_beats_the_majority() -> None:
     group = Group([0, 1], Message({"w": torch.ones(2, 3)}, torch.ones(2), {}))
     other = Group([2], Message({"w": torch.ones(1, 4)}, torch.ones(1), {}))
