@@ -111,6 +111,7 @@ def main() -> int:
     asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     asked.add_argument("rooms", nargs="*", help=f"some of {', '.join(ROOMS)}; left out: all")
     asked.add_argument("--most", type=int, help="mutants of each file")
+    asked.add_argument("--like", default="", help="only mutants whose key holds this text")
     asked.add_argument("--list", action="store_true", help="print the mutants, run nothing")
     words = asked.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -131,7 +132,8 @@ def main() -> int:
                 limit = max(LEAST, TIMES * seconds)
                 print(f"{name}: {' '.join(room.tests)} take {seconds:.1f} s", flush=True)
             for path in room.files:
-                for mutant in sample(mutants(bench.folder if bench else ROOT, path), words.most or room.most):
+                every = mutants(bench.folder if bench else ROOT, path)
+                for mutant in sample([each for each in every if words.like in each.key], words.most or room.most):
                     if bench is None:
                         print(mutant.line, mutant.key)
                         continue

@@ -218,6 +218,8 @@ def _others(node: ast.AST, field: object) -> Iterator[ast.AST]:
             yield ast.Constant(not value)
         case ast.Constant(value=int(value)):
             yield ast.Constant(value + 1)
+            if value > 1:
+                yield ast.Constant(0)
         case ast.Constant(value=float()):
             yield ast.Constant(0.0)
         case ast.Name(id=name) if name in NAMES:

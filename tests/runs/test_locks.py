@@ -109,3 +109,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(InputError, match=r"cannot write .*lock: Is a directory; choose a directory"):
         locked(tmp_path / "lock", "run")
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that could not begin removes its directory, the lock too: who waited for that file holds nothing."""
+    flock = fcntl.flock
+
+    def removed(file: int, how: int) -> None:
+        flock(file, how)
+        (tmp_path / "lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with pytest.raises(InputError, match=r"lock was removed by another run just now: start again"):
+        locked(tmp_path / "lock", "run")
