@@ -122,3 +122,12 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(fcntl, "flock", removed)
     with pytest.raises(InputError, match=r"lock was removed by another run just now: start again"):
         locked(tmp_path / "lock", "run")
+
+
+def test_a_disk_that_fails_is_no_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(InputError, match=r"cannot write .*lock: Input/output error"):
+        locked(tmp_path / "lock", "run")
