@@ -7,7 +7,7 @@ that may still run is refused.
 
 import errno
 import os
-import socket
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -49,7 +49,7 @@ def _locked(path: Path, what: str, way: str) -> int:
             _refuse_named(file, path, what)
         if not os.fstat(file).st_nlink:
             raise InputError(f"{path} was removed by another {what} just now: start again")
-        _name(file, f"process {os.getpid()} on {socket.gethostname()}\n")
+        _name(file, f"process {os.getpid()} on {platform.node()}\n")
     except BaseException:
         os.close(file)
         raise
@@ -121,7 +121,7 @@ def _refuse_named(file: int, path: Path, what: str) -> None:
     if len(words) != 4 or not words[1].isdigit():
         return
     process, host = int(words[1]), words[3]
-    if host == socket.gethostname() and not (process != os.getpid() and _runs(process)):
+    if host == platform.node() and not (process != os.getpid() and _runs(process)):
         return
     raise InputError(
         f"{path.parent} was last held by another {what} ({holder}), and locks of this file system do not tell whether "

@@ -3,8 +3,8 @@
 import errno
 import fcntl
 import os
+import platform
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,13 +40,13 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_the_holder_is_named_and_its_death_frees_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    who = f"process {holder.pid} on {socket.gethostname()}"
+    who = f"process {holder.pid} on {platform.node()}"
     with pytest.raises(InputError, match=rf"is held by another run \({who}\): stop that one"):
         locked(tmp_path / "lock", "run")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with held(tmp_path / "lock", "run"):
-        assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+        assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {platform.node()}\n"
     assert (tmp_path / "lock").read_text() == ""
 
 
@@ -92,7 +92,7 @@ def test_where_locks_do_not_reach_the_name_in_the_file_must_do(
         monkeypatch.setattr(fcntl, "flock", none)
     else:
         monkeypatch.setattr(locks, "holds_everywhere", lambda path: False)
-    lock, here = tmp_path / "lock", socket.gethostname()
+    lock, here = tmp_path / "lock", platform.node()
     for name in ("process 12 on another-machine", f"process {os.getppid()} on {here}"):
         lock.write_text(name + "\n")
         with pytest.raises(InputError, match=rf"was last held by another run \({name}\).*remove {lock}"):
