@@ -95,35 +95,6 @@ def settle_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def locked(path: Path, what: str) -> int:
-    """A lock that no other process gets while this one holds it open: a file's descriptor.
-
-    Args:
-        what: of which kind there is to be one, for people: server, node.
-    Raises:
-        InputError: another holds it.
-    """
-    import fcntl  # POSIX alone
-
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(file)
-        raise InputError(f"{path.parent} is held by another {what}: stop that one, or choose another place") from error
-    return file
-
-
-@contextmanager
-def held(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock; see `locked`."""
-    file = locked(path, what)
-    try:
-        yield
-    finally:
-        os.close(file)
-
-
 @contextmanager
 def writing(path: Path, *, go_on: str = RESUME) -> Iterator[None]:
     """Turns what the file system says into one line with a way out.

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
     "errors": [],
     "limits": ["errors"],
+    "locks": ["errors"],
     "temporary": [],
     "factored": [],
     "fast": ["factored"],
@@ -36,10 +37,10 @@ ROOMS = {
     "wire": ["errors"],
     "federation": [
         *("errors", "tree", "draws", "tasks", "federated", "reducers", "stored", "gate", "rounds", "engines"),
-        *("privacy", "temporary", "wire"),
+        *("locks", "privacy", "temporary", "wire"),
     ],
     "peers": [
-        *("errors", "limits", "tree", "federated", "stored", "tasks", "rounds", "engines", "privacy", "wire"),
+        *("errors", "limits", "locks", "tree", "federated", "stored", "tasks", "rounds", "engines", "privacy", "wire"),
         "federation",
     ],
     "privacy": [

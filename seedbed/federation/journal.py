@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from seedbed.errors import InputError
-from seedbed.stored import locked, settle_folder, write_atomically, writing
+from seedbed.locks import locked
+from seedbed.stored import settle_folder, write_atomically, writing
 from seedbed.temporary import NAME
 
 Record = Mapping[str, Any]

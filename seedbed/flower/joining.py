@@ -13,9 +13,9 @@ from seedbed.flower.ending import ending_by_signal
 from seedbed.flower.executor import SOCKET
 from seedbed.flower.keys import CA, NODE_KEY
 from seedbed.flower.processes import FLOWER, Child, clientapp, command, environment
+from seedbed.locks import held
 from seedbed.runs.federating import HELD, RUN, Place, open_node
 from seedbed.runs.news import LOG, Tail, spoken_by_node
-from seedbed.stored import held
 
 WAIT = 0.5  # seconds between looks
 AGAIN = 5.0  # seconds before Flower's node is started again

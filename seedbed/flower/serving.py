@@ -20,10 +20,11 @@ from seedbed.flower.founding import PUBLIC
 from seedbed.flower.half import Half
 from seedbed.flower.processes import FLOWER, Child, command, environment, serverapp
 from seedbed.flower.server_app import FOLDER
+from seedbed.locks import held
 from seedbed.runs.agreement import Agreement
 from seedbed.runs.federating import HELD, SERVER, UNCAPPED, Place
 from seedbed.runs.news import News
-from seedbed.stored import held, write_atomically
+from seedbed.stored import write_atomically
 
 LEFT = 15.0  # seconds that a server that was killed may hold the port
 READY = 60.0  # seconds that Flower may take to start

@@ -16,6 +16,7 @@ from seedbed.errors import InputError
 from seedbed.federated import ClientId, Message, model_in
 from seedbed.federation.log import Log
 from seedbed.federation.plan import Plan
+from seedbed.locks import locked
 from seedbed.peers.diary import Diary
 from seedbed.peers.flow import flow, plus
 from seedbed.peers.letters import Letters, Note, Offered, Status, mixed_of, with_mixed
@@ -24,7 +25,6 @@ from seedbed.peers.memory import AGAIN, Memory, load, of_whom, save
 from seedbed.peers.terms import Terms
 from seedbed.rounds.gossip import apart, stepped
 from seedbed.rounds.round import Round, one_by_one, refuse_infinite
-from seedbed.stored import locked
 from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 from seedbed.wire import Refused

@@ -10,13 +10,15 @@ from typing import Any
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
 from seedbed.evaluation import summarise
+from seedbed.locks import held
 from seedbed.privacy.differential.accountant import Release, epsilon
-from seedbed.runs.directory import RunDirectory
+from seedbed.runs.directory import LOCK, RunDirectory
 from seedbed.runs.experiment import Experiment
 from seedbed.runs.pipeline import Show
 from seedbed.runs.protection import Promise
 from seedbed.runs.settings import Settings
 from seedbed.runs.start import begin, go_on, plan
+from seedbed.stored import writing
 
 FACTORS = (0.3, 1.0, 3.0, 10.0)  # on learning rates; validation clients choose one
 
@@ -142,9 +144,11 @@ def compare(
     privacy = Budget.of([e.privacy for e in experiments.values() if e.privacy is not None])
     if privacy is not None:
         show.note(str(privacy))
-    for name in dict.fromkeys(names):
-        for seed in seeds:
-            path, experiment = base / f"{name}-{seed}", experiments[name, seed]
+    with writing(base):
+        base.mkdir(parents=True, exist_ok=True)
+    with held(base / LOCK, "comparison"):
+        for (name, seed), experiment in experiments.items():
+            path = base / f"{name}-{seed}"
             if (path / "manifest.json").exists():
                 _refuse_other(path, experiment.settings)
                 result = go_on(path, show)

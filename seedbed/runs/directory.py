@@ -2,7 +2,9 @@
 
 manifest.json     settings, versions, seed, what the data is: enough to run it again
 metrics.jsonl     one line a round
-journal.jsonl     one line a checkpoint: its file, its sha256, and how far metrics.jsonl had come
+journal.jsonl     what makes the run (settings, clients, data, versions) and its digest; then one line a checkpoint: its
+                  file, its sha256, how far metrics.jsonl had come, and that digest
+lock              held while a process works here
 checkpoints/      safetensors
 choices.json      what validation clients have chosen so far
 result.json       the final table, for programs
@@ -15,7 +17,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -27,13 +29,21 @@ from torch import Tensor
 from seedbed.errors import InputError
 from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.limits import from_json, inside
+from seedbed.runs.identity import Identity, as_far_as, digest, has_rounds_to_add, identity, refuse_changed
 from seedbed.stored import from_bytes, to_bytes, write_atomically, writing
 from seedbed.temporary import clear
 from seedbed.tree import Tree
 
 CHECKPOINT = re.compile(r".+-\d{6,}\.safetensors")
 KEPT_CHECKPOINTS, CHOICES = 2, "choices.json"
-RECORD = {"stage", "round", "file", "sha256", "metrics_bytes"}  # what a journal line holds
+LOCK, JOURNAL = "lock", "journal.jsonl"
+RECORD = {"stage", "round", "file", "sha256", "metrics_bytes"}  # what a checkpoint's journal line holds
+MADE_BY = "made_by"  # the journal line of a run's identity
+UNFINISHED = ("report.html", "result.json", CHOICES)  # what goes when a finished run gets more rounds
+UNCHECKED = (
+    "this run was begun before checkpoints were bound to settings, clients, data and versions: it was not checked that "
+    "these are as they were; from now on they are"
+)
 
 
 class RunDirectory:
@@ -41,6 +51,7 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         self.path = path
+        self._bound: str | None = None  # the digest of what checkpoints are bound to, once it was read
 
     @classmethod
     def create(cls, path: Path, manifest: Mapping[str, Any]) -> "RunDirectory":
@@ -48,26 +59,54 @@ class RunDirectory:
         Raises:
             InputError: the directory holds something already, or cannot be written.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            hint = f"`seedbed resume {path}` goes on with the run in it" if (path / "manifest.json").exists() else ""
-            raise InputError(f"{path} exists and is not empty: choose another --out{'; ' if hint else ''}{hint}")
-        run = cls(path)
+        cls.refuse_used(path)
+        run, made_by = cls(path), identity(manifest)
         with writing(path):
-            (path / "checkpoints").mkdir(parents=True)
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         try:
-            run.write_json("manifest.json", manifest)
+            run.write(JOURNAL, _line({MADE_BY: made_by, "digest": digest(made_by)}).encode())
+            run.write_json("manifest.json", {**manifest, "digest": digest(made_by)})
         except InputError:
-            for folder in (path / "checkpoints", path):
-                with suppress(OSError):
-                    folder.rmdir()
+            with suppress(OSError):
+                for name in (JOURNAL, LOCK):
+                    (path / name).unlink(missing_ok=True)
+                (path / "checkpoints").rmdir()
+                path.rmdir()
             raise
         return run
 
     @classmethod
+    def refuse_used(cls, path: Path) -> None:
+        """A new run's directory must hold nothing but what a crash can leave of `create`.
+
+        Raises:
+            InputError: it holds something.
+        """
+        if not path.exists():
+            return
+        left = {"checkpoints", JOURNAL, LOCK}
+        strange = not path.is_dir() or any(p.name not in left and p.suffix != ".part" for p in path.iterdir())
+        if not strange and not any((path / "checkpoints").glob("*")):
+            return
+        hint = f"`seedbed resume {path}` goes on with the run in it" if (path / "manifest.json").exists() else ""
+        raise InputError(f"{path} exists and is not empty: choose another --out{'; ' if hint else ''}{hint}")
+
+    @classmethod
     def open(cls, path: Path) -> "RunDirectory":
+        """
+        Raises:
+            InputError: it holds no run, or one whose manifest was changed since it began.
+        """
         if not (path / "manifest.json").is_file():
             raise InputError(f"{path} holds no run (no manifest.json): name the directory given to --out")
-        return cls(path)
+        run = cls(path)
+        began = run.began()
+        if began is not None:
+            stated = identity(run.manifest)
+            refuse_changed(str(path), as_far_as(stated, began), stated)
+        elif "digest" in run.manifest:
+            raise InputError(f"{path / JOURNAL} does not say what made the run's checkpoints: restore it")
+        return run
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -94,6 +133,49 @@ class RunDirectory:
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole or not at all."""
         write_atomically(self.path / name, data)
+
+    # ---- what made it -------------------------------------------------------------------------------------------
+
+    def began(self) -> Identity | None:
+        """The identity that the run's next checkpoints belong to; None: the run is older than identities."""
+        lines = [line for line in self._journal() if MADE_BY in line]
+        return lines[-1][MADE_BY] if lines else None
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to compute or write."""
+        return self.result is not None and (self.path / "report.html").exists() and not self.has_rounds_to_add()
+
+    def has_rounds_to_add(self) -> bool:
+        """Whether its manifest asks for more rounds than it was begun or gone on with."""
+        began = self.began()
+        return began is not None and has_rounds_to_add(began, identity(self.manifest))
+
+    def bind(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Bind the checkpoints that follow to what this process computes with; what is worth a line of it.
+
+        Args:
+            manifest: as it would be, were the run begun now.
+        Raises:
+            InputError: a change that a resume may not bring.
+        """
+        began, now = self.began(), identity(manifest)
+        if began is not None and digest(began) == digest(now):
+            return []
+        if began is None:
+            stated = identity(self.manifest)
+            notes = [UNCHECKED, *refuse_changed(str(self.path), stated, as_far_as(stated, now))]
+        else:
+            notes = refuse_changed(str(self.path), began, now)
+            self._remove(UNFINISHED if has_rounds_to_add(began, now) else ())
+        self._append({MADE_BY: now, "digest": digest(now)})
+        if began is None:
+            self.write_json("manifest.json", {**self.manifest, "digest": digest(now)})
+        return notes
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            with writing(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
 
     # ---- choices ------------------------------------------------------------------------------------------------
 
@@ -132,11 +214,9 @@ class RunDirectory:
             "file": file,
             "sha256": hashlib.sha256(data).hexdigest(),
             "metrics_bytes": self._settle_metrics(),
+            "digest": self._digest(),
         }
-        with writing(self.path / "journal.jsonl"), open(self.path / "journal.jsonl", "a") as journal:
-            journal.write(json.dumps(record) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
+        self._append(record)
         mine = (self.path / "checkpoints").glob(f"{stage}-[0-9]*.safetensors")  # not those of stage fedavg-probe
         for old in sorted(mine, key=lambda file: int(file.stem.rpartition("-")[2]))[:-KEPT_CHECKPOINTS]:
             with writing(old):
@@ -144,10 +224,10 @@ class RunDirectory:
 
     def recover(self) -> None:
         """Forget what came after the last checkpoint: a torn journal line, and metrics of rounds to be run again."""
-        records = self._journal()
-        journal = "".join(json.dumps(record) + "\n" for record in records)
-        if (self.path / "journal.jsonl").exists():
-            self.write("journal.jsonl", journal.encode())
+        lines = self._journal()
+        records = [line for line in lines if MADE_BY not in line]
+        if (self.path / JOURNAL).exists():
+            self.write(JOURNAL, "".join(_line(line) for line in lines).encode())
         metrics = self.path / "metrics.jsonl"
         size, counted = (
             metrics.stat().st_size if metrics.exists() else 0,
@@ -173,7 +253,7 @@ class RunDirectory:
         Raises:
             InputError: the file is missing, cut short or altered.
         """
-        mine = [(number, record) for number, record in enumerate(self._journal(), 1) if record["stage"] == stage]
+        mine = [(number, line) for number, line in enumerate(self._journal(), 1) if line.get("stage") == stage]
         if not mine:
             return None
         number, record = mine[-1]
@@ -197,20 +277,48 @@ class RunDirectory:
             os.fsync(metrics.fileno())
             return metrics.tell()
 
+    def _digest(self) -> str | None:
+        """Of what the next checkpoint is bound to."""
+        if self._bound is None and (began := self.began()) is not None:
+            self._bound = digest(began)
+        return self._bound
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        """Add a line to the journal, on disk when this returns."""
+        path = self.path / JOURNAL
+        with writing(path), open(path, "a") as journal:
+            journal.write(_line(line))
+            journal.flush()
+            os.fsync(journal.fileno())
+        self._bound = line["digest"]
+
     def _journal(self) -> list[dict[str, Any]]:
-        path = self.path / "journal.jsonl"
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        records = []
-        for number, line in enumerate(lines, 1):
-            record = _record(line)
-            if record is not None:
-                records.append(record)
-            elif number < len(lines):
+        """The lines that count.
+
+        Raises:
+            InputError: one was altered, or is of a checkpoint that is not bound to what the lines before say.
+        """
+        path = self.path / JOURNAL
+        texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+        lines: list[dict[str, Any]] = []
+        bound = None
+        for number, text in enumerate(texts, 1):
+            line = _parsed(text)
+            if line is None and number == len(texts):
+                break
+            if line is None:
                 raise InputError(
                     f"{path} line {number} is no checkpoint's: the file was altered; restore it, or remove that line "
                     "and what follows it"
                 )
-        return records
+            bound = line["digest"] if MADE_BY in line else bound
+            if line.get("digest") != bound:
+                raise InputError(
+                    f"{path} line {number} is of a checkpoint that other settings, clients, data or versions made: "
+                    "restore the file, or remove that line and what follows it"
+                )
+            lines.append(line)
+        return lines
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
@@ -220,13 +328,19 @@ class RunDirectory:
         return value
 
 
-def _record(line: str) -> dict[str, Any] | None:
+def _line(line: Mapping[str, Any]) -> str:
+    return json.dumps(line) + "\n"
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
     """A journal line, or None if it is torn or altered."""
     try:
-        record: Any = from_json(line)
+        line: Any = from_json(text)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and record.keys() >= RECORD else None
+    if isinstance(line, dict) and isinstance(line.get(MADE_BY), dict):
+        return line if line.get("digest") == digest(line[MADE_BY]) else None
+    return line if isinstance(line, dict) and line.keys() >= RECORD else None
 
 
 def versions() -> dict[str, str]:

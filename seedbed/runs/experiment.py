@@ -562,6 +562,11 @@ class Experiment:
         sampler = sampling.held_out_queries(self.train, shots, draws=few)
         return Sampled(tested, sampler, seed=self.settings.seed, purpose="judge seen")
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the data: hashing all of them once is enough."""
+        return self.population.fingerprint()
+
     def validation(self) -> tuple[Population, Population]:
         """Known clients in two: to train a probe on, and to choose fine-tuning by: a fifth, at most three; under secure
         aggregation three, for a sum over fewer would say too much of each."""

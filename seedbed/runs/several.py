@@ -6,7 +6,7 @@ The others work in a copy of it, which goes when they end: so whatever a stage r
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +16,14 @@ from torch import Tensor
 from seedbed.engines.ranks import here, launched
 from seedbed.errors import InputError
 from seedbed.limits import from_json, inside
-from seedbed.runs.directory import RunDirectory
+from seedbed.locks import held
+from seedbed.runs.directory import LOCK, RunDirectory
 from seedbed.runs.settings import GateSettings, Settings
-from seedbed.stored import pack, unpack
+from seedbed.stored import pack, unpack, writing
 from seedbed.tree import Tree
 
 A = TypeVar("A")
+GOES_ON = "the run goes on there; wait until it has ended, or stop it first"
 ALIKE = ("seedbed", "torch", "numpy")  # versions that must be the same everywhere
 
 
@@ -86,38 +88,27 @@ def refuse_unlike(manifest: Mapping[str, Any]) -> None:
     agreed(check)
 
 
-def create(path: Path, manifest: Mapping[str, Any]) -> None:
-    """A directory for a new run, made by rank 0; under torchrun the same command goes on with the run that it holds.
-
-    Raises:
-        InputError: it holds something else.
-    """
-
-    def made() -> None:
-        if here().rank == 0 and not (launched() and _is_of(path, manifest)):
-            RunDirectory.create(path, manifest)
-
-    agreed(made)
-
-
 @contextmanager
-def everywhere(path: Path) -> Iterator[RunDirectory]:
-    """The run in rank 0's directory; elsewhere in a copy that goes afterwards.
+def everywhere(path: Path, manifest: Mapping[str, Any] | None = None) -> Iterator[RunDirectory]:
+    """The run in rank 0's directory, which no other process gets meanwhile; elsewhere in a copy that goes afterwards.
 
+    Args:
+        manifest: of a new run, whose directory rank 0 makes; under torchrun the same command goes on with the run that
+            the directory holds. None: of the run that is there.
     Raises:
-        InputError: there is none.
+        InputError: there is none, the directory holds something else, or another process works in it.
     """
     ranks = here()
-    agreed(lambda: RunDirectory.open(path) if ranks.rank == 0 else None)
-    if ranks.size == 1:
-        yield RunDirectory.open(path)
-        return
-    files = ranks.gather(pack(_files(path)) if ranks.rank == 0 else b"")[0]
-    if ranks.rank == 0:
-        yield RunDirectory(path)
-        return
-    with tempfile.TemporaryDirectory(prefix="seedbed-") as folder:
-        copy = Path(folder)
+    with ExitStack() as stack:
+        agreed(lambda: stack.enter_context(_held(path, manifest)) if ranks.rank == 0 else None)
+        if ranks.size == 1:
+            yield RunDirectory(path)
+            return
+        files = ranks.gather(pack(_files(path)) if ranks.rank == 0 else b"")[0]
+        if ranks.rank == 0:
+            yield RunDirectory(path)
+            return
+        copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seedbed-")))
         (copy / "checkpoints").mkdir()
         copy_files(unpack(files, "what rank 0 sent of its run directory"), copy)
         yield RunDirectory(copy)
@@ -135,6 +126,25 @@ def copy_files(files: Tree, folder: Path) -> None:
     for place, data in places.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data.numpy().tobytes())
+
+
+@contextmanager
+def _held(path: Path, manifest: Mapping[str, Any] | None) -> Iterator[None]:
+    """Lock the directory before anything in it is read to go on from, and make it if it is a new run's."""
+    there = (path / "manifest.json").is_file()
+    if manifest is None and RunDirectory.open(path).is_done():
+        yield  # nothing will be written, so that it may lie where nothing can be
+        return
+    if manifest is not None and not (path / LOCK).exists() and not (launched() and there):
+        RunDirectory.refuse_used(path)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+    with held(path / LOCK, "process", way=GOES_ON):
+        if manifest is None or (launched() and _is_of(path, manifest)):
+            RunDirectory.open(path)
+        else:
+            RunDirectory.create(path, manifest)
+        yield
 
 
 def looks_at_each(settings: Settings) -> bool:

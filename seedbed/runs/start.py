@@ -49,8 +49,7 @@ def begin(experiment: Experiment, out: Path | None, show: Show) -> tuple[Path, d
     path = out or Path("runs") / f"{Path(settings.data).stem}-{settings.algorithm}-{settings.seed}"
     manifest = _manifest(experiment)
     several.refuse_unlike(manifest)
-    several.create(path, manifest)
-    with several.everywhere(path) as run:
+    with several.everywhere(path, manifest) as run:
         return path, _finish(run, experiment, show)
 
 
@@ -93,7 +92,8 @@ def go_on(path: Path, show: Show) -> dict[str, Any]:
     """Resume the run in this directory; a finished one just gives its result. Under torchrun every rank calls it.
 
     Raises:
-        InputError: the data is no longer what the run was started on, or a checkpoint is damaged.
+        InputError: settings, data, clients or versions are no longer those that the run was started with; a
+            checkpoint is damaged; another process works in the directory.
     """
     with several.everywhere(path) as run:
         return _finish(run, several.agreed(lambda: _experiment(run)), show)
@@ -154,7 +154,7 @@ def trained_start(run: RunDirectory, learner: Learner) -> Trained:
 
 def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
     """Data that is no longer what the run was started on."""
-    if experiment.population.fingerprint() != run.manifest["data"]["fingerprint"]:
+    if experiment.fingerprint != run.manifest["data"]["fingerprint"]:
         raise InputError(
             f"{experiment.settings.data} is no longer the data that {run.path} was started on: put it back"
         )
@@ -162,7 +162,7 @@ def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
 
 def _experiment(run: RunDirectory) -> Experiment | None:
     """What the run in this directory is to compute, checked; None: it is done."""
-    if run.result is not None:
+    if run.result is not None and not run.has_rounds_to_add():
         return None
     settings = settings_from(run.manifest["settings"])
     experiment = Experiment(settings, population_for(settings))
@@ -175,9 +175,11 @@ def _experiment(run: RunDirectory) -> Experiment | None:
 
 def _finish(run: RunDirectory, experiment: Experiment | None, show: Show) -> dict[str, Any]:
     """Whatever the run has not done yet."""
-    if experiment is None or run.result is not None:
+    if experiment is None:
         return _reported(run, run.result or {})
     run.recover()
+    for note in run.bind(_manifest(experiment)):
+        show.note(note)
     try:
         return _reported(run, Pipeline(run, experiment, show).execute())
     except KeyboardInterrupt as stop:
@@ -204,7 +206,11 @@ def _manifest(experiment: Experiment) -> dict[str, Any]:
             "classes": list(population.classes),
             "notes": [*population.notes, *experiment.notes],
             "encoding": population.encoding,
-            "fingerprint": population.fingerprint(),
+            "fingerprint": experiment.fingerprint,
         },
-        "clients": {"train": list(experiment.train.names), "unseen": list(experiment.unseen.names)},
+        "clients": {
+            "train": list(experiment.train.names),
+            "validation": list(experiment.validation()[1].names),
+            "unseen": list(experiment.unseen.names),
+        },
     }

@@ -295,9 +295,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_way_out_works(stopping: Stop, h
     else:
         flipped = data[:200] + bytes([data[200] ^ 1]) + data[201:]
         file.write_bytes({"cut": data[:-7], "empty": b"", "flip": flipped}[harm])
-    refused(["fed_proto-000003.safetensors", "round 3", "remove line 3", "round 2"], "resume", "r")
+    refused(["fed_proto-000003.safetensors", "round 3", "remove line 4", "round 2"], "resume", "r")
     journal = run / "journal.jsonl"
-    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:2]))
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:3]))
     assert seedbed("resume", "r").code == 0
     assert seedbed("run", *TINY, "--rounds", 4, "--out", "whole").code == 0
     assert kept(run) == kept(Path("whole"))

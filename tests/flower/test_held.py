@@ -15,8 +15,8 @@ from seedbed.flower.addresses import joined, parted, plain_host, reachable
 from seedbed.flower.founding import found
 from seedbed.flower.joining import join
 from seedbed.flower.serving import serve
+from seedbed.locks import held
 from seedbed.runs.federating import HELD, Place
-from seedbed.stored import held
 
 from .hospitals import GIVEN, NAMES, federation
 

@@ -151,6 +151,51 @@ def test_caps() -> None:
     assert Gate().admit([long], range(5)).groups == [long]
 
 
+def test_the_norm_is_that_of_all_leaves_together() -> None:
+    """‖(3, 4)‖ = 5 is above 4.5 though neither leaf is, and so is a median of such norms; (4, 0) is below."""
+    value = {"w": torch.tensor([[3.0], [4.0], [0.0]]), "b": {"c": torch.tensor([[4.0], [0.0], [1.0]])}}
+    group = Group([7, 8, 9], Message(value, torch.ones(3), {}))
+    assert set(Gate(norm_cap=4.5).admit([group], [7, 8, 9]).refused) == {7}
+    assert set(Gate(norm=1.2).admit([group], [7, 8, 9]).refused) == {7}
+    assert not Gate(norm=1.3).admit([group], [7, 8, 9]).refused
+
+
+def test_a_message_at_the_cap_passes() -> None:
+    """Caps are the most that is allowed; a weight must be above 0, however little."""
+    group = Group([0, 1], Message({"w": torch.tensor([[2.0], [2.5]])}, torch.tensor([3.0, 1e-30]), {}))
+    assert not Gate(norm_cap=2.5, weight_cap=3.0).admit([group], [0, 1]).refused
+    assert set(Gate(weight_cap=2.9).admit([group], [0, 1]).refused) == {0}
+
+
+def test_an_agreed_schema_holds_where_clients_may_send_unlike_messages() -> None:
+    one = Group([0], Message({"w": torch.ones(1, 3)}, torch.ones(1), {}))
+    other = Group([1], Message({"w": torch.ones(1, 4)}, torch.ones(1), {}))
+    admitted = Gate().admit([one, other], [0, 1], schema=schema_of(one), alike=False)
+    assert admitted.refused == {1: "value.w is not as agreed"}
+
+
+def test_the_majority_is_counted_in_messages_not_in_groups() -> None:
+    many = Group([0, 1, 2], Message({"w": torch.ones(3, 3)}, torch.ones(3), {}))
+    few = [Group([c], Message({"w": torch.ones(1, 4)}, torch.ones(1), {})) for c in (3, 4)]
+    assert set(Gate().admit([*few, many], range(5)).refused) == {3, 4}
+
+
+def test_a_mean_keeps_its_members_when_another_is_refused() -> None:
+    """Under secure aggregation a message names those whose mean it is."""
+    value = {"w": torch.tensor([[1.0], [torch.nan], [2.0]])}
+    group = Group([0, 3, 6], Message(value, torch.ones(3), {}), [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+    [left] = Gate().admit([group], [0, 3, 6]).groups
+    assert (left.clients, left.members) == ([0, 6], [[0, 1, 2], [6, 7, 8]])
+
+
+@pytest.mark.parametrize("message", [("no", "message", {}), Message(torch.ones(1, 2), torch.ones(1), [1.0])])  # type: ignore[arg-type]
+def test_what_is_no_message_is_refused(message: Any) -> None:
+    good = Group([0], Message(torch.ones(1, 2), torch.ones(1), {}))
+    admitted = Gate().admit([Group([7], message), good], [0, 7])
+    assert admitted.refused == {7: "it is no message"}
+    assert [group.clients for group in admitted.groups] == [[0]]
+
+
 def test_a_schema_that_was_agreed_upon_beats_the_majority() -> None:
     group = Group([0, 1], Message({"w": torch.ones(2, 3)}, torch.ones(2), {}))
     other = Group([2], Message({"w": torch.ones(1, 4)}, torch.ones(1), {}))

@@ -178,7 +178,7 @@ def test_a_checkpoint_cut_at_any_length_or_with_a_bit_flipped_is_named(run: RunD
         file.write_bytes(bad)
         with pytest.raises(InputError) as error:
             run.latest("main")
-        for words in ("main-000003.safetensors", "round 3", "remove line 3", "journal.jsonl", "from round 2"):
+        for words in ("main-000003.safetensors", "round 3", "remove line 4", "journal.jsonl", "from round 2"):
             assert words in str(error.value)
     file.unlink()
     with pytest.raises(InputError, match=r"main-000003.safetensors .* is missing"):
@@ -189,7 +189,7 @@ def test_the_way_out_of_a_damaged_checkpoint(run: RunDirectory) -> None:
     """As the message says: without the line, the round before is there, whatever lies around; rounds go on."""
     (run.path / "checkpoints" / "main-000003.safetensors").write_bytes(b"")
     journal = run.path / "journal.jsonl"
-    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:2]))
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:3]))
     run.recover()
     assert state_of(run) == (2, 2.0)
     run.save("main", 3, trees(3))

@@ -35,3 +35,13 @@ def test_one_client_has_no_interval() -> None:
 
 def test_equal_scores_have_an_interval_of_nothing() -> None:
     assert summarise([0.3] * 5).ci95 == pytest.approx(0)
+
+
+def test_two_clients_have_an_interval() -> None:
+    """Scores 0 and 1: variance 1/2, t(1; .975) = 12.7062: 12.7062·√(1/2)/√2."""
+    assert summarise([0.0, 1.0]).ci95 == pytest.approx(12.706204736174694 / 2)
+
+
+def test_notebooks_show_the_same_numbers() -> None:
+    shown = summarise([0.25, 0.75])._repr_html_()
+    assert "<td>0.5 ± 3.2</td><td>0.25</td><td>2</td>" in shown

@@ -1,0 +1,148 @@
+"""One process at a time: a lock on a file that names its holder, and that the system frees when the holder dies.
+
+`flock` holds over NFS and most parallel file systems, but not everywhere: mounted with some options it holds on one
+machine only, and some file systems have none. There the name in the file must suffice: a lock that names a process
+that may still run is refused.
+"""
+
+import errno
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from seedbed.errors import InputError
+
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+LOCAL: Mapping[str, tuple[str, ...]] = {  # by type of file system: options by which locks hold on one machine only
+    "nfs": ("nolock", "local_lock=flock", "local_lock=all"),
+    "nfs4": ("local_lock=flock", "local_lock=all"),
+    "lustre": ("localflock",),
+    "fuse.sshfs": ("",),
+}
+TRIES, PAUSE = 5, 0.02  # a look at who holds a lock takes it for a moment: seconds between tries
+OTHER_PLACE = "stop that one, or choose another place"
+
+
+def locked(path: Path, what: str, *, way: str = OTHER_PLACE) -> int:
+    """Lock a file, which names this process from then on: a descriptor, whose closing frees it.
+
+    Args:
+        what: what there is to be one of, for people: server, node.
+        way: what to do where another process holds it.
+    Raises:
+        InputError: another process holds it, or may hold it where the file system cannot tell; it cannot be written.
+    """
+    try:
+        return _locked(path, what, way)
+    except OSError as error:
+        place = "choose a directory that you may write to"
+        raise InputError(f"cannot write {path}: {error.strerror}; {place}") from error
+
+
+def _locked(path: Path, what: str, way: str) -> int:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not (_flock(file, path, what, way) and holds_everywhere(path)):
+            _refuse_named(file, path, what)
+        if not os.fstat(file).st_nlink:
+            raise InputError(f"{path} was removed by another {what} just now: start again")
+        _name(file, f"process {os.getpid()} on {platform.node()}\n")
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+@contextmanager
+def held(path: Path, what: str, *, way: str = OTHER_PLACE) -> Iterator[None]:
+    """Inside, this process holds the lock; afterwards the file names no process."""
+    file = locked(path, what, way=way)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            _name(file, "")
+        os.close(file)
+
+
+def holds_everywhere(path: Path, mounts: str | None = None) -> bool:
+    """Whether a lock on this file keeps other machines out too, as far as the list of mounts tells.
+
+    Args:
+        mounts: in the form of /proc/self/mountinfo; None: that file.
+
+    >>> line = "36 35 0:40 / /home rw - nfs4 server:/home rw,vers=4.2,local_lock={}"
+    >>> [holds_everywhere(Path("/home/a/lock"), line.format(which)) for which in ("none", "all")]
+    [True, False]
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            return True
+    place, longest, holds = path.resolve(), -1, True
+    for line in mounts.splitlines():
+        about, _, behind = line.partition(" - ")
+        point = Path(about.split()[4].replace("\\040", " "))
+        kind, options = behind.split()[0], {*about.split()[5].split(","), *behind.split()[-1].split(","), ""}
+        if place.is_relative_to(point) and len(point.parts) >= longest:
+            longest, holds = len(point.parts), not options & {*LOCAL.get(kind, ())}
+    return holds
+
+
+def _flock(file: int, path: Path, what: str, way: str) -> bool:
+    """Lock it; False: the file system has no locks."""
+    import fcntl  # POSIX only
+
+    for tries_left in reversed(range(TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if not tries_left:
+                holder = _holder(file) or "which gives no name"
+                raise InputError(f"{path.parent} is held by another {what} ({holder}): {way}") from error
+            time.sleep(PAUSE)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return False
+        else:
+            return True
+    raise AssertionError("the last try returns or raises")
+
+
+def _refuse_named(file: int, path: Path, what: str) -> None:
+    """Where locks keep only this machine's processes out, or none: the process that the file names may still run."""
+    holder = _holder(file)
+    words = holder.split()
+    if len(words) != 4 or not words[1].isdigit():
+        return
+    process, host = int(words[1]), words[3]
+    if host == platform.node() and not (process != os.getpid() and _runs(process)):
+        return
+    raise InputError(
+        f"{path.parent} was last held by another {what} ({holder}), and locks of this file system do not tell whether "
+        f"it has ended: make sure that it has, then remove {path}"
+    )
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _holder(file: int) -> str:
+    return os.pread(file, 500, 0).decode(errors="replace").partition("\n")[0]
+
+
+def _name(file: int, text: str) -> None:
+    os.ftruncate(file, 0)
+    os.pwrite(file, text.encode(), 0)
