@@ -13,7 +13,6 @@ from pathlib import Path
 from seedbed.errors import InputError
 from seedbed.flower import keys
 from seedbed.flower.founding import PUBLIC
-from seedbed.flower.processes import FLOWER
 from seedbed.flower.superlink import SuperLink
 from seedbed.flower.transport import FlowerTransport
 from seedbed.runs.agreement import Agreement
@@ -23,7 +22,7 @@ from seedbed.wire.frames import CHUNK, LONGEST
 
 LEFT = 15.0  # seconds that the system may hold the port of a server that was killed
 WAIT = 0.5  # seconds between looks
-LOG = "superlink.log"
+FLOWER, LOG = "flower", "superlink.log"  # the folder of Flower's own files, and its log
 OVERHEAD = 64 << 10  # bytes that Flower adds to a message, at most
 
 
