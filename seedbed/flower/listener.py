@@ -110,7 +110,7 @@ class Listener:
         limits = {"ssl_handshake_timeout": HEAD, "ssl_shutdown_timeout": HEAD} if self._context else {}
         try:
             await loop.connect_accepted_socket(protocol, connection, ssl=self._context, **limits)
-        except (OSError, asyncio.CancelledError, asyncio.TimeoutError):
+        except (OSError, asyncio.CancelledError):
             connection.close()
             self.forget(visitor)
 

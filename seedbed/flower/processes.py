@@ -61,6 +61,10 @@ class Child:
             )
 
     @property
+    def process(self) -> int:
+        return self._process.pid
+
+    @property
     def ended(self) -> bool:
         return self._process.poll() is not None
 

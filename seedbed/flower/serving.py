@@ -113,7 +113,5 @@ def bound(listen: str, port: int) -> socket.socket:
         except OSError as error:
             listening.close()
             if time.monotonic() > end or error.errno != errno.EADDRINUSE:
-                raise InputError(
-                    f"cannot listen on {listen}:{port} ({error.strerror}): give another --port"
-                ) from error
+                raise InputError(f"cannot listen on {listen}:{port} ({error.strerror}): give another --port") from error
         time.sleep(WAIT)

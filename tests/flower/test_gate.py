@@ -84,9 +84,9 @@ def signed(key: ec.EllipticCurvePrivateKey, *, ahead: float = 0.0) -> list[str]:
     """The heads by which Flower's nodes say who they are."""
     form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     stamp = (datetime.now(UTC) + timedelta(seconds=ahead)).isoformat()
-    signature = key.sign(stamp.encode(), ec.ECDSA(hashes.SHA256()))
+    signature = b64encode(key.sign(stamp.encode(), ec.ECDSA(hashes.SHA256()))).decode()
     public = b64encode(key.public_key().public_bytes(*form)).decode()
-    return [f"flwr-public-key: {public}", f"flwr-timestamp: {stamp}", f"flwr-signature: {b64encode(signature).decode()}"]
+    return [f"flwr-public-key: {public}", f"flwr-timestamp: {stamp}", f"flwr-signature: {signature}"]
 
 
 def head(target: str, heads: list[str], method: str = "POST") -> bytes:
