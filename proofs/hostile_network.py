@@ -10,6 +10,7 @@ Flower's own SuperLink: there they have to succeed, or they would show nothing h
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -37,7 +39,6 @@ from pieces.strangers import (
     family,
     large_body,
     look_around,
-    ports_of,
     resident,
     slow_connections,
     stop,
@@ -55,8 +56,7 @@ from seedbed.runs.agreement import Agreement
 from seedbed.tasks import readers
 
 HONEST, LIAR = ("basel", "bern", "chur"), "davos"
-ROUNDS, BEFORE = 40, 6  # of a run; of them before anything but the liar is at work
-DEADLINE = 3.0  # seconds that a round waits for the liar
+ROUNDS, BEFORE = 120, 6  # of a run; of them before anything but the liar is at work
 HOARD = 32 << 20  # bytes that the server may grow by, whatever a registered member sends
 MOVES = (unregister, stop, take_token, large_body)
 
@@ -154,7 +154,7 @@ class Attack:
         return bad
 
     def other_user(self) -> bool:
-        found = look_around(self.target, ports_of(everyone()))
+        found = look_around(self.target, everyone())
         if found:
             print(f"    another user found: {found}")
         return bool(found)
@@ -231,11 +231,16 @@ def everyone() -> set[int]:
     return {p for running in Running.all if running.process.poll() is None for p in family(running.process.pid)}
 
 
+def events(directory: Path) -> list[dict[str, Any]]:
+    """The server's log."""
+    log = directory / "server" / "run" / "log.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
 def committed(directory: Path) -> list[float]:
     """When each round ended."""
-    log = directory / "server" / "run" / "log.jsonl"
-    events = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
-    return [datetime.fromisoformat(e["time"]).timestamp() for e in events if e["event"] == "COMMITTED"]
+    return [datetime.fromisoformat(e["time"]).timestamp() for e in events(directory) if e["event"] == "COMMITTED"]
 
 
 @contextmanager
@@ -256,8 +261,8 @@ def run(folder: Path) -> tuple[bool, float]:
     files, directory, port = tables(folder), folder / "federation", free_port()
     ran(["federation", "init", str(directory), "--nodes", *files, "--like", str(files[LIAR]), "--port", str(port),
          "--rounds", str(ROUNDS), "--set", "reader.target=ill", "--set", "model.name=linear",
-         "--set", f"federation.deadline={DEADLINE}", "--set", "federation.quorum=3",
-         "--set", "gate.weight_cap=1000"])  # fmt: skip
+         "--set", "federation.cohort=3", "--set", "federation.over=1.3",  # asks all four; three answers close a round
+         "--set", "federation.patience=100", "--set", "gate.weight_cap=1000"])  # fmt: skip
     honest = {name: files[name] for name in HONEST}
     server = serving(directory)
     with (
@@ -279,9 +284,11 @@ def run(folder: Path) -> tuple[bool, float]:
     lies = {m: log.read_text().count(f": {m}\n") for m in ("nan", "weight", "stale", "flood", "garbage", "silence")}
     print(f"{ROUNDS} rounds, {pace:.1f} s each before the attack: the model is "
           f"{'that of the simulation without the liar' if equal else 'ANOTHER'} (exit codes {codes})")  # fmt: skip
+    refused = [e["why"] for e in events(directory) if e["event"] in ("REFUSED", "letter refused", "frame refused")]
+    print(f"  of what came {len(refused)} letters were refused ({len(set(refused))} reasons)")
     print(f"  lies: {lies}; moves: {at.counts}; succeeded: {', '.join(at.succeeded) or 'none'}")
     print(f"  beside {SLOW} slow connections {100 * slow:.0f} % of the undisturbed rounds")
-    good = equal and not at.succeeded and (slow >= 0.5 or not at.slow) and all(lies.values())
+    good = equal and bool(refused) and not at.succeeded and (slow >= 0.5 or not at.slow) and all(lies.values())
     if not good:
         print(server.said[-3000:])
     return good, times[-1] - times[BEFORE - 1] if len(times) > BEFORE else 0.0
@@ -333,14 +340,18 @@ def stock(folder: Path) -> bool:
         done = {}
         flwr("run", str(folder / "app"))
         time.sleep(15)  # until the server half has its token on its command line
-        found = look_around(target, ports_of(family(link.process)))
+        found = look_around(target, family(link.process))
         done["other user"] = "list-runs is open" in found and "a token on a command line" in found
         done["stop"] = tried(stop, target)
         done["token"] = any(_started_and_stolen(flwr, folder / "app", target) for _ in range(5))
         done["unregister"] = tried(unregister, target)
         done["400 MB"] = tried(large_body, target)
     finally:
+        started = family(link.process)
         link.stop()
+        for process in started:  # Flower detaches some of its own
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     print("on Flower's own server: " + ", ".join(f"{m} {'succeeds' if so else 'FAILS'}" for m, so in done.items()))
     return all(done.values())
 

@@ -31,9 +31,9 @@ LOOKING = """
 import re, ssl, sys, urllib.request, urllib.error
 from pathlib import Path
 found = []
-for place in Path("/proc").glob("[0-9]*/cmdline"):
+for process in sys.argv[3].split(","):
     try:
-        words = place.read_bytes().split(bytes(1))
+        words = Path("/proc", process, "cmdline").read_bytes().split(bytes(1))
     except OSError:
         continue
     found += ["a token on a command line" for word in words if word == b"--token"]
@@ -145,9 +145,10 @@ def slow_connections(target: Target, seconds: float) -> int:
     return opened
 
 
-def look_around(target: Target, ports: list[int]) -> str:
-    """As another user of this machine: what was found."""
-    program = ["/usr/bin/python3", "-I", "-c", LOOKING, str(target.folder), ",".join(map(str, ports))]
+def look_around(target: Target, processes: set[int]) -> str:
+    """As another user of this machine: what was found of these processes."""
+    lists = [",".join(map(str, numbers)) for numbers in (ports_of(processes), processes)]
+    program = ["/usr/bin/python3", "-I", "-c", LOOKING, str(target.folder), *lists]
     if os.getuid() != 0:
         print("    another user: NOT TRIED (that needs root, to become another)")
         return ""
@@ -177,8 +178,8 @@ def ports_of(processes: set[int]) -> list[int]:
     """On which these processes listen."""
     inodes = set()
     for process in processes:
-        for place in Path(f"/proc/{process}/fd").iterdir():
-            with suppress(OSError):
+        with suppress(OSError):
+            for place in Path(f"/proc/{process}/fd").iterdir():
                 inodes.add(os.readlink(place).removeprefix("socket:[").removesuffix("]"))
     rows = [row.split() for t in ("tcp", "tcp6") for row in Path(f"/proc/net/{t}").read_text().splitlines()[1:]]
     return sorted({int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes})

@@ -72,7 +72,7 @@ class Fleet:
         self._client = FleetHttpClient.from_server_address(
             server,
             False,
-            str(authority),
+            authority.read_bytes(),
             [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(private, public)],  # type: ignore[arg-type]
         )
         self._key = public.public_bytes(*form)

@@ -24,6 +24,8 @@ from seedbed.runs.federating import open_node, open_server
 
 from .hospitals import NAMES, federation
 
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's own
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -58,11 +60,10 @@ def test_a_federation_over_flower_is_as_in_process_and_opens_one_port(tmp_path: 
     """A stranger gets 403 from every call of Flower's control and runtime API, while the rounds go on; nothing that
     the server ships is fetched; no process is started, so that no token stands on a command line."""
     port = free_port()
-    directory, files, _ = federation(tmp_path, port=port)
+    directory, files, _ = federation(tmp_path, port=port, federation={"deadline": 30, "patience": 1})
     shutil.copytree(directory, tmp_path / "copy")
-    nodes: dict[Address, Node] = {
-        i: open_node(tmp_path / "copy" / "nodes" / name, files[name]) for i, name in enumerate(NAMES)
-    }
+    copy = tmp_path / "copy" / "nodes"
+    nodes: dict[Address, Node] = {i: open_node(copy / name, files[name]) for i, name in enumerate(NAMES)}
     twin = open_server(tmp_path / "copy", InProcess(nodes))
     list(twin.rounds())
     twin.close()
@@ -77,7 +78,7 @@ def test_a_federation_over_flower_is_as_in_process_and_opens_one_port(tmp_path: 
         except BaseException as problem:
             problems.append(problem)
 
-    threads = [threading.Thread(target=member, args=(name,)) for name in NAMES]
+    threads = [threading.Thread(target=member, args=(name,), daemon=True) for name in NAMES]
 
     def look(line: str) -> None:
         lines.append(line)
@@ -89,10 +90,12 @@ def test_a_federation_over_flower_is_as_in_process_and_opens_one_port(tmp_path: 
             started.update(children() - started)
             refused.extend(strangers(directory, port))
 
-    serve(directory, listen="127.0.0.1", port=port, said=look)
+    try:
+        serve(directory, listen="127.0.0.1", port=port, said=look)
+    finally:
+        assert not problems
     for thread in threads:
         thread.join()
-    assert not problems
     assert opened == {port}
     assert not started - children()
     assert refused == [403] * 4
@@ -106,7 +109,7 @@ def test_a_federation_over_flower_is_as_in_process_and_opens_one_port(tmp_path: 
 
 def strangers(directory: Path, port: int) -> list[int]:
     """What strangers are answered."""
-    where = f"localhost:{port}", False, str(directory / "server" / keys.CA)
+    where = f"localhost:{port}", False, (directory / "server" / keys.CA).read_bytes()
     with ControlHttpClient.from_server_address(*where, []) as control:
         answers = [
             refusal(lambda: control.ListRuns(ListRunsRequest())),
@@ -145,13 +148,15 @@ def test_a_key_that_is_not_registered_is_not_let_in_and_one_of_another_authority
     monkeypatch.setattr("seedbed.flower.joining.AGAIN", 0.05)
     monkeypatch.setattr("seedbed.flower.joining.KNOCKS", 3)
     port = free_port()
-    directory, files, _ = federation(tmp_path, port=port, rounds=1, federation={"deadline": 60})
+    directory, files, _ = federation(tmp_path, port=port, rounds=1, federation={"deadline": 30, "patience": 2})
     (tmp_path / "away").mkdir()
     away = tmp_path / "away" / "chur.pub"
     public = directory / "server" / "public" / "chur.pub"
     lines: list[str] = []
     threads = [
-        threading.Thread(target=join, args=(directory / "nodes" / name, files[name]), kwargs={"said": lambda _: None})
+        threading.Thread(
+            target=join, args=(directory / "nodes" / name, files[name]), kwargs={"said": lambda _: None}, daemon=True
+        )
         for name in NAMES
     ]
 
