@@ -261,7 +261,7 @@ def run(folder: Path) -> tuple[bool, float]:
     files, directory, port = tables(folder), folder / "federation", free_port()
     ran(["federation", "init", str(directory), "--nodes", *files, "--like", str(files[LIAR]), "--port", str(port),
          "--rounds", str(ROUNDS), "--set", "reader.target=ill", "--set", "model.name=linear",
-         "--set", "federation.cohort=3", "--set", "federation.over=1.3",  # asks all four; three answers close a round
+         "--set", "cohort=3", "--set", "federation.over=1.3",  # asks all four; three answers close a round
          "--set", "federation.patience=100", "--set", "gate.weight_cap=1000"])  # fmt: skip
     honest = {name: files[name] for name in HONEST}
     server = serving(directory)
