@@ -121,7 +121,7 @@ class Attack:
             try:
                 if move():
                     self.succeeded.append(name)
-            except (OSError, httpx.HTTPError) as error:  # the run has ended meanwhile
+            except (OSError, httpx.HTTPError, subprocess.SubprocessError) as error:  # the run has ended, say
                 print(f"    {name}: {type(error).__name__}: {error}")
 
     def _forever(self) -> Iterator:
@@ -149,7 +149,7 @@ class Attack:
         bad = False
         for more in ([], ["--port", str(free_port())]):
             words = [*SEEDBED, "serve", str(self._directory), "--listen", "127.0.0.1", *more]
-            done = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
             bad |= self._at_work() and not (done.returncode == 2 and "another server" in done.stderr)
         return bad
 
@@ -217,7 +217,7 @@ class Attack:
             "flwr-public-key": b64encode(key.public_key().public_bytes(*form)).decode(),
             "flwr-timestamp": stamp,
             "flwr-signature": b64encode(key.sign(stamp.encode(), ec.ECDSA(hashes.SHA256()))).decode(),
-            "content-type": "application/x-protobuf",
+            "content-type": "application/protobuf",
         }
         try:
             url = f"https://{self.target.address}/v1/fleet/{call}"
@@ -339,8 +339,11 @@ def stock(folder: Path) -> bool:
         target = Target(port, own / keys.CA, link.process, own)
         done = {}
         flwr("run", str(folder / "app"))
-        time.sleep(15)  # until the server half has its token on its command line
-        found = look_around(target, family(link.process))
+        end, found = time.monotonic() + 180, ""
+        while "token" not in found and time.monotonic() < end:  # until the server half is started
+            time.sleep(2)
+            found = look_around(target, family(link.process))
+        print(f"    another user found: {found}")
         done["other user"] = "list-runs is open" in found and "a token on a command line" in found
         done["stop"] = tried(stop, target)
         done["token"] = any(_started_and_stolen(flwr, folder / "app", target) for _ in range(5))

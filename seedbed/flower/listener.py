@@ -85,7 +85,8 @@ class Listener:
                 next(iter(known)).end()
 
     def forget(self, visitor: Visitor) -> None:
-        """It has ended."""
+        """It has ended. Each TLS connection has a buffer of 256 kB: nothing may keep it until garbage is collected."""
+        visitor.protocol = visitor.greeting = None
         self._unknown.pop(visitor, None)
         for caller, known in list(self._known.items()):
             known.pop(visitor, None)
@@ -131,3 +132,4 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.forget(self._visitor)
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()

@@ -1,6 +1,7 @@
 """The gate on a real socket: what is refused is refused before its body is read, and slow strangers shut nobody out."""
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -231,6 +232,27 @@ def _ended(peer: socket.socket) -> bool:
         return peer.recv(1) == b""
     except ConnectionError:
         return True
+
+
+def test_nothing_is_kept_of_a_connection_that_has_ended(site: Site) -> None:
+    """With TLS each has a buffer of 256 kB: a circle of references would keep thousands until they are collected."""
+    key = member(site.folder, "basel")
+    gc.collect()
+    gc.disable()
+    try:
+        for heads in ([], signed(key), [*signed(key), "transfer-encoding: chunked"]):
+            ask(site, PULL, [*heads, *sized(0)])
+        socket.create_connection(("127.0.0.1", site.port), 10).close()
+        end = time.monotonic() + 10
+        while _alive(listener.Protocol) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not _alive(listener.Protocol)
+    finally:
+        gc.enable()
+
+
+def _alive(kind: type) -> int:
+    return sum(type(thing) is kind for thing in gc.get_objects())
 
 
 def test_one_key_holds_sixteen_connections(site: Site) -> None:
