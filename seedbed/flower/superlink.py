@@ -65,7 +65,8 @@ class SuperLink:
         self._roster = Roster(public, self._register)
         self._gate = Gate(app, self._roster, letter, remark)
         self._task = self._start_run()
-        self._loop, self._thread = asyncio.new_event_loop(), threading.Thread(target=self._run, daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._serving: asyncio.Task[None] | None = None
         self.failed: BaseException | None = None
 
@@ -80,11 +81,13 @@ class SuperLink:
 
     def open(self, listening: socket.socket, context: ssl.SSLContext) -> None:
         """Let nodes in, by this port."""
+        self._loop = asyncio.new_event_loop()
         self._serving = self._loop.create_task(self._serve(listening, context))
+        self._thread = threading.Thread(target=self._run, args=(self._loop, self._serving), daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        if self._serving is not None and self._thread.is_alive():
+        if self._loop and self._serving and self._thread and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._serving.cancel)
             self._thread.join()
 
@@ -101,7 +104,7 @@ class SuperLink:
     def settle(self, node: int) -> None:
         """An answer of this node's was taken."""
         [info] = self._state.get_node_info(node_ids=[node]) or [None]
-        if info is not None and (caller := self._roster.named(info.public_key)):
+        if self._loop and info is not None and (caller := self._roster.named(info.public_key)):
             self._loop.call_soon_threadsafe(caller.settle)
 
     def _register(self, pem: bytes) -> None:
@@ -125,19 +128,18 @@ class SuperLink:
         made: Task = task
         return made
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.set_exception_handler(lambda _, about: logging.getLogger("seedbed.gate").info("%s", about))
+    def _run(self, loop: asyncio.AbstractEventLoop, serving: "asyncio.Task[None]") -> None:
+        asyncio.set_event_loop(loop)
+        loop.set_exception_handler(lambda _, about: logging.getLogger("seedbed.gate").info("%s", about))
         try:
-            assert self._serving is not None
-            self._loop.run_until_complete(self._serving)
+            loop.run_until_complete(serving)
         except asyncio.CancelledError:
             pass
         except BaseException as why:
             self.failed = why
         finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
 
     async def _serve(self, listening: socket.socket, context: ssl.SSLContext) -> None:
         async with asyncio.TaskGroup() as tasks:
