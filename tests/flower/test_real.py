@@ -142,6 +142,7 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.M
         serve(directory, listen="203.0.113.1", port=free_port(), said=lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_key_that_is_not_registered_is_not_let_in_and_one_of_another_authority_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
