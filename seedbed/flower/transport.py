@@ -1,8 +1,7 @@
 """The server half's transport over Flower's `Grid`: letters become messages, one at a time to each node.
 
 A node looks for messages now and then, so that letters cost seconds: those that are not urgent are not sent (a node is
-told what was counted with the next work), and a letter that a node has not answered yet is not sent again while Flower
-still carries it.
+told what was counted with the next work), and a letter that a node has not answered yet is not sent again for a minute.
 """
 
 import time
@@ -20,6 +19,7 @@ HELLO, LETTER = "query.hello", "train.letter"  # what a node can be asked
 POLL = 0.25  # seconds between looks at what has come
 NODES = 2.0  # seconds between looks at who is there
 TTL = 3600.0  # seconds that Flower carries a message and its answer, at most
+AGAIN = 60.0  # seconds after which a letter without an answer may be sent again: its node may have lost it
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class FlowerTransport:
 
     def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         asked = tuple(frames)
-        on_its_way = any(a.node == address and a.frames == asked for a in self._asked.values())
+        on_its_way = any(
+            a.node == address and a.frames == asked and self.now() < a.until - TTL + AGAIN for a in self._asked.values()
+        )
         if urgent and not on_its_way:
             assert isinstance(address, int)
             self._push(address, LETTER, asked)
