@@ -1,11 +1,9 @@
-"""What Seedbed adds to a round over Flower: rounds of ours beside empty ones of Flower's own, at the same time.
+"""What a round over Flower costs: rounds of ours beside empty ones by Flower's own programs, at the same time.
 
 Two federations of two nodes each run at once on this machine, both over TLS with registered keys. Flower's is empty: a
 ServerApp that sends an empty message to each node and waits for the answers (looking for them as often as ours does),
 and a ClientApp that returns one. Ours trains: the same messages with a model in them, local steps, checks, seals, sums,
-and a journal flushed to disk. Then the levers: ours with Flower's own second between looks for a process to start
-(instead of a tenth), with ten and a hundred times the local steps in a message, and what a node half that does not
-live on between messages would cost each of them.
+and a journal flushed to disk; with ten and a hundred times the local steps, too.
 
 Band: a round of ours takes at most 1.15 times an empty one, by the medians.
 
@@ -36,15 +34,9 @@ from seedbed.flower.app import write_app
 from seedbed.flower.processes import Child, command
 
 MEMBERS = ("a", "b")
-POLL = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
 BAND = 1.15
-SETTINGS: dict[str, tuple[int, str | None]] = {  # local steps of a message, seconds between looks for a process
-    "10 local steps": (10, None),
-    "100 local steps": (100, None),
-    "1,000 local steps": (1000, None),
-    "10 local steps, a second between looks": (10, "1.0"),
-}
+SETTINGS = {"10 local steps": 10, "100 local steps": 100, "1,000 local steps": 1000}  # of a message
 EMPTY = """
 import os, time
 from flwr.app import Message, RecordDict
@@ -117,7 +109,7 @@ def empty(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def ours(folder: Path, *, steps: int, rounds: int, poll: str | None = None) -> Iterator[Path]:
+def ours(folder: Path, *, steps: int, rounds: int) -> Iterator[Path]:
     """Our federation of a small net on made-up rows; its server's log."""
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -127,12 +119,11 @@ def ours(folder: Path, *, steps: int, rounds: int, poll: str | None = None) -> I
     words = ["federation", "init", str(directory), "--nodes", *MEMBERS, "--like", str(folder / "a.npz")]
     words += ["--algorithm", "fedavg", "--rounds", str(rounds), "--port", str(free_port())]
     subprocess.run([*seedbed, *words, "--set", f"task.steps={steps}"], check=True, capture_output=True)
-    env = {**os.environ, **({POLL: poll} if poll else {})}
     commands = [["serve", str(directory), "--listen", "127.0.0.1"]]
     commands += [["join", str(directory / "nodes" / m), "--data", str(folder / f"{m}.npz")] for m in MEMBERS]
     with ExitStack() as stack:
         for number, words in enumerate(commands):
-            stack.callback(Child([*seedbed, *words], env, folder / f"{number}.log").stop)
+            stack.callback(Child([*seedbed, *words], os.environ, folder / f"{number}.log").stop)
         yield directory / "server" / "run" / "log.jsonl"
 
 
@@ -158,30 +149,18 @@ def measured(beside: Path, log: Path, rounds: int, bar: Progress, name: str) -> 
     return lengths(times), lengths([float(line) for line in beside.read_text().split()], times[0])
 
 
-def cold_start() -> float:
-    """Seconds to import what a node half needs, in a new process: the median of five."""
-    code = "import seedbed.runs.federating"
-    taken = []
-    for _ in range(5):
-        before = time.monotonic()
-        subprocess.run([sys.executable, "-c", code], check=True)
-        taken.append(time.monotonic() - before)
-    return statistics.median(taken)
-
-
 def main() -> int:
     parser = arguments(__doc__ or "")
     parser.add_argument("--rounds", type=int, default=20, help="of ours, in each setting")
     settings = parser.parse_args()
     began, figures = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as folder, empty(Path(folder) / "empty") as beside, progress() as bar:
-        for name, (steps, poll) in SETTINGS.items():
-            with ours(Path(folder) / str(len(figures)), steps=steps, rounds=settings.rounds, poll=poll) as log:
+        for name, steps in SETTINGS.items():
+            with ours(Path(folder) / str(len(figures)), steps=steps, rounds=settings.rounds) as log:
                 mine, theirs = measured(beside, log, settings.rounds, bar, name)
             a, b = statistics.median(mine), statistics.median(theirs)
             said = f"{a:.2f} s, empty {b:.2f} s ({len(mine)} and {len(theirs)} rounds)"
             figures.append(Figure(f"ours / empty: {name}", a / b, published=said, at_most=None if figures else BAND))
-    figures.append(Figure("seconds that a node half of its own would cost each message", cold_start()))
     return report("a round over Flower, two nodes", figures, settings=settings, began=began)
 
 

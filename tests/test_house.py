@@ -151,10 +151,10 @@ def test_the_rule_sees(line: str, tmp_path: Path) -> None:
 def test_only_downloading_uses_the_network() -> None:
     """And what a federation is asked to do: Flower's port, sockets in the file system, figures on this machine,
     peers' ports."""
-    network = {"urllib.request", "requests", "http.client", "http.server", "socket", "zmq"}
+    network = {"urllib.request", "requests", "http.client", "http.server", "httpx", "socket", "uvicorn", "zmq"}
     users = {str(p.relative_to(PACKAGE)) for p in FILES if imports_of(p) & network}
-    inside = {"engines/crew.py", "federation/local.py", "flower/doorway.py", "flower/executor.py"}
-    outside = {"flower/serving.py", "flower/joining.py", "peers/network.py"}
+    inside = {"engines/crew.py", "federation/local.py"}
+    outside = {"flower/serving.py", "flower/listener.py", "flower/superlink.py", "flower/fleet.py", "peers/network.py"}
     assert users <= {"tasks/readers/download.py", "runs/prometheus.py"} | outside | inside
     assert not [name for name in inside if "AF_INET" in (PACKAGE / name).read_text()]
 

@@ -8,7 +8,6 @@ from seedbed.errors import InputError
 NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)*\.?"
 )
-LOOPBACK = {4: "127.0.0.1", 6: "::1"}  # where a server that listens everywhere is reached
 
 
 def plain_host(host: str) -> str:
@@ -38,16 +37,3 @@ def parted(place: str) -> tuple[str, int]:
     """HOST and port of HOST:PORT, without brackets; older folders have IPv6 addresses without."""
     host, _, port = place.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def reachable(listen: str) -> str:
-    """The address by which this machine's own processes reach a server that listens there.
-
-    Raises:
-        InputError: it is no address.
-    """
-    try:
-        address = ipaddress.ip_address(plain_host(listen))
-    except ValueError:
-        return listen
-    return LOOPBACK[address.version] if address.is_unspecified else str(address)

@@ -1,4 +1,4 @@
-"""An app in the form that Flower takes: it cannot be told to start anything without one."""
+"""An app in the form that Flower takes: it does not start a run without one."""
 
 from pathlib import Path
 
@@ -23,14 +23,20 @@ clientapp = "{name}:client"
 """
 
 
-def write_app(folder: Path, name: str, code: str) -> None:
-    """Make a folder that `flwr run` takes.
+def app_files(name: str, code: str) -> dict[str, bytes | Path]:
+    """The files of an app, by their names.
 
     Args:
         name: of the app and of its one module.
         code: the module's, with `server` and `client`, each assigned by itself: Flower looks for that.
     """
+    texts = {"pyproject.toml": TABLE.format(name=name), f"{name}.py": code, "LICENSE": "Apache-2.0\n"}
+    return {file: text.encode() for file, text in texts.items()}
+
+
+def write_app(folder: Path, name: str, code: str) -> None:
+    """Make a folder that `flwr run` takes; see `app_files`."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"pyproject.toml": TABLE.format(name=name), f"{name}.py": code, "LICENSE": "Apache-2.0\n"}
-    for file, text in files.items():
-        write_atomically(folder / file, text.encode())
+    for file, data in app_files(name, code).items():
+        assert isinstance(data, bytes)
+        write_atomically(folder / file, data)

@@ -1,4 +1,4 @@
-"""Flower's processes on a machine: found beside this Python, told to keep to themselves, ended with their parent."""
+"""Flower's own programs as processes: only benchmarks and proofs run them, to compare with and to attack."""
 
 import os
 import shutil
@@ -10,12 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from seedbed.errors import InputError
-from seedbed.flower import executor
 from seedbed.stored import writing
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-QUICK = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1", "OMP_NUM_THREADS": "1"}  # unless the environment says otherwise
-OTHERS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-simulation", "flwr-serverapp", "flwr-clientapp")
 # A child that dies with its parent, even by SIGKILL; where the system cannot do that, when it is next stopped.
 UNTIL_PARENT = """
 import ctypes, os, signal, sys
@@ -27,7 +24,6 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-FLOWER = "flower"  # the folder of Flower's own files in that of the server or of a node
 GRACE = 10.0  # seconds to end by themselves
 
 
@@ -44,32 +40,12 @@ def command(name: str) -> str:
     return found
 
 
-def environment(home: Path, own: Mapping[str, Sequence[str]], more: Mapping[str, str] = {}) -> dict[str, str]:
-    """What Flower's processes see: their files below `home`, and first of all programs of ours.
-
-    Args:
-        own: what is run instead of Flower's programs of these names; its others that run code do nothing.
-    """
-    programs = home / "bin"
-    with writing(programs):
-        programs.mkdir(parents=True, exist_ok=True)
-        for name in OTHERS:
-            words = own.get(name, ["/bin/false"])
-            script = programs / name
-            script.write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in words) + ' "$@"\n')
-            script.chmod(0o700)
+def environment(home: Path) -> dict[str, str]:
+    """What Flower's processes see: their files below `home`."""
+    home.mkdir(parents=True, exist_ok=True)
     beside = str(Path(sys.executable).parent)
-    path = os.pathsep.join([str(programs), beside, os.environ.get("PATH", os.defpath)])
-    return {**QUICK, **os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path, **more}
-
-
-def clientapp() -> list[str]:
-    """How `flwr-clientapp` is run: the file, so that nothing of Seedbed (torch!) is imported with it."""
-    return [sys.executable, str(Path(executor.__file__))]
-
-
-def serverapp() -> list[str]:
-    return [sys.executable, "-m", "seedbed.flower.server_app"]
+    path = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
+    return {"OMP_NUM_THREADS": "1", **os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path}
 
 
 class Child:
@@ -83,6 +59,10 @@ class Child:
             self._process = subprocess.Popen(
                 whole, env=dict(env), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
+
+    @property
+    def process(self) -> int:
+        return self._process.pid
 
     @property
     def ended(self) -> bool:

@@ -1,8 +1,7 @@
 """The server half's transport over Flower's `Grid`: letters become messages, one at a time to each node.
 
-Each message starts a process on the node's machine, so that letters cost seconds: those that are not urgent are not
-sent (a node is told what was counted with the next work), and a letter that a node has not answered yet is not sent
-again while Flower still carries it.
+A node looks for messages now and then, so that letters cost seconds: those that are not urgent are not sent (a node is
+told what was counted with the next work), and a letter that a node has not answered yet is not sent again for a minute.
 """
 
 import time
@@ -14,11 +13,13 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from seedbed.federation.transport import Address
-from seedbed.flower.executor import FRAMES, HELLO, LETTER, RECORD
 
+RECORD, FRAMES = "letter", "frames"  # where a message holds its frames
+HELLO, LETTER = "query.hello", "train.letter"  # what a node can be asked
 POLL = 0.25  # seconds between looks at what has come
 NODES = 2.0  # seconds between looks at who is there
 TTL = 3600.0  # seconds that Flower carries a message and its answer, at most
+AGAIN = 60.0  # seconds after which a letter without an answer may be sent again: its node may have lost it
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class FlowerTransport:
 
     def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         asked = tuple(frames)
-        on_its_way = any(a.node == address and a.frames == asked for a in self._asked.values())
+        on_its_way = any(
+            a.node == address and a.frames == asked and self.now() < a.until - TTL + AGAIN for a in self._asked.values()
+        )
         if urgent and not on_its_way:
             assert isinstance(address, int)
             self._push(address, LETTER, asked)
@@ -84,15 +87,15 @@ class FlowerTransport:
             if reply.has_error():
                 self._greeted.discard(asked.node)  # gone, or its other half is: it is asked again who it is
             else:
-                self._come.extend((asked.node, frame) for frame in _frames(reply.content))
+                self._come.extend((asked.node, frame) for frame in frames_in(reply.content))
         self._asked = {number: asked for number, asked in self._asked.items() if self.now() < asked.until}
 
     def _answers(self) -> Iterable[Message]:
         return self._grid.pull_messages(list(self._asked)) if self._asked else ()
 
 
-def _frames(content: RecordDict) -> list[bytes]:
-    """The frames in an answer; none if it has not the form of one."""
+def frames_in(content: RecordDict) -> list[bytes]:
+    """The frames in a message; none if it has not the form of one."""
     record = content.config_records.get(RECORD)
     found = [] if record is None else record.get(FRAMES)
     return [frame for frame in found if isinstance(frame, bytes)] if isinstance(found, list) else []

@@ -2,7 +2,7 @@
 
 DIR/
   README.md         for the coordinator
-  proxy.conf        a reverse proxy that lets nodes through, and nothing else
+  proxy.conf        for a reverse proxy on the same machine
   server/           agreement.json, certificates and keys, run/ (journal, model, metrics, log), flower/
   nodes/NAME/       what goes to this member and to nobody else: agreement.json, node.json, ca.crt, node.key,
                     secret.key, README.md; and there grows run/ (memory, the last model, log)

@@ -32,8 +32,8 @@ def tables(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def federation(folder: Path, **given: object) -> tuple[Path, dict[str, Path], Agreement]:
+def federation(folder: Path, port: int = 8443, **given: object) -> tuple[Path, dict[str, Path], Agreement]:
     """Its folder, the members' files, and what was agreed on."""
     files = tables(folder)
-    agreement = found(folder / "fed", NAMES, str(files["bern"]), {**GIVEN, **given}, host="localhost", port=8443)
+    agreement = found(folder / "fed", NAMES, str(files["bern"]), {**GIVEN, **given}, host="localhost", port=port)
     return folder / "fed", files, agreement
