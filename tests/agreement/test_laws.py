@@ -83,7 +83,7 @@ FUSED = {
     *("fedavg", "fedavg-momentum, finetuned", "fedprox", "fedavgm", "fedavgm-nesterov", "fedadagrad"),
     *("fedadagrad-corrected", "fedadam", "fedadam-corrected", "fedyogi", "fedyogi-corrected", "local"),
     *("local-finetuned", "reptile", "ditto", "ditto-adam", "fedper", "fedper-adam", "lg_fedavg", "fedasync"),
-    *("fedasync-hinge", "fedbuff", "pfedhn", "pfedhn-personal head, linear"),
+    *("fedasync-hinge", "fedbuff", "pfedhn", "pfedhn-personal head, linear", "fed_eb", "fed_eb-slopes"),
 }
 FACTORED = {
     *("fednova", "fednova-schedule", "centralised", "fedbn", "fedbn-adam", "fedrep", "fedbabu", "fedbabu-head"),
