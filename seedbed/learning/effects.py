@@ -145,8 +145,8 @@ def with_effects(predict: Predict, effects: Effects) -> Predict:
         if COVARIANCE not in params:
             return outputs
         if SHIFT in params:
-            shift = effects.columns(params, x) @ params[SHIFT]
-            outputs = outputs + _spread(shift.T, outputs.shape[1]).T.to(outputs)
+            shift = effects.columns(params, x).double() @ params[SHIFT]  # [B, K]
+            outputs = outputs + _spread(shift, outputs.shape[1]).to(outputs)
         if outputs.shape[1] == 1:
             return outputs
         v = score_variance(params, effects, x).to(outputs)  # [B, 1] or [B, N]
@@ -171,5 +171,5 @@ def predictive_variance(params: Params, effects: Effects, x: Tensor) -> Tensor:
 
 
 def _spread(b: Tensor, outputs: int) -> Tensor:
-    """Effects [P, K] on outputs [P, N]: of two classes the second has the only one."""
+    """Changes [·, K] of scores as changes [·, N] of outputs: of two classes the second has the only one."""
     return torch.cat([torch.zeros_like(b), b], 1) if b.shape[1] == 1 and outputs == 2 else b
