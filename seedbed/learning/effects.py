@@ -167,7 +167,8 @@ def score_variance(params: Params, effects: Effects, x: Tensor) -> Tensor:
 
 def predictive_variance(params: Params, effects: Effects, x: Tensor) -> Tensor:
     """σ² + φᵀVφ of the number of a new example: [B]."""
-    return params[NOISE] + score_variance(params, effects, x)[:, 0]
+    noise: Tensor = params[NOISE]
+    return noise + score_variance(params, effects, x)[:, 0]
 
 
 def _spread(b: Tensor, outputs: int) -> Tensor:

@@ -57,6 +57,7 @@ class Entry:
         classes: it needs classes; no regression.
         normalises: its clients keep the statistics of batch normalisation, so that models may have it.
         same_labels: a label must mean the same for all its clients, so that a client is a task.
+        everyone: all clients take part in each round by default, because its server's step is of the sum over all.
         tunes: the learning rates that `tune` chooses, all by one factor; (): the optimisers of clients, or if there is
             none, that of the server.
     """
@@ -74,6 +75,7 @@ class Entry:
     classes: bool = False
     normalises: bool = False
     same_labels: bool = False
+    everyone: bool = False
 
     def takes(self, name: str) -> bool:
         """Whether the factory has an argument of this name: public inputs, a teacher, an assignment, ..."""

@@ -81,5 +81,6 @@ ENTRIES = {
         ),
         rounds=("synchronous",),
         same_labels=True,
+        everyone=True,
     ),
 }
