@@ -1,4 +1,4 @@
-"""A start for anybody's table: an exact linear base, empirical Bayes on top of it, and an honest choice of how to adapt.
+"""A start for anybody's table: an exact linear base, empirical Bayes on it, and an honest choice of how to adapt.
 
 Seven tables with many real clients, and columns encoded simply. Clients are split 60/10/30 into those to fit on, those
 that choose the strength, and those that are never seen. Rows are numbers of a client's own examples; a loss is the

@@ -1,8 +1,8 @@
 """Cross-fitting: a client works on a start that was trained without it.
 
-Scores of a start on the clients that trained it are too good: a prior learned from them is too narrow (of three hospitals
-a variance of .003 in place of .70). Stone, "Cross-validatory choice and assessment of statistical predictions", JRSS B
-1974.
+Scores of a start on the clients that trained it are too good: a prior learned from them is too narrow (of three
+hospitals a variance of .003 in place of .70). Stone, "Cross-validatory choice and assessment of statistical
+predictions", JRSS B 1974.
 """
 
 from collections.abc import Mapping, Sequence

@@ -70,7 +70,7 @@ def judge(
     sources: Mapping[str, TaskSource],
     *,
     seed: int = 0,
-) -> dict[str, Losses]:
+) -> Mapping[str, Losses]:
     """The losses of each way, by number of examples: {size: {way: {client: loss}}}.
 
     Args:
@@ -94,8 +94,8 @@ def judge(
 
 
 def choose(losses: Losses) -> str:
-    """The way for one number of examples: bias where its mean gain over none is above 0; any other only for a paired gain
-    over that of more than one standard error, the one of the least mean loss first.
+    """The way for one number of examples: bias where its mean gain over none is above 0; any other only for a paired
+    gain over that of more than one standard error, the one of the least mean loss first.
 
     A loss that is not finite rules a way out.
     """

@@ -58,7 +58,7 @@ def fit_chosen(
     strengths: Sequence[float] = PATH,
     newton: bool = False,
 ) -> Fit:
-    """The fit of the strength that validation likes best; a best at the edge of the path widens it, three times at most.
+    """The fit of the strength that validation likes best; a best at the path's edge widens it, three times at most.
 
     Args:
         engine: the clients to fit on, whose tasks hold each example once.
