@@ -38,7 +38,7 @@ def valley(curvature: Tensor, start: Tensor, *, lr: float, steps: int) -> list[T
 
 
 def test_a_step_that_overshoots_is_taken_back_and_halved() -> None:
-    """½a·w² with a = 4: a step of rate α multiplies w by 1 − 4α. At α = .8 that is −2.2 and w² rises; at .4 it is −.6."""
+    """½a·w² with a = 4: a step of rate α multiplies w by 1 − 4α. At α = .8 w² rises; at .4 it is times −.6."""
     path = valley(torch.tensor(4.0), torch.tensor(1.0), lr=0.8, steps=4)
     assert torch.allclose(torch.stack(path), torch.tensor([1.0, 1.0, -0.6, 0.36, -0.216]), atol=1e-12)
 
