@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.algorithms.cross_fitted import fold_of
+from seedbed.algorithms.cross_fitted import cross_fitted
 from seedbed.algorithms.fed_eb import frozen, with_prior
 from seedbed.engines import Vectorised
 from seedbed.evaluation import per_example
 from seedbed.learning.effects import Columns, head_effects, likelihood, with_effects
 from seedbed.learning.objectives import cross_entropy, squared_error, supervised
-from seedbed.runs.honest_choice import BIAS, NONE, Losses, Way, choose, judge, learn
+from seedbed.runs.honest_choice import BIAS, NONE, Losses, Way, choose, fold_of, judge, learn
 from seedbed.runs.linear_base import Remembered, fit, fit_chosen
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, TaskSource, batches, fresh_support, support_query
@@ -187,8 +187,6 @@ def cross_prior(
     way: Way, engine: Vectorised, parts: list[Mapping[str, Tensor]], folds: Mapping[int, int], made: Study
 ) -> object:
     """What the server holds beside the start: a prior learned on cross-fitted scores."""
-    from seedbed.algorithms.cross_fitted import cross_fitted
-
     algorithm = cross_fitted(way.algorithm, folds)
     return learn(algorithm, engine, algorithm.init(tree.stack(parts)), list(engine.population), way.rounds).extra
 

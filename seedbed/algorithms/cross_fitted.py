@@ -5,18 +5,12 @@ hospitals a variance of .003 in place of .70). Stone, "Cross-validatory choice a
 predictions", JRSS B 1974.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-from seedbed import draws, tree
+from seedbed import tree
 from seedbed.federated import Algorithm, ClientId, Params, Replies, ServerState
 from seedbed.tree import Tree
-
-
-def fold_of(clients: Sequence[ClientId], folds: int, *, seed: int = 0) -> dict[ClientId, int]:
-    """Each client's fold, drawn by the seed; folds differ by one client at most."""
-    order = draws.generator(seed, "folds").permutation(len(clients))
-    return {clients[int(place)]: i % folds for i, place in enumerate(order)}
 
 
 def cross_fitted(algorithm: Algorithm, folds: Mapping[ClientId, int]) -> Algorithm:

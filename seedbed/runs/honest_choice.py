@@ -11,7 +11,8 @@ from itertools import islice
 
 import torch
 
-from seedbed.algorithms.cross_fitted import cross_fitted, fold_of
+from seedbed import draws
+from seedbed.algorithms.cross_fitted import cross_fitted
 from seedbed.federated import Algorithm, ClientId, Engine, Params, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.rounds import synchronous
@@ -50,6 +51,12 @@ class Among(AroundSource):
     @property
     def clients(self) -> Sequence[ClientId]:
         return self.some
+
+
+def fold_of(clients: Sequence[ClientId], folds: int, *, seed: int = 0) -> dict[ClientId, int]:
+    """Each client's fold, drawn by the seed; folds differ by one client at most."""
+    order = draws.generator(seed, "folds").permutation(len(clients))
+    return {clients[int(place)]: i % folds for i, place in enumerate(order)}
 
 
 def learn(

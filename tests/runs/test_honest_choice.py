@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.algorithms.cross_fitted import cross_fitted, fold_of
+from seedbed.algorithms.cross_fitted import cross_fitted
 from seedbed.algorithms.fed_eb import frozen, with_prior
 from seedbed.algorithms.fed_lbfgs import flat
 from seedbed.engines import Vectorised
 from seedbed.evaluation import per_example
 from seedbed.learning.effects import head_effects, likelihood, with_effects
 from seedbed.learning.objectives import squared_error, supervised
-from seedbed.runs.honest_choice import BIAS, NONE, Way, choose, is_better, judge, learn
+from seedbed.runs.honest_choice import BIAS, NONE, Way, choose, fold_of, is_better, judge, learn
 from seedbed.runs.linear_base import Remembered, fit, fit_chosen
 from seedbed.tasks.population import Population
 from seedbed.tasks.sampling import Sampled, batches, support_query
