@@ -66,8 +66,8 @@ def fed_eb(
         columns: bias: φ = 1. slopes: φ = (1, features), which for a linear model are its inputs.
         nodes: of the quadrature, for columns=bias and two classes; 1: Laplace's method.
         start: τ² of the first round, in units of the score; of numbers, the noise starts at 1.
-        local: FedAvg's, of θ; with lr=0 the start stays as it is given, as in `with_prior(frozen(), ...)`.
-        outer: the server's, of θ.
+        local: the optimiser of FedAvg for θ; with lr=0 the start stays as it is given.
+        outer: the server's optimiser for θ.
     """
     if not isinstance(loss, Supervised):
         raise InputError(

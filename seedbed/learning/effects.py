@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from seedbed.errors import InputError
 from seedbed.learning.empirical_bayes import Infer, Prior, Rows, infer_classes, infer_number, infer_two_classes
-from seedbed.learning.objectives import Loss, Predict, cross_entropy
+from seedbed.learning.objectives import Loss, Predict, cross_entropy, squared_error
 from seedbed.learning.training import Params
 from seedbed.tasks.types import Batch
 
@@ -98,8 +99,15 @@ def likelihood(loss: Loss, outputs: int, *, nodes: int = 1) -> Likelihood:
     Args:
         outputs: N.
         nodes: of the quadrature, for a single effect on two classes.
+    Raises:
+        InputError: another loss than these, or a target of several numbers.
     """
     if loss is not cross_entropy:
+        if loss is not squared_error or outputs != 1:
+            raise InputError(
+                f"effects of clients need cross_entropy, or squared_error of one number, but the loss is "
+                f"{getattr(loss, '__name__', loss)} of {outputs} outputs: use another algorithm"
+            )
         return Likelihood(lambda outputs: outputs.reshape(len(outputs)), infer_number, numbers=True)
     if outputs == 2:
         return Likelihood(lambda outputs: outputs[:, 1] - outputs[:, 0], infer_two_classes(nodes))

@@ -24,7 +24,7 @@ from torch import Tensor
 NEWTON_STEPS, LONGEST_STEP = 25, 2.0  # the second in units of the score
 PER_ROUND = 10.0  # a variance changes by at most this factor in a round
 FLOOR = 1e-8  # the least of a variance
-GRID = 16.0  # squares are sent in sixteenths, and examples and errors in 16²: within the grid of secure sums
+QUARTER, COUNT = 4.0, 256.0  # squares are sent in quarters, examples and errors in 256ths: within a grid or a clip
 
 
 class Prior(NamedTuple):
@@ -57,7 +57,7 @@ class Sums(NamedTuple):
     """What a client sends of its posterior; the mean over clients is what the prior follows from."""
 
     mean: Tensor  # [R]  d
-    square: Tensor  # [R]  d²/16
+    square: Tensor  # [R]  d²/4
     gain: Tensor  # [R]  1 − V_jj
     error: Tensor  # []  Σ(y − η)²/256
     examples: Tensor  # []  n/256
@@ -75,7 +75,7 @@ def effects_of(posterior: Posterior, prior: Prior) -> tuple[Tensor, Tensor]:
 def sums_of(posterior: Posterior, rows: Rows) -> Sums:
     """3R + 2 numbers."""
     d, gain = posterior.mean, 1 - posterior.covariance.diagonal()
-    return Sums(d, d * d / GRID, gain, posterior.error / GRID**2, rows.mask.sum() / GRID**2)
+    return Sums(d, d * d / QUARTER, gain, posterior.error / COUNT, rows.mask.sum() / COUNT)
 
 
 def update(prior: Prior, sums: Sums, free: Tensor, *, numbers: bool) -> Prior:
@@ -89,15 +89,15 @@ def update(prior: Prior, sums: Sums, free: Tensor, *, numbers: bool) -> Prior:
         free: [R] which effects have a mean other than 0.
         numbers: whether σ² is learned.
     """
-    square, tau = sums.square * GRID, prior.variance.sqrt()
+    square, tau = sums.square * QUARTER, prior.variance.sqrt()
     gain = sums.gain.clamp_min(1e-12)
     centre = torch.where(free, sums.mean, 0.0)
     shift = (centre / gain).clamp(-PER_ROUND, PER_ROUND)
     ratio = ((square - centre**2) / gain).clamp(1 / PER_ROUND, PER_ROUND)
     noise = prior.noise
     if numbers:
-        left = (sums.examples * GRID**2 - sums.gain.sum()).clamp_min(1e-12)
-        noise = (sums.error * GRID**2 / left).clamp(noise / PER_ROUND, PER_ROUND * noise).clamp_min(FLOOR)
+        left = (sums.examples * COUNT - sums.gain.sum()).clamp_min(1e-12)
+        noise = (sums.error * COUNT / left).clamp(noise / PER_ROUND, PER_ROUND * noise).clamp_min(FLOOR)
     return Prior(prior.mean + tau * shift, (prior.variance * ratio).clamp_min(FLOOR), noise)
 
 

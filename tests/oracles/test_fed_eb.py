@@ -480,6 +480,10 @@ def test_it_says_what_it_cannot_do() -> None:
     loss = supervised(linear, squared_error)
     with pytest.raises(InputError, match="broadcasts its params"):
         with_prior(scaffold(loss), linear, head_effects(inputs, "bias"), lambda params: likelihood(squared_error, 1))
+    with pytest.raises(InputError, match="squared_error of 2 outputs"):
+        made(0).init(params_for(2))
+    with pytest.raises(InputError, match="need cross_entropy"):
+        fed_eb(supervised(linear, lambda outputs, y: outputs[:, 0]), linear, inputs).init(params_for(0))
     with pytest.raises(InputError, match="give supervised"):
         fed_eb(lambda params, batch: torch.zeros(()), linear, inputs)
     one = Batch(torch.zeros(2, 2), torch.zeros(2), torch.ones(2))
