@@ -15,6 +15,7 @@ from seedbed.learning.training import Params
 from seedbed.tree import Tree
 
 HALVINGS = 6
+ROUNDINGS = 16  # by so many the loss may rise at its minimum, where it is rounding alone
 
 
 def guarded_path(
@@ -39,7 +40,8 @@ def guarded_path(
     for k in range(steps):
         trial = tree.axpy(-rate.to(tree.leaves(g)[0].dtype), g, points[-1])
         after, found = slope(trial) if k + 1 < steps else (g, value(trial))
-        falls = found <= lowest  # never, where it is NaN
+        rounding = ROUNDINGS * torch.finfo(lowest.dtype).eps * (1 + lowest.abs())
+        falls = found <= lowest + rounding  # never, where it is NaN
         points.append(tree.where(falls, trial, points[-1]))
         g, lowest = tree.where(falls, after, g), torch.where(falls, found, lowest)
         rate = torch.where(falls | (halvings >= HALVINGS), rate, rate / 2)
