@@ -22,7 +22,6 @@ ROWS = [
     Row("fedsgd", lambda n: fedsgd(n.loss, outer=sgd(0.3)), "full"),
     Row("fedsgd", lambda n: fedsgd(n.loss, outer=adam(0.02)), "batches", module, "adam"),
     Row("fed_lbfgs", lambda n: fed_lbfgs(n.loss, strengths=(0.1, 0.01)), "full"),
-    Row("fed_lbfgs", lambda n: fed_lbfgs(n.loss, method="newton", strengths=(1.0,)), "full", module, "newton"),
     Row("fedavg", lambda n: fedavg(n.loss, local=sgd(0.2)), "batches", module),
     Row("fedavg", lambda n: fedavg(n.loss, local=adam(0.02), outer=adam(0.05)), "batches", variant="adam"),
     Row(
