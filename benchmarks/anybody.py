@@ -7,6 +7,7 @@ the linear model.
 
     python benchmarks/anybody.py --root DATA
     python benchmarks/anybody.py --only gapminder verbagg exam
+    python benchmarks/anybody.py --only exam verbagg --epsilon 4
 
 The tables are read from ROOT/tables/NAME.csv.
 """
@@ -30,8 +31,11 @@ from seedbed.algorithms.cross_fitted import cross_fitted
 from seedbed.algorithms.fed_eb import frozen, with_prior
 from seedbed.engines import Vectorised
 from seedbed.evaluation import per_example
+from seedbed.federated import Algorithm
 from seedbed.learning.effects import Columns, head_effects, likelihood, with_effects
 from seedbed.learning.objectives import cross_entropy, squared_error, supervised
+from seedbed.privacy.differential import Independent, Noise, noise_for, private
+from seedbed.rounds import synchronous
 from seedbed.runs.honest_choice import BIAS, NONE, Losses, Way, choose, fold_of, judge, learn
 from seedbed.runs.linear_base import Remembered, fit, fit_chosen
 from seedbed.tasks.population import Population
@@ -39,6 +43,7 @@ from seedbed.tasks.sampling import Sampled, TaskSource, batches, fresh_support, 
 
 Array = NDArray[np.float64]
 FOLDS, ROUNDS, DRAWS, LEVELS = 5, 15, 3, 20
+PRIVATE_ROUNDS, CLIP = 5, 2.0
 
 
 @dataclass(frozen=True)
@@ -134,12 +139,14 @@ class Study:
             parts.append(fit(self.objective, self.engine(rest), start, [chosen.strength], newton=self.newton)[0][0])
         return start, parts, folds, f"λ {chosen.strength:g}, {chosen.rounds} + {more} rounds"
 
-    def ways(self) -> dict[str, Way]:
+    def ways(self, *, start: float = 0.003) -> dict[str, Way]:
         ways = {NONE: Way(frozen(), per_example(linear, self.loss))}
         names: list[Columns] = ["bias", "slopes"]
         for columns in names:
             effects = head_effects(inputs, columns)
-            algorithm = with_prior(frozen(), linear, effects, lambda params: likelihood(self.loss, self.outputs))
+            algorithm = with_prior(
+                frozen(), linear, effects, lambda params: likelihood(self.loss, self.outputs), start=start
+            )
             ways[columns] = Way(algorithm, per_example(with_effects(linear, effects), self.loss), ROUNDS)
         return ways
 
@@ -191,6 +198,32 @@ def cross_prior(
     return learn(algorithm, engine, algorithm.init(tree.stack(parts)), list(engine.population), way.rounds).extra
 
 
+def private_cost(table: Table, people: Population, seed: int, target: float) -> None:
+    """What client-level privacy of the prior costs at 5 examples: five releases, mean and worst of four keys."""
+    made = Study(people, seed)
+    start, *_ = made.base()
+    engine, source, count = made.engine(made.known), made.sources(made.unseen)["5"], len(made.known)
+    z = noise_for(target, 1e-5, times=PRIVATE_ROUNDS)
+    for name, way in made.ways(start=0.1).items():
+        if name != NONE:
+            keys = [Noise(bytes([k] * 32)) for k in range(4)]
+            noisy = [private(way.algorithm, Independent(key, z, count, count), clip=CLIP) for key in keys]
+            plain, *found = (
+                judged_after(algorithm, engine, start, source, way) for algorithm in (way.algorithm, *noisy)
+            )
+            print(f"{table.name:>10} {count} clients {name}: plain {plain:.4f}, ε {target:g} {np.mean(found):.4f}, "
+                  f"worst {max(found):.4f}", flush=True)  # fmt: skip
+
+
+def judged_after(algorithm: Algorithm, engine: Vectorised, start: object, source: TaskSource, way: Way) -> float:
+    """The mean loss of new clients after five rounds."""
+    for round in synchronous(algorithm, engine, algorithm.init(start), gate=None):
+        if round.number == PRIVATE_ROUNDS:
+            break
+    scores = Vectorised(source).evaluate(algorithm, round.state, source, way.metric)
+    return float(np.mean([float(s.mean()) for s in scores.values()]))
+
+
 def row(scores: Losses, taken: str) -> str:
     means = {name: math.fsum(each.values()) / len(each) for name, each in scores.items()}
     words = [f"{name} {mean:.4f}" for name, mean in means.items()]
@@ -208,6 +241,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", default=[table.name for table in TABLES])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--epsilon", type=float, help="what this much privacy of the prior costs, instead")
     asked = parser.parse_args()
     if asked.root is None:
         parser.error("name the folder that holds tables/ by --root or SEEDBED_DATA")
@@ -217,7 +251,10 @@ def main() -> None:
         if table.name in asked.only:
             people = read(table, asked.root)
             for seed in asked.seeds:
-                study(table, people, seed)
+                if asked.epsilon is None:
+                    study(table, people, seed)
+                else:
+                    private_cost(table, people, seed, asked.epsilon)
 
 
 if __name__ == "__main__":
