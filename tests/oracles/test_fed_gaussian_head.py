@@ -1,4 +1,4 @@
-"""The two-level Gaussian head: prototypes are best linear unbiased predictors, and the prior is of maximum likelihood."""
+"""The two-level Gaussian head: prototypes are best linear unbiased predictors, the prior of maximum likelihood."""
 
 import math
 from collections.abc import Mapping
