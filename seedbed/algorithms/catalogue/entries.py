@@ -108,6 +108,11 @@ class Entry:
         """Whether its clients take steps of its own under these options, as many as validation clients like best."""
         return not self.finetunes and "test_steps" in self.settings and "test_steps" not in options
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether its clients adapt by steps, of which there can be more or fewer."""
+        return self.finetunes or "test_steps" in self.settings
+
     def items_for(self, options: Mapping[str, Any]) -> Items:
         """What clients work on under these options: Per-FedAvg's estimate of three batches takes triples, a generator
         that draws takes noise."""
