@@ -15,6 +15,8 @@ from seedbed.algorithms.distill import distill
 from seedbed.algorithms.ditto import ditto
 from seedbed.algorithms.dpsgd import dpsgd
 from seedbed.algorithms.fd import fd
+from seedbed.algorithms.fed_eb import fed_eb
+from seedbed.algorithms.fed_lbfgs import fed_lbfgs
 from seedbed.algorithms.fed_lr import fed_lr
 from seedbed.algorithms.fed_metaoptnet import fed_metaoptnet
 from seedbed.algorithms.fed_proto import fed_proto
@@ -105,6 +107,8 @@ __all__ = [
     "equal_latency",
     "evaluate",
     "fd",
+    "fed_eb",
+    "fed_lbfgs",
     "fed_lr",
     "fed_metaoptnet",
     "fed_proto",

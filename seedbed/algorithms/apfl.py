@@ -12,7 +12,7 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Message, Params, uniform
-from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Item, Objective, fold, gradient
 from seedbed.tasks.types import Batch, Task
@@ -76,7 +76,7 @@ def apfl(
             # Departure: w is the server's newest; in the paper it is the client's own at the end of its round.
             return tree.lerp(sent, v, own.alpha)
 
-        adapt = gradient_steps(lambda v, batch: loss(mixture(v), batch), lr=test_lr, steps=test_steps)
+        adapt = guarded_steps(lambda v, batch: loss(mixture(v), batch), lr=test_lr, steps=test_steps)
         return mixture(adapt(own.v, support))
 
     base = replace(fedavg(loss, local=local, outer=outer), client=client)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.federated import Algorithm, Message, Params
-from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.objectives import near
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, train
@@ -40,7 +40,7 @@ def ditto(
         return message, train(near(loss, sent, lam), personal, v, task).params
 
     def personalise(sent: Params, v: Params, support: Batch) -> Params:
-        return gradient_steps(near(loss, sent, lam), lr=test_lr, steps=test_steps)(v, support)
+        return guarded_steps(near(loss, sent, lam), lr=test_lr, steps=test_steps)(v, support)
 
     # Departure: v_i begins at the first θ that the client is sent; Algorithm 1 leaves its beginning open.
     return replace(base, client=client, remember=lambda sent: sent, personalise=personalise)

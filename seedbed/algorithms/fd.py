@@ -10,7 +10,7 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.algorithms.feddf import Assign, in_turn, own_architecture
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
-from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.distillation import divergence, imitation
 from seedbed.learning.heads import one_hot
 from seedbed.learning.objectives import Predict
@@ -98,7 +98,7 @@ def fd(
         return state._replace(extra={"table": table, "version": state.extra["version"] + 1})
 
     def personalise(sent: ServerState, own: Own, support: Batch) -> Params:
-        return gradient_steps(objective(sent, own), lr=test_lr, steps=test_steps)(own.params, support)
+        return guarded_steps(objective(sent, own), lr=test_lr, steps=test_steps)(own.params, support)
 
     return Algorithm(init, client, server, send=own_architecture(assign), remember=remember, personalise=personalise)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, ServerState, uniform
-from seedbed.learning.adaptations import chain, gradient_steps
+from seedbed.learning.adaptations import chain, guarded_steps
 from seedbed.learning.heads import learned_numbers, prototype_head
 from seedbed.learning.objectives import Adapt, Predict, after
 from seedbed.learning.optimizers import Optimizer, adam
@@ -55,7 +55,7 @@ def body_only(
         solve: body's params -> params with the head that the support set gives.
         learned: the head's own learned numbers, which are federated with the body, and where they start.
     """
-    adapt = chain(solve, gradient_steps(loss, lr=test_lr, steps=test_steps))
+    adapt = chain(solve, guarded_steps(loss, lr=test_lr, steps=test_steps))
     base = fedsgd(after(solve, loss), outer=outer, adapt=adapt)
 
     def init(params: Params) -> ServerState:

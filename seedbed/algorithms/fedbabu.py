@@ -7,7 +7,7 @@ from typing import Literal
 
 from seedbed.algorithms.fedper import headed, partly_shared
 from seedbed.federated import Algorithm
-from seedbed.learning.adaptations import everything, gradient_steps
+from seedbed.learning.adaptations import everything, guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.partial import nothing, outside, train_part, within
 from seedbed.learning.training import Objective
@@ -32,6 +32,6 @@ def fedbabu(
             mini-batches).
     """
     moves = {"all": everything, "body": outside(head), "head": within(head)}[tunes]
-    adapt = gradient_steps(loss, lr=test_lr, steps=test_steps, moves=moves)
+    adapt = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=moves)
     learn = partial(train_part, loss, local, moves=outside(head))
     return headed(head, partly_shared(learn, shared=outside(head), personal=nothing, outer=outer, adapt=adapt))

@@ -4,7 +4,7 @@ ICLR 2021, arXiv 2102.07623, Algorithm 1: FedAvg, in which each client's batch n
 
 from seedbed.algorithms.fedper import partly_shared
 from seedbed.federated import Algorithm, Params
-from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.normalising import Normalised, measured, measured_once, normalised
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.partial import train_part
@@ -45,7 +45,7 @@ def fedbn(
         # a moving average over past steps: it would be of parameters that are no more, and hang on the order of steps.
         return trained._replace(params=measured(model, trained.params, task))
 
-    steps = gradient_steps(loss, lr=test_lr, steps=test_steps, moves=trains)
+    steps = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=trains)
 
     def adapt(params: Params, support: Batch) -> Params:
         return steps(measured_once(model, params, support), support)

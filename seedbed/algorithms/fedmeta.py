@@ -4,7 +4,7 @@ communication", 2018, arXiv 1802.07876, Algorithm 1; MAML: Finn, Abbeel and Levi
 
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.federated import Algorithm, uniform
-from seedbed.learning.adaptations import Order, gradient_steps, maml
+from seedbed.learning.adaptations import Order, guarded_steps, maml
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
@@ -33,5 +33,5 @@ def fedmeta(
         adapt: how a client adapts; None: by the inner steps, `test_steps` of them (None: as many as in training).
     """
     objective = maml(loss, lr=lr, steps=steps, order=order, delta=delta)
-    inner = gradient_steps(loss, lr=lr, steps=steps if test_steps is None else test_steps)
+    inner = guarded_steps(loss, lr=lr, steps=steps if test_steps is None else test_steps)
     return uniform(fedsgd(objective, outer=outer, adapt=adapt or inner))

@@ -10,7 +10,7 @@ from functools import partial
 
 from seedbed import tree
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
-from seedbed.learning.adaptations import Moves, gradient_steps
+from seedbed.learning.adaptations import Moves, guarded_steps
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.partial import outside, part, refuse_no_parts, within
@@ -35,7 +35,7 @@ def fedper(
             has the initial one. The paper has known clients only: it is test_steps=0 for those.
         test_lr: their learning rate.
     """
-    adapt = gradient_steps(loss, lr=test_lr, steps=test_steps, moves=within(head))
+    adapt = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=within(head))
     learn = partial(train, loss, local)
     return headed(head, partly_shared(learn, shared=outside(head), personal=within(head), outer=outer, adapt=adapt))
 

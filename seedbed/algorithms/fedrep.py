@@ -4,7 +4,7 @@ learning", ICML 2021, arXiv 2102.07078, Algorithm 1: the head first, under the b
 
 from seedbed.algorithms.fedper import headed, partly_shared
 from seedbed.federated import Algorithm, Params
-from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.partial import outside, train_part, within
 from seedbed.learning.training import Objective, Trained
@@ -38,5 +38,5 @@ def fedrep(
         return train_part(loss, local, fitted.params, task, moves=outside(head))
 
     # Departure: weights n_i, as in FedAvg; Algorithm 1 takes the plain mean, which `uniform` gives.
-    adapt = gradient_steps(loss, lr=test_lr, steps=test_steps, moves=within(head))
+    adapt = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=within(head))
     return headed(head, partly_shared(learn, shared=outside(head), personal=within(head), outer=outer, adapt=adapt))

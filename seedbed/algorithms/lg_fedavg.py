@@ -9,7 +9,7 @@ from functools import partial
 
 from seedbed.algorithms.fedper import headed, partly_shared
 from seedbed.federated import Algorithm
-from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.partial import outside, within
 from seedbed.learning.training import Objective, train
@@ -35,6 +35,6 @@ def lg_fedavg(
         test_lr: their learning rate.
     """
     # Departure from the authors' code, not from the paper: weights n_i, where the code takes the plain mean.
-    adapt = gradient_steps(loss, lr=test_lr, steps=test_steps)
+    adapt = guarded_steps(loss, lr=test_lr, steps=test_steps)
     learn = partial(train, loss, local)
     return headed(head, partly_shared(learn, shared=within(head), personal=outside(head), outer=outer, adapt=adapt))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.federated import Algorithm, uniform
-from seedbed.learning.adaptations import Order, gradient_steps, maml
+from seedbed.learning.adaptations import Order, guarded_steps, maml
 from seedbed.learning.objectives import Adapt, three_batch
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective
@@ -40,5 +40,5 @@ def per_fedavg(
         objective = three_batch(loss, lr=alpha, order=order, delta=delta)
     else:
         objective = maml(loss, lr=alpha, steps=1, order=order, delta=delta)
-    inner = gradient_steps(loss, lr=alpha, steps=test_steps)
+    inner = guarded_steps(loss, lr=alpha, steps=test_steps)
     return uniform(fedavg(objective, local=local, outer=outer, adapt=adapt or inner))

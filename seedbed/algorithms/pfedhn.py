@@ -8,7 +8,7 @@ from torch.func import vjp, vmap
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.federated import NEWCOMER, Algorithm, ClientId, Message, Params, Replies, ServerState
-from seedbed.learning.adaptations import gradient_steps
+from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.hypernetwork import EMBEDDINGS, HYPER, generated, hypernetwork
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.partial import nothing, part, refuse_no_parts, within
@@ -105,7 +105,7 @@ def pfedhn(
         learned = {**part(sent, lambda n: n == OWN), **own}
         if not learned:
             return sent
-        adapt = gradient_steps(lambda some, batch: loss(model(some), batch), lr=test_lr, steps=test_steps)
+        adapt = guarded_steps(lambda some, batch: loss(model(some), batch), lr=test_lr, steps=test_steps)
         return model(adapt(learned, support))
 
     return Algorithm(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.learning.head_steps import NotAHead, head_steps
+from seedbed.learning.guarding import guarded_path
+from seedbed.learning.head_steps import NotAHead, guarded_head_steps, head_steps
 from seedbed.learning.objectives import Adapt, after, hessian_free, recomputed
 from seedbed.learning.training import Objective, Params, gradient
 from seedbed.tasks.types import Batch, Episode
@@ -68,6 +69,32 @@ def gradient_steps(
             g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, support, beside=still)
             moving = tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
         return {n: moving.get(n, still.get(n)) for n in params}
+
+    return adapt
+
+
+def guarded_steps(loss: Objective, *, lr: float, steps: int = 1, moves: Moves = everything) -> Adapt:
+    """As `gradient_steps`, but a step that raises the loss on the support set is taken back, and the next goes half as
+    far (`guarding`): how clients adapt when training is over.
+    """
+
+    def adapt(params: Params, support: Batch) -> Params:
+        still = {n: p for n, p in params.items() if not moves(n)}
+        moving = {n: p for n, p in params.items() if moves(n)}
+        with suppress(NotAHead):
+            return {**params, **guarded_head_steps(loss, still, moving, support, lr=lr, steps=steps)}
+
+        def part(some: Params, item: Batch) -> Tensor:
+            return loss({**still, **some}, item)
+
+        *_, moved = guarded_path(
+            lambda some: gradient(part, some, support, beside=still),
+            lambda some: part(some, support),
+            moving,
+            lr=lr,
+            steps=steps,
+        )
+        return {n: moved.get(n, still.get(n)) for n in params}
 
     return adapt
 

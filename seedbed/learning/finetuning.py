@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.learning.adaptations import unadapted
+from seedbed.learning.guarding import guarded_path
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, cross_entropy, softmax_regression, supervised
 from seedbed.learning.training import Params, gradient
 from seedbed.tasks.types import Batch
@@ -20,7 +21,7 @@ from seedbed.tasks.types import Batch
 
 @dataclass(frozen=True)
 class FineTuning:
-    """One way to fine-tune, by gradient steps on the whole support set.
+    """One way to fine-tune, by gradient steps on the whole support set; one that raises its loss is taken back.
 
     Attributes:
         layers: all | head | head_then_all | own: the algorithm's own way to adapt, which is not fine-tuning.
@@ -99,11 +100,7 @@ def along(metric: Metric) -> Metric:
 
 
 def _path(loss: Metric, params: Params, support: Batch, lr: float, steps: int) -> list[Params]:
-    points = [params]
-    for _ in range(steps):
-        direction, _ = gradient(loss, points[-1], support)
-        points.append(tree.axpy(-lr, direction, points[-1]))
-    return points
+    return guarded_path(lambda p: gradient(loss, p, support), lambda p: loss(p, support), params, lr=lr, steps=steps)
 
 
 def _head_path(model: Tunable, params: Params, support: Batch, how: FineTuning) -> list[Params]:

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from seedbed import tree
 from seedbed.factored import METADATA, Lazy
 from seedbed.fast import Fast, is_fast
+from seedbed.learning.guarding import guarded_path
 from seedbed.learning.objectives import Predict, Supervised, cross_entropy
 from seedbed.learning.training import Objective, Params, gradient
 from seedbed.tasks.types import Batch
@@ -55,6 +56,36 @@ def head_steps(
     d = _summed_slopes(loss, support, x, z, lr=lr, steps=steps, one=float(len(bias)))
     g = {weight: Fast(w, None, ((1.0, x, d),)) if is_fast(w) else d.T @ x} | {n: d.sum(0) for n in bias}
     return tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
+
+
+def guarded_head_steps(
+    loss: Objective, still: Params, moving: Params, support: Batch, *, lr: float, steps: int
+) -> Params:
+    """As `head_steps`, guarded (`guarding`): the points of the path are −Σ_j α_j D_j, [B, N].
+
+    Raises:
+        NotAHead: the steps must go through the whole model.
+    """
+    if not isinstance(loss, Supervised) or not steps:
+        raise NotAHead("the loss is not supervised(predict, loss), or there are no steps")
+    weight, *bias = _layer(moving)
+    x, z = _passed(loss.predict, {**still, **moving}, support.x, [moving[n] for n in (weight, *bias)])
+    (rows, _), (*places, outputs) = x.shape, z.shape
+    slope, of_outputs = _slope(loss, support, z), replace(loss, predict=lambda z, x: z)
+
+    def outputs_at(u: Tensor) -> Tensor:
+        return z + (x @ (x.T @ u) + len(bias) * u.sum(0)).reshape(*places, outputs)
+
+    def value(u: Tensor) -> Tensor:
+        return of_outputs(outputs_at(u), support)
+
+    def both(u: Tensor) -> tuple[Tensor, Tensor]:
+        now = outputs_at(u)
+        return slope(now).reshape(rows, outputs), of_outputs(now, support)
+
+    start = torch.zeros_like(z).reshape(rows, outputs)
+    u = guarded_path(both, value, start, lr=lr, steps=steps)[-1]
+    return tree.add(moving, {weight: u.T @ x} | {n: u.sum(0) for n in bias})
 
 
 def _layer(moving: Params) -> list[str]:

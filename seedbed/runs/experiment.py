@@ -214,6 +214,8 @@ class Learner:
         elif finetuning is not None:
             own = {"test_steps": finetuning.steps, "test_lr": finetuning.lr}
             options = {**options, **{n: v for n, v in own.items() if n == "test_steps" or v}}
+        if test_steps is not None and not entry.takes_steps:
+            raise InputError(f"steps={test_steps} means nothing to {name}, whose clients adapt at once: leave it out")
         if test_steps is not None and not entry.tuned(options):
             options = {**options, "test_steps": test_steps}
         if entry.classes and self.shape.classes == 0:

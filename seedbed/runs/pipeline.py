@@ -142,7 +142,7 @@ class Pipeline:
                 for name, t in {"adapted": main, **rivals}.items()
                 if t.finetuning
             },
-            "curve": self.curve(main) if self.settings.evaluation.curve else {},
+            "curve": self.curve(main) if self._has_curve else {},
             **self.attacked(main),
             "model_sha256": hashlib.sha256(model).hexdigest(),
         }
@@ -406,6 +406,11 @@ class Pipeline:
                 rows[str(shots)][column] = _cells(summary)
                 tick(f"{shots} shots")
         return rows
+
+    @property
+    def _has_curve(self) -> bool:
+        """Whether a curve is asked for, of an algorithm whose clients take steps."""
+        return self.settings.evaluation.curve and catalogue.entry(self.settings.algorithm).takes_steps
 
     def curve(self, main: Trained) -> dict[str, Any]:
         """The score on unseen clients over adaptation steps, for each number of shots."""

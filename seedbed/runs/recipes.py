@@ -62,6 +62,8 @@ def complete(given: Mapping[str, Any], population: Population, *, specific: bool
     }
     sources = (None, population.source) if specific else (None,)
     recipes = [RECIPES.get((source, algorithm), {}) for source in sources]
+    if catalogue.entry(algorithm).everyone:
+        recipes.append({"cohort": len(population)})
     if asked.privacy.epsilon is not None:  # noise is shared among the cohort: a recipe's small one would drown in it
         recipes.append({"cohort": min(100, len(population))})
     chosen = {k: v for k, v in given.items() if v is not None and not (k == "algorithm" and v == "auto")}

@@ -1,6 +1,7 @@
 """Rows of the law table: one model for all, averaged on a server, and the baselines."""
 
 from seedbed.algorithms.centralised import centralised
+from seedbed.algorithms.fed_lbfgs import fed_lbfgs
 from seedbed.algorithms.fedadagrad import fedadagrad
 from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
@@ -20,6 +21,7 @@ from .bench import MOMENTUM, Reduction, Row, Still, module
 ROWS = [
     Row("fedsgd", lambda n: fedsgd(n.loss, outer=sgd(0.3)), "full"),
     Row("fedsgd", lambda n: fedsgd(n.loss, outer=adam(0.02)), "batches", module, "adam"),
+    Row("fed_lbfgs", lambda n: fed_lbfgs(n.loss, strengths=(0.1, 0.01)), "full"),
     Row("fedavg", lambda n: fedavg(n.loss, local=sgd(0.2)), "batches", module),
     Row("fedavg", lambda n: fedavg(n.loss, local=adam(0.02), outer=adam(0.05)), "batches", variant="adam"),
     Row(

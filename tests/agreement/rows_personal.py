@@ -2,6 +2,7 @@
 
 from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.ditto import ditto
+from seedbed.algorithms.fed_eb import fed_eb
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedbabu import fedbabu
 from seedbed.algorithms.fedper import fedper
@@ -10,9 +11,18 @@ from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.reptile import reptile
 from seedbed.federated import uniform
+from seedbed.learning.objectives import squared_error, supervised
 from seedbed.learning.optimizers import adam, sgd
 
-from .bench import MOMENTUM, Reduction, Row, Still, module
+from .bench import MOMENTUM, Net, Reduction, Row, Still, by_hand, module
+
+
+def numbers() -> Net:
+    """The first output of the network, for the class as a number."""
+    net = by_hand()
+    params = {n: p[:1] if n.startswith("head.") else p for n, p in net.params.items()}
+    return Net(net.predict, net.features, supervised(net.predict, squared_error), params)
+
 
 ROWS = [
     Row("pfedme", lambda n: pfedme(n.loss, lam=2.0, eta=0.1), "batches", module),
@@ -45,9 +55,28 @@ ROWS = [
         "full",
         variant="fixed, adam",
     ),
+    Row("fed_eb", lambda n: fed_eb(n.loss, n.predict, n.features, local=sgd(0.2)), "batches", module),
+    Row(
+        "fed_eb",
+        lambda n: fed_eb(n.loss, n.predict, n.features, columns="slopes", start=0.1, local=MOMENTUM, outer=adam(0.02)),
+        "full",
+        variant="slopes",
+    ),
+    Row(
+        "fed_eb",
+        lambda n: fed_eb(n.loss, n.predict, n.features, columns="slopes", start=0.1, local=sgd(0.05)),
+        "full",
+        numbers,
+        "numbers",
+    ),
 ]
 
 REDUCTIONS: dict[str, Reduction] = {
+    "fed_eb: uniform fedavg": (
+        lambda n: fed_eb(n.loss, n.predict, n.features),
+        lambda n: uniform(fedavg(n.loss)),
+        "batches",
+    ),
     "ditto lam=0: fedavg": (lambda n: ditto(n.loss, lam=0), lambda n: fedavg(n.loss), "batches"),
     "apfl alpha=0: uniform fedavg": (
         lambda n: apfl(n.loss, alpha=0, alpha_lr=0),

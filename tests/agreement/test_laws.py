@@ -83,7 +83,7 @@ FUSED = {
     *("fedavg", "fedavg-momentum, finetuned", "fedprox", "fedavgm", "fedavgm-nesterov", "fedadagrad"),
     *("fedadagrad-corrected", "fedadam", "fedadam-corrected", "fedyogi", "fedyogi-corrected", "local"),
     *("local-finetuned", "reptile", "ditto", "ditto-adam", "fedper", "fedper-adam", "lg_fedavg", "fedasync"),
-    *("fedasync-hinge", "fedbuff", "pfedhn", "pfedhn-personal head, linear"),
+    *("fedasync-hinge", "fedbuff", "pfedhn", "pfedhn-personal head, linear", "fed_eb", "fed_eb-slopes"),
 }
 FACTORED = {
     *("fednova", "fednova-schedule", "centralised", "fedbn", "fedbn-adam", "fedrep", "fedbabu", "fedbabu-head"),
@@ -95,7 +95,7 @@ GATHERED = {
     *("fedsgd", "fedsgd-adam", "scaffold-option 1", "fedmeta-exact", "fedmeta-first", "per_fedavg-exact"),
     *("per_fedavg-first", "anil", "anil-first", "fed_proto", "fed_proto-finetuned", "fed_ridge", "fed_ridge-finetuned"),
     *("fed_lr", "fed_lr-finetuned", "fed_metaoptnet", "fed_metaoptnet-smoothed, finetuned", "fed_metaoptnet-ridge"),
-    *("dpsgd", "dpsgd-adam", "push_sum", "push_sum-momentum", "dif_maml", "dif_maml-first"),
+    *("fed_lbfgs", "dpsgd", "dpsgd-adam", "push_sum", "push_sum-momentum", "dif_maml", "dif_maml-first"),
 }
 
 

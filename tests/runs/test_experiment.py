@@ -138,6 +138,17 @@ def test_a_generated_head_is_refused_where_labels_are_drawn_afresh() -> None:
     assert "head.weight" not in state.params
 
 
+def test_steps_are_refused_where_clients_take_none() -> None:
+    """`seedbed adapt --steps` and the curve over steps: fed_eb's clients take their posterior, in no steps."""
+    made = experiment(hospitals(EVEN), algorithm="fed_eb", model={"name": "linear"})
+    model = made.learner.model(entry("fed_eb"))
+    with pytest.raises(InputError, match=r"steps=3 means nothing to fed_eb.*leave it out"):
+        made.learner.algorithm("fed_eb", model, test_steps=3)
+    assert not entry("fed_eb").takes_steps
+    assert entry("fedavg").takes_steps
+    assert entry("per_fedavg").takes_steps
+
+
 def test_too_few_outputs_are_refused() -> None:
     made = experiment(read("digits"), algorithm="autoregressive", model={"name": "mlp", "hidden": 4})
     model = made.learner.model(entry("autoregressive"))

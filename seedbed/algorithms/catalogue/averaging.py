@@ -2,6 +2,7 @@
 
 from seedbed.algorithms.catalogue.entries import Axes, Entry
 from seedbed.algorithms.centralised import centralised
+from seedbed.algorithms.fed_lbfgs import fed_lbfgs
 from seedbed.algorithms.fedadagrad import fedadagrad
 from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
@@ -42,6 +43,16 @@ ENTRIES = {
         "test_averaging.py",
         Axes(loop="1 gradient", payload="gradient", server="any optimiser, SGD η"),
         finetunes=True,
+    ),
+    "fed_lbfgs": Entry(
+        fed_lbfgs,
+        "full",
+        "Liu and Nocedal 1989, Math. Programming 45",
+        "test_fed_lbfgs.py",
+        Axes(objective="+ (λ/2)‖W‖²", loop="1 gradient", payload="value, gradient", server="L-BFGS or Newton"),
+        finetunes=True,
+        everyone=True,
+        rounds=("synchronous",),
     ),
     "fedavg": Entry(
         fedavg,

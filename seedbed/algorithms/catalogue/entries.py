@@ -57,6 +57,7 @@ class Entry:
         classes: it needs classes; no regression.
         normalises: its clients keep the statistics of batch normalisation, so that models may have it.
         same_labels: a label must mean the same for all its clients, so that a client is a task.
+        everyone: all clients take part in each round by default, because its server's step is of the sum over all.
         tunes: the learning rates that `tune` chooses, all by one factor; (): the optimisers of clients, or if there is
             none, that of the server.
     """
@@ -74,6 +75,7 @@ class Entry:
     classes: bool = False
     normalises: bool = False
     same_labels: bool = False
+    everyone: bool = False
 
     def takes(self, name: str) -> bool:
         """Whether the factory has an argument of this name: public inputs, a teacher, an assignment, ..."""
@@ -105,6 +107,11 @@ class Entry:
     def own_steps(self, options: Mapping[str, Any]) -> bool:
         """Whether its clients take steps of its own under these options, as many as validation clients like best."""
         return not self.finetunes and "test_steps" in self.settings and "test_steps" not in options
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether its clients adapt by steps, of which there can be more or fewer."""
+        return self.finetunes or "test_steps" in self.settings
 
     def items_for(self, options: Mapping[str, Any]) -> Items:
         """What clients work on under these options: Per-FedAvg's estimate of three batches takes triples, a generator

@@ -3,6 +3,7 @@
 from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.catalogue.entries import Axes, Entry
 from seedbed.algorithms.ditto import ditto
+from seedbed.algorithms.fed_eb import fed_eb
 from seedbed.algorithms.fedbabu import fedbabu
 from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedrep import fedrep
@@ -66,5 +67,20 @@ ENTRIES = {
             weight="1",
             kept="v_i, α_i",
         ),
+    ),
+    "fed_eb": Entry(
+        fed_eb,
+        "batches",
+        "Laird and Ware 1982; MacKay 1992, section 4",
+        "test_fed_eb.py",
+        Axes(
+            adapt="the posterior of effects",
+            payload="Δ; d, d² and 1 − V_jj",
+            weight="1",
+            server="any optimiser, SGD 1; fixed point of μ, τ², σ²",
+        ),
+        rounds=("synchronous",),
+        same_labels=True,
+        everyone=True,
     ),
 }
