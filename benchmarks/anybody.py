@@ -29,17 +29,17 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.algorithms.cross_fitted import cross_fitted
 from seedbed.algorithms.fed_eb import frozen, with_prior
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, TaskSource, batches, fresh_support, support_query
 from seedbed.engines import Vectorised
 from seedbed.evaluation import per_example
+from seedbed.experiments.honest_choice import BIAS, NONE, Losses, Way, choose, fold_of, judge, learn
+from seedbed.experiments.linear_base import Remembered, fit, fit_chosen
 from seedbed.federated import Algorithm
 from seedbed.learning.effects import Columns, head_effects, likelihood, with_effects
 from seedbed.learning.objectives import cross_entropy, squared_error, supervised
 from seedbed.privacy.differential import Independent, Noise, noise_for, private
 from seedbed.rounds import synchronous
-from seedbed.runs.honest_choice import BIAS, NONE, Losses, Way, choose, fold_of, judge, learn
-from seedbed.runs.linear_base import Remembered, fit, fit_chosen
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, TaskSource, batches, fresh_support, support_query
 
 Array = NDArray[np.float64]
 FOLDS, ROUNDS, DRAWS, LEVELS = 5, 15, 3, 20

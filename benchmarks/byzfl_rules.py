@@ -18,7 +18,7 @@ import torch
 from figures import Figure, arguments, report
 from torch import Tensor
 
-from seedbed.reducers import make
+from seedbed.aggregation import make
 
 SIZES = ((11, 3, 50), (20, 5, 1000), (25, 5, 333))  # messages, hostile ones, numbers of a message
 MOST_APART = 1e-5

@@ -30,11 +30,16 @@ import torch
 from figures import Figure, arguments, progress, report
 from torch import Tensor
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.algorithms.distill import distill
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.feddf import feddf, in_turn, own_architecture
 from seedbed.algorithms.local import local
+from seedbed.data.partition import dirichlet, partitioned
+from seedbed.data.population import Population
+from seedbed.data.readers import read
+from seedbed.data.sampling import Sampled, batches
+from seedbed.data.types import Batch, Task
 from seedbed.engines import OneByOne
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, ServerState
@@ -43,11 +48,6 @@ from seedbed.learning.optimizers import adam, cosine, sgd
 from seedbed.learning.training import train
 from seedbed.models import Model, Several, conv, mlp
 from seedbed.rounds import synchronous
-from seedbed.tasks.partition import dirichlet, partitioned
-from seedbed.tasks.population import Population
-from seedbed.tasks.readers import read
-from seedbed.tasks.sampling import Sampled, batches
-from seedbed.tasks.types import Batch, Task
 
 SHAPE, CLASSES = (1, 28, 28), 10
 CLIENTS, PRIVATE, PUBLIC, SERVER, TEST = 9, 900, 640, 3200, 1500  # how many clients, and images of each kind
@@ -67,7 +67,7 @@ class Images:
 
 def dealt(everyone: Population, seed: int, alpha: float) -> Images:
     """The parts, and the private one among clients by Dirichlet(α) labels."""
-    order = draws.generator(seed, "deal").permutation(len(everyone.rows))
+    order = randomness.generator(seed, "deal").permutation(len(everyone.rows))
     ends = [PRIVATE, PRIVATE + PUBLIC, PRIVATE + PUBLIC + SERVER, PRIVATE + PUBLIC + SERVER + TEST]
     private, public, server, test = (order[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True))
     y = everyone.y
@@ -103,7 +103,7 @@ def states(
 
 def fused(images: Images, settings: Namespace, seed: int) -> dict[str, float]:
     """Accuracies of FedDF, of its members, and of what there is without it."""
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         made = {
             "conv": conv(SHAPE, CLASSES, channels=8),
             "mlp": mlp(SHAPE, CLASSES),
@@ -133,7 +133,7 @@ def fused(images: Images, settings: Namespace, seed: int) -> dict[str, float]:
 
 def taught(images: Images, settings: Namespace, seed: int) -> dict[str, float]:
     """Accuracies of the teacher, of its federated student, and of the same student without it."""
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         large = Model(conv(SHAPE, CLASSES, channels=24), head="head")
         small = Model(mlp(SHAPE, CLASSES, hidden=(8,)), head="head")
     pooled = in_turn_labelled(*images.server)

@@ -31,15 +31,15 @@ from rich.progress import Progress
 from torch import nn
 from torch.nn import functional as F
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, TaskSource, batches
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model, mlp
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, TaskSource, batches
 
 FEATURES, HIDDEN, CLASSES = 60, 64, 10
 STEPS, BATCH, EXAMPLES = 20, 10, 200
@@ -57,7 +57,7 @@ class Timed(NamedTuple):
 
 def population(clients: int, seed: int) -> Population:
     """Every client's x ~ N(u, I) with a mean u of its own, and labels by one linear rule."""
-    rng = draws.generator(seed, "engines benchmark")
+    rng = randomness.generator(seed, "engines benchmark")
     means = rng.standard_normal((clients, 1, FEATURES))
     x = (means + rng.standard_normal((clients, EXAMPLES, FEATURES))).reshape(-1, FEATURES)
     y = (x @ rng.standard_normal((FEATURES, CLASSES))).argmax(1)
@@ -92,7 +92,7 @@ def plain_loop(module: nn.Module, source: TaskSource) -> Iterator[Params]:
 
 def contestants(clients: int, seed: int) -> dict[str, Iterator[Params]]:
     source = Sampled(population(clients, seed), batches(BATCH, steps=STEPS), seed=seed)
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         module = mlp((FEATURES,), CLASSES, hidden=(HIDDEN,))
     model = Model(module)
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=sgd(LR))

@@ -29,9 +29,9 @@ import numpy as np
 from figures import Figure, arguments, progress, report
 from rich.progress import Progress
 
-from seedbed.flower import keys
-from seedbed.flower.app import write_app
-from seedbed.flower.processes import Child, command
+from seedbed.deployment.flower import certificates
+from seedbed.deployment.flower.app_bundle import write_app
+from seedbed.deployment.flower.flower_processes import Child, command
 
 MEMBERS = ("a", "b")
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
@@ -79,14 +79,21 @@ def empty(folder: Path) -> Iterator[Path]:
     """Flower's own federation; the file that it writes the beginning of each round to."""
     app, port, rounds = folder / "app", free_port(), folder / "rounds"
     write_app(app, "empty", EMPTY)
-    keys.make_authority(folder, "empty")
-    keys.make_certificate(folder, ["localhost", "127.0.0.1"])
+    certificates.make_authority(folder, "empty")
+    certificates.make_certificate(folder, ["localhost", "127.0.0.1"])
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder / "home"), "ROUNDS": str(rounds)}
     (folder / "home").mkdir()
     where = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
-    (folder / "home" / "config.toml").write_text(f'{where}root-certificates = "{folder / keys.CA}"\n')
-    own = ["--ssl-ca-certfile", keys.CA, "--ssl-certfile", keys.CERTIFICATE, "--ssl-keyfile", keys.KEY]
+    (folder / "home" / "config.toml").write_text(f'{where}root-certificates = "{folder / certificates.CA}"\n')
+    own = [
+        "--ssl-ca-certfile",
+        certificates.CA,
+        "--ssl-certfile",
+        certificates.CERTIFICATE,
+        "--ssl-keyfile",
+        certificates.KEY,
+    ]
     own = [word if word.startswith("--") else str(folder / word) for word in own]
     with ExitStack() as stack:
 
@@ -98,11 +105,11 @@ def empty(folder: Path) -> Iterator[Path]:
         time.sleep(8)
         for member in MEMBERS:
             (folder / member).mkdir()
-            (folder / f"{member}.pub").write_bytes(keys.make_node_key(folder / member))
+            (folder / f"{member}.pub").write_bytes(certificates.make_node_key(folder / member))
             told = [command("flwr"), "supernode", "register", str(folder / f"{member}.pub"), "here"]
             subprocess.run(told, env=env, check=True, capture_output=True)
-            started([command("flower-supernode"), "--root-certificates", str(folder / keys.CA), "--superlink",
-                     f"localhost:{port}", "--auth-supernode-private-key", str(folder / member / keys.NODE_KEY),
+            started([command("flower-supernode"), "--root-certificates", str(folder / certificates.CA), "--superlink",
+                     f"localhost:{port}", "--auth-supernode-private-key", str(folder / member / certificates.NODE_KEY),
                      "--port", str(free_port())], member)  # fmt: skip
         subprocess.run([command("flwr"), "run", str(app), "here"], env=env, check=True, capture_output=True)
         yield rounds

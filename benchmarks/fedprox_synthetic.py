@@ -35,17 +35,17 @@ from softmax import first_weights, predict
 from together import Copies, together
 from torch import Tensor
 
-from seedbed import draws
+from seedbed import randomness
 from seedbed.algorithms.fedprox import fedprox
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
+from seedbed.data.stragglers import Shortened
+from seedbed.data.types import Task
 from seedbed.engines import Vectorised
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
 from seedbed.learning.objectives import Objective, cross_entropy, softmax_regression
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds.round import choose_cohort
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
-from seedbed.tasks.stragglers import Shortened
-from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 CLIENTS, FEATURES, CLASSES = 30, 60, 10
@@ -99,7 +99,7 @@ def synthetic(alpha: float, beta: float, seed: int) -> Synthetic:
     u_k ~ N(0, α), B_k ~ N(0, β), v_k ~ N(B_k, 1), x ~ N(v_k, diag(j^−1.2)), W_k and b_k ~ N(u_k, 1), y = argmax(xW_k +
     b_k).
     """
-    rng = draws.generator(seed, "synthetic")
+    rng = randomness.generator(seed, "synthetic")
     sizes = rng.lognormal(4, 2, CLIENTS).astype(int) + 50
     u, b = rng.normal(0, alpha, CLIENTS), rng.normal(0, beta, CLIENTS)
     deviation = np.arange(1, FEATURES + 1) ** -0.6
@@ -127,7 +127,7 @@ def population(data: list[Synthetic]) -> Population:
 def active(seed: int, stragglers: float, round: int) -> frozenset[int]:
     """The clients of the round's cohort that have time for all of their work."""
     cohort = choose_cohort(range(CLIENTS), COHORT, seed, round)
-    rng = draws.generator(seed, "active", round)
+    rng = randomness.generator(seed, "active", round)
     return frozenset(rng.permutation(cohort)[: COHORT - round_half(stragglers * COHORT)].tolist())
 
 
@@ -139,7 +139,7 @@ def work(seed: int, stragglers: float, client: int, round: int) -> float:
     """The share of its 20 epochs that a client does: all, or for a straggler 1 to 19 of them."""
     if client in active(seed, stragglers, round):
         return 1.0
-    return int(draws.generator(seed, "epochs", round, client).integers(1, EPOCHS)) / EPOCHS
+    return int(randomness.generator(seed, "epochs", round, client).integers(1, EPOCHS)) / EPOCHS
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ from seedbed.algorithms.fedprox import fedprox
 from seedbed.algorithms.fedyogi import fedyogi
 from seedbed.algorithms.local import local
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, by_examples
@@ -53,8 +55,6 @@ from seedbed.learning.optimizers import adam, sgd
 from seedbed.learning.training import Objective
 from seedbed.models import Model
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
 
 CENTRES = ("cleveland", "hungarian", "switzerland", "va")
 LR, BATCH, STEPS, ROUNDS = 0.001, 4, 100, 15

@@ -26,13 +26,13 @@ from together import global_accuracies, last, together
 from torch import Tensor
 
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Params
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
 
 CLIENTS, COHORT, BATCH, LR = 1000, 10, 10, 0.03
 BAND, PUBLISHED = 0.81, 0.819

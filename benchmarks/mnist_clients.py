@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed import draws
-from seedbed.tasks.partition import Parts, partitioned
-from seedbed.tasks.population import Population
-from seedbed.tasks.readers import read
+from seedbed import randomness
+from seedbed.data.partition import Parts, partitioned
+from seedbed.data.population import Population
+from seedbed.data.readers import read
 
 Deal = Callable[[np.ndarray, int], Parts]  # (labels [M], seed) -> each client's rows
 
@@ -54,7 +54,7 @@ def dealt(mnist: Population, deal: Deal, seeds: Sequence[int], *, test: float) -
 
 def split(rows: np.ndarray, test: float, seed: int, client: int) -> tuple[np.ndarray, np.ndarray]:
     """(1 − test) of the rows, and the rest."""
-    order = draws.generator(seed, "test rows", client).permutation(rows)
+    order = randomness.generator(seed, "test rows", client).permutation(rows)
     return tuple(np.split(order, [int((1 - test) * len(rows))]))
 
 
@@ -63,7 +63,7 @@ def power_law(labels: np.ndarray, seed: int) -> Parts:
 
     As in FedProx's generator (data/mnist/generate_niid.py), from which LEAF's and FedML's MNIST comes.
     """
-    rng = draws.generator(seed, "power law")
+    rng = randomness.generator(seed, "power law")
     pools = [rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
     shares = rng.lognormal(0, 2, (10, 100, 2))
     left = np.array([len(pool) - 1000 for pool in pools])[:, None, None]
@@ -82,7 +82,7 @@ def power_law(labels: np.ndarray, seed: int) -> Parts:
 
 def two_labels(labels: np.ndarray, seed: int) -> Parts:
     """20 clients of two digits each, k and k + 1: every digit's images are broken into four parts, one a client."""
-    rng = draws.generator(seed, "two labels")
+    rng = randomness.generator(seed, "two labels")
     owned: list[list[np.ndarray]] = [[] for _ in range(20)]
     for digit in range(10):
         rows = rng.permutation(np.flatnonzero(labels == digit))
@@ -125,7 +125,7 @@ def unlike_halves(labels: np.ndarray, seed: int, *, clients: int = 50, a: int = 
 
     Fallah, Mokhtari and Ozdaglar, NeurIPS 2020, section 5.
     """
-    rng = draws.generator(seed, "unlike halves")
+    rng = randomness.generator(seed, "unlike halves")
     pools = [list(rng.permutation(np.flatnonzero(labels == digit))) for digit in range(10)]
 
     def take(digit: int, count: int) -> list[int]:

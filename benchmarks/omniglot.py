@@ -26,10 +26,14 @@ import numpy as np
 from figures import Figure, arguments, progress, report
 from rich.progress import Progress
 
-from seedbed import draws
+from seedbed import randomness
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.reptile import reptile
+from seedbed.data.augment import with_rotations
+from seedbed.data.population import Population
+from seedbed.data.readers import read
+from seedbed.data.sampling import Sampled, Sampler, episode_batches, episodes
 from seedbed.engines import OneByOne
 from seedbed.evaluation import evaluate, per_example
 from seedbed.federated import Algorithm
@@ -38,10 +42,6 @@ from seedbed.learning.objectives import correct, cross_entropy, supervised
 from seedbed.learning.optimizers import adam, cosine, linear
 from seedbed.models import Model, conv
 from seedbed.rounds import synchronous
-from seedbed.tasks.augment import with_rotations
-from seedbed.tasks.population import Population
-from seedbed.tasks.readers import read
-from seedbed.tasks.sampling import Sampled, Sampler, episode_batches, episodes
 
 CHARACTERS, CLIENTS = 1200, 40
 SETTINGS = [(5, 1), (5, 5), (20, 1), (20, 5)]  # ways, shots
@@ -104,7 +104,7 @@ METHODS = {
 def split(seed: int, root: Path) -> tuple[Population, Population]:
     """Training classes dealt to clients, and one that holds all unseen classes; each with its turned ones."""
     whole = read("omniglot", root=root)
-    order = draws.generator(seed, "omniglot characters").permutation(len(whole.classes))
+    order = randomness.generator(seed, "omniglot characters").permutation(len(whole.classes))
     dealt = np.full(len(order), "unseen", dtype=object)
     dealt[order[:CHARACTERS]] = [f"client{i % CLIENTS:02d}" for i in range(CHARACTERS)]
     every = replace(
@@ -131,7 +131,7 @@ def run(name: str, seed: int, settings: Any, bar: Progress) -> dict[tuple[int, i
     method = METHODS[name]
     rounds = method.full if settings.full else settings.rounds or method.rounds
     known, unseen = split(seed, settings.root)
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         model = Model(conv((1, 28, 28), max(method.ways), channels=64)).to(settings.device)
     algorithm = algorithm_for(name, model, ways=20, rounds=rounds)
     engine = OneByOne(Sampled(known, method.sampler, seed=seed), workers=settings.workers)

@@ -32,9 +32,12 @@ from rich.progress import Progress
 from together import last, scores, together
 from torch import Tensor, nn
 
-from seedbed import draws
+from seedbed import randomness
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.per_fedavg import per_fedavg
+from seedbed.data.partition import partitioned
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, Sampler, batches, held_out_queries, triples
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import per_example
@@ -43,9 +46,6 @@ from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import Objective, correct, cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model, mlp
-from seedbed.tasks.partition import partitioned
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, Sampler, batches, held_out_queries, triples
 
 COHORT, BATCH, ALPHA, BETA = 10, 40, 0.01, 0.001
 A_TRAIN, A_TEST = 196, 32  # images a client of the first half has of each digit; the paper gives the first
@@ -91,7 +91,7 @@ def run(
 
 
 def first_weights(seed: int) -> Model:
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         return Model(mlp((784,), 10, hidden=(80, 60), activation=nn.ELU))
 
 

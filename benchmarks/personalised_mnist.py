@@ -35,7 +35,7 @@ from rich.progress import Progress
 from together import last, scores, together
 from torch import Tensor
 
-from seedbed import draws
+from seedbed import randomness
 from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
 from seedbed.algorithms.ditto import ditto
@@ -54,6 +54,9 @@ from seedbed.algorithms.per_fedavg import per_fedavg
 from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.reptile import reptile
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.partition import dirichlet, partitioned
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, Sampler, batches, held_out_queries, support_query
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import per_example
@@ -63,9 +66,6 @@ from seedbed.learning.heads import ridge_head
 from seedbed.learning.objectives import Objective, after, correct, cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.models import Model, mlp
-from seedbed.tasks.partition import dirichlet, partitioned
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, Sampler, batches, held_out_queries, support_query
 
 CLIENTS, SHARE, CLASSES, HIDDEN = 20, 0.1, 10, 64
 BATCH, BUDGET = 10, 200  # examples of a step, and of a client's round
@@ -230,7 +230,7 @@ def problem_of(mnist: Population, seeds: list[int]) -> Problem:
 
 
 def first_weights(seed: int) -> Model:
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         return Model(mlp((784,), CLASSES, hidden=(HIDDEN,)))
 
 

@@ -33,13 +33,13 @@ from together import global_accuracies, last, own_accuracies, together
 from torch import Tensor
 
 from seedbed.algorithms.pfedme import pfedme
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import by_examples
 from seedbed.learning.objectives import softmax_regression
 from seedbed.learning.optimizers import sgd
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
 
 COHORT, BATCH, R, K = 5, 20, 20, 5
 LAM, ETA, INNER_LR, DECAY = 15.0, 0.005, 0.1, 1e-3

@@ -35,7 +35,10 @@ from rich.table import Table
 from torch.nn import functional as F
 
 import seedbed as sb
-from seedbed import draws
+from seedbed import randomness
+from seedbed.data.population import Population
+from seedbed.data.readers import read
+from seedbed.data.sampling import Sampled, Sampler, batches, episodes, fresh_support, support_query
 from seedbed.federated import Algorithm
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.heads import fresh_head
@@ -43,9 +46,6 @@ from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.models import Model, mlp
 from seedbed.privacy.differential import Adaptive, Independent, Noise, noise_for, private, public
-from seedbed.tasks.population import Population
-from seedbed.tasks.readers import read
-from seedbed.tasks.sampling import Sampled, Sampler, batches, episodes, fresh_support, support_query
 
 DELTA = 1e-5
 ADAPTIVE, NONE = "median", 0.0
@@ -65,7 +65,7 @@ class Contest:
 def mnist(root: Path, seed: int) -> Contest:
     everyone = read("mnist", root=str(root), partition="shards", clients=1400, per_client=5, seed=seed)
     train, unseen = everyone.split_clients(unseen=200, seed=seed)
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         model = Model(mlp((1, 28, 28), 10, hidden=()), head="head")
     loss = supervised(model.predict, cross_entropy)
     adapt = sb.gradient_steps(loss, lr=0.1, steps=10)
@@ -84,7 +84,7 @@ def omniglot(root: Path, seed: int) -> Contest:
     x = F.avg_pool2d(everyone.x.float().reshape(-1, 1, *everyone.x.shape[-2:]) / 255, 2)
     x = x / x.max()
     kinds, labels = np.unique(everyone.labels, return_inverse=True)
-    rng = draws.generator(seed, "groups of characters")
+    rng = randomness.generator(seed, "groups of characters")
     groups = rng.permutation(len(kinds))[: len(kinds) // 5 * 5].reshape(-1, 5)
     owner, number = np.empty(len(labels), dtype=object), np.zeros(len(labels), np.int64)
     owner[:] = ""
@@ -102,7 +102,7 @@ def omniglot(root: Path, seed: int) -> Contest:
     judges = [name.rpartition(" client")[0] in apart for name in population.names]
     train = population.only([i for i, judge in enumerate(judges) if not judge]).compact()
     unseen = population.only([i for i, judge in enumerate(judges) if judge])
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         model = Model(mlp(x.shape[1:], len(train.classes), hidden=(32,)), head="head")
         body = Model(mlp(x.shape[1:], 5, hidden=(32,)), head="head")
     loss = supervised(model.predict, cross_entropy)
@@ -125,7 +125,7 @@ def accuracy(
     """Train so long with this noise, then adapt on unseen clients: their mean accuracy, in per cent."""
     plain, sampler = contest.algorithms[name]
     n = len(contest.train)
-    key = Noise(draws.generator(seed, "noise of a benchmark").bytes(32))  # a run takes a secret one
+    key = Noise(randomness.generator(seed, "noise of a benchmark").bytes(32))  # a run takes a secret one
     algorithm = private(plain, Independent(key, z, min(settings.cohort, n), n), clip=clip)
     engine = sb.Vectorised(Sampled(contest.train, sampler, seed=seed))
     state = algorithm.init(contest.model.params)

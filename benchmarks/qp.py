@@ -23,7 +23,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.func import grad
 
-from seedbed.learning.quadratic import interior_point, kkt_residual, svm_dual
+from seedbed.learning.svm_qp import interior_point, kkt_residual, svm_dual
 
 C, ITERATIONS, FEATURES = 0.1, 15, 64
 RATIO, RESIDUAL, GRADIENT, ORDER = 5.0, 1e-8, 1e-6, 1e-9

@@ -33,19 +33,19 @@ from figures import Figure, arguments, progress, report
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.population import Population
+from seedbed.data.readers import packing, read
+from seedbed.data.sampling import Sampled, batches
 from seedbed.engines import Distributed, OnDisk, OneByOne, Vectorised
-from seedbed.engines.ranks import here, joined
+from seedbed.engines.process_group import here, joined
 from seedbed.federated import Algorithm, Engine
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model, mlp
 from seedbed.rounds import Round, synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.readers import packing, read
-from seedbed.tasks.sampling import Sampled, batches
 
 FEATURES, HIDDEN, CLASSES, EXAMPLES, BATCH, LR = 60, 64, 10, 10, 10, 0.1
 FEW, MANY, COHORT = 10_000, 1_000_000, 1_000  # clients of two populations, and of a round
@@ -118,7 +118,7 @@ def rounds_of(
     population: Population, algorithm: Algorithm | None = None, kept: OnDisk | None = None
 ) -> Iterator[Round]:
     """FAST.md's workload a, on this population: 20 steps of batch 10 a client."""
-    with draws.initialising(0):
+    with randomness.initialising(0):
         model = Model(mlp((FEATURES,), CLASSES, hidden=(HIDDEN,)))
     algorithm = algorithm or fedavg(supervised(model.predict, cross_entropy), local=sgd(LR))
     engine = Vectorised(Sampled(population, batches(BATCH, steps=20)), kept=kept)
@@ -127,7 +127,7 @@ def rounds_of(
 
 def stateful(cell: dict[str, Any]) -> dict[str, Any]:
     """SCAFFOLD over a population on disk, in this process alone."""
-    with draws.initialising(0):
+    with randomness.initialising(0):
         model = Model(mlp((FEATURES,), CLASSES, hidden=(HIDDEN,)))
     store = OnDisk(Path(cell["kept"]))
     before = own_memory()
@@ -193,7 +193,7 @@ def cell_of(cell: dict[str, Any]) -> dict[str, float]:
     y = torch.randint(CLASSES, (len(x),), generator=rng)
     population = Population.from_arrays(x, y, torch.arange(cohort).repeat_interleave(EXAMPLES).numpy())
     hidden = max(1, round((cell["numbers"] - CLASSES) / (inputs + 1 + CLASSES)))
-    with draws.initialising(0):
+    with randomness.initialising(0):
         model = Model(mlp((inputs,), CLASSES, hidden=(hidden,)))
     source = Sampled(population, batches(BATCH, steps=2))
     engine: Engine = OneByOne(source) if cell["numbers"] > ALONE else Vectorised(source)
@@ -284,7 +284,7 @@ def rank(cell: dict[str, Any]) -> dict[str, float]:
     x = torch.rand(clients * examples, 1, 28, 28, generator=rng)
     y = torch.randint(62, (len(x),), generator=rng)
     population = Population.from_arrays(x, y, torch.arange(clients).repeat_interleave(examples).numpy())
-    with draws.initialising(0):
+    with randomness.initialising(0):
         model = Model(cnn())
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=sgd(LR))
     with joined():

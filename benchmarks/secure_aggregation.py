@@ -16,7 +16,7 @@ import numpy as np
 from figures import Figure, arguments, progress, report
 
 from seedbed.privacy.secure import Grid, Masks, SecureClient, SecureServer
-from seedbed.privacy.secure.together import plain_sum
+from seedbed.privacy.secure.in_process import plain_sum
 
 
 def main() -> int:

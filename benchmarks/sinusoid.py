@@ -24,8 +24,9 @@ from figures import Figure, arguments, progress, report
 from rich.progress import Progress
 from torch import nn
 
-from seedbed import draws
+from seedbed import randomness
 from seedbed.algorithms.fedmeta import fedmeta
+from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import Vectorised
 from seedbed.evaluation import Summary, before_adapting, evaluate
 from seedbed.federated import ServerState
@@ -35,7 +36,6 @@ from seedbed.learning.objectives import squared_error, supervised
 from seedbed.learning.optimizers import adam
 from seedbed.models import Model, mlp
 from seedbed.rounds import synchronous
-from seedbed.tasks.types import Batch, Episode, Task
 
 SHOTS = 10  # K: points of a support set, and of a query set in training
 CLIENTS = 25  # the meta-batch
@@ -63,7 +63,7 @@ class Sinusoids:
         return SHOTS
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
-        rng = draws.generator(self.seed, f"sinusoid {self.purpose}", round)
+        rng = randomness.generator(self.seed, f"sinusoid {self.purpose}", round)
         shape = (len(self.clients), self.episodes)
         amplitude, phase = rng.uniform(0.1, 5.0, (*shape, 1)), rng.uniform(0, math.pi, (*shape, 1))
         x = rng.uniform(-5.0, 5.0, (*shape, SHOTS + self.queries))
@@ -81,7 +81,7 @@ class Sinusoids:
 
 def model_for(init: str, seed: int) -> Model:
     """1-40-40-1 with ReLU; `init` as the authors do it (weights truncated normal of σ 0.01) or PyTorch's."""
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         module = mlp((1,), 1, hidden=HIDDEN)
         if init == "paper":
             for name, p in module.named_parameters():

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.federated import Params
 
 
@@ -15,6 +15,6 @@ def predict(params: Params, x: Tensor) -> Tensor:
 
 def first_weights(features: int, seed: int) -> Params:
     """What PyTorch draws for a linear layer to ten classes, by the seed."""
-    with draws.initialising(seed):
+    with randomness.initialising(seed):
         params: Params = tree.map(torch.detach, dict(nn.Linear(features, 10).named_parameters()))
         return params

@@ -15,12 +15,12 @@ import torch
 from rich.progress import Progress
 
 from seedbed import tree
+from seedbed.data.population import Population
+from seedbed.data.sampling import TaskSource
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Engine, Group, Params, ServerState
 from seedbed.learning.objectives import Metric, Predict, correct
 from seedbed.rounds.round import choose_cohort, gather
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import TaskSource
-from seedbed.tasks.types import Task
 
 Answering = Callable[[int, list[int], int], list[int]]  # (run, its cohort, round) -> those of it who answer
 

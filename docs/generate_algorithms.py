@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from seedbed.algorithms.catalogue import FAMILIES, Axes, Entry
-from seedbed.runs.start import plan
+from seedbed.experiments.launch import plan
 
 PAGE = Path(__file__).with_name("algorithms.md")
 MODEL = ["model.name=mlp", "model.hidden=32"]  # what is sent and kept is measured on: 64-32-5, or 64-32-10 classes

@@ -12,16 +12,16 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from seedbed.aggregation import RULES, STEPS
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.attacks import ATTACKS
-from seedbed.cli.app import app
+from seedbed.cli.commands import app
+from seedbed.data.partition import How, repartition
+from seedbed.data.readers import READERS
+from seedbed.experiments.config import Settings
+from seedbed.experiments.factories import GIVEN, OPTIMIZERS, SCHEDULES
+from seedbed.experiments.signatures import arguments, first_line, plainly, value
 from seedbed.learning.optimizers import Optimizer
-from seedbed.reducers import RULES, STEPS
-from seedbed.runs.build import GIVEN, OPTIMIZERS, SCHEDULES
-from seedbed.runs.described import arguments, first_line, plainly, value
-from seedbed.runs.settings import Settings
-from seedbed.tasks.partition import How, repartition
-from seedbed.tasks.readers import READERS
 
 PAGE = Path(__file__).with_name("settings.md")
 TITLES = ("key", "type", "default", "meaning")

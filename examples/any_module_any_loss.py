@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import seedbed as sb
-from seedbed.draws import generator, initialising
 from seedbed.federated import as_sent
+from seedbed.randomness import generator, initialising
 
 SEED = 0
 ROUNDS = 300

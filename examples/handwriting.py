@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import seedbed as sb
 from seedbed import tree
-from seedbed.draws import initialising
 from seedbed.federated import as_sent
+from seedbed.randomness import initialising
 
 SEED = 0
 ROUNDS = 100

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import seedbed as sb
-from seedbed.draws import generator, initialising
+from seedbed.randomness import generator, initialising
 
 SEED = 0
 ROUNDS = 1000

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import seedbed as sb
 from seedbed import tree
-from seedbed.draws import initialising
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params, as_sent
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective
-from seedbed.tasks.types import Task
+from seedbed.randomness import initialising
 from seedbed.tree import Tree
 
 SEED = 0

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from seedbed.engines.fused import blocks
-from seedbed.engines.fused.perceptron import NONE, RELU, Dense
+from seedbed.executors.fused import triton_launch
+from seedbed.executors.fused.mlp_tracer import NONE, RELU, Dense
 
 ROOT = Path(__file__).parents[1]
 CHIPS = (80, 90)
@@ -79,11 +79,11 @@ class Chip:
         return 0
 
 
-def compiled(shape: blocks.Form, dtype: torch.dtype, chip: int, *, everything: bool) -> Made:
+def compiled(shape: triton_launch.Form, dtype: torch.dtype, chip: int, *, everything: bool) -> Made:
     """The kernel as it would be called on a chip that is not there, for SGD alone or with everything beside it."""
     from triton.runtime import driver
 
-    from seedbed.engines.fused.block import train
+    from seedbed.executors.fused.triton_kernel import train
 
     clients, steps, batch, inputs = 2, 3, shape.batch, shape.leaves[0][1]
     x, y = (
@@ -100,7 +100,7 @@ def compiled(shape: blocks.Form, dtype: torch.dtype, chip: int, *, everything: b
         **{"LEAVES": shape.leaves, "LAYERS": shape.layers, "BATCH": shape.batch, "PRECISION": "ieee"},
         **dict.fromkeys(("OWN_STARTS", "OWN_ANCHORS"), (0,) * len(start)),
         **dict.fromkeys(("MOMENTUM", "NESTEROV", "DECAYED", "PULLED"), everything),
-        **blocks.options(shape),
+        **triton_launch.options(shape),
         grid=(clients,),
     )
     seconds = time.perf_counter() - began
@@ -130,10 +130,10 @@ def table() -> list[Made]:
     )
     for dtype, cases in SIZES.items():
         for sizes, batch in cases:
-            shape = blocks.form(dense(sizes), batch)
+            shape = triton_launch.form(dense(sizes), batch)
             for everything in (False, True):
                 name = f"{'-'.join(map(str, sizes))}, {batch}{', momentum, pull, decay' if everything else ''}"
-                reason = blocks.too_large(shape, dtype, momentum=everything)
+                reason = triton_launch.too_large(shape, dtype, momentum=everything)
                 if reason is not None:
                     print(f"{name:50}{KINDS[dtype]:6} refused: {reason}")
                     continue
@@ -157,7 +157,7 @@ def passed(*words: str) -> int:
 
 
 def main() -> int:
-    if blocks.triton_version() is None:
+    if triton_launch.triton_version() is None:
         print("blocks: there is no Triton: pip install triton")
         return 1
     os.environ.pop("TRITON_INTERPRET", None)
@@ -166,7 +166,7 @@ def main() -> int:
     made = table()
     spilled, shared = max(m.spilled for m in made), max(m.shared for m in made)
     good = agree > 0 and tests > 0 and spilled <= SPILLED and shared <= SHARED
-    version = ".".join(map(str, blocks.triton_version() or ()))
+    version = ".".join(map(str, triton_launch.triton_version() or ()))
     print(
         f"Triton {version}: {agree} rows of the law table by blocks to 1e-12; {len(made)} kernels for sm_80 and sm_90 "
         f"keep all but {spilled} bytes of a thread in registers, in {shared / 1024:.0f} KB: "

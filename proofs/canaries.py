@@ -8,9 +8,9 @@ import torch
 from rich.progress import track
 
 from seedbed import tree
-from seedbed.privacy.audit.canaries import lower_bound
+from seedbed.audit.attacks.canary_bound import lower_bound
+from seedbed.audit.canaries import guessed
 from seedbed.privacy.differential import Independent, Noise, new_key, noise_for
-from seedbed.runs.auditing.canaries import guessed
 from seedbed.tree import Tree
 
 RUNS, CANARIES, EPSILON, DELTA, RATE, ROUNDS = 40, 1000, 2.0, 1e-5, 0.2, 20

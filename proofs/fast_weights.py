@@ -8,14 +8,14 @@ from pieces.measuring import measured
 from torch import Tensor, nn
 
 from seedbed import tree
+from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import one_thread
-from seedbed.engines.factoring import Factoring
-from seedbed.engines.looping import looping
+from seedbed.executors.factored import Factoring
+from seedbed.executors.loop import looping
 from seedbed.learning.adaptations import maml
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.training import Executor, mean_gradient, trained_by
 from seedbed.models import Model
-from seedbed.tasks.types import Batch, Episode, Task
 
 EPISODES, TURNS = 3, 7
 CASES = [  # inputs, hidden, support, query, inner steps

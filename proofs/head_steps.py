@@ -9,16 +9,16 @@ import torch
 from pieces.measuring import measured
 from torch.func import vmap
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
+from seedbed.bench.workloads import WAYS, four_convolutions
+from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import one_thread
-from seedbed.engines.factoring import Factoring
-from seedbed.engines.looping import looping
+from seedbed.executors.factored import Factoring
+from seedbed.executors.loop import looping
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import Adapt, after, cross_entropy, supervised
 from seedbed.learning.training import Executor, mean_gradient, trained_by
 from seedbed.models import Model, mlp
-from seedbed.runs.bench.workloads import WAYS, four_convolutions
-from seedbed.tasks.types import Batch, Episode, Task
 
 EPISODES, CLIENTS, TURNS, SHAPE, STEPS = 2, 8, 11, (1, 28, 28), (1, 5, 10)
 MODELS: dict[str, Callable[[], Any]] = {
@@ -62,7 +62,7 @@ CASES: list[tuple[str, str, Way, int]] = [  # model, what is computed of it, how
 
 
 def setting(name: str, shots: int) -> tuple[Model, Task]:
-    with draws.initialising(0):
+    with randomness.initialising(0):
         model = Model(MODELS[name]())
     episodes = Episode(examples(WAYS * shots, 1), examples(15 * WAYS, 2))
     return model, Task(episodes, torch.ones(EPISODES), torch.tensor(float(EPISODES)))

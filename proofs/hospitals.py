@@ -28,14 +28,14 @@ import torch
 
 import seedbed as sb
 from seedbed import tree
+from seedbed.data import readers
+from seedbed.deployment.agreement import Agreement
+from seedbed.deployment.flower import certificates
+from seedbed.deployment.flower.app_bundle import write_app
+from seedbed.deployment.flower.flower_processes import Child, command, environment
+from seedbed.deployment.server_folder import open_node
 from seedbed.errors import InputError
-from seedbed.flower import keys
-from seedbed.flower.app import write_app
-from seedbed.flower.processes import Child, command, environment
-from seedbed.runs.agreement import Agreement
-from seedbed.runs.federating import open_node
-from seedbed.stored import from_bytes
-from seedbed.tasks import readers
+from seedbed.serialization import from_bytes
 
 SEEDBED = [sys.executable, "-m", "seedbed"]
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -198,7 +198,7 @@ def refusals(folder: Path) -> bool:
     server.process.terminate()
     server.wait(60)
     public.write_bytes(text)
-    keys.make_certificate(directory / "server", ["localhost", "127.0.0.1"], valid=timedelta(days=-1))
+    certificates.make_certificate(directory / "server", ["localhost", "127.0.0.1"], valid=timedelta(days=-1))
     ends = ran_out(["serve", str(directory)])
     print("  expired, the server:", ends)
     with expired(directory, port) as link:
@@ -208,7 +208,7 @@ def refusals(folder: Path) -> bool:
         node.process.terminate()
         node.wait(60)
     print("  expired, a node:", node.said.strip().splitlines()[-1])
-    keys.make_certificate(directory / "server", ["localhost", "127.0.0.1"])
+    certificates.make_certificate(directory / "server", ["localhost", "127.0.0.1"])
     stray = directory / "nodes" / "va"  # keys of this federation, settings of another
     shutil.copyfile(other / "nodes" / "va" / "agreement.json", stray / "agreement.json")
     server, node = serving(directory), joining(directory, "va", files["va"])
@@ -232,8 +232,13 @@ def expired(directory: Path, port: int) -> Iterator[Child]:
     """Flower's server behind an expired certificate, which `seedbed serve` would not start."""
     folder = directory / "server"
     home = folder / "expired"
-    words = ["--ssl-ca-certfile", str(folder / keys.CA), "--ssl-certfile", str(folder / keys.CERTIFICATE)]
-    words += ["--ssl-keyfile", str(folder / keys.KEY), "--enable-supernode-auth", "--host", "127.0.0.1"]
+    words = [
+        "--ssl-ca-certfile",
+        str(folder / certificates.CA),
+        "--ssl-certfile",
+        str(folder / certificates.CERTIFICATE),
+    ]
+    words += ["--ssl-keyfile", str(folder / certificates.KEY), "--enable-supernode-auth", "--host", "127.0.0.1"]
     child = Child([command("flower-superlink"), *words, "--port", str(port)], environment(home), home / "log")
     try:
         yield child
@@ -311,7 +316,7 @@ def control(folder: Path) -> bool:
     home = folder / "home"
     env = environment(home)
     where = f'[superlink]\ndefault = "federation"\n\n[superlink.federation]\naddress = "127.0.0.1:{port}"\n'
-    (home / "config.toml").write_text(f'{where}root-certificates = "{directory / "server" / keys.CA}"\n')
+    (home / "config.toml").write_text(f'{where}root-certificates = "{directory / "server" / certificates.CA}"\n')
 
     def flwr(*words: str) -> int:
         return subprocess.run([command("flwr"), *words], env=env, capture_output=True, check=False).returncode
@@ -359,7 +364,7 @@ def proxy(folder: Path) -> bool:
     directory, port = founded(folder, files, "--rounds", "2")
     inner = free_port()
     part = (directory / "proxy.conf").read_text()
-    for name in (keys.CA, keys.CERTIFICATE, keys.KEY):
+    for name in (certificates.CA, certificates.CERTIFICATE, certificates.KEY):
         part = part.replace(f"/etc/seedbed/{name}", str(directory / "server" / name))
     whole = folder / "nginx.conf"
     own = f"daemon off; pid {folder}/pid; error_log {folder}/nginx.log; events {{}}"
@@ -367,7 +372,7 @@ def proxy(folder: Path) -> bool:
     words = ["serve", str(directory), "--listen", "127.0.0.1", "--port", str(inner)]
     server = Running(words, folder / "serve.log")
     door = subprocess.Popen([nginx, "-c", str(whole)], stdin=subprocess.DEVNULL)
-    trusted = ssl.create_default_context(cafile=str(directory / "server" / keys.CA))
+    trusted = ssl.create_default_context(cafile=str(directory / "server" / certificates.CA))
     try:
         with joined(directory, files) as nodes:
             codes = [server.wait(300), *(node.wait() for node in nodes.values())]

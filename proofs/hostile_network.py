@@ -48,12 +48,12 @@ from pieces.strangers import (
 )
 
 import seedbed as sb
-from seedbed.flower import keys
-from seedbed.flower.app import write_app
-from seedbed.flower.processes import Child, command, environment
+from seedbed.data import readers
+from seedbed.deployment.agreement import Agreement
+from seedbed.deployment.flower import certificates
+from seedbed.deployment.flower.app_bundle import write_app
+from seedbed.deployment.flower.flower_processes import Child, command, environment
 from seedbed.rounds import synchronous
-from seedbed.runs.agreement import Agreement
-from seedbed.tasks import readers
 
 HONEST, LIAR = ("basel", "bern", "chur"), "davos"
 ROUNDS, BEFORE = 120, 6  # of a run; of them before anything but the liar is at work
@@ -97,7 +97,7 @@ class Attack:
     def __init__(self, directory: Path, port: int, server: Running):
         self._directory, self._server = directory, server
         process = server.process.pid
-        self.target = Target(port, directory / "server" / keys.CA, process, directory / "server")
+        self.target = Target(port, directory / "server" / certificates.CA, process, directory / "server")
         self.succeeded: list[str] = []
         self.counts: dict[str, int] = {}
         self.slow: list[tuple[float, float]] = []  # when slow connections were open
@@ -208,7 +208,7 @@ class Attack:
 
     def _post(self, client: httpx.Client, call: str, body: bytes) -> int:
         """A call by the liar's key; its status, or 0 if the connection was closed on it."""
-        own = self._directory / "nodes" / LIAR / keys.NODE_KEY
+        own = self._directory / "nodes" / LIAR / certificates.NODE_KEY
         key = serialization.load_ssh_private_key(own.read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -318,10 +318,10 @@ def stock(folder: Path) -> bool:
          "--set", "reader.target=ill"])  # fmt: skip
     own, env = directory / "server", environment(folder / "home")
     where = f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
-    (folder / "home" / "config.toml").write_text(f'{where}root-certificates = "{own / keys.CA}"\n')
+    (folder / "home" / "config.toml").write_text(f'{where}root-certificates = "{own / certificates.CA}"\n')
     write_app(folder / "app", "empty", EMPTY)
-    words = ["--ssl-ca-certfile", str(own / keys.CA), "--ssl-certfile", str(own / keys.CERTIFICATE)]
-    words += ["--ssl-keyfile", str(own / keys.KEY), "--enable-supernode-auth", "--host", "127.0.0.1"]
+    words = ["--ssl-ca-certfile", str(own / certificates.CA), "--ssl-certfile", str(own / certificates.CERTIFICATE)]
+    words += ["--ssl-keyfile", str(own / certificates.KEY), "--enable-supernode-auth", "--host", "127.0.0.1"]
     words += ["--port", str(port), "--disable-runtime-dependency-installation"]
     link = Child([command("flower-superlink"), *words], env, folder / "superlink.log")
 
@@ -336,7 +336,7 @@ def stock(folder: Path) -> bool:
     try:
         for name in files:
             flwr("supernode", "register", str(own / "public" / f"{name}.pub"))
-        target = Target(port, own / keys.CA, link.process, own)
+        target = Target(port, own / certificates.CA, link.process, own)
         done = {}
         flwr("run", str(folder / "app"))
         end, found = time.monotonic() + 180, ""

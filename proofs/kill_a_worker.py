@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
 from killing import COMMAND, files
 
-from seedbed import draws
+from seedbed import randomness
 
 TIMES = 3
 SETTINGS = [
@@ -29,7 +29,7 @@ SETTINGS = [
 
 
 def main() -> int:
-    rng, good, kills = draws.generator(0, "killed workers"), 0, 0
+    rng, good, kills = randomness.generator(0, "killed workers"), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         subprocess.run([*COMMAND, "run", *SETTINGS, "--out", str(place / "whole")], check=True, capture_output=True)

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
 from killing import killed, whole
 
-from seedbed import draws
+from seedbed import randomness
 
 KILLS = 20
 KINDS = ((), ("--algorithm", "scaffold", "--set", "kept=disk"))
@@ -19,7 +19,7 @@ LINES = 15  # of metrics: 3 rounds of the probe, 12 of the run
 
 
 def main() -> int:
-    rng = draws.generator(0, "kills")
+    rng = randomness.generator(0, "kills")
     with tempfile.TemporaryDirectory() as folder:
         want = [whole(Path(folder) / f"whole-{kind}", *more) for kind, more in enumerate(KINDS)]
         equal = 0

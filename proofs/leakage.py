@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed import draws, tree
-from seedbed.privacy.audit import inversion
+from seedbed import randomness, tree
+from seedbed.audit.attacks import layer_inversion
+from seedbed.audit.leaks import EXACT, layer_of, other_inputs
+from seedbed.audit.subject import Subject, inputs_of, subject_of, with_rows
+from seedbed.audit.views import released, secure_mean, update_in
 from seedbed.privacy.differential import Independent, Noise, new_key, noise_for
-from seedbed.runs.auditing.leaks import EXACT, layer_of, other_inputs
-from seedbed.runs.auditing.pictures import below, beside, png
-from seedbed.runs.auditing.subject import Subject, inputs_of, subject_of, with_rows
-from seedbed.runs.auditing.views import released, secure_mean, update_in
+from seedbed.reports.png import below, beside, png
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 CLIENTS, EPSILON, OF, ROUNDS = 10, 8.0, 1000, 100  # cohorts of 10 by chance from 1,000 clients, for 100 rounds
@@ -40,7 +40,7 @@ def leaked(examples: int, steps: int) -> tuple[dict[str, list[float]], dict[str,
     of = subject(steps)
     train, layer = of.experiment.train, layer_of(of)
     assert layer is not None
-    rng = draws.generator(0, "leakage", examples)
+    rng = randomness.generator(0, "leakage", examples)
     rows = [np.sort(rng.permutation(train.rows_of(c))[:examples]) for c in range(CLIENTS)]
     source = of.sampled(with_rows(train, rows))
     messages = of.messages(source)
@@ -61,13 +61,13 @@ def leaked(examples: int, steps: int) -> tuple[dict[str, list[float]], dict[str,
         for name, value in views.items():
             update = update_in(value, of.model.params)
             assert update is not None
-            found, ratio = inversion.best(of.scaled(inversion.candidates(update, layer)), true)
+            found, ratio = layer_inversion.best(of.scaled(layer_inversion.candidates(update, layer)), true)
             scores[name].append(min(ratio, EXACT))
             pictures[name] = found
-        scores["guess"].append(inversion.guess(true, other_inputs(of, source.population, client)))
+        scores["guess"].append(layer_inversion.guess(true, other_inputs(of, source.population, client)))
         if not shown:
             pictures["guess"] = other_inputs(of, source.population, client).mean(0)
-            shown = {"original": true[int(inversion.psnr(pictures["raw"], true).argmax())], **pictures}
+            shown = {"original": true[int(layer_inversion.psnr(pictures["raw"], true).argmax())], **pictures}
     return scores, shown
 
 

@@ -5,9 +5,9 @@ import sys
 import torch
 from rich.progress import Progress
 
-from seedbed.privacy.audit.membership import ceiling
-from seedbed.runs.auditing.members import AT, Attacked, attacked, spent_by
-from seedbed.runs.auditing.subject import Subject, subject_of
+from seedbed.audit.attacks.membership_inference import ceiling
+from seedbed.audit.members import AT, Attacked, attacked, spent_by
+from seedbed.audit.subject import Subject, subject_of
 
 ROUNDS, EPSILON, SHADOWS = 40, 2.0, 16
 WORDS = [  # 100 clients with six digits each, of which a random half takes part: few enough to be learned by heart

@@ -38,39 +38,43 @@ class Room(NamedTuple):
 
 
 ROOMS = {
-    "gate": Room(("seedbed/gate.py",), ("tests/robust/test_gate.py", "-k", "not test_a_malformed or mean"), 60),
+    "gate": Room(
+        ("seedbed/rounds/message_validation.py",),
+        ("tests/robust/test_gate.py", "-k", "not test_a_malformed or mean"),
+        60,
+    ),
     "evaluation": Room(
         ("seedbed/evaluation.py",),
         ("seedbed/evaluation.py", "tests/runs/test_summary.py", "tests/runs/test_judging.py"),
         40,
     ),
     "compare": Room(
-        ("seedbed/runs/comparison.py",),
+        ("seedbed/experiments/comparison.py",),
         ("tests/runs/test_comparison_rows.py",),
         40,
         ("tests/runs/test_comparison.py", "-k", "cells or rows_are_means or unknown_name or diverges"),
     ),
     "journal": Room(
-        ("seedbed/runs/directory.py", "seedbed/stored.py"),
+        ("seedbed/experiments/run_directory.py", "seedbed/serialization.py"),
         ("tests/runs/test_directory.py",),
         40,
         ("tests/runs/test_identity.py",),
     ),
     "identity": Room(
-        ("seedbed/runs/identity.py",),
+        ("seedbed/experiments/identity.py",),
         (
-            *("seedbed/runs/identity.py", "tests/runs/test_identity.py", "-k"),
+            *("seedbed/experiments/identity.py", "tests/runs/test_identity.py", "-k"),
             "doctest or version or device or not_added or default or every_line or by_name",
         ),
         40,
     ),
     "locks": Room(("seedbed/locks.py",), ("seedbed/locks.py", "tests/runs/test_locks.py"), 40),
-    "kept": Room(("seedbed/engines/kept.py",), ("tests/engines/test_kept.py",), 40),
+    "kept": Room(("seedbed/engines/client_state_store.py",), ("tests/engines/test_kept.py",), 40),
     "accountant": Room(
         ("seedbed/privacy/differential/accountant.py",), ("tests/privacy/differential/test_accountant.py",), 30
     ),
     "clipping": Room(
-        ("seedbed/privacy/differential/clipping.py",), ("tests/privacy/differential/test_sensitivity.py",), 30
+        ("seedbed/privacy/differential/contribution_clip.py",), ("tests/privacy/differential/test_sensitivity.py",), 30
     ),
     "ledger": Room(("seedbed/privacy/differential/ledger.py",), ("tests/privacy/differential/test_ledger.py",), 40),
     "noise": Room(
@@ -79,7 +83,7 @@ ROOMS = {
         30,
     ),
     "discrete": Room(
-        ("seedbed/privacy/differential/discrete.py", "seedbed/privacy/differential/distributed.py"),
+        ("seedbed/privacy/differential/discrete.py", "seedbed/privacy/differential/distributed_noise.py"),
         ("tests/privacy/differential/test_discrete.py", "tests/privacy/test_distributed.py"),
         30,
     ),
@@ -87,23 +91,27 @@ ROOMS = {
     "records": Room(("seedbed/privacy/differential/records.py",), ("tests/privacy/differential/test_records.py",), 20),
     "secure": Room(
         (
-            *("seedbed/privacy/secure/protocol.py", "seedbed/privacy/secure/client.py"),
-            *("seedbed/privacy/secure/server.py", "seedbed/privacy/secure/shamir.py"),
+            *("seedbed/privacy/secure/secagg_protocol.py", "seedbed/privacy/secure/secagg_client.py"),
+            *("seedbed/privacy/secure/secagg_server.py", "seedbed/privacy/secure/shamir.py"),
         ),
         ("tests/privacy/test_secure_aggregation.py",),
         30,
     ),
     "sums": Room(
-        ("seedbed/privacy/secure/fixed_point.py", "seedbed/privacy/secure/summed.py"),
+        ("seedbed/privacy/secure/fixed_point.py", "seedbed/privacy/secure/sum_engine.py"),
         ("tests/privacy/test_fixed_point.py", "tests/privacy/test_summed.py"),
         30,
     ),
     "federation": Room(
-        ("seedbed/federation/journal.py", "seedbed/federation/progress.py", "seedbed/federation/server.py"),
+        (
+            "seedbed/deployment/federation/journal.py",
+            "seedbed/deployment/federation/state_machine.py",
+            "seedbed/deployment/federation/server.py",
+        ),
         ("tests/federation/test_journal.py", "tests/federation/test_server.py"),
         40,
     ),
-    "frames": Room(("seedbed/wire/frames.py",), ("tests/wire/test_frames.py", "-k", "not 10_000"), 30),
+    "frames": Room(("seedbed/deployment/wire/frames.py",), ("tests/wire/test_frames.py", "-k", "not 10_000"), 30),
 }
 
 

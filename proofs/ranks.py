@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "pieces"))
 
 from torchrun import SETTINGS, files, kill, started
 
-from seedbed import draws
+from seedbed import randomness
 
 KILLS = 6
 SECONDS = 10.0  # within which the ranks that are left must have stopped
@@ -48,7 +48,7 @@ def finished(process: subprocess.Popen[str]) -> None:
 
 def killed(out: Path, number: int, want: dict[str, bytes]) -> bool:
     """A random rank of two is killed at a random line, and torchrun starts both again."""
-    rng = draws.generator(0, "killed ranks", number)
+    rng = randomness.generator(0, "killed ranks", number)
     rank, lines = int(rng.integers(2)), int(rng.integers(15))
     process = started(["run", *SETTINGS, "--out", str(out)], 2, restarts=1)
     kill(process, rank, out, lines)

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "privacy"))
 from bench import is_exact, losses, plan, survivors
 
 from seedbed.privacy.secure import Grid, Plan, secure_sum
-from seedbed.privacy.secure.together import plain_sum
+from seedbed.privacy.secure.in_process import plain_sum
 
 CASES = 200
 

@@ -14,12 +14,12 @@ import torch
 
 import seedbed as sb
 from seedbed import tree
-from seedbed.federation.node import Node
-from seedbed.federation.plan import Plan, as_tree
-from seedbed.federation.server import Server
-from seedbed.federation.terms import Terms
-from seedbed.federation.transport import InProcess
-from seedbed.wire import Action, Assembler, Letter, seal
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.federation.protocol import Plan, as_tree
+from seedbed.deployment.federation.round_policy import Terms
+from seedbed.deployment.federation.server import Server
+from seedbed.deployment.federation.transport import InProcess
+from seedbed.deployment.wire import Action, Assembler, Letter, seal
 
 MOST = 1.0  # MB of memory per 1,000 rounds
 MEMORY = Path("/dev/shm")

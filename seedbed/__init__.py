@@ -49,7 +49,10 @@ from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.push_sum import push_sum
 from seedbed.algorithms.reptile import reptile
 from seedbed.algorithms.scaffold import scaffold
-from seedbed.draws import initialising
+from seedbed.data.population import Population
+from seedbed.data.readers import read
+from seedbed.data.sampling import Sampled, batches, episodes, fresh_support, support_query, triples
+from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import evaluate, per_example
@@ -59,11 +62,8 @@ from seedbed.learning.distillation import distilled, student_of, taught_by
 from seedbed.learning.objectives import after, correct, cross_entropy, squared_error, supervised
 from seedbed.learning.optimizers import adagrad, adam, cosine, linear, sgd, yogi
 from seedbed.models import BatchNorm, Model, Several, conv, mlp
+from seedbed.randomness import initialising
 from seedbed.rounds import Round, asynchronous, equal_latency, gossip, links_of, lognormal_latency, mixing, synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.readers import read
-from seedbed.tasks.sampling import Sampled, batches, episodes, fresh_support, support_query, triples
-from seedbed.tasks.types import Batch, Episode, Task
 
 __version__ = version("seedbed")
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from scipy import special
 
+from seedbed.data.sampling import TaskSource
+from seedbed.data.types import Batch
 from seedbed.federated import NEWCOMER, Algorithm, ClientId, Engine, Params, ServerState, adapting
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, masked_mean
-from seedbed.tasks.sampling import TaskSource
-from seedbed.tasks.types import Batch
 from seedbed.tree import Tree
 
 

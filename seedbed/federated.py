@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from seedbed.aggregation.mean import mean
+from seedbed.data.sampling import TaskSource
+from seedbed.data.types import Batch, Task
 from seedbed.learning.objectives import Adapt, Metric
-from seedbed.reducers.mean import mean
-from seedbed.tasks.sampling import TaskSource
-from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
 Params = Any

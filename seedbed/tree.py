@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from seedbed import factored
+from seedbed.lowrank import factored_matrix
 
 Tree = Any
 LEAF = Tensor, np.ndarray  # gone through without asking PyTorch what it is
@@ -98,7 +98,7 @@ def zeros_like(a: Tree) -> Tree:
 
 def dense(a: Tree) -> Tree:
     """The tree with matrices that are not formed (`factored`) formed."""
-    return map(factored.dense, a)
+    return map(factored_matrix.dense, a)
 
 
 def full_like(a: Tree, value: float) -> Tree:
@@ -111,7 +111,7 @@ def detach(a: Tree) -> Tree:
 
 def dot(a: Tree, b: Tree) -> Tensor:
     """⟨a, b⟩ over all leaves: []."""
-    return torch.stack([factored.inner(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
+    return torch.stack([factored_matrix.inner(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
 
 
 def squared_norm(a: Tree) -> Tensor:
@@ -239,7 +239,7 @@ def alone(tree: Tree) -> Tree:
 
 
 def is_finite(tree: Tree) -> bool:
-    return all(bool(factored.finite(x.unsqueeze(0)).all()) for x in leaves(tree))
+    return all(bool(factored_matrix.finite(x.unsqueeze(0)).all()) for x in leaves(tree))
 
 
 def _step(key: Any) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from seedbed import tree
 from seedbed.algorithms.catalogue import CATALOGUE
-from seedbed.runs.start import plan
+from seedbed.experiments.launch import plan
 
 ROOT = Path(__file__).parents[1]
 every_entry = pytest.mark.parametrize("name", CATALOGUE)

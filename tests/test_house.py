@@ -81,14 +81,14 @@ def test_no_pickle_and_no_global_randomness(path: Path) -> None:
     text = path.read_text()
     assert "np.random.seed" not in text
     assert "torch.load(" not in text
-    assert "torch.manual_seed" not in text or path.name == "draws.py"
+    assert "torch.manual_seed" not in text or path.name == "randomness.py"
 
 
 RESOLVES = {  # where a name that is no constant becomes an object, and why that is safe
-    ("tasks/readers/extras.py", "import_module"): "the caller names the library, as a constant: pandas, PIL.Image",
+    ("data/readers/extras.py", "import_module"): "the caller names the library, as a constant: pandas, PIL.Image",
     ("flower/executor.py", "import_module"): "the module is the constant INSIDE: Flower's own is put off",
-    ("engines/fused/calling.py", "getattr"): "a function of our compiled library, chosen by the type of numbers",
-    ("factored.py", "getattr"): "constants in a loop over properties of Tensor",
+    ("executors/fused/cpp_launch.py", "getattr"): "a function of our compiled library, chosen by the type of numbers",
+    ("lowrank/factored_matrix.py", "getattr"): "constants in a loop over properties of Tensor",
 }
 
 
@@ -153,9 +153,15 @@ def test_only_downloading_uses_the_network() -> None:
     peers' ports."""
     network = {"urllib.request", "requests", "http.client", "http.server", "httpx", "socket", "uvicorn", "zmq"}
     users = {str(p.relative_to(PACKAGE)) for p in FILES if imports_of(p) & network}
-    inside = {"engines/crew.py", "federation/local.py"}
-    outside = {"flower/serving.py", "flower/listener.py", "flower/superlink.py", "flower/fleet.py", "peers/network.py"}
-    assert users <= {"tasks/readers/download.py", "runs/prometheus.py"} | outside | inside
+    inside = {"engines/crew.py", "deployment/federation/local_transport.py"}
+    outside = {
+        "deployment/flower/serve.py",
+        "deployment/flower/listener.py",
+        "deployment/flower/superlink.py",
+        "deployment/flower/fleet.py",
+        "deployment/peers/network.py",
+    }
+    assert users <= {"data/readers/download.py", "deployment/metrics.py"} | outside | inside
     assert not [name for name in inside if "AF_INET" in (PACKAGE / name).read_text()]
 
 

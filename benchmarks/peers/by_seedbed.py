@@ -16,15 +16,15 @@ from turns import Turns
 
 def main() -> None:
     turns = Turns()
+    from seedbed.bench.workloads import WORKLOADS
     from seedbed.engines import Plans, make, one_thread
-    from seedbed.engines.room import keep_freed
+    from seedbed.engines.memory_info import keep_freed
+    from seedbed.experiments.config import Settings
+    from seedbed.experiments.run_directory import RunDirectory
+    from seedbed.experiments.train_stage import train_stage
     from seedbed.federated import Algorithm, Engine, Params, ServerState
     from seedbed.rounds import Round, synchronous
     from seedbed.rounds.round import gather
-    from seedbed.runs.bench.workloads import WORKLOADS
-    from seedbed.runs.directory import RunDirectory
-    from seedbed.runs.settings import Settings
-    from seedbed.runs.training import train_stage
 
     def bare(algorithm: Algorithm, engine: Engine, params: Params) -> None:
         state, number = algorithm.init(params), 0

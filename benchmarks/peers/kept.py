@@ -7,7 +7,7 @@ from pathlib import Path
 from race import Race
 
 from seedbed.errors import InputError
-from seedbed.stored import write_atomically
+from seedbed.serialization import write_atomically
 
 
 def keep(folder: Path, found: Race) -> None:

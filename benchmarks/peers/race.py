@@ -16,8 +16,8 @@ from contestant import Contestant, Left
 from entrants import LETTERS, Entrant
 from turns import Work, write
 
-from seedbed.runs.bench.race import GEMM, operations
-from seedbed.runs.bench.workloads import INNER_LR, LR, WORKLOADS
+from seedbed.bench.race import GEMM, operations
+from seedbed.bench.workloads import INNER_LR, LR, WORKLOADS
 
 # How far parameters may be from the plain loop's after a round. In single precision a ReLU or a maximum that falls on
 # the other side by rounding moves (b) by up to 1.2e-4; one step left out of a hundred moves it by 4e-4.

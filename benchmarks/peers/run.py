@@ -44,8 +44,8 @@ from kept import keep, kept
 from race import Race, Say, race
 from tables import figures, heads, place, put, rows
 
+from seedbed.bench.workloads import WORKLOADS
 from seedbed.errors import InputError
-from seedbed.runs.bench.workloads import WORKLOADS
 
 MEASURED = Path(__file__).parent / "measured"
 

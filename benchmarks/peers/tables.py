@@ -7,8 +7,8 @@ from entrants import AIMS, COST, COSTS, ENTRANTS, FIRST, LETTERS, LIMITS, LOOP, 
 from figures import Figure
 from race import Race
 
+from seedbed.bench.workloads import WORKLOADS
 from seedbed.errors import InputError
-from seedbed.runs.bench.workloads import WORKLOADS
 
 MARK = "<!-- peers {}: begin -->\n{}\n<!-- peers {}: end -->"
 

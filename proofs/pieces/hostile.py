@@ -19,17 +19,17 @@ from torch import Tensor
 from torch.nn import functional
 
 import seedbed as sb
-from seedbed import reducers, tree
+from seedbed import aggregation, tree
 from seedbed.algorithms.momentum import with_momentum
 from seedbed.attacks import Attack, Attacked, Poisoned, choose_attackers
+from seedbed.data.partition import repartition
+from seedbed.data.sampling import support_query
+from seedbed.data.types import Batch
 from seedbed.engines import make_executing
 from seedbed.errors import Diverged, InputError
 from seedbed.federated import Params, uniform
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.training import Objective
-from seedbed.tasks.partition import repartition
-from seedbed.tasks.sampling import support_query
-from seedbed.tasks.types import Batch
 
 CLIENTS, TRAIN, TEST, SHAPE, CLASSES = 25, 8000, 4000, (1, 14, 14), 10
 SUPPORT, LR, STEPS = 20, 0.1, 5  # of an unseen client's adaptation
@@ -97,7 +97,7 @@ def outcome(
     if momentum:
         algorithm = with_momentum(algorithm, beta=momentum)
     if rule != "mean":
-        algorithm = replace(algorithm, reduce=reducers.make(rule, **settings))
+        algorithm = replace(algorithm, reduce=aggregation.make(rule, **settings))
     source, start = sb.Sampled(clients, sb.batches(size, steps=steps), seed=seed), algorithm.init(model.params)
     engine, attack = fused(source), made(make, loss)
     if attack is not None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from seedbed import tree
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.flower.certificates import CA, NODE_KEY
+from seedbed.deployment.flower.fleet import LOST, Fleet, reason
+from seedbed.deployment.server_folder import SECRET, Place, open_node, read_secret
+from seedbed.deployment.wire import Action, Letter, seal
+from seedbed.deployment.wire.frames import Head
 from seedbed.errors import InputError
-from seedbed.federation.node import Node
-from seedbed.flower.fleet import LOST, Fleet, reason
-from seedbed.flower.keys import CA, NODE_KEY
-from seedbed.runs.federating import SECRET, Place, open_node, read_secret
-from seedbed.wire import Action, Letter, seal
-from seedbed.wire.frames import Head
 
 MOVES = ("nan", "weight", "stale", "flood", "garbage", "silence")
 FLOOD = 1500  # letters with a right MAC, of rounds that there are not

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from seedbed.engines.room import megabytes
+from seedbed.engines.memory_info import megabytes
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:

@@ -9,14 +9,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from seedbed.algorithms.fedsgd import fedsgd
+from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, ServerState, uniform
 from seedbed.learning.adaptations import chain, learned_steps, rates_for
-from seedbed.learning.generating import Layer, autoregressive_generator
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, adam
+from seedbed.learning.parameter_generation import Layer, autoregressive_generator
 from seedbed.learning.training import Item, Objective
-from seedbed.tasks.types import Batch
 
 
 def autoregressive(

@@ -3,12 +3,12 @@
 """
 
 from seedbed import tree
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, train
-from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
 

@@ -5,12 +5,12 @@ arXiv 2012.04221, Algorithm 1 with FedAvg for its global solver.
 from dataclasses import replace
 
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params
 from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.objectives import near
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, train
-from seedbed.tasks.types import Batch, Task
 
 
 def ditto(

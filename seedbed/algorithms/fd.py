@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.algorithms.feddf import Assign, in_turn, own_architecture
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.distillation import divergence, imitation
@@ -16,7 +17,6 @@ from seedbed.learning.heads import one_hot
 from seedbed.learning.objectives import Predict
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Item, Objective, fold, train
-from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
 

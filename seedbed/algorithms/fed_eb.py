@@ -12,6 +12,7 @@ import torch
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.federated import (
     Algorithm,
@@ -38,7 +39,6 @@ from seedbed.learning.empirical_bayes import Posterior, Rows, effects_of, sums_o
 from seedbed.learning.objectives import Predict, Supervised
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective
-from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
 

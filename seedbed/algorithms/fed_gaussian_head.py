@@ -8,11 +8,11 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.algorithms.fed_eb import whole
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
 from seedbed.learning.gaussian_head import ClassPrior, ClassSums, linear_head, prototypes, update_classes
 from seedbed.learning.heads import one_hot
 from seedbed.learning.objectives import Predict
-from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.func import grad, jacrev
 
 from seedbed import tree
+from seedbed.data.types import Task
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, adapting
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.lbfgs import Evaluation, begin, observe
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.training import Item, Objective, mean_gradient
-from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 PATH = (0.5, 0.03, 0.002, 1e-4)  # strengths to choose from, on clients that the fit has not seen

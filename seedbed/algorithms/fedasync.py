@@ -10,12 +10,12 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, uniform
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt, near
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, train
-from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 Decay = Literal["constant", "polynomial", "hinge"]

@@ -5,12 +5,12 @@ With another outer optimiser it is FedOpt: Reddi et al., ICLR 2021, arXiv 2003.0
 """
 
 from seedbed import tree
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, adapting
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, train
-from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 

@@ -9,7 +9,7 @@ from seedbed.algorithms.fedper import headed, partly_shared
 from seedbed.federated import Algorithm
 from seedbed.learning.adaptations import everything, guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.partial import nothing, outside, train_part, within
+from seedbed.learning.parameter_subsets import nothing, outside, train_part, within
 from seedbed.learning.training import Objective
 
 

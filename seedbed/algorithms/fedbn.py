@@ -3,13 +3,13 @@ ICLR 2021, arXiv 2102.07623, Algorithm 1: FedAvg, in which each client's batch n
 """
 
 from seedbed.algorithms.fedper import partly_shared
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Params
 from seedbed.learning.adaptations import guarded_steps
-from seedbed.learning.normalising import Normalised, measured, measured_once, normalised
+from seedbed.learning.batchnorm_training import Normalised, measured, measured_once, normalised
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.partial import train_part
+from seedbed.learning.parameter_subsets import train_part
 from seedbed.learning.training import Objective, Trained
-from seedbed.tasks.types import Batch, Task
 
 
 def fedbn(

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState, adapting
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import divergence, imitate_scores
 from seedbed.learning.objectives import Adapt, Predict
 from seedbed.learning.optimizers import Optimizer, adam, annealed, cosine, sgd
 from seedbed.learning.training import Objective, train
-from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 Assign = Callable[[ClientId, Sequence[str]], str]  # which of the architectures a client has

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.aggregation.no_reduce import each
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import divergence
 from seedbed.learning.objectives import Adapt, Loss, Predict, cross_entropy, masked_mean
 from seedbed.learning.optimizers import Optimizer, adam, sgd
-from seedbed.learning.partial import part, within
+from seedbed.learning.parameter_subsets import part, within
 from seedbed.learning.training import train
-from seedbed.reducers.each import each
-from seedbed.tasks.types import Batch, Task
 
 
 class Uploaded(NamedTuple):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.algorithms.feddf import Assign, in_turn, own_architecture
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import divergence, imitate_scores
@@ -14,7 +15,6 @@ from seedbed.learning.heads import one_hot
 from seedbed.learning.objectives import Adapt, Predict
 from seedbed.learning.optimizers import Optimizer, adam, sgd
 from seedbed.learning.training import Objective, train
-from seedbed.tasks.types import Batch, Task
 
 CERTAIN = 10.0  # the logit of a public label, others 0: a probability of .9996 among ten classes
 

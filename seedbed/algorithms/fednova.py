@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.probe import per_length, require_linear, train_measured
+from seedbed.learning.path_length import per_length, require_linear, train_measured
 from seedbed.learning.training import Objective
-from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import partial
 
 from seedbed import tree
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import Moves, guarded_steps
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.partial import outside, part, refuse_no_parts, within
+from seedbed.learning.parameter_subsets import outside, part, refuse_no_parts, within
 from seedbed.learning.training import Objective, Trained, train
-from seedbed.tasks.types import Batch, Task
 
 
 def fedper(

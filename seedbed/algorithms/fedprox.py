@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt, near
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, train
-from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 

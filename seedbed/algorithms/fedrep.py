@@ -3,12 +3,12 @@ learning", ICML 2021, arXiv 2102.07078, Algorithm 1: the head first, under the b
 """
 
 from seedbed.algorithms.fedper import headed, partly_shared
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Params
 from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.partial import outside, train_part, within
+from seedbed.learning.parameter_subsets import outside, train_part, within
 from seedbed.learning.training import Objective, Trained
-from seedbed.tasks.types import Task
 
 
 def fedrep(

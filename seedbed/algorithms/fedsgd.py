@@ -6,12 +6,12 @@ On a meta-learning objective it is FedMeta, and the ground of every method whose
 from dataclasses import replace
 
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, mean_gradient
-from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 

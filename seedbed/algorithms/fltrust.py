@@ -5,10 +5,10 @@ arXiv 2012.13995, Algorithm 2.
 from dataclasses import replace
 
 from seedbed import tree
+from seedbed.aggregation.no_reduce import each
+from seedbed.aggregation.root_trust import trusted
+from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Replies, ServerState
-from seedbed.reducers.each import each
-from seedbed.reducers.trust import trusted
-from seedbed.tasks.types import Task
 
 SERVER = -1  # the server as a client of its own
 

@@ -11,7 +11,7 @@ from seedbed.algorithms.fedper import headed, partly_shared
 from seedbed.federated import Algorithm
 from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.partial import outside, within
+from seedbed.learning.parameter_subsets import outside, within
 from seedbed.learning.training import Objective, train
 
 

@@ -5,9 +5,9 @@
 from dataclasses import replace
 
 from seedbed import tree
+from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Message, Params, ServerState
-from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
 

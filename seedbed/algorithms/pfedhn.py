@@ -6,15 +6,15 @@ import torch
 from torch.func import vjp, vmap
 
 from seedbed import tree
+from seedbed.aggregation.no_reduce import each
+from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.federated import NEWCOMER, Algorithm, ClientId, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.hypernetwork import EMBEDDINGS, HYPER, generated, hypernetwork
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.partial import nothing, part, refuse_no_parts, within
+from seedbed.learning.parameter_subsets import nothing, part, refuse_no_parts, within
 from seedbed.learning.training import Objective, train
-from seedbed.reducers.each import each
-from seedbed.tasks.types import Batch, Task
 
 OWN = HYPER + "v"  # the embedding of a client never seen
 

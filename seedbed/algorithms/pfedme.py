@@ -9,11 +9,11 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, uniform
 from seedbed.learning.objectives import near
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Item, Objective, fold, gradient
-from seedbed.tasks.types import Batch, Task
 
 
 def pfedme(

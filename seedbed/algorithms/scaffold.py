@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 
 from seedbed import tree
+from seedbed.data.types import Task
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState, adapting
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt, tilted
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.probe import per_length, require_linear, train_measured
+from seedbed.learning.path_length import per_length, require_linear, train_measured
 from seedbed.learning.training import Objective, mean_gradient
-from seedbed.tasks.types import Task
 from seedbed.tree import Tree
 
 

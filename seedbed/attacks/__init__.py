@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
-from seedbed.attacks.adapting import after_adaptation
+from seedbed.attacks.after_adaptation import after_adaptation
 from seedbed.attacks.attack import Attack, Attacked, Poisoned, Seen, Triggered, choose_attackers
-from seedbed.attacks.lies import LIES
-from seedbed.attacks.poison import backdoor, label_flip
+from seedbed.attacks.data_poisoning import backdoor, label_flip
+from seedbed.attacks.model_poisoning import LIES
 from seedbed.attacks.tailored import min_max, min_sum, tailored
 
 ATTACKS: Mapping[str, Callable[..., Attack]] = {

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
+from seedbed.aggregation.no_reduce import each
+from seedbed.aggregation.robust import TooFew
+from seedbed.data.sampling import AroundSource, TaskSource
+from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Around, ClientId, Engine, Group, Message, ServerState
-from seedbed.gate import Gate
-from seedbed.reducers.each import each
-from seedbed.reducers.robust import TooFew
-from seedbed.tasks.sampling import AroundSource, TaskSource
-from seedbed.tasks.types import Batch, Task
+from seedbed.rounds.message_validation import Gate
 from seedbed.tree import Tree
 
 
@@ -115,7 +115,7 @@ class Attacked(Around):
         others = _of(groups, honest) if honest else own
         truths = [Group(honest, others)] if honest else []
         yield from truths
-        drawn = [draws.generator(self.seed, "attack", round, c) for c in hostile]
+        drawn = [randomness.generator(self.seed, "attack", round, c) for c in hostile]
         first, outcome = partial(self._first, algorithm, hostile), partial(self._outcome, algorithm, truths, hostile)
         harm = self._harm(algorithm, {c: sent[c] for c in hostile}, round)
         lies = self.attack.lie(Seen(own, others, drawn, first, outcome, harm))
@@ -209,4 +209,4 @@ def judged_on(items: Tree, change: Poison) -> Tree:
 def choose_attackers(population: Sequence[ClientId], part: int | float, seed: int) -> frozenset[ClientId]:
     """So many clients (a count, or a fraction, rounded up), drawn by the seed: the same in every round."""
     count = part if isinstance(part, int) else math.ceil(part * len(population) - 1e-9)
-    return frozenset(draws.generator(seed, "attackers").permutation(list(population))[:count].tolist())
+    return frozenset(randomness.generator(seed, "attackers").permutation(list(population))[:count].tolist())

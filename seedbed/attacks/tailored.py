@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.attacks import lies
+from seedbed.aggregation.robust import distances, flattened, unflattened
+from seedbed.attacks import model_poisoning
 from seedbed.attacks.attack import Attack, Seen
 from seedbed.federated import Message
-from seedbed.reducers.robust import distances, flattened, unflattened
 
 Perturbation = Literal["mean", "std", "sign"]
 Harm = Literal["against", "away"]
@@ -96,7 +96,12 @@ def search(seen: Seen, p: Tensor) -> Message:
 
 def _fixed() -> Iterator[Attack]:
     """Attacks whose strength does not depend on the rule."""
-    yield from (lies.ipm(scale=1.0), lies.ipm(scale=3.0), lies.alie(), lies.mimic())
+    yield from (
+        model_poisoning.ipm(scale=1.0),
+        model_poisoning.ipm(scale=3.0),
+        model_poisoning.alie(),
+        model_poisoning.mimic(),
+    )
     for name in PERTURBATIONS:
         yield from (min_max(perturbation=name), min_sum(perturbation=name))
 
@@ -147,4 +152,4 @@ def _flat(value: tree.Tree) -> Tensor:
 
 def _all_send(seen: Seen, row: Tensor) -> Message:
     """The row [P] from every attacker, in the structure of the messages."""
-    return lies.all_say(seen, unflattened(row, seen.honest.value))
+    return model_poisoning.all_say(seen, unflattened(row, seen.honest.value))

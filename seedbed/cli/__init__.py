@@ -6,9 +6,9 @@ from typing import Any
 
 import typer
 
-from seedbed.cli.app import app
+from seedbed.cli.commands import app
 from seedbed.cli.console import printable
-from seedbed.engines.room import keep_freed
+from seedbed.engines.memory_info import keep_freed
 from seedbed.errors import InputError, Stopped
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # click's ClickException, whoever carries click

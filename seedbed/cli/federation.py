@@ -12,7 +12,7 @@ from seedbed.cli.console import PlainConsole
 from seedbed.cli.options import Algorithm, Config, Rounds, Seed, Set, listed
 
 if TYPE_CHECKING:
-    from seedbed.runs.standing import Standing
+    from seedbed.deployment.status import Standing
 
 federation_app = typer.Typer(
     no_args_is_help=True,
@@ -49,8 +49,8 @@ def init(
 
     `seedbed federation init heart --nodes basel bern chur --like sample.csv --set reader.target=disease`
     """
-    from seedbed.flower.founding import found
-    from seedbed.runs.settings import read_toml, table_from
+    from seedbed.deployment.flower.init import found
+    from seedbed.experiments.config import read_toml, table_from
 
     asked = {"algorithm": algorithm, "rounds": rounds, "seed": seed}
     given = table_from(
@@ -76,7 +76,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Go on looking, until Ctrl-C.")] = False,
 ) -> None:
     """Rounds, members, who is late, bytes, and the last numbers. It changes nothing."""
-    from seedbed.runs.standing import Standing
+    from seedbed.deployment.status import Standing
 
     if not watch:
         for part in _shown(Standing.of(directory)):
@@ -99,7 +99,7 @@ def renew(
     """Make the server another certificate, by the same authority: members need nothing new."""
     from datetime import timedelta
 
-    from seedbed.flower.founding import renew_certificate
+    from seedbed.deployment.flower.init import renew_certificate
 
     until = renew_certificate(directory, timedelta(days=days))
     console.print(f"the server's certificate is good until {until:%d %B %Y}")
@@ -113,7 +113,7 @@ Name = Annotated[str, typer.Argument(help="The member's name.")]
 @member_app.command()
 def add(directory: Directory, name: Name) -> None:
     """Make a new member's folder and let it in: it takes part from the next round on."""
-    from seedbed.flower.founding import add_member
+    from seedbed.deployment.flower.init import add_member
 
     folder = add_member(directory, name)
     console.print(f"{folder}: for {name} alone, over a channel that you trust", markup=False, soft_wrap=True)
@@ -122,7 +122,7 @@ def add(directory: Directory, name: Name) -> None:
 @member_app.command()
 def remove(directory: Directory, name: Name) -> None:
     """Let a member in no more. Its keys are refused at once; the round at work goes on without it."""
-    from seedbed.flower.founding import remove_member
+    from seedbed.deployment.flower.init import remove_member
 
     remove_member(directory, name)
     console.print(f"{name} is no member any more", markup=False, soft_wrap=True)
@@ -131,7 +131,7 @@ def remove(directory: Directory, name: Name) -> None:
 @member_app.command()
 def renew_key(directory: Directory, name: Name) -> None:
     """Make a member a new folder with new keys, for one that lost its own. The old keys are refused."""
-    from seedbed.flower.founding import renew_member
+    from seedbed.deployment.flower.init import renew_member
 
     folder = renew_member(directory, name)
     console.print(f"{folder}: for {name} alone; its old keys are refused", markup=False, soft_wrap=True)
@@ -148,12 +148,12 @@ def serve(
     ] = None,
 ) -> None:
     """Run a federation's server until all rounds are done. Killed and started again, it goes on where it was."""
-    from seedbed.flower.serving import serve as run
+    from seedbed.deployment.flower.serve import serve as run
 
     figures: Any = None
     if metrics is not None:
-        from seedbed.runs.prometheus import Figures
-        from seedbed.runs.standing import Standing
+        from seedbed.deployment.metrics import Figures
+        from seedbed.deployment.status import Standing
 
         figures = Figures(lambda: Standing.of(directory), metrics)
         console.print(f"figures: http://127.0.0.1:{figures.port}/metrics", soft_wrap=True)
@@ -171,7 +171,7 @@ def join(
     client: Annotated[str | None, typer.Option(help="Whose rows, where the file holds several clients'.")] = None,
 ) -> None:
     """Take part in a federation with your own data, until all rounds are done. Started again, it goes on."""
-    from seedbed.flower.joining import join as run
+    from seedbed.deployment.flower.join import join as run
 
     run(folder, data, client=client, said=_say)
     console.print(f"your own model: `seedbed adapt {folder} --support FILE --out mine.safetensors`", soft_wrap=True)
@@ -183,7 +183,7 @@ def _say(line: str) -> None:
 
 def _shown(standing: "Standing") -> list[Any]:
     """What a person looks at."""
-    from seedbed.runs.standing import ago
+    from seedbed.deployment.status import ago
 
     table = Table()
     for title in ("member", "now", "last heard of"):

@@ -60,8 +60,8 @@ def init(
 
     `seedbed peers init heart --peers basel=10.0.0.5:7100 bern=10.0.0.9:7100 --like sample.csv`
     """
-    from seedbed.runs.peering import PEERS, found
-    from seedbed.runs.settings import read_toml, table_from
+    from seedbed.deployment.peers_folder import PEERS, found
+    from seedbed.experiments.config import read_toml, table_from
 
     asked = {"algorithm": algorithm, "rounds": rounds, "seed": seed}
     words = [] if topology is None else [f"schedule.topology={topology}"]
@@ -94,7 +94,7 @@ def join(
     patience: Patience = 600.0,
 ) -> None:
     """Be one peer with your own data, until all rounds are done. Killed and started again, it goes on."""
-    from seedbed.runs.peering import join as be
+    from seedbed.deployment.peers_folder import join as be
 
     model = be(folder, data, said=_say, client=client, listen=listen, deadline=deadline, patience=patience)
     console.print(f"the model: {model}", soft_wrap=True)
@@ -112,8 +112,8 @@ def run(
 
     `torchrun --nproc-per-node 4 -m seedbed peers run DIR --data 'data/{peer}.csv'`
     """
-    from seedbed.runs.peering import chosen, together
-    from seedbed.runs.peering import join as be
+    from seedbed.deployment.peers_folder import chosen, together
+    from seedbed.deployment.peers_folder import join as be
 
     if "{peer}" not in data:
         raise InputError(f"--data {data!r} gives all peers the same file: write {{peer}} where the name stands")
@@ -127,7 +127,7 @@ def run(
 
 
 def _say(line: str, name: str = "") -> None:
-    from seedbed.runs.peering import spoken
+    from seedbed.deployment.peers_folder import spoken
 
     words = spoken(json.loads(line))
     if words:

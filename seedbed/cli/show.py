@@ -18,17 +18,17 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.algorithms.catalogue import FAMILIES, Entry
+from seedbed.audit.findings import Audit
+from seedbed.bench.race import Row
 from seedbed.cli.console import PlainConsole, printable
-from seedbed.runs.auditing.findings import Audit
-from seedbed.runs.auditing.page import ORDER, spelt
-from seedbed.runs.bench.race import Row
-from seedbed.runs.comparison import Comparison
-from seedbed.runs.comparison_page import cell, choices, in_order, meaning
-from seedbed.runs.described import described
-from seedbed.runs.page import number, plus_minus, shots_of
-from seedbed.runs.pipeline import COLUMNS, Show
-from seedbed.runs.report import TITLES
-from seedbed.tasks.readers import Summary
+from seedbed.data.readers import Summary
+from seedbed.experiments.comparison import Comparison
+from seedbed.experiments.signatures import described
+from seedbed.experiments.stages import COLUMNS, Show
+from seedbed.reports.audit_report import ORDER, spelt
+from seedbed.reports.comparison_report import cell, choices, in_order, meaning
+from seedbed.reports.page import number, plus_minus, shots_of
+from seedbed.reports.run_report import TITLES
 
 
 class Speed(ProgressColumn):

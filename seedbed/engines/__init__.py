@@ -6,22 +6,22 @@ from functools import partial
 
 from torch import nn
 
-from seedbed.engines import ranks
+from seedbed.data.sampling import TaskSource
+from seedbed.engines import process_group
+from seedbed.engines.autotune import IN_PROCESSES, Make, Planned, Plans
+from seedbed.engines.client_state_store import OnDisk
 from seedbed.engines.crew import refusal
 from seedbed.engines.distributed import Distributed
-from seedbed.engines.factoring import Factoring
-from seedbed.engines.fused import Fused
-from seedbed.engines.kept import OnDisk
-from seedbed.engines.looping import looping
 from seedbed.engines.one_by_one import OneByOne, one_thread
-from seedbed.engines.planning import IN_PROCESSES, Make, Planned, Plans
 from seedbed.engines.processes import Processes
-from seedbed.engines.recording import Recorder
 from seedbed.engines.vectorised import Vectorised
 from seedbed.errors import InputError, nearest
+from seedbed.executors.cuda_graphs import Recorder
+from seedbed.executors.factored import Factoring
+from seedbed.executors.fused import Fused
+from seedbed.executors.loop import looping
 from seedbed.federated import Engine
 from seedbed.learning.training import Executor, Say, silently
-from seedbed.tasks.sampling import TaskSource
 
 ENGINES = ("auto", "one_by_one", "vectorised")
 LOCKSTEP = 16  # clients that share products with large factored matrices
@@ -70,7 +70,7 @@ def make(
             them or here.
     """
     mine = _own(name, source, module, workers, executor, processes, plans, kept)
-    return Distributed(mine, source, each=each) if ranks.launched() or summed else mine
+    return Distributed(mine, source, each=each) if process_group.launched() or summed else mine
 
 
 def _own(
@@ -95,12 +95,12 @@ def _own(
     if processes:
         _refuse_processes(name, executor)
     elsewhere = any(p.device.type != "cpu" for p in module.parameters())
-    threads = workers or (1 if elsewhere else max(1, cores() // ranks.beside()))
+    threads = workers or (1 if elsewhere else max(1, cores() // process_group.beside()))
     if executor != "auto":
         return make_executing(executor, threads, plans.say, kept, processes=bool(processes))(source)
     usual = choose(module) if name == "auto" else name
     judge = plain_executor(usual)
-    if ranks.launched() or kept is not None:
+    if process_group.launched() or kept is not None:
         judge = plain_executor("one_by_one") if processes else judge
         return make_executing(judge, threads, plans.say, kept, processes=bool(processes))(source)
     also = EXECUTORS.values() if elsewhere else ["one_by_one"]

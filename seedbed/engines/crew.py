@@ -29,11 +29,11 @@ from typing import Any, NamedTuple, NoReturn, TextIO
 import torch
 from torch import Tensor
 
-from seedbed.engines import ranks
+from seedbed.engines import process_group
 from seedbed.engines.handing import Memory, Piece
-from seedbed.engines.room import keep_freed, megabytes
+from seedbed.engines.memory_info import keep_freed, megabytes
 from seedbed.errors import InputError
-from seedbed.stored import loaded
+from seedbed.serialization import loaded
 from seedbed.tree import Tree
 
 TRIES = 3  # of a piece of work whose worker dies
@@ -58,7 +58,7 @@ def refusal() -> str | None:
         return f"worker processes need Linux, and this is {sys.platform}: use threads (processes=false)"
     if not Path("/proc/self/status").exists():
         return "worker processes need /proc, which is not mounted here: use threads (processes=false)"
-    if ranks.launched():
+    if process_group.launched():
         return "under torchrun each rank is a process already: start more of them, or use threads (processes=false)"
     if torch.accelerator.is_available():
         return (

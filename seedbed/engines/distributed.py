@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.engines.exact import LARGEST, ExactSum, largest
+from seedbed.data.sampling import TaskSource
+from seedbed.data.types import Task
+from seedbed.engines.exact_sum import LARGEST, ExactSum, largest
 from seedbed.engines.one_by_one import one_thread
-from seedbed.engines.ranks import Ranks, here
+from seedbed.engines.process_group import Ranks, here
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Engine, Group, Message, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.limits import from_json
-from seedbed.stored import blank, outline, pack, unpack
-from seedbed.tasks.sampling import TaskSource
-from seedbed.tasks.types import Task
+from seedbed.serialization import blank, outline, pack, unpack
 from seedbed.tree import Tree
 
 HELD, LEAST = 2**30, 32  # bytes of messages that an engine may hold; clients that it is asked for at least

@@ -1,7 +1,7 @@
 """Trees that one process hands to another in memory that both map: written once, and read without copying.
 
 A piece is a header (JSON, which says what is in it) and the leaves' bytes, from the start of a page on. A tensor that
-both sides have is named by its number, and a factored matrix (`seedbed.factored`) is handed over as its rows.
+both sides have is named by its number, and a factored matrix (`seedbed.lowrank.factored_matrix`) is handed over as its rows.
 """
 
 import json
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.factored import Factored, Rows, Stacked, dense
 from seedbed.limits import from_json
-from seedbed.stored import blank, outline
+from seedbed.lowrank.factored_matrix import Factored, Rows, Stacked, dense
+from seedbed.serialization import blank, outline
 from seedbed.tree import Tree
 
 ALIGNED = 64  # bytes: where leaves start, as PyTorch's own do

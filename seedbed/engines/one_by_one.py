@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.engines.meeting import in_lockstep
-from seedbed.engines.owning import Owning
-from seedbed.engines.recording import Recorder, evened
+from seedbed.data.sampling import TaskSource
+from seedbed.engines.base import Owning
+from seedbed.executors.cuda_graphs import Recorder, evened
+from seedbed.executors.lockstep import in_lockstep
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.learning.training import Executor, trained_by
-from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 
 A = TypeVar("A")

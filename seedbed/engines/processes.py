@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.data.sampling import TaskSource
 from seedbed.engines.crew import Crew, Given, refusal
+from seedbed.engines.memory_info import available
 from seedbed.engines.one_by_one import OneByOne
-from seedbed.engines.room import available
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.learning.training import Executor, Say, silently
-from seedbed.tasks.sampling import TaskSource
 from seedbed.tree import Tree
 
 COPIES = 3  # of the weights that a client has: its own, their gradient, and what it sends

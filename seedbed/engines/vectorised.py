@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.func import vmap
 
 from seedbed import tree
-from seedbed.engines.fused import Fused
+from seedbed.data.row_references import reading_later
+from seedbed.data.sampling import TaskSource
+from seedbed.engines.base import Owning
 from seedbed.engines.one_by_one import one_thread
-from seedbed.engines.owning import Owning
-from seedbed.engines.recording import Recorder, evened
 from seedbed.errors import InputError
+from seedbed.executors.cuda_graphs import Recorder, evened
+from seedbed.executors.fused import Fused
 from seedbed.federated import Algorithm, ClientId, Group, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.learning.training import Executor, trained_by
-from seedbed.tasks.sampling import TaskSource
-from seedbed.tasks.unread import reading_later
 from seedbed.tree import Tree
 
 CHUNK, WIDE = 128, 1024  # clients at once, on a processor and on a GPU

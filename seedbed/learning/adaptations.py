@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.data.types import Batch, Episode
 from seedbed.learning.guarding import guarded_path
 from seedbed.learning.head_steps import NotAHead, guarded_head_steps, head_steps
 from seedbed.learning.objectives import Adapt, after, hessian_free, recomputed
 from seedbed.learning.training import Objective, Params, gradient
-from seedbed.tasks.types import Batch, Episode
 
 Moves = Callable[[str], bool]  # which parameters adapt, by name
 Order = Literal["exact", "recomputed", "first", "hessian_free"]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.learning.objectives import Adapt, Loss, Predict, masked_mean, supervised
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, Params, train
-from seedbed.tasks.types import Batch, Task
 
 Teach = Callable[[Batch], Batch]  # the same examples with a teacher's logits [B, N] for y; mask 0 where it has none
 Teacher = Callable[[Tensor], Tensor]  # inputs [B, ...] -> logits [B, N]

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.learning.empirical_bayes import Infer, Prior, Rows, infer_classes, infer_number, infer_two_classes
 from seedbed.learning.objectives import Loss, Predict, cross_entropy, squared_error
 from seedbed.learning.training import Params
-from seedbed.tasks.types import Batch
 
 SHIFT, COVARIANCE, NOISE = "effects:shift", "effects:covariance", "effects:noise"  # in the params of a client
 Columns = Literal["bias", "slopes"]

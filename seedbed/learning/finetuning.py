@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seedbed import tree
+from seedbed.data.types import Batch
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.guarding import guarded_path
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, cross_entropy, softmax_regression, supervised
 from seedbed.learning.training import Params, gradient
-from seedbed.tasks.types import Batch
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from seedbed import tree
-from seedbed.factored import METADATA, Lazy
-from seedbed.fast import Fast, is_fast
+from seedbed.data.types import Batch
 from seedbed.learning.guarding import guarded_path
 from seedbed.learning.objectives import Predict, Supervised, cross_entropy
 from seedbed.learning.training import Objective, Params, gradient
-from seedbed.tasks.types import Batch
+from seedbed.lowrank.factored_matrix import METADATA, Lazy
+from seedbed.lowrank.fast_weights import Fast, is_fast
 
 
 class NotAHead(Exception):

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from seedbed.learning import coupled
+from seedbed.data.types import Batch
+from seedbed.learning import class_block_solver
 from seedbed.learning.objectives import EXCLUDED, Adapt, Predict
-from seedbed.learning.quadratic import svm_dual
+from seedbed.learning.svm_qp import svm_dual
 from seedbed.learning.training import Params
-from seedbed.tasks.types import Batch
 
 RIDGE = {"ridge:log_lambda": 0.0, "ridge:log_scale": 0.0, "ridge:bias": 0.0}
 LOGISTIC = {"logistic:log_lambda": 0.0}
@@ -91,7 +91,9 @@ def logistic_head(features: Predict, *, ways: int, head: str = "head", steps: in
             # (Hf + Y − P)/P; certainty is cut at 1e-20, far beyond what an answer can show.
             p = p.clamp_min(1e-20)
             r = scores - (p * scores).sum(-1, keepdim=True) + y / p - 1
-            a, _ = coupled.solve(coupled.factor(kernel, strength / p, real), r, torch.zeros_like(r[:, :1]))
+            a, _ = class_block_solver.solve(
+                class_block_solver.factor(kernel, strength / p, real), r, torch.zeros_like(r[:, :1])
+            )
         w = (x.T @ a).to(f.dtype)  # [F+1, N]
         bias = torch.where(present, w[-1], EXCLUDED)
         return {**params, f"{head}.weight": w[:-1].T, f"{head}.bias": bias}

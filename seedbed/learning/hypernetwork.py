@@ -8,7 +8,7 @@ layer.
 import torch
 from torch import Tensor
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.errors import InputError
 from seedbed.learning.networks import apply_perceptron, perceptron
 from seedbed.learning.training import Params
@@ -26,7 +26,7 @@ def hypernetwork(theta: Params, *, clients: int, dim: int, width: int, depth: in
     """
     if width < 1 or dim < 1:
         raise InputError(f"a hypernetwork of width={width} and dim={dim} passes nothing on: both must be at least 1")
-    rng = draws.generator(seed, "hypernetwork")
+    rng = randomness.generator(seed, "hypernetwork")
     sizes = (dim, *[width] * depth)
     embeddings = torch.as_tensor(rng.standard_normal((clients, dim)), dtype=torch.get_default_dtype())
     phi = {"embeddings": embeddings, **perceptron(rng, "trunk", sizes)}

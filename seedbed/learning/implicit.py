@@ -6,10 +6,10 @@ import torch
 from torch.func import grad_and_value
 
 from seedbed import tree
+from seedbed.data.types import Episode
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import Adapt, hessian_vector, near, with_gradient
 from seedbed.learning.training import Objective, Params
-from seedbed.tasks.types import Episode
 
 
 def proximal_steps(loss: Objective, *, lam: float, lr: float, steps: int) -> Adapt:

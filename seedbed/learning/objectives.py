@@ -12,8 +12,8 @@ from torch.func import grad, grad_and_value, vjp
 from torch.nn import functional as F
 
 from seedbed import tree
+from seedbed.data.types import Batch, Episode, Triple
 from seedbed.learning.training import Explicit, Item, Objective, Params, gradient
-from seedbed.tasks.types import Batch, Episode, Triple
 
 Adapt = Callable[[Params, Batch], Params]  # how a model adapts to a support set
 Predict = Callable[[Params, Tensor], Tensor]  # (params, x [B, ...]) -> predictions [B, ...]

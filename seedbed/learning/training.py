@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from seedbed import tree
-from seedbed.factored import Factored, Heard, NotFactorable
-from seedbed.fast import is_fast, slopes
+from seedbed.data.types import Task
 from seedbed.learning.optimizers import Optimizer
-from seedbed.tasks.types import Task
+from seedbed.lowrank.factored_matrix import Factored, Heard, NotFactorable
+from seedbed.lowrank.fast_weights import is_fast, slopes
 from seedbed.tree import Tree
 
 Params = Any

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from seedbed.errors import InputError
 from seedbed.models.model import Model
+from seedbed.models.model_zoo import Several
 from seedbed.models.normalisation import BatchNorm
-from seedbed.models.several import Several
 from seedbed.models.small import Norm, WithHead, conv, mlp
 
 

@@ -5,8 +5,8 @@ Shapes: B examples, F features.
 
 from torch import Tensor, nn
 
-from seedbed.learning.generating import Layer
 from seedbed.learning.objectives import Predict
+from seedbed.learning.parameter_generation import Layer
 from seedbed.models.model import Model, Params
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Engine, Group, Message, Replies, ServerState
 from seedbed.rounds.round import (
@@ -45,8 +45,8 @@ def lognormal_latency(seed: int, *, median: float = 1.0, spread: float = 0.5, ji
     """
 
     def latency(client: ClientId, version: int) -> float:
-        device = draws.generator(seed, "device", client).normal()
-        piece = draws.generator(seed, "latency", client, version).normal()
+        device = randomness.generator(seed, "device", client).normal()
+        piece = randomness.generator(seed, "latency", client, version).normal()
         return float(median * math.exp(spread * device + jitter * piece))
 
     return latency

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from seedbed import draws
+from seedbed import randomness
 from seedbed.errors import InputError
 
 Links = Callable[[int], Tensor]  # round -> links [N, N]
@@ -84,7 +84,7 @@ def _alive(
     peers: int, directed: bool, link_failure: float, peer_failure: float, seed: int, round: int
 ) -> tuple[tuple[bool, ...], Tensor]:
     """Which peers are up, and which links carry [N, N]."""
-    rng = draws.generator(seed, "failures", round)
+    rng = randomness.generator(seed, "failures", round)
     up = torch.from_numpy(rng.random(peers) >= peer_failure)
     carries = torch.from_numpy(rng.random((peers, peers)) >= link_failure)
     if not directed:
@@ -130,7 +130,7 @@ def erdos_renyi(peers: int, *, density: float, seed: int) -> Tensor:
         InputError: they never were.
     """
     for attempt in range(TRIES):
-        drawn = torch.from_numpy(draws.generator(seed, "erdos_renyi", attempt).random((peers, peers)) < density)
+        drawn = torch.from_numpy(randomness.generator(seed, "erdos_renyi", attempt).random((peers, peers)) < density)
         links = torch.triu(drawn, 1) | torch.triu(drawn, 1).T
         if connected(links):
             return links
@@ -144,7 +144,7 @@ def matching(peers: int, *, seed: int) -> Links:
     """In each round peers are paired anew at random; of an odd number one stays alone."""
 
     def links(round: int) -> Tensor:
-        order = torch.from_numpy(draws.generator(seed, "matching", round).permutation(peers))
+        order = torch.from_numpy(randomness.generator(seed, "matching", round).permutation(peers))
         a, b = order[: peers // 2], order[peers // 2 : 2 * (peers // 2)]
         found = torch.zeros(peers, peers, dtype=torch.bool)
         found[torch.cat([a, b]), torch.cat([b, a])] = True

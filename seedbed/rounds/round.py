@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.errors import Diverged, InputError
 from seedbed.federated import Algorithm, ClientId, Group, Message, Reducer, Replies, ServerState
 from seedbed.tree import Tree
@@ -50,7 +50,7 @@ class Round(NamedTuple):
 def choose_cohort(population: Sequence[ClientId], cohort: int | None, seed: int, number: int) -> list[ClientId]:
     if cohort is None or cohort == len(population):
         return list(population)
-    drawn = draws.generator(seed, "cohort", number).choice(len(population), cohort, replace=False)
+    drawn = randomness.generator(seed, "cohort", number).choice(len(population), cohort, replace=False)
     return sorted(population[int(i)] for i in drawn)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from seedbed.aggregation.robust import TooFew
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
-from seedbed.gate import Admitted, Gate
-from seedbed.reducers.robust import TooFew
+from seedbed.rounds.message_validation import Admitted, Gate
 from seedbed.rounds.round import (
     Round,
     choose_cohort,

@@ -14,16 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from seedbed import tree
-from seedbed.draws import initialising
-from seedbed.engines import OneByOne, Vectorised
-from seedbed.federated import Algorithm, ClientId, ServerState
-from seedbed.learning.generating import Layer
-from seedbed.learning.objectives import Objective, Predict, cross_entropy, supervised
-from seedbed.learning.optimizers import sgd
-from seedbed.models import Model
-from seedbed.rounds import Round, synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import (
+from seedbed.data.population import Population
+from seedbed.data.sampling import (
     Client,
     Draw,
     Sampled,
@@ -36,7 +28,15 @@ from seedbed.tasks.sampling import (
     support_query,
     triples,
 )
-from seedbed.tasks.types import Batch, Task
+from seedbed.data.types import Batch, Task
+from seedbed.engines import OneByOne, Vectorised
+from seedbed.federated import Algorithm, ClientId, ServerState
+from seedbed.learning.objectives import Objective, Predict, cross_entropy, supervised
+from seedbed.learning.optimizers import sgd
+from seedbed.learning.parameter_generation import Layer
+from seedbed.models import Model
+from seedbed.randomness import initialising
+from seedbed.rounds import Round, synchronous
 
 SIZES = (9, 12, 14, 10, 17, 13)  # examples of each client
 INPUTS, HIDDEN, CLASSES = 4, 8, 3

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from seedbed.engines import Distributed, OneByOne, Vectorised
-from seedbed.engines.ranks import joined
-from seedbed.stored import pack
+from seedbed.engines.process_group import joined
+from seedbed.serialization import pack
 
 from .bench import Past, Row, clients, judging, run
 from .rows import ROWS

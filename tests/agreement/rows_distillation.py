@@ -13,13 +13,13 @@ from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.feddf import feddf
 from seedbed.algorithms.fedgkt import fedgkt
 from seedbed.algorithms.fedmd import fedmd
-from seedbed.draws import initialising
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.models import Model, Several, mlp
 from seedbed.models.small import WithHead
 from seedbed.models.split import Halves, Split
+from seedbed.randomness import initialising
 
 from .bench import CLASSES, HIDDEN, INPUTS, MOMENTUM, Net, Reduction, Row, Still, module
 

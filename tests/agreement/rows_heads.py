@@ -11,12 +11,12 @@ from seedbed.algorithms.fedbn import fedbn
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.imaml import imaml
 from seedbed.algorithms.meta_sgd import meta_sgd
-from seedbed.draws import initialising
 from seedbed.federated import uniform
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import after, cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.models import Model, mlp
+from seedbed.randomness import initialising
 
 from .bench import CLASSES, HIDDEN, INPUTS, MOMENTUM, Net, Reduction, Row, Still, module
 

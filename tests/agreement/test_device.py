@@ -12,9 +12,9 @@ from torch.func import vmap
 
 from seedbed import tree
 from seedbed.engines import OneByOne, Vectorised
-from seedbed.engines.fused import Fused
-from seedbed.engines.looping import looping
-from seedbed.engines.owning import Owning
+from seedbed.engines.base import Owning
+from seedbed.executors.fused import Fused
+from seedbed.executors.loop import looping
 from seedbed.federated import NEWCOMER, Group
 from seedbed.learning.training import trained_by
 from seedbed.models import Model, mlp

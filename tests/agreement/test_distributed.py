@@ -17,10 +17,10 @@ import torch
 
 from seedbed import tree
 from seedbed.engines import Distributed, OneByOne, Vectorised
-from seedbed.engines.exact import LARGEST, ExactSum
+from seedbed.engines.exact_sum import LARGEST, ExactSum
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Group, Message
-from seedbed.stored import pack, unpack
+from seedbed.serialization import pack, unpack
 
 from .bench import SIZES, TOLERANCE, Past, Row, apart, clients, run
 from .ranks import COUNT, FIRST, SOME, found, told

@@ -16,21 +16,21 @@ import pytest
 import torch
 
 from seedbed import tree
+from seedbed.aggregation import make, mean
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
 from seedbed.engines import OnDisk, OneByOne, Processes, Vectorised
-from seedbed.engines.factoring import Factoring
-from seedbed.engines.fused import Fused
-from seedbed.engines.fused.blocks import lacking
-from seedbed.engines.looping import looping
 from seedbed.errors import InputError
+from seedbed.executors.factored import Factoring
+from seedbed.executors.fused import Fused
+from seedbed.executors.fused.triton_launch import lacking
+from seedbed.executors.loop import looping
 from seedbed.federated import Message, Replies
 from seedbed.learning.training import GATHERING, Local, Trained
 from seedbed.privacy.secure import Grid, Masks, Shares, Summed, Unmasked, Weighted
-from seedbed.privacy.secure.forms import Form
-from seedbed.reducers import make, mean
+from seedbed.privacy.secure.mechanisms import Form
 from seedbed.rounds.synchronous import gather
 
 from .bench import (

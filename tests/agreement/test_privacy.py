@@ -9,7 +9,7 @@ import pytest
 
 from seedbed import InputError, tree
 from seedbed.engines import OneByOne, Vectorised
-from seedbed.engines.factoring import Factoring
+from seedbed.executors.factored import Factoring
 from seedbed.federated import Algorithm, Group, uniform
 from seedbed.privacy.differential import Adaptive, Distributed, Independent, Noise, private, public
 from seedbed.privacy.secure import Masks, Noised, Summed, Unmasked

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from seedbed import tree
-from seedbed.engines import OneByOne, Plans, Vectorised, make, recording
-from seedbed.engines.fused import Fused
-from seedbed.engines.recording import Flat, Recorder
-from seedbed.tasks.types import Task
+from seedbed.data.types import Task
+from seedbed.engines import OneByOne, Plans, Vectorised, make
+from seedbed.executors import cuda_graphs
+from seedbed.executors.cuda_graphs import Flat, Recorder
+from seedbed.executors.fused import Fused
 
 from .bench import CLASSES, INPUTS, KINDS, SIZES, TOLERANCE, Row, apart, clients, module, run, runs_apart
 from .rows import ROWS
@@ -105,7 +106,7 @@ def test_people_are_told_what_cannot_be_recorded(executor: str, monkeypatch: pyt
     def fails(function: Flat, inputs: Sequence[Tensor]) -> Flat:
         raise RuntimeError("it waits")
 
-    monkeypatch.setattr(recording, "cuda_graph", fails)
+    monkeypatch.setattr(cuda_graphs, "cuda_graph", fails)
     monkeypatch.setattr(Recorder, "records", lambda recorder, sent: True)
     row, said = replace(next(row for row in ROWS if str(row) == "fedavg"), net=module), list[str]()
     net = nn.Linear(INPUTS, CLASSES)
@@ -130,7 +131,7 @@ def test_a_recording_that_gives_something_else_is_not_used() -> None:
 
 
 def test_only_so_many_recordings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "MOST", 2)
+    monkeypatch.setattr(cuda_graphs, "MOST", 2)
     recorded: list[int] = []
 
     def record(function: Flat, inputs: Sequence[Tensor]) -> Flat:
@@ -145,7 +146,7 @@ def test_only_so_many_recordings_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_tasks_are_of_few_lengths() -> None:
     """A quarter of the steps are added at most."""
-    found = {n: recording.evened(Task((), torch.ones(1, n), torch.ones(1))).real for n in range(1, 129)}
+    found = {n: cuda_graphs.evened(Task((), torch.ones(1, n), torch.ones(1))).real for n in range(1, 129)}
     assert all(n <= len(real[0]) <= n * 1.25 and real.sum() == n for n, real in found.items())
     assert len({len(real[0]) for real in found.values()}) == 24
 
@@ -155,7 +156,7 @@ def test_the_steps_that_are_added_change_nothing(
     kind: type[OneByOne | Vectorised], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lengths of 1, 2 and 4 instead of 3 to 5."""
-    monkeypatch.setattr(recording, "EXACT", 1)
+    monkeypatch.setattr(cuda_graphs, "EXACT", 1)
     row = next(row for row in ROWS if str(row) == "fedavg-adam")
     recorder = Recorder(lambda function, inputs: function)
     found = run(row, kind(clients(row.items), recorder=recorder), cohort=len(SIZES))

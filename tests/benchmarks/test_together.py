@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from seedbed.algorithms.ditto import ditto
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
 from seedbed.engines import Vectorised
 from seedbed.learning.objectives import softmax_regression
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

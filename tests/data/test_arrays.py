@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.tasks.readers import read, read_like
+from seedbed.data.readers import read, read_like
 
 
 @pytest.fixture

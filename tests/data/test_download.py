@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from seedbed.tasks.readers import download
-from seedbed.tasks.readers.known import KNOWN, File
+from seedbed.data.readers import download
+from seedbed.data.readers.known import KNOWN, File
 
 DATA = b"a public set" * 10000
 SHA = "sha256:" + hashlib.sha256(DATA).hexdigest()

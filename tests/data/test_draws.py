@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seedbed.draws import generator, generators
+from seedbed.randomness import generator, generators
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**40 + 5, 2**70])

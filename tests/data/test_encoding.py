@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seedbed.data.encoding.levels import are_codes, count_levels, fit_levels
+from seedbed.data.encoding.number_text import parse_numbers
+from seedbed.data.encoding.numeric import CLIP, apply_numeric, fit_numeric, fit_shape
+from seedbed.data.encoding.quantiles import counts_below, summed_quantiles
+from seedbed.data.encoding.timestamps import parse_dates
+from seedbed.data.readers import read, read_like
 from seedbed.errors import InputError
-from seedbed.tasks.encoding.levels import are_codes, count_levels, fit_levels
-from seedbed.tasks.encoding.number_text import parse_numbers
-from seedbed.tasks.encoding.numeric import CLIP, apply_numeric, fit_numeric, fit_shape
-from seedbed.tasks.encoding.quantiles import counts_below, summed_quantiles
-from seedbed.tasks.encoding.timestamps import parse_dates
-from seedbed.tasks.readers import read, read_like
 
 LEVELS = (0.02, 0.25, 0.5, 0.75, 0.98)
 
@@ -198,7 +198,7 @@ def test_a_column_that_numbers_the_rows_is_left_out(tmp_path):
 
 
 def test_encodings_of_older_runs_still_read_new_rows():
-    from seedbed.tasks.readers.columns import fit_like
+    from seedbed.data.readers.columns import fit_like
 
     old = [{"name": "a", "kind": "numeric", "median": 2.0, "mean": 1.0, "std": 2.0, "missing": True}]
     assert fit_like({"a": np.array([3.0, np.nan])}, old, str).tolist() == [[1.0, 0.0], [0.5, 1.0]]

@@ -6,7 +6,7 @@ import lzma
 import pytest
 import torch
 
-from seedbed.tasks.readers import inspect, read, read_like
+from seedbed.data.readers import inspect, read, read_like
 
 
 def leaf_of(**users):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.tasks.augment import with_distortions, with_rotations
-from seedbed.tasks.population import Population
-from seedbed.tasks.readers import KNOWN, drop_short, inspect, omniglot, read, read_like
+from seedbed.data.augment import with_distortions, with_rotations
+from seedbed.data.population import Population
+from seedbed.data.readers import KNOWN, drop_short, inspect, omniglot, read, read_like
 
 FORM_SIZES = [130, 126, 130, 130, 130, 130, 130, 123, 128, 130, 128, 130, 122, 130]
 

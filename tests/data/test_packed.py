@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from seedbed import tree
+from seedbed.data.population import Names, Population
+from seedbed.data.readers import checksums, pack, packing, read
+from seedbed.data.sampling import Sampled, batches
 from seedbed.errors import InputError
-from seedbed.tasks.population import Names, Population
-from seedbed.tasks.readers import intact, pack, packing, read
-from seedbed.tasks.sampling import Sampled, batches
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_contents_that_were_altered(
 ) -> None:
     """In one line, at opening or before the first task of the client: a large population is not read to be opened."""
     if not at_once:
-        monkeypatch.setattr(intact, "AT_ONCE", 0)
+        monkeypatch.setattr(checksums, "AT_ONCE", 0)
     folder = tmp_path / "packed"
     pack(digits, folder)
     CONTENTS[what](folder)
@@ -222,7 +222,7 @@ def test_a_population_that_was_packed_before_there_were_checksums(
 
 def test_only_blocks_that_are_used_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage of one client's data stops nobody who does not use it; whoever reads everything sees it."""
-    monkeypatch.setattr(intact, "AT_ONCE", 0)
+    monkeypatch.setattr(checksums, "AT_ONCE", 0)
     folder = tmp_path / "p"
     with packing(folder) as add:
         for client in range(6):

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seedbed.data import partition
+from seedbed.data.population import Population
 from seedbed.errors import InputError
-from seedbed.tasks import partition
-from seedbed.tasks.population import Population
 
 clients = st.integers(1, 12)
 seeds = st.integers(0, 2**31)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.tasks.readers import extras, read, read_like, sheet
+from seedbed.data.readers import extras, read, read_like, sheet
 
 pd = pytest.importorskip("pandas")
 

@@ -4,7 +4,7 @@ import torch
 from torch.func import vmap
 
 from seedbed import Population, Sampled, batches, tree
-from seedbed.tasks.unread import Unread, reading_later
+from seedbed.data.row_references import Unread, reading_later
 
 
 def drawn(x: torch.Tensor, later: bool) -> torch.Tensor:

@@ -11,9 +11,9 @@ import torch
 import typer
 
 from seedbed.algorithms.catalogue import CATALOGUE, Axes, Entry
-from seedbed.cli.app import app
-from seedbed.runs.build import settable
-from seedbed.runs.settings import Settings, settings_from, table_from
+from seedbed.cli.commands import app
+from seedbed.experiments.config import Settings, settings_from, table_from
+from seedbed.experiments.factories import settable
 
 from .loading import ROOT, loaded
 

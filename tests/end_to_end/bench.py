@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from seedbed.cli import main
-from seedbed.runs import tuning
+from seedbed.experiments import tuning
 
 NET = ("--set", "model.name=mlp", "--set", "model.hidden=8")
 ONCE = ("--set", "evaluation.episodes=2", "--set", "evaluation.shots=1")

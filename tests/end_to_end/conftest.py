@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.runs.directory import RunDirectory
+from seedbed.experiments.run_directory import RunDirectory
 
 from .bench import look_at_few, table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from seedbed.algorithms.catalogue import CATALOGUE
-from seedbed.runs.pipeline import COLUMNS
+from seedbed.experiments.stages import COLUMNS
 
 from .bench import NET, ONCE, PLAIN, TINY, files, kept, seedbed
 
@@ -111,7 +111,7 @@ def test_a_resumed_run_does_not_choose_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["manifest", "toml", "options"])
 def test_the_same_settings_give_the_same_run(digits: Path, tmp_path: Path, how: str) -> None:
-    from seedbed.runs.written import toml
+    from seedbed.experiments.toml_text import toml
 
     settings = json.loads((digits / "manifest.json").read_text())["settings"]
     (tmp_path / "s.toml").write_text(toml(settings))

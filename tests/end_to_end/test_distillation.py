@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.runs.personal import load
-from seedbed.tasks.readers import read
+from seedbed.data.readers import read
+from seedbed.experiments.adapt import load
 
 from .bench import ONCE, PLAIN, files, kept, seedbed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seedbed.runs.personal import load
+from seedbed.experiments.adapt import load
 
 from .bench import ONCE, PLAIN, kept, seedbed
 

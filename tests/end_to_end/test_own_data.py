@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.runs.personal import load
-from seedbed.tasks.readers import read_like
+from seedbed.data.readers import read_like
+from seedbed.experiments.adapt import load
 
 from .bench import TINY, seedbed, table
 

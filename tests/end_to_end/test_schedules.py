@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seedbed.runs.pipeline import Show
-from seedbed.runs.start import start
+from seedbed.experiments.launch import start
+from seedbed.experiments.stages import Show
 
 from .bench import NET, ONCE, PLAIN, TINY, kept, seedbed, table
 

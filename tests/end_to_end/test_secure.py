@@ -13,10 +13,10 @@ import pytest
 
 from seedbed import tree
 from seedbed.engines import OneByOne
+from seedbed.experiments.secure_aggregation import Secured
 from seedbed.privacy.differential import epsilon
 from seedbed.privacy.differential.accountant import Skellam
 from seedbed.privacy.secure import Unmasked
-from seedbed.runs.secured import Secured
 
 from .bench import NET, ONCE, TINY, kept, look_at_few, seedbed
 

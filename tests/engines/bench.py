@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
 from seedbed.models import Model
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
 
 
 def clients() -> Sampled:

@@ -15,19 +15,20 @@ import torch
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
-from seedbed.engines import OneByOne, Vectorised, fused
-from seedbed.engines.fused import Fused, blocks
-from seedbed.engines.fused.batched import by_products
-from seedbed.engines.fused.perceptron import NONE, RELU, Dense
-from seedbed.engines.fused.plan import Plan
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
+from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
+from seedbed.executors import fused
+from seedbed.executors.fused import Fused, triton_launch
+from seedbed.executors.fused.batched import by_products
+from seedbed.executors.fused.mlp_tracer import NONE, RELU, Dense
+from seedbed.executors.fused.spec import Plan
 from seedbed.learning.objectives import cross_entropy, near, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.learning.training import Local, one_step_at_a_time
 from seedbed.models import Model, mlp
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
 
 from .test_fused import LOCAL, NETS, apart, cohort, made, ragged
 
@@ -35,9 +36,9 @@ DEEP = "three, tanh, odd widths"
 ROOT = Path(__file__).parents[2]
 GPU = torch.cuda.is_available()
 THERE = torch.device("cuda" if GPU else "cpu")
-RUNS = GPU or blocks.interpreted()
+RUNS = GPU or triton_launch.interpreted()
 
-LACKING = {kind: blocks.lacking(kind, THERE) for kind in (torch.float32, torch.float64)}
+LACKING = {kind: triton_launch.lacking(kind, THERE) for kind in (torch.float32, torch.float64)}
 
 in_blocks = pytest.mark.skipif(not RUNS or LACKING[torch.float64] is not None, reason="see test_in_the_interpreter")
 
@@ -215,7 +216,7 @@ def test_a_label_beyond_the_classes_makes_its_client_nan(label: int) -> None:
     assert all(leaf[others].isfinite().all() for leaf in tree.leaves((found, losses)))
 
 
-@pytest.mark.skipif(not blocks.interpreted(), reason="a GPU's labels are not looked at")
+@pytest.mark.skipif(not triton_launch.interpreted(), reason="a GPU's labels are not looked at")
 @pytest.mark.usefixtures("float64")
 def test_a_label_beyond_the_classes_is_refused_on_a_cpu() -> None:
     model, task = made("logistic regression")
@@ -257,7 +258,7 @@ def said_by(executor_arguments: dict[str, Any], model: Model, task: Any, device:
 @pytest.mark.usefixtures("float64")
 def test_without_triton_clients_train_batched_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = made("one hidden layer")
-    monkeypatch.setattr(blocks, "triton_version", lambda: None)
+    monkeypatch.setattr(triton_launch, "triton_version", lambda: None)
     said = said_by({"blocks": True}, model, task, THERE)
     assert said == ["executor fused: there is no Triton (pip install triton); clients train batched instead"]
 
@@ -265,16 +266,16 @@ def test_without_triton_clients_train_batched_and_it_is_said(monkeypatch: pytest
 @pytest.mark.usefixtures("float64")
 def test_a_triton_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = made("one hidden layer")
-    monkeypatch.setattr(blocks, "triton_version", lambda: (3, 4))
+    monkeypatch.setattr(triton_launch, "triton_version", lambda: (3, 4))
     (said,) = said_by({"blocks": True}, model, task, THERE)
     assert "blocks in float64 take Triton 3.8 or later, not 3.4; clients train batched" in said
 
 
-@pytest.mark.skipif(blocks.interpreted(), reason="here they are")
+@pytest.mark.skipif(triton_launch.interpreted(), reason="here they are")
 @pytest.mark.usefixtures("float64")
 def test_blocks_are_not_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = made("one hidden layer")
-    monkeypatch.setattr(blocks, "triton_version", lambda: (3, 9))
+    monkeypatch.setattr(triton_launch, "triton_version", lambda: (3, 9))
     (said,) = said_by({"blocks": True}, model, task, torch.device("cpu"))
     assert "on a CPU set TRITON_INTERPRET=1 before Python starts" in said
 
@@ -284,7 +285,7 @@ def test_what_is_too_large_for_a_multiprocessor_is_refused() -> None:
         layers = [
             Dense(f"w{i}", f"b{i}", n, m, RELU if m != sizes[-1] else NONE) for i, (n, m) in enumerate(pairwise(sizes))
         ]
-        return blocks.too_large(blocks.form(layers, batch), dtype, momentum=momentum)
+        return triton_launch.too_large(triton_launch.form(layers, batch), dtype, momentum=momentum)
 
     assert held((60, 64, 10), 10, torch.float32, momentum=True) is None
     assert held((784, 10), 10, torch.float32, momentum=False) is None

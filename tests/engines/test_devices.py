@@ -8,14 +8,14 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches, support_query
 from seedbed.engines import EXECUTORS, OneByOne, make
 from seedbed.federated import Algorithm, Engine
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches, support_query
 
 pytestmark = pytest.mark.usefixtures("float64")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

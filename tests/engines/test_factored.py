@@ -11,26 +11,27 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
-from seedbed.engines import OneByOne, Vectorised, factoring, meeting
-from seedbed.engines.abreast import Each, NotAbreast
-from seedbed.engines.factoring import Factoring, worth
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
+from seedbed.data.types import Batch, Episode, Task
+from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
-from seedbed.factored import Factored, Heard, Lazy, NotFactorable, Rows, Stacked, finite
+from seedbed.executors import factored, lockstep
+from seedbed.executors.factored import Factoring, worth
+from seedbed.executors.grouped_step import Each, NotAbreast
 from seedbed.federated import Algorithm, Group
-from seedbed.gate import Gate
 from seedbed.learning.adaptations import Order, gradient_steps, learned_steps, maml, rates_for
 from seedbed.learning.objectives import after, cross_entropy, supervised
 from seedbed.learning.optimizers import adam, cosine, sgd
 from seedbed.learning.training import Executor, Objective, mean_gradient, trained_by
+from seedbed.lowrank.factored_matrix import Factored, Heard, Lazy, NotFactorable, Rows, Stacked, finite
 from seedbed.models import Model
 from seedbed.privacy.differential import Independent, Noise, private
+from seedbed.rounds.message_validation import Gate
 from seedbed.rounds.synchronous import gather
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
-from seedbed.tasks.types import Batch, Episode, Task
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -257,7 +258,7 @@ class Checkpointed(nn.Module):
 @pytest.mark.usefixtures("float64")
 def test_a_model_that_checkpoints_trains_as_ever(lockstep: int) -> None:
     """Rows would be heard twice, and what is computed again would not be what was: such layers are formed."""
-    with draws.initialising(0):
+    with randomness.initialising(0):
         model = Model(Checkpointed())
     owner = [c for c in range(3) for _ in range(9)]
     x = torch.randn(len(owner), 4, generator=torch.Generator().manual_seed(0))
@@ -275,14 +276,14 @@ def test_a_model_that_checkpoints_trains_as_ever(lockstep: int) -> None:
 def test_clients_in_lockstep_share_products_and_change_nothing(lockstep: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ragged clients: who is done first leaves the others to themselves. However many compute at a time: bit for
     bit."""
-    monkeypatch.setattr(meeting, "NUMBERS", 0)
-    rows, in_parts = [], meeting.in_parts
+    monkeypatch.setattr(lockstep, "NUMBERS", 0)
+    rows, in_parts = [], lockstep.in_parts
 
     def counted(x: Tensor, *rest: Any) -> Tensor:
         rows.append(len(x))
         return in_parts(x, *rest)
 
-    for module in (meeting, factoring):
+    for module in (lockstep, factored):
         monkeypatch.setattr(module, "in_parts", counted)
     source, model = setting()
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=LOCAL["nesterov, decay"])
@@ -301,11 +302,11 @@ def test_clients_in_lockstep_share_products_and_change_nothing(lockstep: int, mo
 @pytest.mark.usefixtures("float64")
 def test_who_meets_at_other_matrices_is_not_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A square matrix and its transpose lie at one place."""
-    monkeypatch.setattr(meeting, "NUMBERS", 0)
+    monkeypatch.setattr(lockstep, "NUMBERS", 0)
     matrix, x = drawn(4, 4), drawn(3, 4, seed=1)
     matrices = [matrix, matrix.T, matrix, 2 * matrix]
     with ThreadPoolExecutor(4) as pool, ThreadPoolExecutor(2) as helpers:
-        products = meeting.Products(4, helpers)
+        products = lockstep.Products(4, helpers)
         seats = [pool.submit(products.multiply, seat, x, which) for seat, which in enumerate(matrices)]
         for seat, which in zip(seats, matrices, strict=True):
             torch.testing.assert_close(seat.result(), x @ which)
@@ -374,7 +375,7 @@ def test_a_model_whose_way_hangs_on_numbers_trains_client_by_client(lockstep: in
 
 
 def test_a_client_that_fails_in_lockstep_fails_the_round_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "NUMBERS", 0)
+    monkeypatch.setattr(lockstep, "NUMBERS", 0)
     source, model = setting()
     loss = supervised(model.predict, cross_entropy)
     steps: list[int] = []

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from seedbed import tree
-from seedbed.engines import OneByOne, Vectorised, compiling, make
-from seedbed.engines.fused import Fused
-from seedbed.engines.fused.calling import KERNEL
-from seedbed.engines.planning import Plans
+from seedbed.data.types import Batch, Task
+from seedbed.engines import OneByOne, Vectorised, make
+from seedbed.engines.autotune import Plans
 from seedbed.errors import InputError
+from seedbed.executors import cpp_compiler
+from seedbed.executors.fused import Fused
+from seedbed.executors.fused.cpp_launch import KERNEL
 from seedbed.learning.objectives import cross_entropy, near, supervised
 from seedbed.learning.optimizers import Optimizer, adam, cosine, sgd
 from seedbed.learning.training import Local, Objective, one_step_at_a_time
 from seedbed.models import Model, mlp
-from seedbed.tasks.types import Batch, Task
 
 NETS = {
     "logistic regression": lambda: nn.Linear(7, 3),
@@ -191,8 +192,8 @@ def test_without_a_compiler_clients_train_batched_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiling, "compiler", lambda: None)
-    compiling.library.cache_clear()
+    monkeypatch.setattr(cpp_compiler, "compiler", lambda: None)
+    cpp_compiler.library.cache_clear()
     said: list[str] = []
     engine = make("auto", None, nn.Linear(2, 2), executor="fused", plans=Plans(say=said.append))  # type: ignore[arg-type]
     assert isinstance(engine, Vectorised)
@@ -203,7 +204,7 @@ def test_without_a_compiler_clients_train_batched_and_it_is_said(
         for _ in range(2):
             cohort(engine.executor, lambda p: supervised(model.predict, cross_entropy), sgd(), model.params, task)
     finally:
-        compiling.library.cache_clear()
+        cpp_compiler.library.cache_clear()
     assert engine.executor.trained == 2
     assert not engine.executor.compiled
     assert said == [
@@ -218,12 +219,12 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     broken.chmod(0o755)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", str(broken))
-    compiling.library.cache_clear()
+    cpp_compiler.library.cache_clear()
     try:
         with pytest.raises(InputError, match=r"broken-c\+\+ cannot compile kernel\.cpp \(no such flag\)"):
-            compiling.library(KERNEL)
+            cpp_compiler.library(KERNEL)
     finally:
-        compiling.library.cache_clear()
+        cpp_compiler.library.cache_clear()
     assert not list(tmp_path.rglob("*.so"))
 
 

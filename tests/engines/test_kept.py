@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from seedbed import tree
-from seedbed.draws import generator
 from seedbed.engines import OnDisk
 from seedbed.errors import InputError
+from seedbed.randomness import generator
 
 
 def state(number: float) -> dict[str, Any]:

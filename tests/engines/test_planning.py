@@ -14,7 +14,7 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedsgd import fedsgd
-from seedbed.engines import OneByOne, Planned, Plans, make, planning, processes
+from seedbed.engines import OneByOne, Planned, Plans, autotune, make, processes
 from seedbed.federated import Algorithm
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
@@ -134,7 +134,7 @@ def test_a_choice_is_kept_for_the_machine_and_for_the_run(seconds: dict[str, flo
 
 def test_a_description_is_the_same_in_every_process_and_tells_settings_apart() -> None:
     a, b, c = (
-        planning.described(fedavg(supervised(model().predict, cross_entropy), local=sgd(lr)).client)
+        autotune.described(fedavg(supervised(model().predict, cross_entropy), local=sgd(lr)).client)
         for lr in (0.1, 0.1, 0.2)
     )
     assert a == b
@@ -191,7 +191,7 @@ def test_off_the_cpu_an_executor_that_fails_is_not_chosen_and_the_run_goes_on(mo
     algorithm, failing = fedavg(supervised(net.predict, cross_entropy)), {"loop", "batched"}
     with pytest.raises(torch.OutOfMemoryError):
         rounds(make("auto", clients(), net.module), algorithm, net.params, count=1)
-    monkeypatch.setattr(planning, "_device", lambda sent: torch.device("xla"))
+    monkeypatch.setattr(autotune, "_device", lambda sent: torch.device("xla"))
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
     rounds(make("auto", clients(), net.module, plans=Plans(say=said.append)), algorithm, net.params, count=1)
     assert "loop cannot (OutOfMemoryError: out of memory)" in said[0]

@@ -14,16 +14,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from seedbed.algorithms.fedavg import fedavg
-from seedbed.engines import OneByOne, make, pooling
-from seedbed.engines.compiling import library
-from seedbed.engines.pooling import Pooling
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
+from seedbed.engines import OneByOne, make
 from seedbed.errors import InputError
+from seedbed.executors import max_pool
+from seedbed.executors.cpp_compiler import library
+from seedbed.executors.max_pool import Pooling
 from seedbed.federated import Engine
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.models import Model
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
 
 SHAPES = {
     "even": (4, 8, 28, 28),
@@ -37,8 +38,8 @@ KINDS = ("different", "equal", "NaN", "-inf", "not contiguous")
 
 @pytest.fixture(autouse=True)
 def compiled() -> None:
-    library(pooling.SOURCE)
-    assert pooling._kernel.ready()
+    library(max_pool.SOURCE)
+    assert max_pool._kernel.ready()
 
 
 def image(shape: tuple[int, ...], kind: str) -> Tensor:
@@ -94,13 +95,13 @@ def test_it_is_pytorchs_under_transforms(dims: tuple[int | None, int | None]) ->
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the kernel is asked from now on."""
     asked: list[str] = []
-    really = pooling._Kernel.__call__
+    really = max_pool._Kernel.__call__
 
     def tell(kernel: Any, what: str, *tensors: Tensor) -> None:
         asked.append(what)
         really(kernel, what, *tensors)
 
-    monkeypatch.setattr(pooling._Kernel, "__call__", tell)
+    monkeypatch.setattr(max_pool._Kernel, "__call__", tell)
     return asked
 
 
@@ -165,9 +166,9 @@ def test_nobody_waits_for_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path
             done.set()
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(pooling, "library", slowly)
+    monkeypatch.setattr(max_pool, "library", slowly)
     for fails in (False, True):
-        monkeypatch.setattr(pooling, "_kernel", pooling._Kernel())
+        monkeypatch.setattr(max_pool, "_kernel", max_pool._Kernel())
         may_compile.clear()
         done.clear()
         for _ in range(2):
@@ -175,12 +176,12 @@ def test_nobody_waits_for_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert not asked
         may_compile.set()
         done.wait(10)
-        while not fails and not pooling._kernel.ready():
+        while not fails and not max_pool._kernel.ready():
             time.sleep(0.001)
         assert torch.equal(by_kernel(x), F.max_pool2d(x, 2))
         assert asked == ([] if fails else ["pool"])
         asked.clear()
-    assert tries == [pooling.SOURCE] * 2
+    assert tries == [max_pool.SOURCE] * 2
 
 
 @pytest.mark.parametrize("executor", ["loop", "factored"])

@@ -5,18 +5,18 @@ import torch
 from torch import nn
 from torch.func import grad, vmap
 
-from seedbed.engines.fused import Fused
+from seedbed.data.readers import read
+from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
+from seedbed.executors.fused import Fused
+from seedbed.experiments.builder import Experiment
+from seedbed.experiments.precision_check import rounding
+from seedbed.experiments.presets import complete
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.learning.training import Local, one_step_at_a_time
 from seedbed.models import Model
 from seedbed.models.precision import settle
-from seedbed.runs.experiment import Experiment
-from seedbed.runs.recipes import complete
-from seedbed.runs.rounding import rounding
-from seedbed.tasks.readers import read
-from seedbed.tasks.types import Batch, Task
 
 
 def model(precision: str) -> Model:

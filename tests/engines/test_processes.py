@@ -22,16 +22,16 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.scaffold import scaffold
 from seedbed.engines import OnDisk, OneByOne, Processes, crew, make, processes
-from seedbed.engines.factoring import Factoring
 from seedbed.engines.handing import Memory
 from seedbed.errors import Diverged, InputError
-from seedbed.factored import Factored, Rows, Stacked
+from seedbed.executors.factored import Factoring
+from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.train_stage import train_stage
 from seedbed.federated import Algorithm
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
+from seedbed.lowrank.factored_matrix import Factored, Rows, Stacked
 from seedbed.rounds import Round, synchronous
-from seedbed.runs.directory import RunDirectory
-from seedbed.runs.training import train_stage
 
 from .bench import clients, model
 

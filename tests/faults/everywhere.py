@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from seedbed import locks, stored
-from seedbed.engines import kept
+from seedbed import locks, serialization
+from seedbed.engines import client_state_store
 from seedbed.errors import InputError
-from seedbed.runs import directory, tuning
-from seedbed.runs.pipeline import Show
-from seedbed.runs.start import go_on, start
+from seedbed.experiments import run_directory, tuning
+from seedbed.experiments.launch import go_on, start
+from seedbed.experiments.stages import Show
 
 COMPARED = ("model.safetensors", "metrics.jsonl", "result.json", "report.html")
 FREES = ("unlink", "rmdir")  # operations that a full disk does not refuse
@@ -51,7 +51,7 @@ class Killer:
     def install(self) -> None:
         for name in CHANGES:
             setattr(os, name, self.counted(getattr(os, name)))
-        for module in (directory, stored, kept, locks):
+        for module in (run_directory, serialization, client_state_store, locks):
             module.open = self.opened  # type: ignore[attr-defined]
 
     def step(self) -> bool:

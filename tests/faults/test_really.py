@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from seedbed.errors import InputError
-from seedbed.runs.directory import RunDirectory
-from seedbed.runs.pipeline import Show
-from seedbed.runs.start import go_on, start
+from seedbed.experiments.launch import go_on, start
+from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.stages import Show
 
 from .killing import COMMAND
 

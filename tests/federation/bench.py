@@ -14,19 +14,19 @@ from seedbed.algorithms.fedavgm import fedavgm
 from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.per_fedavg import per_fedavg
 from seedbed.algorithms.scaffold import scaffold
-from seedbed.draws import initialising
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, Sampler, batches, support_query
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.federation.protocol import Plan
+from seedbed.deployment.federation.round_policy import Terms
+from seedbed.deployment.federation.server import Server
+from seedbed.deployment.federation.transport import InProcess, Transport
 from seedbed.engines import OneByOne
 from seedbed.federated import Algorithm, ClientId, ServerState
-from seedbed.federation.node import Node
-from seedbed.federation.plan import Plan
-from seedbed.federation.server import Server
-from seedbed.federation.terms import Terms
-from seedbed.federation.transport import InProcess, Transport
 from seedbed.learning.objectives import Objective, cross_entropy, supervised
 from seedbed.models import Model, mlp
+from seedbed.randomness import initialising
 from seedbed.rounds import Round, synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, Sampler, batches, support_query
 from seedbed.tree import Tree
 
 SIZES = (9, 12, 14, 10, 17)  # examples of each client

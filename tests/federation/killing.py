@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from federation.bench import node, serve
 
-from seedbed import draws
-from seedbed.federation.local import Local, join
+from seedbed import randomness
+from seedbed.deployment.federation.local_transport import Local, join
 
 WHO, ROUNDS, NAME = (0, 1, 2), 5, "scaffold"
 COMPARED = ("model.safetensors", "metrics.jsonl")
@@ -116,7 +116,7 @@ def kill_nodes(folder: Path, delays: list[float], victims: list[int]) -> Federat
 
 
 def main(what: str, kills: int, seed: int, each: int) -> int:
-    rng = draws.generator(seed, "kills")
+    rng = randomness.generator(seed, "kills")
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         want, seconds = undisturbed(Path(folder) / "whole")
         same_files, records, done = 0, [], 0

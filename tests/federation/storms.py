@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seedbed.federation.faulty import Faults, Faulty
-from seedbed.federation.node import Node
-from seedbed.federation.transport import InProcess
+from seedbed.deployment.federation.fault_injection import Faults, Faulty
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.federation.transport import InProcess
 
 from .bench import CLIENTS, nodes, same, serve, simulated
 

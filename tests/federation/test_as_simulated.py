@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from seedbed.data.sampling import Sampled
 from seedbed.engines import OneByOne
 from seedbed.rounds import synchronous
-from seedbed.tasks.sampling import Sampled
 
 from .bench import CLIENTS, SEED, case, plan, population, run, same, simulated
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.federation.transport import InProcess
 from seedbed.errors import InputError
-from seedbed.federation.node import Node
-from seedbed.federation.transport import InProcess
 
 from .bench import node, serve
 
@@ -77,9 +77,9 @@ def failing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for name in ("fsync", "replace", "ftruncate", "unlink"):
             patch.setattr(os, name, wrapped(getattr(os, name)))
         patch.setattr(os, "write", write)
-        patch.setattr("seedbed.stored.open", wrapped(open), raising=False)
-        patch.setattr("seedbed.federation.log.open", wrapped(open), raising=False)
-        patch.setattr("seedbed.federation.server.open", wrapped(open), raising=False)
+        patch.setattr("seedbed.serialization.open", wrapped(open), raising=False)
+        patch.setattr("seedbed.deployment.federation.event_log.open", wrapped(open), raising=False)
+        patch.setattr("seedbed.deployment.federation.server.open", wrapped(open), raising=False)
         yield
 
 

@@ -3,10 +3,10 @@
 from collections import Counter, deque
 from pathlib import Path
 
-from seedbed.federation.inbox import Inbox
-from seedbed.federation.transport import Address, InProcess
-from seedbed.wire import Action, Letter, seal
-from seedbed.wire.frames import Head
+from seedbed.deployment.federation.inbox import Inbox
+from seedbed.deployment.federation.transport import Address, InProcess
+from seedbed.deployment.wire import Action, Letter, seal
+from seedbed.deployment.wire.frames import Head
 
 from .bench import CLIENTS, KEYS, nodes, plan, same, serve, simulated
 from .test_server import events

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seedbed.deployment.federation.journal import START, Journal, read, written
+from seedbed.deployment.federation.state_machine import progress
 from seedbed.errors import InputError
-from seedbed.federation.journal import START, Journal, read, written
-from seedbed.federation.progress import progress
 
 RECORDS = [
     {"state": "OPENED", "snapshot": "s0"},

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.aggregation import mean
+from seedbed.data.types import Task
+from seedbed.deployment.federation.protocol import Plan, as_tree
+from seedbed.deployment.federation.round_policy import Terms
+from seedbed.deployment.federation.server import Server
+from seedbed.deployment.federation.transport import InProcess
+from seedbed.deployment.wire import Action, Assembler, Letter, pack, seal
 from seedbed.federated import Algorithm, ClientId, Message, Replies, ServerState
-from seedbed.federation.plan import Plan, as_tree
-from seedbed.federation.server import Server
-from seedbed.federation.terms import Terms
-from seedbed.federation.transport import InProcess
-from seedbed.gate import Gate
-from seedbed.reducers import mean
 from seedbed.rounds import Round
-from seedbed.tasks.types import Task
+from seedbed.rounds.message_validation import Gate
 from seedbed.tree import Tree
-from seedbed.wire import Action, Assembler, Letter, pack, seal
 
 from ..robust.honest import REDUCERS, honest
 

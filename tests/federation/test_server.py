@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from seedbed import tree
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.federation.round_policy import Terms
+from seedbed.deployment.federation.server import Server, TooFewAnswer
+from seedbed.deployment.federation.transport import InProcess
+from seedbed.deployment.wire import Action, Letter, seal
 from seedbed.errors import Diverged, InputError
 from seedbed.federated import ServerState
-from seedbed.federation.node import Node
-from seedbed.federation.server import Server, TooFewAnswer
-from seedbed.federation.terms import Terms
-from seedbed.federation.transport import InProcess
-from seedbed.wire import Action, Letter, seal
 
 from .bench import CLIENTS, KEYS, node, nodes, plan, run, same, serve, simulated
 
@@ -133,7 +133,7 @@ def test_a_node_that_cannot_work_is_not_waited_for(disk: Path) -> None:
 
 
 def test_a_flood_does_not_fill_the_disk(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seedbed.federation.server.REMARKS", 20)
+    monkeypatch.setattr("seedbed.deployment.federation.server.REMARKS", 20)
     transport = InProcess(nodes("fedavg", disk))
     transport._coming.extend((0, b"noise %d" % i) for i in range(500))
     last_of(serve("fedavg", disk, transport, rounds=1))

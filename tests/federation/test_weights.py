@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.federation.protocol import Plan, as_message, as_tree, cap_weights
+from seedbed.deployment.federation.round_policy import Terms
+from seedbed.deployment.federation.server import Server, TooFewAnswer
+from seedbed.deployment.federation.transport import InProcess
+from seedbed.deployment.wire import Action, Letter, seal
+from seedbed.deployment.wire.frames import Head
 from seedbed.federated import Message
-from seedbed.federation.node import Node
-from seedbed.federation.plan import Plan, as_message, as_tree, cap_weights
-from seedbed.federation.server import Server, TooFewAnswer
-from seedbed.federation.terms import Terms
-from seedbed.federation.transport import InProcess
 from seedbed.rounds import Round
-from seedbed.wire import Action, Letter, seal
-from seedbed.wire.frames import Head
 
 from .bench import CLIENTS, KEYS, case, nodes, plan, same, serve, simulated
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seedbed.flower.founding import found
-from seedbed.runs.agreement import Agreement
+from seedbed.deployment.agreement import Agreement
+from seedbed.deployment.flower.init import found
 
 NAMES = ("basel", "bern", "chur")
 GIVEN = {"algorithm": "fedavg", "rounds": 3, "reader": {"target": "ill"}, "model": {"name": "linear"}}

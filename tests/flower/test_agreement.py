@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 import seedbed as sb
+from seedbed.data import readers
+from seedbed.deployment.agreement import Agreement
+from seedbed.deployment.federation.transport import InProcess
+from seedbed.deployment.server_folder import open_node, open_server
 from seedbed.errors import InputError
-from seedbed.federation.transport import InProcess
-from seedbed.runs.agreement import Agreement
-from seedbed.runs.federating import open_node, open_server
-from seedbed.runs.personal import load, personalise
-from seedbed.tasks import readers
+from seedbed.experiments.adapt import load, personalise
 from seedbed.tree import Tree
 
 from ..federation.bench import same

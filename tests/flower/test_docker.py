@@ -6,7 +6,7 @@ from typing import Any
 import typer
 import yaml
 
-from seedbed.cli.app import app
+from seedbed.cli.commands import app
 
 DOCKER = Path(__file__).parents[2] / "docker"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from seedbed.deployment.flower import certificates
+from seedbed.deployment.flower.init import found, renew_certificate
 from seedbed.errors import InputError
-from seedbed.flower import keys
-from seedbed.flower.founding import found, renew_certificate
 
 from .hospitals import GIVEN, NAMES, federation, tables
 
@@ -19,7 +19,7 @@ from .hospitals import GIVEN, NAMES, federation, tables
 def handshake(server: Path, authority: Path, name: str) -> None:
     """A TLS connection to a server with this certificate, by somebody who trusts this authority alone."""
     there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    there.load_cert_chain(server / keys.CERTIFICATE, server / keys.KEY)
+    there.load_cert_chain(server / certificates.CERTIFICATE, server / certificates.KEY)
     here = ssl.create_default_context(cafile=str(authority))
     one, other = socket.socketpair()
 
@@ -42,7 +42,7 @@ def handshake(server: Path, authority: Path, name: str) -> None:
 def test_members_trust_the_servers_certificate_and_no_other(name: str, tmp_path: Path) -> None:
     directory, _, _ = federation(tmp_path)
     handshake(directory / "server", directory / "nodes" / "bern" / "ca.crt", name)
-    keys.make_authority(tmp_path, "another")
+    certificates.make_authority(tmp_path, "another")
     with pytest.raises(ssl.SSLCertVerificationError, match="CERTIFICATE_VERIFY_FAILED"):
         handshake(directory / "server", tmp_path / "ca.crt", name)
 
@@ -50,8 +50,8 @@ def test_members_trust_the_servers_certificate_and_no_other(name: str, tmp_path:
 def test_an_expired_certificate_is_trusted_by_nobody_and_renewed_by_the_same_authority(tmp_path: Path) -> None:
     directory, _, _ = federation(tmp_path)
     server, authority = directory / "server", directory / "nodes" / "chur" / "ca.crt"
-    keys.make_certificate(server, ["localhost"], valid=timedelta(days=-1))
-    assert keys.expiry(server) < datetime.now(UTC)
+    certificates.make_certificate(server, ["localhost"], valid=timedelta(days=-1))
+    assert certificates.expiry(server) < datetime.now(UTC)
     with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
         handshake(server, authority, "localhost")
     assert renew_certificate(directory, timedelta(days=30)) > datetime.now(UTC) + timedelta(days=29)

@@ -17,11 +17,11 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from seedbed.deployment.flower import certificates, listener
+from seedbed.deployment.flower.gate import ANNOUNCE, LIMITS, PUSH, Gate, Receive, Scope, Send
+from seedbed.deployment.flower.key_roster import BURST, Roster
+from seedbed.deployment.flower.listener import Listener
 from seedbed.errors import InputError
-from seedbed.flower import keys, listener
-from seedbed.flower.gate import ANNOUNCE, LIMITS, PUSH, Gate, Receive, Scope, Send
-from seedbed.flower.listener import Listener
-from seedbed.flower.roster import BURST, Roster
 
 LETTER = 1 << 20
 PULL = "/v1/fleet/pull-messages"
@@ -75,8 +75,8 @@ def member(folder: Path, name: str) -> ec.EllipticCurvePrivateKey:
     """A registered node's private key."""
     own = folder / f"of-{name}"
     own.mkdir()
-    (folder / f"{name}.pub").write_bytes(keys.make_node_key(own))
-    key = serialization.load_ssh_private_key((own / keys.NODE_KEY).read_bytes(), None)
+    (folder / f"{name}.pub").write_bytes(certificates.make_node_key(own))
+    key = serialization.load_ssh_private_key((own / certificates.NODE_KEY).read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return key
 

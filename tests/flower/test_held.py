@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from seedbed.deployment.flower.addresses import joined, parted, plain_host
+from seedbed.deployment.flower.init import found
+from seedbed.deployment.flower.join import join
+from seedbed.deployment.flower.serve import serve
+from seedbed.deployment.server_folder import HELD, Place
 from seedbed.errors import InputError
-from seedbed.flower.addresses import joined, parted, plain_host
-from seedbed.flower.founding import found
-from seedbed.flower.joining import join
-from seedbed.flower.serving import serve
 from seedbed.locks import held
-from seedbed.runs.federating import HELD, Place
 
 from .hospitals import GIVEN, NAMES, federation
 
@@ -49,8 +49,8 @@ def test_a_second_node_is_refused_before_it_does_anything(tmp_path: Path) -> Non
 ENDING = """
 import os, sys, tempfile, time
 from pathlib import Path
-from seedbed.flower.ending import ending_by_signal
-from seedbed.flower.processes import Child
+from seedbed.deployment.flower.signals import ending_by_signal
+from seedbed.deployment.flower.flower_processes import Child
 with ending_by_signal(), tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
     child = Child([sys.executable, "-c", "import time; time.sleep(60)"], os.environ, Path(sys.argv[1]) / "log")
     try:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from seedbed.cli.app import app
+from seedbed.cli.commands import app
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.federation.transport import InProcess
+from seedbed.deployment.flower.init import add_member, remove_member, renew_member
+from seedbed.deployment.member_roster import Roster
+from seedbed.deployment.server_folder import Place, open_node, open_server
+from seedbed.deployment.status import Standing
 from seedbed.errors import InputError
-from seedbed.federation.node import Node
-from seedbed.federation.transport import InProcess
-from seedbed.flower.founding import add_member, remove_member, renew_member
-from seedbed.runs.federating import Place, open_node, open_server
-from seedbed.runs.roster import Roster
-from seedbed.runs.standing import Standing
 
 from .hospitals import NAMES, federation
 

@@ -14,13 +14,13 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.runtime import RuntimeHttpClient
 
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.federation.transport import Address, InProcess
+from seedbed.deployment.flower import certificates
+from seedbed.deployment.flower.join import join
+from seedbed.deployment.flower.serve import serve
+from seedbed.deployment.server_folder import open_node, open_server
 from seedbed.errors import InputError
-from seedbed.federation.node import Node
-from seedbed.federation.transport import Address, InProcess
-from seedbed.flower import keys
-from seedbed.flower.joining import join
-from seedbed.flower.serving import serve
-from seedbed.runs.federating import open_node, open_server
 
 from .hospitals import NAMES, federation
 
@@ -109,7 +109,7 @@ def test_a_federation_over_flower_is_as_in_process_and_opens_one_port(tmp_path: 
 
 def strangers(directory: Path, port: int) -> list[int]:
     """What strangers are answered."""
-    where = f"localhost:{port}", False, (directory / "server" / keys.CA).read_bytes()
+    where = f"localhost:{port}", False, (directory / "server" / certificates.CA).read_bytes()
     with ControlHttpClient.from_server_address(*where, []) as control:
         answers = [
             refusal(lambda: control.ListRuns(ListRunsRequest())),
@@ -133,7 +133,7 @@ def test_a_second_server_on_a_folder_is_refused_and_changes_nothing(tmp_path: Pa
 
 
 def test_an_address_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seedbed.flower.serving.LEFT", 0.0)
+    monkeypatch.setattr("seedbed.deployment.flower.serve.LEFT", 0.0)
     directory, _, _ = federation(tmp_path)
     other = socket.create_server(("127.0.0.1", 0))
     with other, pytest.raises(InputError, match=r"Address already in use.*another --port"):
@@ -146,8 +146,8 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_a_key_that_is_not_registered_is_not_let_in_and_one_of_another_authority_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seedbed.flower.joining.AGAIN", 0.05)
-    monkeypatch.setattr("seedbed.flower.joining.KNOCKS", 3)
+    monkeypatch.setattr("seedbed.deployment.flower.join.AGAIN", 0.05)
+    monkeypatch.setattr("seedbed.deployment.flower.join.KNOCKS", 3)
     port = free_port()
     directory, files, _ = federation(tmp_path, port=port, rounds=1, federation={"deadline": 30, "patience": 2})
     (tmp_path / "away").mkdir()
@@ -167,10 +167,10 @@ def test_a_key_that_is_not_registered_is_not_let_in_and_one_of_another_authority
             public.rename(away)
             with pytest.raises(InputError, match="does not let this node in: its key is not registered"):
                 join(directory / "nodes" / "chur", files["chur"], said=lines.append)
-            keys.make_authority(tmp_path / "away", "another")
-            own = directory / "nodes" / "chur" / keys.CA
+            certificates.make_authority(tmp_path / "away", "another")
+            own = directory / "nodes" / "chur" / certificates.CA
             text = own.read_bytes()
-            shutil.copyfile(tmp_path / "away" / keys.CA, own)
+            shutil.copyfile(tmp_path / "away" / certificates.CA, own)
             with pytest.raises(InputError, match="is not the one that this node trusts"):
                 join(directory / "nodes" / "chur", files["chur"], said=lines.append)
             own.write_bytes(text)

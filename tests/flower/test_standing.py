@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from seedbed.cli.app import app
+from seedbed.cli.commands import app
+from seedbed.deployment.federation.transport import InProcess
+from seedbed.deployment.log_lines import News, spoken
+from seedbed.deployment.metrics import Figures, text
+from seedbed.deployment.server_folder import open_node, open_server
+from seedbed.deployment.status import Standing
 from seedbed.errors import InputError
-from seedbed.federation.transport import InProcess
-from seedbed.runs.federating import open_node, open_server
-from seedbed.runs.news import News, spoken
-from seedbed.runs.prometheus import Figures, text
-from seedbed.runs.standing import Standing
 
 from .hospitals import NAMES, federation
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seedbed import tree
+from seedbed.data.sampling import stacked
+from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.federated import Algorithm, ServerState
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.rounds import Round, synchronous
-from seedbed.tasks.sampling import stacked
-from seedbed.tasks.types import Batch, Episode, Task
 
 D = 3
 

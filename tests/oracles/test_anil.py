@@ -11,10 +11,10 @@ from seedbed import tree
 from seedbed.algorithms.anil import anil
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.fedsgd import fedsgd
+from seedbed.data.types import Episode
 from seedbed.federated import uniform
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.tasks.types import Episode
 
 from .bench import ENGINES, apart, batch, episode, final, loss, network, plain_loss, plain_maml, sent_by, task
 

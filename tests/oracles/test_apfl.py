@@ -11,11 +11,11 @@ from seedbed import tree
 from seedbed.algorithms.apfl import Own, apfl
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
+from seedbed.data.types import Batch, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import uniform
 from seedbed.learning.optimizers import adam, sgd
-from seedbed.tasks.types import Batch, Task
 
 from .bench import D, Given, apart, batch, bowl, bowls, final, loss, network, plain_loss, power, start, task
 

@@ -15,12 +15,12 @@ from seedbed.algorithms.fedasync import fedasync, staleness_factor
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedbuff import fedbuff
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.types import Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, uniform
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds import Round, asynchronous, equal_latency, lognormal_latency, synchronous
-from seedbed.tasks.types import Task
 
 from .bench import ENGINES, D, Given, apart, bowl, bowls, start, task
 

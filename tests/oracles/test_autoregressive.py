@@ -11,14 +11,14 @@ from torch.func import grad, jacrev
 
 from seedbed.algorithms.autoregressive import autoregressive
 from seedbed.algorithms.fedmeta import fedmeta
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, episodes, noised
+from seedbed.data.types import Batch, Noisy
 from seedbed.errors import InputError
 from seedbed.learning.adaptations import RATE, rates_for
-from seedbed.learning.generating import NARROW, PSI, Generator, Layer, autoregressive_generator, numbers
 from seedbed.learning.objectives import squared_error, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, episodes, noised
-from seedbed.tasks.types import Batch, Noisy
+from seedbed.learning.parameter_generation import NARROW, PSI, Generator, Layer, autoregressive_generator, numbers
 
 from .bench import (
     CLASSES,

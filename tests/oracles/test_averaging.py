@@ -12,12 +12,12 @@ from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.local import local
+from seedbed.data.types import Batch, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.federated import uniform
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.optimizers import Optimizer, adam, sgd
 from seedbed.rounds import synchronous
-from seedbed.tasks.types import Batch, Task
 
 from .bench import (
     ENGINES,

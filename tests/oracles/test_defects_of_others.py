@@ -43,14 +43,14 @@ from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.algorithms.per_fedavg import per_fedavg
 from seedbed.algorithms.pfedme import pfedme
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.types import Episode
 from seedbed.engines import OneByOne
+from seedbed.experiments.run_directory import RunDirectory
 from seedbed.federated import Algorithm
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds import synchronous
-from seedbed.runs.directory import RunDirectory
-from seedbed.stored import fill
-from seedbed.tasks.types import Episode
+from seedbed.serialization import fill
 
 from .bench import (
     CLASSES,

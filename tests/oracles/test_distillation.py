@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from seedbed.algorithms.distill import distill
 from seedbed.algorithms.fedavg import fedavg
+from seedbed.data.types import Batch
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import adapting
@@ -18,7 +19,6 @@ from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.distillation import distilled, divergence, imitate_scores, in_turn, student_of, taught_by
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import adam, annealed, cosine, sgd
-from seedbed.tasks.types import Batch
 
 from .bench import CLASSES, INPUTS, apart, batch, final, loss, network, plain_loss, predict, task
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from seedbed.algorithms.ditto import ditto
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
+from seedbed.data.types import Batch, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.rounds.synchronous import gather
-from seedbed.tasks.types import Batch, Task
 
 from .bench import D, Given, apart, batch, bowl, bowls, final, loss, network, power, sent_by, start, task
 

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from seedbed.algorithms.fd import Table, by_label, fd
 from seedbed.algorithms.local import local
+from seedbed.data.types import Batch
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds.synchronous import gather
-from seedbed.tasks.types import Batch
 
 from .bench import CLASSES, Given, apart, batch, final, task
 from .test_feddf import begun, descended, either, inputs

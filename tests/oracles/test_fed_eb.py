@@ -21,6 +21,9 @@ from torch.func import vmap
 from seedbed import tree
 from seedbed.algorithms.fed_eb import fed_eb, frozen, with_prior
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches, fresh_support
+from seedbed.data.types import Batch, Episode
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import before_adapting
@@ -50,9 +53,6 @@ from seedbed.learning.objectives import cross_entropy, squared_error, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.privacy.secure import Grid, Masks, Summed, Unmasked, Weighted
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches, fresh_support
-from seedbed.tasks.types import Batch, Episode
 
 from .bench import Given, task
 

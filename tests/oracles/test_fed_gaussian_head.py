@@ -11,14 +11,14 @@ from scipy import optimize
 from torch import Tensor
 
 from seedbed.algorithms.fed_gaussian_head import fed_gaussian_head
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
+from seedbed.data.types import Batch
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.federated import ServerState
 from seedbed.learning.gaussian_head import ClassPrior, prototypes
 from seedbed.learning.heads import one_hot
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
-from seedbed.tasks.types import Batch
 
 CLASSES = 3
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.algorithms.fed_lbfgs import PATH, fed_lbfgs, flat, penalised, solutions, unflat
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import ServerState
@@ -19,8 +21,6 @@ from seedbed.learning.lbfgs import Evaluation, begin, is_done, observe
 from seedbed.learning.objectives import Loss, cross_entropy, squared_error, supervised
 from seedbed.privacy.secure import Grid, Masks, Summed, Weighted
 from seedbed.rounds import synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches
 
 METHODS: Any = ["lbfgs", "newton"]
 ENGINES = [OneByOne, Vectorised]

@@ -11,12 +11,12 @@ from torch.func import grad, vmap
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedbn import fedbn
-from seedbed.draws import initialising
-from seedbed.learning.normalising import normalised
+from seedbed.data.types import Batch
+from seedbed.learning.batchnorm_training import normalised
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import BatchNorm, Model, conv, mlp
-from seedbed.tasks.types import Batch
+from seedbed.randomness import initialising
 
 from .bench import CLASSES, ENGINES, INPUTS, apart, batch, rounds, task
 

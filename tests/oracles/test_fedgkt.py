@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seedbed.algorithms.fedgkt import Uploaded, fedgkt
+from seedbed.data.types import Batch
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model
 from seedbed.models.small import mlp
 from seedbed.models.split import Halves, Split
-from seedbed.tasks.types import Batch
 
 from .bench import CLASSES, INPUTS, Given, apart, batch, final, task
 

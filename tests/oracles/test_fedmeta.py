@@ -10,12 +10,12 @@ from torch.func import grad, jacrev
 from seedbed import tree
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.fedsgd import fedsgd
+from seedbed.data.types import Episode, Task
 from seedbed.engines import Vectorised
 from seedbed.federated import uniform
 from seedbed.learning.adaptations import maml
 from seedbed.learning.objectives import finite_hessian_vector, hessian_vector
 from seedbed.learning.optimizers import adam, sgd
-from seedbed.tasks.types import Episode, Task
 
 from .bench import (
     ENGINES,

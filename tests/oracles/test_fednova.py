@@ -14,7 +14,7 @@ from seedbed.algorithms.fedprox import fedprox
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.learning.optimizers import Optimizer, adagrad, adam, cosine, linear, sgd, yogi
-from seedbed.learning.probe import train_measured
+from seedbed.learning.path_length import train_measured
 
 from .bench import ENGINES, D, apart, batch, bowl, bowls, final, loss, network, plain_loss, power, sent_by, start, task
 

@@ -22,6 +22,7 @@ from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.algorithms.push_sum import push_sum
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.types import Episode, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Replies, ServerState, uniform
@@ -29,7 +30,6 @@ from seedbed.learning.optimizers import adam, sgd
 from seedbed.rounds import Round, gossip, links_of, mixing, synchronous
 from seedbed.rounds.gossip import Order
 from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES, Mix, Topology, connected, grid, ring, second_eigenvalue
-from seedbed.tasks.types import Episode, Task
 
 from .bench import ENGINES, D, Given, apart, bowl, bowls, start, task
 

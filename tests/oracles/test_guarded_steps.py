@@ -18,13 +18,13 @@ from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedrep import fedrep
 from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.per_fedavg import per_fedavg
+from seedbed.data.types import Batch
 from seedbed.federated import Algorithm
 from seedbed.learning.adaptations import gradient_steps, guarded_steps
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.guarding import HALVINGS, guarded_path, kept_start
 from seedbed.learning.objectives import cross_entropy
-from seedbed.learning.partial import within
-from seedbed.tasks.types import Batch
+from seedbed.learning.parameter_subsets import within
 
 from .bench import CLASSES, apart, batch, features, loss, network, predict
 

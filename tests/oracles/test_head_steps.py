@@ -17,6 +17,7 @@ from seedbed.algorithms.anil import anil
 from seedbed.algorithms.fedbabu import fedbabu
 from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedrep import fedrep
+from seedbed.data.types import Batch, Episode
 from seedbed.federated import Algorithm
 from seedbed.learning.adaptations import Moves, everything, gradient_steps
 from seedbed.learning.head_steps import NotAHead, head_steps
@@ -31,10 +32,9 @@ from seedbed.learning.objectives import (
     squared_error,
     supervised,
 )
-from seedbed.learning.partial import within
+from seedbed.learning.parameter_subsets import within
 from seedbed.learning.training import Objective, Params, gradient
 from seedbed.models import Model
-from seedbed.tasks.types import Batch, Episode
 
 from .bench import apart
 

@@ -16,6 +16,7 @@ from seedbed.algorithms.fed_lr import fed_lr
 from seedbed.algorithms.fed_metaoptnet import fed_metaoptnet
 from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fed_ridge import fed_ridge
+from seedbed.data.types import Batch, Episode
 from seedbed.federated import Algorithm
 from seedbed.learning.heads import (
     LOGISTIC,
@@ -31,8 +32,7 @@ from seedbed.learning.heads import (
 )
 from seedbed.learning.objectives import EXCLUDED, cross_entropy, smoothed_cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.learning.quadratic import svm_dual
-from seedbed.tasks.types import Batch, Episode
+from seedbed.learning.svm_qp import svm_dual
 
 from .bench import (
     CLASSES,

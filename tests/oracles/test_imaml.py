@@ -9,11 +9,11 @@ from torch.func import grad
 
 from seedbed import tree
 from seedbed.algorithms.imaml import imaml
+from seedbed.data.types import Batch, Episode
 from seedbed.errors import InputError
 from seedbed.learning.adaptations import maml
 from seedbed.learning.implicit import conjugate_gradients, implicit, proximal_steps
 from seedbed.learning.optimizers import sgd
-from seedbed.tasks.types import Batch, Episode
 
 from .bench import ENGINES, D, apart, batch, bowl, bowls, episode, final, loss, network, start, task
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad
 
 from seedbed import tree
+from seedbed.data.types import Batch, Episode, Task, Triple
 from seedbed.learning.adaptations import (
     chain,
     gradient_steps,
@@ -39,7 +40,6 @@ from seedbed.learning.objectives import (
 )
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.learning.training import mean_gradient, train
-from seedbed.tasks.types import Batch, Episode, Task, Triple
 
 from .bench import CLASSES, apart, batch, episode, features, loss, network, predict, task
 

@@ -15,15 +15,15 @@ from seedbed.algorithms.fedper import fedper, partly_shared
 from seedbed.algorithms.fedrep import fedrep
 from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.local import local
+from seedbed.data.types import Batch, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers
 from seedbed.learning.adaptations import everything, gradient_steps, unadapted
 from seedbed.learning.heads import fresh_head
 from seedbed.learning.optimizers import adam, sgd
-from seedbed.learning.partial import nothing, outside, part, train_part, within
+from seedbed.learning.parameter_subsets import nothing, outside, part, train_part, within
 from seedbed.learning.training import train
-from seedbed.tasks.types import Batch, Task
 
 from .bench import ENGINES, HIDDEN, D, Given, apart, batch, bowls, final, loss, network, plain_loss, sent_by, task
 

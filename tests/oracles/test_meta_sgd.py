@@ -10,10 +10,10 @@ from torch.func import grad
 from seedbed import tree
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.meta_sgd import meta_sgd
+from seedbed.data.types import Episode
 from seedbed.learning.adaptations import DONE, RATE, learned_path, learned_steps, multi_step, rates_for
 from seedbed.learning.objectives import after
 from seedbed.learning.optimizers import sgd
-from seedbed.tasks.types import Episode
 
 from .bench import (
     ENGINES,

@@ -11,11 +11,11 @@ from torch.func import grad
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.per_fedavg import per_fedavg
+from seedbed.data.types import Episode, Triple
 from seedbed.federated import uniform
 from seedbed.learning.objectives import three_batch
 from seedbed.learning.optimizers import sgd
 from seedbed.learning.training import mean_gradient
-from seedbed.tasks.types import Episode, Triple
 
 from .bench import (
     ENGINES,

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from seedbed.algorithms.pfedhn import OWN, pfedhn
+from seedbed.data.types import Episode
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, renumbered, to_newcomers
 from seedbed.federated import NEWCOMER, Algorithm, ServerState
@@ -15,7 +16,6 @@ from seedbed.learning.heads import fresh_head
 from seedbed.learning.hypernetwork import EMBEDDINGS, HYPER, generated
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds.synchronous import gather
-from seedbed.tasks.types import Episode
 
 from .bench import ENGINES, HIDDEN, D, Given, apart, batch, bowl, bowls, loss, network, plain_loss, power, start, task
 

@@ -9,12 +9,12 @@ from torch import nn
 from torch.func import grad
 
 from seedbed import tree
-from seedbed.engines.room import megabytes
+from seedbed.data.types import Batch, Episode
+from seedbed.engines.memory_info import megabytes
 from seedbed.learning.adaptations import Order, maml
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.training import gradient
 from seedbed.models import Model
-from seedbed.tasks.types import Batch, Episode
 
 PEAK = Path("/proc/self/clear_refs")
 

@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seedbed import reducers
+from seedbed import aggregation
+from seedbed.aggregation import make, nnm
+from seedbed.aggregation.robust import TooFew
+from seedbed.aggregation.root_trust import trusted
 from seedbed.errors import InputError
-from seedbed.reducers import make, nnm
-from seedbed.reducers.robust import TooFew
-from seedbed.reducers.trust import trusted
 from seedbed.tree import Tree
 
 SAME = torch.ones(99)
 F = {"bulyan": 2}  # of 11 messages; the others bear 3
 NAMES = [
-    *reducers.RULES,
+    *aggregation.RULES,
     "nnm+median",
     "nnm+trimmed_mean",
     "nnm+krum",

@@ -9,9 +9,9 @@ from seedbed import InputError
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.stragglers import Shortened, Stragglers
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds import synchronous
-from seedbed.tasks.stragglers import Shortened, Stragglers
 
 from .bench import ENGINES, D, Given, apart, bowl, bowls, power, rounds, start, task
 

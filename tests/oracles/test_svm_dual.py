@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from seedbed.learning.quadratic import interior_point, kkt_residual, svm_dual
+from seedbed.learning.svm_qp import interior_point, kkt_residual, svm_dual
 
 C, EPSILON = 0.3, 0.5
 

@@ -46,7 +46,7 @@ def structures(mark: Path) -> Iterator[tuple[str, Json]]:
     yield "a program inside", ["tuple", [LEAF, ["dict", [["a", program(mark)]]]]]
     yield "a builtin", ["named", "builtins", "exec", [LEAF]]
     yield "a function", ["named", "os", "system", [LEAF]]
-    yield "a method of ours", ["named", "seedbed.stored", "write_atomically", [LEAF, LEAF]]
+    yield "a method of ours", ["named", "seedbed.serialization", "write_atomically", [LEAF, LEAF]]
     yield "a class with a constructor", ["named", __name__, "Loud", [LEAF]]
     yield "a tuple made by hand", ["named", __name__, "Handmade", [LEAF]]
     yield "a structure of PyTorch", ["named", "torch", "Size", [LEAF]]

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from seedbed import limits
+from seedbed.data.readers import mnist, omniglot, read, shakespeare, wearables
 from seedbed.errors import InputError
-from seedbed.tasks.readers import mnist, omniglot, read, shakespeare, wearables
 
 LARGE = 2**24  # bytes: what tests call too much, so that they are fast
 pandas = pytest.importorskip("pandas")

@@ -11,7 +11,7 @@ import pytest
 
 from seedbed.cli import main
 from seedbed.cli.console import PlainConsole
-from seedbed.runs.directory import RunDirectory
+from seedbed.experiments.run_directory import RunDirectory
 
 from .bench import as_json, nested, program
 

@@ -16,18 +16,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from seedbed import stored, tree, wire
+from seedbed import serialization, tree
+from seedbed.data.population import Population
+from seedbed.deployment import wire
+from seedbed.deployment.agreement import FILE, Agreement
+from seedbed.deployment.peers.address_book import Circle
+from seedbed.engines.client_state_store import KINDS, OnDisk
 from seedbed.engines.handing import Memory, Piece
-from seedbed.engines.kept import KINDS, OnDisk
 from seedbed.errors import InputError
+from seedbed.experiments.adapt import load
+from seedbed.experiments.config import read_toml
+from seedbed.experiments.multi_rank import copy_files
 from seedbed.federated import Message, ServerState
 from seedbed.limits import from_json, inside
-from seedbed.peers.circle import Circle
-from seedbed.runs.agreement import FILE, Agreement
-from seedbed.runs.personal import load
-from seedbed.runs.settings import read_toml
-from seedbed.runs.several import copy_files
-from seedbed.tasks.population import Population
 
 from . import bench
 from .bench import altered, as_json, deep, nested, packed, program, structures
@@ -57,8 +58,8 @@ def refused(what: Callable[[], object]) -> str:
 def test_structures_that_are_none(name: str, mark: Path) -> None:
     """Between ranks, from a file, and in memory that another process wrote."""
     structure = dict(structures(mark))[name]
-    refused(lambda: stored.unpack(packed(structure)))
-    refused(lambda: stored.blank([structure, [[[1], "float32"]]]))
+    refused(lambda: serialization.unpack(packed(structure)))
+    refused(lambda: serialization.blank([structure, [[[1], "float32"]]]))
     with Memory() as memory:
         head = as_json([{}, [structure, [[[1], "float32"]]], [None]])
         data = len(head).to_bytes(8, "little") + head
@@ -92,7 +93,7 @@ def test_what_clients_keep_on_disk(name: str, mark: Path, tmp_path: Path) -> Non
 )
 def test_outlines_that_are_none(outline: Any, tmp_path: Path) -> None:
     """Types are a closed list, and not whatever PyTorch has under a name."""
-    refused(lambda: stored.blank(outline))
+    refused(lambda: serialization.blank(outline))
     index = _kept(tmp_path / "kept")
     (tmp_path / "kept" / KINDS).write_bytes(as_json([outline]))
     refused(lambda: OnDisk(tmp_path / "kept").restore(index))
@@ -109,7 +110,7 @@ def test_an_index_that_points_elsewhere(entry: list[int], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("depth", [300, 600, 1000, 100_000])
 def test_deep_structures(depth: int, tmp_path: Path) -> None:
-    sound_or_refused(lambda: stored.unpack(packed(deep(depth))))
+    sound_or_refused(lambda: serialization.unpack(packed(deep(depth))))
     index = _kept(tmp_path / "kept")
     (tmp_path / "kept" / KINDS).write_bytes(b"[[" + deep(depth) + b',[[[1],"float32"]]]]')
     sound_or_refused(lambda: OnDisk(tmp_path / "kept").restore(index))
@@ -138,7 +139,11 @@ def test_own_structures_come_back(tmp_path: Path) -> None:
     again.restore(held.checkpoint())
     with Memory() as memory:
         handed = memory.read(memory.write({}, message))[1]
-    for found, wanted in ((stored.unpack(stored.pack(message)), message), (again[3], whole), (handed, message)):
+    for found, wanted in (
+        (serialization.unpack(serialization.pack(message)), message),
+        (again[3], whole),
+        (handed, message),
+    ):
         assert tree.nesting(found) == tree.nesting(wanted)
         assert all(torch.equal(a, b) for a, b in zip(tree.leaves(found), tree.leaves(wanted), strict=True))
 
@@ -146,7 +151,7 @@ def test_own_structures_come_back(tmp_path: Path) -> None:
 def test_a_class_that_was_defined_again_is_the_last_one() -> None:
     """As a notebook does."""
     made = [NamedTuple("Twice", [("x", Tensor)]) for _ in range(2)]
-    assert type(stored.unpack(stored.pack(made[1](torch.ones(1))))) is made[1]
+    assert type(serialization.unpack(serialization.pack(made[1](torch.ones(1))))) is made[1]
 
 
 # ---- names of files -------------------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ def test_names_that_lead_out_of_their_folder(name: str, tmp_path: Path) -> None:
     folder.mkdir()
     assert "no name of a file inside" in refused(lambda: inside(folder, name))
     files = {"good": torch.zeros(1, dtype=torch.uint8), name: torch.zeros(1, dtype=torch.uint8)}
-    refused(lambda: copy_files(stored.unpack(stored.pack(files)), folder))
+    refused(lambda: copy_files(serialization.unpack(serialization.pack(files)), folder))
     assert list(folder.iterdir()) == [], "nothing is written where one name is wrong"
     assert not (tmp_path / "x").exists()
 
@@ -236,12 +241,12 @@ def test_a_model_file(mark: Path, tmp_path: Path) -> None:
     """What `seedbed adapt` writes: its words must fit its tensors, before a model of their size is made."""
     good = {"kind": "seedbed personal model", "model": '{"name": "mlp", "hidden": [4]}', "split": "false",
             "inputs": "[3]", "classes": '["a", "b"]', "algorithm": "fedavg", "targets": "1"}  # fmt: skip
-    from seedbed.runs.experiment import built
-    from seedbed.runs.settings import ModelSettings
+    from seedbed.experiments.builder import built
+    from seedbed.experiments.config import ModelSettings
 
     params = built(ModelSettings.model_validate_json(good["model"]), [3], 2).params
     path = tmp_path / "m.safetensors"
-    path.write_bytes(stored.to_bytes(params, good))
+    path.write_bytes(serialization.to_bytes(params, good))
     assert load(path).classes == ("a", "b")
     bad = {
         "inputs": ["[1000000000000]", "[-1]", "7", "{}", nested().decode(), "[[]]", "null"],
@@ -252,11 +257,11 @@ def test_a_model_file(mark: Path, tmp_path: Path) -> None:
     }
     for key, values in bad.items():
         for value in values:
-            path.write_bytes(stored.to_bytes(params, {**good, key: value}))
+            path.write_bytes(serialization.to_bytes(params, {**good, key: value}))
             sound_or_refused(lambda: load(path))
-        path.write_bytes(stored.to_bytes(params, {k: v for k, v in good.items() if k != key}))
+        path.write_bytes(serialization.to_bytes(params, {k: v for k, v in good.items() if k != key}))
         sound_or_refused(lambda: load(path))
-    path.write_bytes(stored.to_bytes(params, {**good, "inputs": "[1000000000000]"}))
+    path.write_bytes(serialization.to_bytes(params, {**good, "inputs": "[1000000000000]"}))
     refused(lambda: load(path))
 
 
@@ -279,11 +284,11 @@ def test_safetensors_that_lie() -> None:
     odd = [entry, {**entry, "dtype": "F4"}, {**entry, "shape": [-1]}, program(Path("x")), {**entry, "dtype": "os"}]
     for one in odd:
         text = as_json({"a": one})
-        refused(lambda text=text: stored.from_bytes(len(text).to_bytes(8, "little") + text + bytes(8), "a file"))
+        refused(lambda text=text: serialization.from_bytes(len(text).to_bytes(8, "little") + text + bytes(8), "a file"))
     for data in (b"", bytes(8), b"\xff" * 8, b"\xff" * 100, (10**9).to_bytes(8, "little") + bytes(100)):
-        refused(lambda data=data: stored.from_bytes(data, "a file"))
+        refused(lambda data=data: serialization.from_bytes(data, "a file"))
     deep = nested()
-    refused(lambda: stored.from_bytes(len(deep).to_bytes(8, "little") + deep, "a file"))
+    refused(lambda: serialization.from_bytes(len(deep).to_bytes(8, "little") + deep, "a file"))
 
 
 @pytest.mark.parametrize("text", [nested().decode(), "9" * 5000, '"\\ud800"', "[1,", "", '{"a"'])

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from seedbed import stored, temporary
+from seedbed import serialization, temporary
+from seedbed.data.readers import packing
 from seedbed.errors import InputError
 from seedbed.privacy.differential.noise import key_file
-from seedbed.tasks.readers import packing
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "a file": lambda place: stored.write_atomically(place, b"whole"),
+    "a file": lambda place: serialization.write_atomically(place, b"whole"),
     "a folder": lambda place: _folder(place),
     "a population": lambda place: _population(place),
     "a key": key_file,
@@ -26,7 +26,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 def _folder(place: Path) -> None:
-    with stored.made_whole(place) as beside:
+    with serialization.made_whole(place) as beside:
         (beside / "a").write_bytes(b"whole")
 
 
@@ -75,8 +75,8 @@ def test_what_somebody_put_in_its_place_stays(tmp_path: Path) -> None:
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot write"):
-        stored.write_atomically(tmp_path / "gone" / "m", b"")
-    with suppress(KeyboardInterrupt), stored.made_whole(tmp_path / "m") as beside:
+        serialization.write_atomically(tmp_path / "gone" / "m", b"")
+    with suppress(KeyboardInterrupt), serialization.made_whole(tmp_path / "m") as beside:
         (beside / "a").write_bytes(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -107,13 +107,13 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(kind
         process.send_signal(signal.SIGKILL)
     assert left.exists()
     temporary._tidy.cache_clear()
-    stored.write_atomically(tmp_path / "other", b"")  # the first write into a folder looks for leftovers
+    serialization.write_atomically(tmp_path / "other", b"")  # the first write into a folder looks for leftovers
     assert [p.name for p in tmp_path.iterdir()] == ["other"]
 
 
 def test_modes_are_those_of_other_files(tmp_path: Path) -> None:
     (tmp_path / "usual").write_bytes(b"")
-    stored.write_atomically(tmp_path / "m", b"")
+    serialization.write_atomically(tmp_path / "m", b"")
     assert (tmp_path / "m").stat().st_mode == (tmp_path / "usual").stat().st_mode
     key_file(tmp_path / "key")
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600

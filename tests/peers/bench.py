@@ -10,25 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.algorithms.dif_maml import dif_maml
 from seedbed.algorithms.dpsgd import dpsgd
 from seedbed.algorithms.fedavgm import fedavgm
 from seedbed.algorithms.push_sum import push_sum
 from seedbed.algorithms.scaffold import scaffold
-from seedbed.draws import initialising
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, Sampler, batches, support_query
+from seedbed.deployment.federation.protocol import Plan
+from seedbed.deployment.peers.peer import Peer
+from seedbed.deployment.peers.peer_policy import Terms
 from seedbed.engines import OneByOne
 from seedbed.federated import Algorithm, ClientId, ServerState
-from seedbed.federation.plan import Plan
 from seedbed.learning.objectives import Objective, cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model, mlp
-from seedbed.peers.peer import Peer
-from seedbed.peers.terms import Terms
+from seedbed.randomness import initialising
 from seedbed.rounds import Round, gossip
 from seedbed.rounds.mixing import Mix, Mixing, mixing
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, Sampler, batches, support_query
 
 SIZES = (9, 12, 14, 10, 17, 11)
 SEED = 5
@@ -208,4 +208,4 @@ class World:
 
 
 def chances(seed: int, *key: int) -> np.random.Generator:
-    return draws.generator(seed, "faults", *key)
+    return randomness.generator(seed, "faults", *key)

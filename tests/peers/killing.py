@@ -28,15 +28,15 @@ from peers.ports import free_ports
 from peers.storms import storm, taking_what_comes
 
 from seedbed import tree
-from seedbed.peers.circle import Circle
-from seedbed.peers.network import Network
-from seedbed.peers.running import run
-from seedbed.peers.terms import Terms
+from seedbed.deployment import peers_folder
+from seedbed.deployment.peers.address_book import Circle
+from seedbed.deployment.peers.network import Network
+from seedbed.deployment.peers.peer_loop import run
+from seedbed.deployment.peers.peer_policy import Terms
 from seedbed.privacy.secure.keys import public_of
 from seedbed.rounds import Round
 from seedbed.rounds.mixing import second_eigenvalue
-from seedbed.runs import peering
-from seedbed.stored import fill, from_bytes, to_bytes, write_atomically
+from seedbed.serialization import fill, from_bytes, to_bytes, write_atomically
 
 PEERS, MEMORY = 4, Path("/dev/shm")
 LONGEST = 100.0  # seconds of a process's life, after which it says where it hangs
@@ -113,15 +113,15 @@ def agreed(folder: Path, seed: int) -> dict[str, Any]:
         write_table(folder / f"{name}.csv", chances(seed, ord(name[0])))
     peers = [f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(3), strict=False)]
     given = {"rounds": 4, "reader": {"target": "outcome"}}
-    agreement = peering.found(folder / "heart", peers, str(folder / "sample.csv"), given)
-    folders = peering.chosen(folder / "heart", {})
+    agreement = peers_folder.found(folder / "heart", peers, str(folder / "sample.csv"), given)
+    folders = peers_folder.chosen(folder / "heart", {})
 
     def be(one: Path, said: Callable[[str], object] = str) -> None:
-        peering.join(one, folder / f"{one.name}.csv", said=said, deadline=20.0)
+        peers_folder.join(one, folder / f"{one.name}.csv", said=said, deadline=20.0)
 
     ended = [finish({i: forked(partial(be, one)) for i, one in enumerate(folders)}) for _ in range(2)]
-    states_ = [peering.what_a_peer_has(one) for one in folders]
-    rounds = [[line["round"] for line in peering.metrics_of(one)] for one in folders]
+    states_ = [peers_folder.what_a_peer_has(one) for one in folders]
+    rounds = [[line["round"] for line in peers_folder.metrics_of(one)] for one in folders]
     models = [from_bytes((one / "run" / "model.safetensors").read_bytes(), one.name) for one in folders]
     fits = all(torch.equal(model[f"params.{n}"], p) for model, (_, sent, _) in zip(models, states_, strict=True)
                for n, p in sent.items())  # fmt: skip

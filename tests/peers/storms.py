@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from seedbed import tree
-from seedbed.peers.letters import Status
-from seedbed.peers.link import Link
-from seedbed.peers.peer import Peer
+from seedbed.deployment.peers.link import Link
+from seedbed.deployment.peers.messages import Status
+from seedbed.deployment.peers.peer import Peer
 from seedbed.rounds.mixing import Topology
 
 from .bench import World, chances, peer, terms

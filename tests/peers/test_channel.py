@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from seedbed.peers import channel
-from seedbed.peers.channel import FIRST, LENGTH, Channel, NotLetIn, accept, connect
-from seedbed.peers.circle import Circle
-from seedbed.peers.network import Network
+from seedbed.deployment.peers import noise_channel
+from seedbed.deployment.peers.address_book import Circle
+from seedbed.deployment.peers.network import Network
+from seedbed.deployment.peers.noise_channel import FIRST, LENGTH, Channel, NotLetIn, accept, connect
 from seedbed.privacy.secure.keys import public_of
 
 from .ports import free_ports
@@ -177,7 +177,7 @@ def _said(circle: Circle, message: bytes | None) -> None:
 
 def test_strangers_that_say_nothing_do_not_keep_contacts_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """More connections than are open to strangers at once: they are ended, and contacts come in."""
-    monkeypatch.setattr(channel, "HANDSHAKE", 0.5)
+    monkeypatch.setattr(noise_channel, "HANDSHAKE", 0.5)
     keys = [public_of(A), public_of(B)]
     circle = Circle([f"127.0.0.1:{port}" for port in free_ports(2)], keys)
     b = Network(circle, 1, [0], B)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from seedbed.cli.app import app
+from seedbed.cli.commands import app
+from seedbed.deployment.peers_folder import chosen, found, join, metrics_of, spoken, what_a_peer_has
 from seedbed.errors import InputError
-from seedbed.runs.peering import chosen, found, join, metrics_of, spoken, what_a_peer_has
 
 from .ports import free_ports
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from seedbed import tree
+from seedbed.deployment.peers.messages import mixed_of, with_mixed
+from seedbed.deployment.peers.output import METRICS
+from seedbed.deployment.peers.peer import Alone
+from seedbed.deployment.peers.peer_policy import Terms
 from seedbed.errors import InputError
-from seedbed.peers.diary import METRICS
-from seedbed.peers.letters import mixed_of, with_mixed
-from seedbed.peers.peer import Alone
-from seedbed.peers.terms import Terms
 
 from .bench import NAMES, World, apart, carried, peer, plan, simulated, states, terms
 from .storms import storm

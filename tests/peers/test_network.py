@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from seedbed.deployment.peers.address_book import Circle, read_secret, write_secret
+from seedbed.deployment.peers.network import Network
 from seedbed.errors import InputError
-from seedbed.peers.circle import Circle, read_secret, write_secret
-from seedbed.peers.network import Network
 from seedbed.privacy.secure.keys import public_of
 
 from .ports import free_ports

@@ -6,7 +6,7 @@ import numpy as np
 
 from seedbed.privacy.secure import Plan, SecureClient, SecureServer
 from seedbed.privacy.secure.keys import new_identity
-from seedbed.privacy.secure.protocol import Unmasking
+from seedbed.privacy.secure.secagg_protocol import Unmasking
 
 STAGES = ("advertise", "share", "mask", "confirm", "unmask")
 

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 
 from seedbed.privacy.secure import Aborted, Plan, secure_sum
-from seedbed.privacy.secure.together import plain_sum
+from seedbed.privacy.secure.in_process import plain_sum
 
 CLIENTS, NUMBERS = 20, 30
 
@@ -35,7 +35,7 @@ def is_exact(agreed: Plan, lost: Sequence[Collection[int]], rng: np.random.Gener
     weights = {c: float(rng.uniform(0.1, 1)) for c in updates}
     left = survivors(agreed, lost)
     try:
-        with mock.patch("seedbed.privacy.secure.client.draw_neighbours", foreseen):
+        with mock.patch("seedbed.privacy.secure.secagg_client.draw_neighbours", foreseen):
             found = secure_sum(agreed, updates, weights, lost=lost)
     except Aborted:
         return left is None

@@ -7,7 +7,7 @@ from scipy import stats
 from seedbed.errors import InputError
 from seedbed.privacy.secure import AdditiveServer, Grid, split
 from seedbed.privacy.secure.additive import additive_sum, combine
-from seedbed.privacy.secure.together import plain_sum
+from seedbed.privacy.secure.in_process import plain_sum
 
 
 @pytest.mark.parametrize("servers", [2, 3, 5])

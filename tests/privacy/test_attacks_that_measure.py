@@ -7,9 +7,9 @@ from scipy import stats
 from torch.func import grad
 
 from seedbed import Model, conv, cross_entropy, initialising, mlp, read, sgd, supervised
+from seedbed.audit.attacks import canary_bound, gradient_matching, label_leak, layer_inversion, membership_inference
+from seedbed.data.types import Batch, Task
 from seedbed.learning.training import train
-from seedbed.privacy.audit import canaries, inversion, labels, matching, membership
-from seedbed.tasks.types import Batch, Task
 
 SHAPE = (1, 8, 8)
 
@@ -31,34 +31,37 @@ def test_one_example_is_read_off_exactly(steps: int) -> None:
     items = Batch(*(v.expand(steps, *v.shape) for v in batch))
     after = train(loss, sgd(0.1), model.params, Task(items, torch.ones(steps), torch.tensor(1.0))).params
     update = {n: p - after[n] for n, p in model.params.items()}
-    layer = inversion.first_dense(model.params, 64)
+    layer = layer_inversion.first_dense(model.params, 64)
     assert layer is not None
-    found, ratio = inversion.best(inversion.candidates(update, layer), batch.x.flatten(1))
+    found, ratio = layer_inversion.best(layer_inversion.candidates(update, layer), batch.x.flatten(1))
     assert ratio > 100
     assert found.float() == pytest.approx(batch.x.flatten(), abs=1e-5)
     others = torch.rand(100, 64, generator=torch.Generator().manual_seed(5))
-    assert 9 < inversion.guess(batch.x.flatten(1), others) < 14
+    assert 9 < layer_inversion.guess(batch.x.flatten(1), others) < 14
 
 
 def test_a_model_without_a_dense_first_layer_has_no_closed_form() -> None:
-    assert inversion.first_dense({"conv.weight": torch.zeros(4, 1, 3, 3), "head.weight": torch.zeros(2, 9)}, 64) is None
+    assert (
+        layer_inversion.first_dense({"conv.weight": torch.zeros(4, 1, 3, 3), "head.weight": torch.zeros(2, 9)}, 64)
+        is None
+    )
     silent = {"a.weight": torch.ones(2, 3), "a.bias": torch.tensor([0.0, 2.0])}
-    assert inversion.candidates(silent, "a").tolist() == [[0, 0, 0], [0.5, 0.5, 0.5]]
+    assert layer_inversion.candidates(silent, "a").tolist() == [[0, 0, 0], [0.5, 0.5, 0.5]]
 
 
 def test_psnr_by_hand() -> None:
     """An error of 0.1 everywhere is 20 dB."""
-    assert inversion.psnr(torch.full((4,), 0.6), torch.full((4,), 0.5)).item() == pytest.approx(20, abs=1e-4)
+    assert layer_inversion.psnr(torch.full((4,), 0.6), torch.full((4,), 0.5)).item() == pytest.approx(20, abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_label_of_one_example_is_exact(seed: int) -> None:
     model, batch = victim(1, seed=seed)
     g = grad(supervised(model.predict, cross_entropy))(model.params, batch)
-    found = labels.present(g["head.bias"])
+    found = label_leak.present(g["head.bias"])
     assert found.nonzero().flatten().tolist() == batch.y.tolist()
-    assert labels.agreement(found, batch.y) == 1
-    assert labels.agreement(~found, batch.y) == 0
+    assert label_leak.agreement(found, batch.y) == 1
+    assert label_leak.agreement(~found, batch.y) == 0
 
 
 @pytest.mark.slow
@@ -75,15 +78,15 @@ def test_matching_gradients_finds_the_input() -> None:
     def imitate(x: torch.Tensor) -> dict[str, torch.Tensor]:
         return grad(loss)(model.params, Batch(x, y, torch.ones(1)))
 
-    found = matching.matched(imitate, g, (1, *SHAPE), steps=150, starts=2).flatten(1)
-    right, mirrored = (inversion.psnr(found, image.flatten(1)).item() for image in (x, x.flip(-1)))
+    found = gradient_matching.matched(imitate, g, (1, *SHAPE), steps=150, starts=2).flatten(1)
+    right, mirrored = (layer_inversion.psnr(found, image.flatten(1)).item() for image in (x, x.flip(-1)))
     assert right > 18
     assert right > mirrored + 5
 
 
 def test_total_variation_by_hand() -> None:
     """Rows 0 1 / 0 1: no change downwards, 1 across."""
-    assert matching.total_variation(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])).item() == 1
+    assert gradient_matching.total_variation(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])).item() == 1
 
 
 # ---- canaries --------------------------------------------------------------------------------------------
@@ -92,9 +95,9 @@ def test_total_variation_by_hand() -> None:
 @pytest.mark.parametrize(("m", "epsilon"), [(100, 3.49), (200, 4.19), (500, 5.11), (1000, 5.81), (2000, 6.50)])
 def test_all_guesses_right(m: int, epsilon: float) -> None:
     """qᵐ = 0.05 at q = eᵉ/(1+eᵉ): the published table."""
-    assert canaries.lower_bound(canaries.Guesses(m, m, m), 0.0) == pytest.approx(epsilon, abs=5e-3)
+    assert canary_bound.lower_bound(canary_bound.Guesses(m, m, m), 0.0) == pytest.approx(epsilon, abs=5e-3)
     q = 0.05 ** (1 / m)
-    assert canaries.lower_bound(canaries.Guesses(m, m, m), 0.0) == pytest.approx(np.log(q / (1 - q)), abs=1e-6)
+    assert canary_bound.lower_bound(canary_bound.Guesses(m, m, m), 0.0) == pytest.approx(np.log(q / (1 - q)), abs=1e-6)
 
 
 def test_a_coin_refutes_nothing() -> None:
@@ -102,10 +105,10 @@ def test_a_coin_refutes_nothing() -> None:
     rng = np.random.default_rng(0)
     bounds = []
     for _ in range(200):
-        found = canaries.guess(rng.normal(size=400), rng.random(400) < 0.5, part=0.5)
+        found = canary_bound.guess(rng.normal(size=400), rng.random(400) < 0.5, part=0.5)
         assert found.guessed == 200
-        bounds.append(canaries.lower_bound(found, 0.0))
-        assert canaries.lower_bound(found, 1e-5) <= bounds[-1]
+        bounds.append(canary_bound.lower_bound(found, 0.0))
+        assert canary_bound.lower_bound(found, 1e-5) <= bounds[-1]
     assert sum(b > 0 for b in bounds) <= 20  # 10 expected; P[more than 20] < 1e-3
 
 
@@ -117,13 +120,13 @@ def test_randomised_response_is_never_refuted_and_is_found_at_ten_times() -> Non
     for _ in range(200):
         coins = rng.random(1000) < 0.5
         answers = np.where(rng.random(1000) < q, coins, ~coins) + 1e-3 * rng.random(1000)
-        found = canaries.guess(answers, coins)
-        over += canaries.lower_bound(found, 0.0) > epsilon
+        found = canary_bound.guess(answers, coins)
+        over += canary_bound.lower_bound(found, 0.0) > epsilon
     assert over <= 20
 
 
 def test_directions_have_length_one() -> None:
-    drawn = canaries.directions(5, 1000, np.random.default_rng(0))
+    drawn = canary_bound.directions(5, 1000, np.random.default_rng(0))
     assert np.linalg.norm(drawn, axis=1) == pytest.approx(np.ones(5))
     assert abs(drawn @ drawn.T - np.eye(5)).max() < 0.15
 
@@ -139,22 +142,22 @@ def test_the_likelihood_ratio_of_two_normals() -> None:
     shadows = rng.normal(size=included.shape) + 2 * included
     member = rng.random(500) < 0.5
     own = rng.normal(size=500) + 2 * member
-    scores = membership.likelihood_ratio(own, shadows, included)
+    scores = membership_inference.likelihood_ratio(own, shadows, included)
     assert scores == pytest.approx(2 * own - 2, abs=0.6)
     many = rng.random(40_000) < 0.5  # so many that the threshold itself is known well
-    found = membership.true_positives(rng.normal(size=40_000) + 2 * many, many)
+    found = membership_inference.true_positives(rng.normal(size=40_000) + 2 * many, many)
     assert found.rate == pytest.approx(stats.norm.cdf(2 - stats.norm.ppf(0.99)), abs=0.04)
 
 
 def test_nobody_is_found_where_nothing_is_told() -> None:
     rng = np.random.default_rng(0)
     member = rng.random(4000) < 0.5
-    found = membership.true_positives(rng.normal(size=4000), member)
+    found = membership_inference.true_positives(rng.normal(size=4000), member)
     assert found.low < 0.01 < found.high
-    assert membership.ceiling(0.01, 1.0, 0.0) == pytest.approx(np.e / 100)
-    assert membership.ceiling(0.5, 5.0, 0.0) == 1
+    assert membership_inference.ceiling(0.01, 1.0, 0.0) == pytest.approx(np.e / 100)
+    assert membership_inference.ceiling(0.5, 5.0, 0.0) == 1
 
 
 def test_logits_are_finite() -> None:
-    assert membership.logit(np.array([0.5])) == 0
-    assert np.isfinite(membership.logit(np.array([0.0, 1.0]))).all()
+    assert membership_inference.logit(np.array([0.5])) == 0
+    assert np.isfinite(membership_inference.logit(np.array([0.0, 1.0]))).all()

@@ -13,7 +13,15 @@ import pytest
 import torch
 
 from seedbed import tree
-from seedbed.privacy.audit import canaries, labels, properties
+from seedbed.audit import canaries as mechanisms
+from seedbed.audit import noise_probe
+from seedbed.audit.attacks import canary_bound, label_leak, property_inference
+from seedbed.audit.findings import Audit, Claim, Finding
+from seedbed.audit.members import AT, halved, lira
+from seedbed.audit.views import echo, released, secure_mean, update_in
+from seedbed.experiments.config import PrivacySettings
+from seedbed.experiments.privacy_plan import Promise
+from seedbed.experiments.stages import Show
 from seedbed.privacy.differential import (
     Adaptive,
     Independent,
@@ -21,20 +29,12 @@ from seedbed.privacy.differential import (
     Local,
     Noise,
     TreeAggregation,
-    distributed,
+    distributed_noise,
     noise_for,
 )
 from seedbed.privacy.differential.central import bind
 from seedbed.privacy.differential.mechanisms import Mechanism
-from seedbed.runs.auditing import canaries as mechanisms
-from seedbed.runs.auditing import noise as noise_probe
-from seedbed.runs.auditing.findings import Audit, Claim, Finding
-from seedbed.runs.auditing.members import AT, halved, lira
-from seedbed.runs.auditing.pictures import below, beside, png
-from seedbed.runs.auditing.views import echo, released, secure_mean, update_in
-from seedbed.runs.pipeline import Show
-from seedbed.runs.protection import Promise
-from seedbed.runs.settings import PrivacySettings
+from seedbed.reports.png import below, beside, png
 from seedbed.tree import Tree
 
 KEY = Noise(bytes(range(32)))
@@ -100,9 +100,9 @@ def test_the_update_is_found_in_any_message() -> None:
 
 def test_high_scores_alone() -> None:
     scores, included = np.arange(10.0), np.arange(10) >= 5
-    assert canaries.guess(scores, included, part=0.4) == canaries.Guesses(10, 4, 4)
-    assert canaries.guess(scores, ~included, part=0.4) == canaries.Guesses(10, 4, 0)
-    assert canaries.guess(scores, included, part=0.4, absent=False) == canaries.Guesses(10, 2, 2)
+    assert canary_bound.guess(scores, included, part=0.4) == canary_bound.Guesses(10, 4, 4)
+    assert canary_bound.guess(scores, ~included, part=0.4) == canary_bound.Guesses(10, 4, 0)
+    assert canary_bound.guess(scores, included, part=0.4, absent=False) == canary_bound.Guesses(10, 2, 2)
 
 
 @pytest.mark.parametrize("clip", [1.0, Adaptive()], ids=["fixed", "adaptive"])
@@ -111,16 +111,16 @@ def test_noise_as_claimed_passes_and_none_does_not(clip: float | Adaptive, rate:
     z = noise_for(2.0, 1e-5, rate=rate, times=rounds)
     for factor, refuted in ((1.0, False), (0.1, True), (0.0, True)):
         mechanism = Weakened(KEY, z, round(500 * rate), 500, factor)
-        bound = canaries.lower_bound(mechanisms.guessed(mechanism, clip, rounds), 1e-5)
+        bound = canary_bound.lower_bound(mechanisms.guessed(mechanism, clip, rounds), 1e-5)
         assert (bound > 2) == refuted, (factor, bound)
 
 
 def test_canaries_go_through_a_tree_of_noise() -> None:
     z = noise_for(2.0, 1e-5, times=1)
     good: Mechanism = TreeAggregation(KEY, z, 100, 400)
-    assert 0 <= canaries.lower_bound(mechanisms.guessed(good, 1.0, 4), 1e-5) <= 2
+    assert 0 <= canary_bound.lower_bound(mechanisms.guessed(good, 1.0, 4), 1e-5) <= 2
     silent = TreeAggregation(KEY, 1e-6, 100, 400)
-    assert canaries.lower_bound(mechanisms.guessed(silent, 1.0, 4), 1e-5) > 2
+    assert canary_bound.lower_bound(mechanisms.guessed(silent, 1.0, 4), 1e-5) > 2
 
 
 def promise(mechanism: str = "gaussian", clip: float | None = 1.0) -> Promise:
@@ -159,7 +159,7 @@ CHANGES: dict[str, Callable[[Any, str, tuple[Any, ...]], Any]] = {
 
 def weaken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, str, tuple[Any, ...]], Any]) -> None:
     """What every mechanism draws, changed: normal numbers, and whole ones."""
-    normal, whole = Noise.normal, distributed.skellam
+    normal, whole = Noise.normal, distributed_noise.skellam
 
     def normals(self: Noise, count: int, purpose: str, *numbers: int) -> Any:
         return change(normal(self, count, purpose, *numbers), purpose, numbers)
@@ -169,7 +169,7 @@ def weaken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, str, tuple[An
         return np.rint(drawn).astype(np.int64)
 
     monkeypatch.setattr(Noise, "normal", normals)
-    monkeypatch.setattr(distributed, "skellam", wholes)
+    monkeypatch.setattr(distributed_noise, "skellam", wholes)
     monkeypatch.setattr(noise_probe, "QUIET_NUMBERS", 20_000)
 
 
@@ -186,11 +186,13 @@ def test_less_noise_than_claimed_is_refuted(monkeypatch: pytest.MonkeyPatch, nam
 @every_mechanism
 def test_noise_that_does_not_depend_on_its_key_is_refuted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The right deviation, but the same numbers for every key, and so for every client and data set."""
-    normal, whole = Noise.normal, distributed.skellam
+    normal, whole = Noise.normal, distributed_noise.skellam
     weaken(monkeypatch, lambda drawn, purpose, numbers: drawn)
     one = Noise(bytes(32))
     monkeypatch.setattr(Noise, "normal", lambda self, *args: normal(one, *args))
-    monkeypatch.setattr(distributed, "skellam", lambda count, variance, noise, *n: whole(count, variance, one, *n))
+    monkeypatch.setattr(
+        distributed_noise, "skellam", lambda count, variance, noise, *n: whole(count, variance, one, *n)
+    )
     told = probed(promise(name))
     assert "two keys" in told.claim.said
     assert told.claim.refuted
@@ -198,11 +200,13 @@ def test_noise_that_does_not_depend_on_its_key_is_refuted(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["gaussian", "local", "distributed"])
 def test_noise_that_rounds_share_is_refuted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    normal, whole = Noise.normal, distributed.skellam
+    normal, whole = Noise.normal, distributed_noise.skellam
     weaken(monkeypatch, lambda drawn, purpose, numbers: drawn)
     monkeypatch.setattr(Noise, "bound", lambda self, digest: self)
     monkeypatch.setattr(Noise, "normal", lambda self, count, purpose, *n: normal(self, count, purpose, 0))
-    monkeypatch.setattr(distributed, "skellam", lambda count, variance, noise, *n: whole(count, variance, noise, 0))
+    monkeypatch.setattr(
+        distributed_noise, "skellam", lambda count, variance, noise, *n: whole(count, variance, noise, 0)
+    )
     told = probed(promise(name))
     assert "two rounds" in told.claim.said
     assert told.claim.refuted
@@ -254,7 +258,7 @@ def test_canaries_keep_the_rate() -> None:
 def test_area_by_hand() -> None:
     """Of six pairs one is wrong and one a tie: (4 + 0.5)/6."""
     scores = np.array([3.0, 1.0, 2.0, 0.0, 1.0])
-    found = properties.area(scores, np.array([True, False, True, False, True]))
+    found = property_inference.area(scores, np.array([True, False, True, False, True]))
     assert found.area == pytest.approx(5.5 / 6)
     assert found.low < found.area < found.high == 1
 
@@ -264,15 +268,15 @@ def test_a_property_is_told_from_messages_and_not_from_noise() -> None:
     has = np.arange(60) % 2 == 0
     direction = rng.normal(size=2000) / 2000**0.5
     known, seen = (rng.normal(size=(60, 2000)) / 20 + np.outer(has, 3 * direction) for _ in range(2))
-    assert properties.area(properties.told_apart(known, has, seen), has).area > 0.95
-    blind = properties.area(properties.told_apart(known, has, rng.normal(size=(60, 2000))), has)
+    assert property_inference.area(property_inference.told_apart(known, has, seen), has).area > 0.95
+    blind = property_inference.area(property_inference.told_apart(known, has, rng.normal(size=(60, 2000))), has)
     assert blind.low < 0.5 < blind.high
 
 
 def test_labels_by_hand() -> None:
     held = torch.tensor([True, False, False, False])
-    assert labels.balanced(held, held) == 1
-    assert labels.balanced(torch.zeros(4, dtype=torch.bool), held) == 0.5
+    assert label_leak.balanced(held, held) == 1
+    assert label_leak.balanced(torch.zeros(4, dtype=torch.bool), held) == 0.5
 
 
 def test_members_are_found_by_their_scores_alone() -> None:

@@ -10,7 +10,7 @@ from seedbed.errors import InputError
 from seedbed.privacy.secure import Aborted, Grid, Masks, Plan, Refused, keys, shamir
 from seedbed.privacy.secure.fixed_point import Words
 from seedbed.privacy.secure.masks import own_mask, pair_mask
-from seedbed.privacy.secure.protocol import Unmasking, draw_neighbours, neighbourhoods, survivors_statement
+from seedbed.privacy.secure.secagg_protocol import Unmasking, draw_neighbours, neighbourhoods, survivors_statement
 
 from .attempt import Attempt
 from .bench import plan

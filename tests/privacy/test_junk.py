@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from seedbed.privacy.secure import Aborted, Plan, Refused, SecureClient, SecureServer, keys, shamir
 from seedbed.privacy.secure.keys import new_identity, public_of
-from seedbed.privacy.secure.protocol import Keys, Masked, Shares, Unmasking
 from seedbed.privacy.secure.sealing import SIZE
+from seedbed.privacy.secure.secagg_protocol import Keys, Masked, Shares, Unmasking
 
 from .attempt import STAGES, Attempt
 from .bench import plan

@@ -11,7 +11,7 @@ import pytest
 
 from seedbed.privacy.secure import odds
 from seedbed.privacy.secure.odds import Assumed, cheapest, in_words
-from seedbed.privacy.secure.protocol import neighbourhoods
+from seedbed.privacy.secure.secagg_protocol import neighbourhoods
 
 from .bench import plan
 

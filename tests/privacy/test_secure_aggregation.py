@@ -12,10 +12,10 @@ from scipy import stats
 import seedbed.privacy.secure
 from seedbed.errors import InputError
 from seedbed.privacy.secure import Aborted, Grid, Plan, Refused, SecureClient, SecureServer, secure_sum, shamir
+from seedbed.privacy.secure.in_process import plain_sum
 from seedbed.privacy.secure.keys import new_identity, public_of
-from seedbed.privacy.secure.protocol import Keys, Unmasking
 from seedbed.privacy.secure.sealing import seal_shares
-from seedbed.privacy.secure.together import plain_sum
+from seedbed.privacy.secure.secagg_protocol import Keys, Unmasking
 
 from . import attempt
 from .bench import CLIENTS, NUMBERS, is_exact, losses, plan

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from seedbed import tree
+from seedbed.aggregation import make
 from seedbed.errors import Diverged, InputError
 from seedbed.federated import Group
 from seedbed.privacy.secure import Grid, Masks, Shares, Summed, Unmasked, Weighted, dealt, losing, secure_sum
-from seedbed.privacy.secure.client import SecureClient
-from seedbed.privacy.secure.dealing import nobody
-from seedbed.privacy.secure.together import plain_sum
-from seedbed.reducers import make
+from seedbed.privacy.secure.groups import nobody
+from seedbed.privacy.secure.in_process import plain_sum
+from seedbed.privacy.secure.secagg_client import SecureClient
 from seedbed.rounds import Round, asynchronous, equal_latency, synchronous
 
 from .saying import Saying, start, steps

@@ -2,8 +2,8 @@
 
 import torch
 
+from seedbed.aggregation import RULES, make, mean
 from seedbed.federated import ClientId, Message
-from seedbed.reducers import RULES, make, mean
 
 REDUCERS = {"mean": mean, **{name: make(name) for name in RULES if name != "bulyan"}, "bulyan": make("bulyan", f=1)} | {
     name: make(name) for name in ("nnm+trimmed_mean", "norm_bounding+nnm+trimmed_mean")

@@ -11,21 +11,21 @@ import pytest
 import torch
 
 from seedbed import tree
+from seedbed.aggregation import make
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fltrust import fltrust
 from seedbed.algorithms.momentum import with_momentum
 from seedbed.algorithms.scaffold import scaffold
 from seedbed.attacks import ATTACKS, Attacked, Poisoned, Triggered, choose_attackers
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches, episodes
+from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Message, uniform
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.reducers import make
 from seedbed.rounds import Round, synchronous
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches, episodes
-from seedbed.tasks.types import Batch, Episode, Task
 from seedbed.tree import Tree
 
 CLIENTS, HOSTILE = 7, frozenset({1, 4})

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.aggregation import make, mean
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Group, Message, Replies, ServerState
-from seedbed.gate import Gate, schema_of
-from seedbed.reducers import make, mean
 from seedbed.rounds import Round, synchronous
+from seedbed.rounds.message_validation import Gate, schema_of
 from seedbed.tree import Tree
 
 from .honest import REDUCERS, honest

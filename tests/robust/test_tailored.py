@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.aggregation import make, mean
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fltrust import fltrust
 from seedbed.algorithms.scaffold import scaffold
 from seedbed.attacks import ATTACKS, Attack, Attacked, Seen
-from seedbed.attacks.adapting import orthogonal
+from seedbed.attacks.after_adaptation import orthogonal
+from seedbed.data.sampling import Sampled, batches, episodes
 from seedbed.engines import OneByOne
 from seedbed.errors import InputError
 from seedbed.federated import Group, Message
-from seedbed.gate import Gate
 from seedbed.learning.objectives import cross_entropy, supervised
-from seedbed.reducers import make, mean
-from seedbed.tasks.sampling import Sampled, batches, episodes
+from seedbed.rounds.message_validation import Gate
 from seedbed.tree import Tree
 
 from .test_attacks import CLIENTS, HOSTILE, LOSS, START, flat, population, predict, said_by

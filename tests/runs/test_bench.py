@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from seedbed.bench import race
+from seedbed.bench.plain_loop import plain
+from seedbed.bench.workloads import WORKLOADS, Workload, numbers
 from seedbed.errors import InputError
 from seedbed.models import mlp
-from seedbed.runs.bench import race
-from seedbed.runs.bench.plain import plain
-from seedbed.runs.bench.workloads import WORKLOADS, Workload, numbers
 
 SMALL = replace(
     WORKLOADS["mlp"], module=lambda: mlp((6,), 3, hidden=(8,)), example=numbers(6), classes=3, clients=3, steps=2

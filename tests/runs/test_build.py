@@ -7,9 +7,9 @@ from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.errors import InputError
+from seedbed.experiments.factories import build, settable
 from seedbed.learning import optimizers
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.runs.build import build, settable
 
 Given = dict[str, object]
 

@@ -12,16 +12,16 @@ import pytest
 
 from seedbed import InputError, tree
 from seedbed.algorithms.catalogue import CATALOGUE
+from seedbed.data.types import Batch
+from seedbed.experiments import tuning
+from seedbed.experiments.builder import Experiment
+from seedbed.experiments.comparison import Cell, Comparison, Row, compare
+from seedbed.experiments.launch import plan
+from seedbed.experiments.stages import Pipeline, Show
+from seedbed.experiments.tuning import Tried, best, scaled
 from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.privacy.differential.accountant import Release, epsilon, release
-from seedbed.runs import tuning
-from seedbed.runs.comparison import Cell, Comparison, Row, compare
-from seedbed.runs.comparison_page import comparison_page, verdict
-from seedbed.runs.experiment import Experiment
-from seedbed.runs.pipeline import Pipeline, Show
-from seedbed.runs.start import plan
-from seedbed.runs.tuning import Tried, best, scaled
-from seedbed.tasks.types import Batch
+from seedbed.reports.comparison_report import comparison_page, verdict
 
 TINY = ["model.name=mlp", "model.hidden=4", "evaluation.episodes=2", "evaluation.shots=1"]
 
@@ -177,7 +177,7 @@ class Watched(Pipeline):
 @pytest.mark.parametrize("name", ["fedavg", "fedrep", "meta_sgd"])
 def test_validation_clients_choose_and_test_clients_never_do(name: str, tmp_path: Path) -> None:
     """A probe for each factor, a quarter of the rounds, on known clients without those that choose; then all known."""
-    from seedbed.runs.directory import RunDirectory
+    from seedbed.experiments.run_directory import RunDirectory
 
     experiment = planned(name, "tune=[0.1,1,3]", "evaluation.baselines=false", "evaluation.curve=false")
     pipeline = Watched(RunDirectory.create(tmp_path / "r", {"settings": {}}), experiment)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from seedbed.evaluation import summarise
-from seedbed.runs.comparison import Cell, _rows
+from seedbed.experiments.comparison import Cell, _rows
 
 
 def result(unadapted: list[float], adapted: list[float], *, higher: bool) -> dict[str, Any]:

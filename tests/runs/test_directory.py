@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from seedbed.errors import InputError
+from seedbed.experiments.run_directory import RunDirectory
 from seedbed.federated import ServerState
 from seedbed.learning.finetuning import FineTuning, Scored
-from seedbed.runs.directory import RunDirectory
-from seedbed.stored import fill, from_bytes, to_bytes, write_atomically, writing
+from seedbed.serialization import fill, from_bytes, to_bytes, write_atomically, writing
 
 PARAMS = {"head": {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}}
 

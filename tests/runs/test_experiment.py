@@ -8,9 +8,9 @@ import torch
 
 from seedbed import InputError, Population
 from seedbed.algorithms.catalogue import CATALOGUE, entry
-from seedbed.runs.experiment import Experiment, Shape
-from seedbed.runs.recipes import complete
-from seedbed.tasks.readers import read
+from seedbed.data.readers import read
+from seedbed.experiments.builder import Experiment, Shape
+from seedbed.experiments.presets import complete
 
 
 def hospitals(sizes: dict[str, int], *, numbers: bool = False, **fields: Any) -> Population:

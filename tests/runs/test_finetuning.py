@@ -8,12 +8,12 @@ from torch import nn
 from torch.func import grad
 
 from seedbed import Model, Population, Sampled, cross_entropy, fedavg, fresh_support, per_example, supervised
+from seedbed.data.types import Batch
 from seedbed.engines import OneByOne, Vectorised
+from seedbed.experiments import tuning
+from seedbed.experiments.tuning import Judge, choose_finetuning
 from seedbed.learning.finetuning import FineTuning, Tunable, along, finetune
 from seedbed.learning.objectives import Loss, correct, smoothed_cross_entropy
-from seedbed.runs import tuning
-from seedbed.runs.tuning import Judge, choose_finetuning
-from seedbed.tasks.types import Batch
 
 HOW = FineTuning("head_then_all", steps=3, lr=0.05, head_steps=4, head_lr=0.2)
 

@@ -13,14 +13,14 @@ from seedbed import tree
 from seedbed.algorithms.cross_fitted import cross_fitted
 from seedbed.algorithms.fed_eb import frozen, with_prior
 from seedbed.algorithms.fed_lbfgs import flat
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches, support_query
 from seedbed.engines import Vectorised
 from seedbed.evaluation import per_example
+from seedbed.experiments.honest_choice import BIAS, NONE, Way, choose, fold_of, is_better, judge, learn
+from seedbed.experiments.linear_base import Remembered, fit, fit_chosen
 from seedbed.learning.effects import head_effects, likelihood, with_effects
 from seedbed.learning.objectives import squared_error, supervised
-from seedbed.runs.honest_choice import BIAS, NONE, Way, choose, fold_of, is_better, judge, learn
-from seedbed.runs.linear_base import Remembered, fit, fit_chosen
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Sampled, batches, support_query
 
 
 @pytest.fixture(autouse=True)

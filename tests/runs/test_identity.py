@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from seedbed.errors import InputError, Stopped
-from seedbed.runs import start as starting
-from seedbed.runs.directory import MADE_BY, RunDirectory
-from seedbed.runs.identity import differences, digest, identity, refuse_changed
-from seedbed.runs.pipeline import Show
-from seedbed.runs.start import go_on, judge_again, start
+from seedbed.experiments import launch as starting
+from seedbed.experiments.identity import differences, digest, identity, refuse_changed
+from seedbed.experiments.launch import go_on, judge_again, start
+from seedbed.experiments.run_directory import MADE_BY, RunDirectory
+from seedbed.experiments.stages import Show
 
 WITHOUT_DIGESTS = Path(__file__).parent / "golden" / "before_digests"  # a stopped run, as version 0.1.0 wrote it
 ASKED = {"algorithm": "fedavg", "executor": "loop", "workers": 1}

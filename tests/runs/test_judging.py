@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seedbed.data.types import Batch
 from seedbed.evaluation import as_newcomers, before_adapting, evaluate, per_example, renumbered, to_newcomers
 from seedbed.federated import NEWCOMER, Algorithm, ServerState
-from seedbed.tasks.types import Batch
 
 SUPPORT = Batch(torch.ones(2, 1), torch.ones(2), torch.ones(2))
 

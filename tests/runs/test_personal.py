@@ -9,13 +9,13 @@ import torch
 from safetensors import safe_open
 
 from seedbed import InputError
-from seedbed.runs.directory import RunDirectory
-from seedbed.runs.experiment import Learner, Shape
-from seedbed.runs.personal import load, personalise
-from seedbed.runs.pipeline import Show
-from seedbed.runs.settings import settings_from
-from seedbed.runs.start import start, trained_start
-from seedbed.tasks.types import Batch
+from seedbed.data.types import Batch
+from seedbed.experiments.adapt import load, personalise
+from seedbed.experiments.builder import Learner, Shape
+from seedbed.experiments.config import settings_from
+from seedbed.experiments.launch import start, trained_start
+from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.stages import Show
 
 TINY = ["model.hidden=4", "evaluation.episodes=1", "evaluation.baselines=false", "evaluation.curve=false"]
 

@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 import pytest
 
 from seedbed.evaluation import summarise
-from seedbed.runs.page import number
-from seedbed.runs.pipeline import _cells
-from seedbed.runs.report import gain, report, verdict
-from seedbed.runs.settings import Settings
-from seedbed.runs.written import toml
+from seedbed.experiments.config import Settings
+from seedbed.experiments.stages import _cells
+from seedbed.experiments.toml_text import toml
+from seedbed.reports.page import number
+from seedbed.reports.run_report import gain, report, verdict
 
 HOSTILE = '<script>alert("x")</script>&\x00\udce9'
 VOID = {"meta", "br"}

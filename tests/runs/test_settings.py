@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from seedbed.data.readers import read
 from seedbed.errors import InputError
-from seedbed.runs.recipes import complete
-from seedbed.runs.settings import known_keys, read_toml, settings_from, table_from
-from seedbed.tasks.readers import read
+from seedbed.experiments.config import known_keys, read_toml, settings_from, table_from
+from seedbed.experiments.presets import complete
 
 
 def test_later_layers_go_over_earlier_and_assignments_over_all() -> None:

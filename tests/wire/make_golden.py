@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from seedbed.wire import PROTOCOL, Action, Letter, pack, seal
+from seedbed.deployment.wire import PROTOCOL, Action, Letter, pack, seal
 
 GOLDEN = Path(__file__).parent / "golden"
 KEY = bytes(range(32))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.wire import CHUNK, HEAD, PROTOCOL, Action, Assembler, Letter, Refused, forms, pack, seal, unpack
-from seedbed.wire.frames import MAC, OLDEST
-from seedbed.wire.payload import size
+from seedbed.deployment.wire import CHUNK, HEAD, PROTOCOL, Action, Assembler, Letter, Refused, forms, pack, seal, unpack
+from seedbed.deployment.wire.frames import MAC, OLDEST
+from seedbed.deployment.wire.payload import size
 
 from .make_golden import GOLDEN, KEY, RUN, SCHEMA, letters, tensors
 

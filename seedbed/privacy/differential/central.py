@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
 from seedbed.privacy.differential.binding import digest, digest_of_tree
-from seedbed.privacy.differential.clipping import clipped
-from seedbed.privacy.differential.distributed import Distributed
+from seedbed.privacy.differential.contribution_clip import clipped
+from seedbed.privacy.differential.distributed_noise import Distributed
 from seedbed.privacy.differential.mechanisms import Independent, Local, Mechanism
-from seedbed.tasks.types import Batch, Task
 from seedbed.tree import Tree
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seedbed import draws, tree
+from seedbed import randomness, tree
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 from seedbed.privacy.differential.accountant import Gaussian, Release
@@ -125,7 +125,7 @@ class InTurn:
 
     def order(self, pass_: int) -> npt.NDArray[np.int64]:
         """[N] positions of clients, in the order of a pass."""
-        return draws.generator(self.seed, "in turn", 0 if self.same_order else pass_).permutation(self.population)
+        return randomness.generator(self.seed, "in turn", 0 if self.same_order else pass_).permutation(self.population)
 
     def cohort(self, population: Sequence[ClientId], round: int) -> list[ClientId]:
         pass_, place = divmod(round, self.rounds_of_a_pass)

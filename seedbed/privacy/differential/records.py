@@ -19,15 +19,15 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from seedbed import tree
+from seedbed.data.population import Population
+from seedbed.data.sampling import Client, Draw, Sampled, Sampler
+from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.learning.objectives import with_gradient
 from seedbed.learning.training import Objective, Params
 from seedbed.privacy.differential.binding import digest
-from seedbed.privacy.differential.clipping import clipped
+from seedbed.privacy.differential.contribution_clip import clipped
 from seedbed.privacy.differential.noise import Noise
-from seedbed.tasks.population import Population
-from seedbed.tasks.sampling import Client, Draw, Sampled, Sampler
-from seedbed.tasks.types import Batch, Task
 
 
 class Noised(NamedTuple):

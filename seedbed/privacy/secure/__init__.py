@@ -7,16 +7,16 @@ process), `additive` (the other form, with several servers); then `encoding` and
 """
 
 from seedbed.privacy.secure.additive import AdditiveServer, split
-from seedbed.privacy.secure.client import SecureClient
-from seedbed.privacy.secure.dealing import dealt, losing
 from seedbed.privacy.secure.encoding import Weighted
 from seedbed.privacy.secure.fixed_point import Grid
-from seedbed.privacy.secure.forms import Masks, Shares, Unmasked
-from seedbed.privacy.secure.noised import Noised
-from seedbed.privacy.secure.protocol import Aborted, Plan, Refused
-from seedbed.privacy.secure.server import SecureServer
-from seedbed.privacy.secure.summed import Summed
-from seedbed.privacy.secure.together import secure_sum
+from seedbed.privacy.secure.groups import dealt, losing
+from seedbed.privacy.secure.in_process import secure_sum
+from seedbed.privacy.secure.mechanisms import Masks, Shares, Unmasked
+from seedbed.privacy.secure.noised_sum import Noised
+from seedbed.privacy.secure.secagg_client import SecureClient
+from seedbed.privacy.secure.secagg_protocol import Aborted, Plan, Refused
+from seedbed.privacy.secure.secagg_server import SecureServer
+from seedbed.privacy.secure.sum_engine import Summed
 
 __all__ = [
     "Aborted",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from seedbed.privacy.secure import keys
-from seedbed.privacy.secure.protocol import ClientId, Keys, Plan, Refused, is_client, keys_statement
+from seedbed.privacy.secure.secagg_protocol import ClientId, Keys, Plan, Refused, is_client, keys_statement
 
 
 def check_roster(plan: Plan, roster: Sequence[Keys], own: Keys, identities: Mapping[ClientId, bytes]) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.federated import Message
-from seedbed.privacy.secure.dealing import ClientId
 from seedbed.privacy.secure.fixed_point import Grid, NotSent, Numbers, Words
+from seedbed.privacy.secure.groups import ClientId
 from seedbed.tree import Tree
 
 

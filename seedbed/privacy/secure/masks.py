@@ -7,7 +7,7 @@ import numpy as np
 
 from seedbed.privacy.secure import keys
 from seedbed.privacy.secure.fixed_point import Words
-from seedbed.privacy.secure.protocol import ClientId, Plan, between
+from seedbed.privacy.secure.secagg_protocol import ClientId, Plan, between
 
 PIECE = 32_768  # words that are masked at a time, so that they stay in the processor's cache: 3.4 × as fast
 

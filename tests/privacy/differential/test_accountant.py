@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from seedbed import InputError
+from seedbed.experiments.config import Settings
+from seedbed.experiments.privacy_plan import Promise
 from seedbed.privacy.differential import Gaussian, accountant, epsilon, noise_for
 from seedbed.privacy.differential.accountant import gaussian_epsilon
-from seedbed.runs.protection import Promise
-from seedbed.runs.settings import Settings
 
 # (q, z, T, δ) -> dp-accounting's PLD, and lower and upper bound of prv-accountant 0.2.0
 TABLE = {

@@ -16,7 +16,7 @@ from seedbed import InputError, tree
 from seedbed.privacy.differential import Banded, Gaussian, Independent, TreeAggregation, epsilon, new_key, private
 from seedbed.privacy.differential.accountant import Skellam
 from seedbed.privacy.differential.binding import digest
-from seedbed.privacy.differential.joint import JointLedger
+from seedbed.privacy.differential.joint_ledger import JointLedger
 from seedbed.privacy.differential.noise import Noise
 
 from .parrots import KEY, parrots, summed

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from seedbed.privacy.differential.clipping import clipped
+from seedbed.privacy.differential.contribution_clip import clipped
 
 
 def exact_square(value: torch.Tensor) -> Fraction:

@@ -9,12 +9,12 @@ from scipy import stats
 
 import seedbed as sb
 from seedbed import tree
+from seedbed.data.sampling import Sampled
+from seedbed.data.types import Batch
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.learning.training import gradient
 from seedbed.privacy.differential.records import Noised, NoisedTasks, poisson_batches, record_level
-from seedbed.tasks.sampling import Sampled
-from seedbed.tasks.types import Batch
 from tests.agreement.bench import Row, by_hand, population, run
 
 from .parrots import KEY

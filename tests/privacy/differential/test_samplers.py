@@ -13,11 +13,11 @@ import torch
 from scipy import stats
 
 from seedbed import InputError
+from seedbed.experiments.config import Settings
+from seedbed.experiments.privacy_plan import Promise
 from seedbed.privacy.differential import Banded, Distributed, Independent, Local, Noise, TreeAggregation
 from seedbed.privacy.differential.accountant import LEAST, MOST, ROUNDING
 from seedbed.privacy.differential.discrete import FINE, LARGEST, log_ratio, skellam
-from seedbed.runs.protection import Promise
-from seedbed.runs.settings import Settings
 
 from .parrots import KEY
 from .reference import normal_below, skellam_below, skellam_log_ratio

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.factored import Factored, Rows
+from seedbed.lowrank.factored_matrix import Factored, Rows
 from seedbed.privacy.differential import Adaptive
-from seedbed.privacy.differential.clipping import clipped
+from seedbed.privacy.differential.contribution_clip import clipped
 
 from .parrots import quiet, summed
 

@@ -1,0 +1,346 @@
+"""What one client's message tells of its examples: inputs read off, inputs searched for, labels.
+
+Shapes: B examples of a client, C clients, H units of a layer, F numbers of an input, N classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed import randomness, tree
+from seedbed.audit.attacks import gradient_matching, label_leak, layer_inversion
+from seedbed.audit.findings import Finding, Picture, Row, mean_of
+from seedbed.audit.subject import Subject, inputs_of, with_rows
+from seedbed.audit.views import LEAST, released, secure_mean, update_in
+from seedbed.data.population import Population
+from seedbed.data.sampling import Picks, Sampled
+from seedbed.data.types import Batch, Task
+from seedbed.errors import InputError
+from seedbed.experiments.stages import Show
+from seedbed.models import Model, is_image
+from seedbed.privacy.differential import Noise, new_key
+from seedbed.privacy.differential.mechanisms import Mechanism
+from seedbed.tree import Tree
+
+EXACT = 150.0  # dB: no error that single precision could show
+FEW = (1, 2, 5)  # examples of made-up small clients
+SEARCHED = 64  # examples that are searched for at most
+SHOWN = 3  # pictures
+MOST = 30  # clients of a sum: with more, less is learned
+GUESSERS = 500  # other people's inputs whose mean is the guess
+Update = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The messages of some clients of one case, and what an attacker sees of them."""
+
+    case: str
+    source: Sampled
+    messages: Tree  # leaves [C, ...]
+    mechanism: Mechanism | None
+    clip: float
+    cohort: int
+
+    @property
+    def clients(self) -> range:
+        return self.source.clients
+
+    def views(self, client: int) -> dict[str, Tree]:
+        """By column: this client's message alone, summed with those of its cohort, and released under privacy."""
+        mine = tree.index(self.messages, client)
+        many = len(self.clients)
+        cohort = [(client + i) % many for i in range(min(self.cohort, many))]
+        seen = {"plain": mine}
+        if len(cohort) >= LEAST:
+            seen["secure"] = secure_mean(tree.index(self.messages, cohort))
+        if self.mechanism is not None:
+            seen["private"] = released(self.mechanism, self.clip, tree.stack([mine]), client)
+        return seen
+
+
+def sent(subject: Subject, case: str, population: Population) -> Sent:
+    """These clients' messages. Of a clip that follows the clients' norms, the median norm of these stands in."""
+    source = subject.sampled(population)
+    messages = subject.messages(source)
+    promise = subject.reference
+    mechanism = None if promise is None else promise.mechanism(Noise(new_key()))
+    fixed = None if promise is None else promise.settings.clip
+    norms = [float(tree.squared_norm(tree.index(messages, c)).sqrt()) for c in source.clients]
+    return Sent(case, source, messages, mechanism, fixed or float(np.median(norms)) or 1.0, subject.cohort)
+
+
+def cases(subject: Subject) -> Iterator[Sent]:
+    """Small made-up clients as far as the run's sampler takes them, then clients as they are."""
+    train = subject.experiment.train
+    attacked = subject.someone(max(subject.asked.clients, min(subject.cohort, MOST)), "audited clients")
+    some = train.only(attacked)
+    for count in FEW:
+        if count < int(some.sizes.min()):
+            rng = randomness.generator(subject.settings.seed, "small clients", count)
+            rows = [np.sort(rng.permutation(some.rows_of(c))[:count]) for c in range(len(some))]
+            try:
+                yield sent(subject, f"{count} example{'s' * (count > 1)}", with_rows(some, rows))
+            except InputError:
+                continue  # too few for a task of this algorithm
+    yield sent(subject, "all its examples", some)
+
+
+def reason(subject: Subject) -> str | None:
+    """Why messages cannot be looked into; None: they can."""
+    name = subject.settings.algorithm
+    if not isinstance(subject.model, Model):
+        return f"{name}'s clients have models of unlike architecture"
+    if subject.model.normalising and subject.settings.model.norm == "batch":
+        return "batch normalisation's statistics stay with the client, so that its message is not that of one model"
+    return None
+
+
+# ---- inputs read off -----------------------------------------------------------------------------------------------
+
+
+def inverted(subject: Subject, show: Show) -> Finding:
+    """x = (∂L/∂W)_i/(∂L/∂b)_i for the units of a first dense layer."""
+    named: dict[str, Any] = {
+        "name": "inversion",
+        "title": "Inputs read off a dense layer",
+        "sees": "one client's message; under secure aggregation the sum of its cohort's; under privacy its release, "
+        "to somebody who knows all others' messages",
+        "obtains": "inputs in closed form, of which the best is shown: peak signal-to-noise ratio in dB, inputs scaled "
+        "to 0…1 (above 30 dB a picture is recognised, above 100 it is exact)",
+        "unit": "dB",
+    }
+    why = reason(subject)
+    if why is None and layer_of(subject) is None:
+        why = (
+            f"the model ({subject.settings.model.name}) has no dense layer on its inputs; model.name=mlp has one. "
+            "Gradient matching needs none"
+        )
+    why = why or without_update(subject)
+    if why is not None:
+        return Finding(**named, missing=why)
+    found = list(cases(subject))
+    tick = show.stage("inputs read off", len(found))
+    rows, pictures = [], []
+    for one in found:
+        row, shown = _inverted(subject, one)
+        rows.append(row)
+        pictures += shown
+        tick(f"{row.case}: {row.figures['plain'].value:.0f} dB")
+    return Finding(**named, rows=rows, pictures=pictures[:SHOWN])
+
+
+def layer_of(subject: Subject) -> str | None:
+    width = int(np.prod(subject.experiment.shape.inputs))
+    return layer_inversion.first_dense(subject.model.params, width)
+
+
+def without_update(subject: Subject) -> str | None:
+    """Why there is nothing to divide or to match in a message; None: there is."""
+    if update_in(first_message(subject), subject.model.params) is not None:
+        return None
+    return f"{subject.settings.algorithm}'s messages hold no update of the model's parameters"
+
+
+def first_message(subject: Subject) -> Tree:
+    source = subject.sampled(subject.experiment.train.only([0]))
+    return tree.index(subject.messages(source), 0)
+
+
+def _inverted(subject: Subject, one: Sent) -> tuple[Row, list[Picture]]:
+    layer = layer_of(subject)
+    assert layer is not None  # `inverted` has looked
+    scores: dict[str, list[float]] = {}
+    pictures = []
+    for client in list(one.clients)[: subject.asked.clients]:
+        true = subject.scaled(inputs_of(tree.index(one.source.tasks([client], 0), 0)))
+        images: dict[str, Tensor] = {}
+        for column, value in one.views(client).items():
+            update = update_in(value, subject.model.params)
+            assert update is not None
+            found, ratio = layer_inversion.best(subject.scaled(layer_inversion.candidates(update, layer)), true)
+            scores.setdefault(column, []).append(min(ratio, EXACT))
+            images[column] = found
+        guess = layer_inversion.guess(true, other_inputs(subject, one.source.population, client))
+        scores.setdefault("guess", []).append(guess)
+        if is_image(subject.experiment.shape.inputs) and client == 0:
+            images["original"] = true[int(layer_inversion.psnr(images["plain"], true).argmax())]
+            shape = subject.experiment.shape.inputs
+            pictures.append(Picture(f"read off, {one.case}", {c: x.reshape(shape).numpy() for c, x in images.items()}))
+    return Row(one.case, {c: mean_of(s) for c, s in scores.items()}), pictures
+
+
+def other_inputs(subject: Subject, population: Population, client: int) -> Tensor:
+    """Inputs of clients that are not this one, as a guesser may have them: [M, F]."""
+    train = subject.experiment.train
+    others = np.setdiff1d(train.rows, population.rows_of(client))
+    return subject.scaled(train.inputs(others[:: max(1, len(others) // GUESSERS)]))
+
+
+# ---- inputs searched for -------------------------------------------------------------------------------------------
+
+
+def searched(subject: Subject, show: Show) -> Finding:
+    """Gradient matching with total variation, on the smallest client that the algorithm takes."""
+    named: dict[str, Any] = {
+        "name": "matching",
+        "title": "Inputs searched for (gradient matching)",
+        "sees": "the same, and the labels",
+        "obtains": "images whose message would point the same way, found by descent: the mean over the client's images "
+        "of the nearest one's ratio, in dB",
+        "unit": "dB",
+    }
+    why = reason(subject)
+    if why is None and not is_image(subject.experiment.shape.inputs):
+        why = f"inputs of shape {subject.experiment.shape.inputs} are no images, and smoothness says nothing of them"
+    why = why or without_update(subject)
+    if why is not None:
+        return Finding(**named, missing=why)
+    one = next(cases(subject))
+    victim = Victim.of(subject, one.source, 0)
+    if victim.count > SEARCHED:
+        return Finding(
+            **named,
+            missing=f"the smallest client that {subject.settings.algorithm} takes has {victim.count} examples: more "
+            f"than {SEARCHED} are not found in minutes",
+        )
+    views = one.views(0)
+    tick = show.stage("inputs searched for", len(views) * subject.asked.steps * subject.asked.starts)
+    images, figures = {}, {}
+    for column, value in views.items():
+        found = victim.search(subject, value, lambda: tick(""))
+        near = torch.stack([layer_inversion.psnr(found, x).max() for x in victim.true])
+        images[column], figures[column] = found, mean_of(near.tolist())
+    others = other_inputs(subject, one.source.population, 0).mean(0)
+    figures["guess"] = mean_of(layer_inversion.psnr(others, victim.true).tolist())
+    shape = subject.experiment.shape.inputs
+    nearest = {c: x[int(layer_inversion.psnr(x, victim.true[0]).argmax())] for c, x in images.items()}
+    shown = {c: x.reshape(shape).numpy() for c, x in {"original": victim.true[0], **nearest}.items()}
+    case = f"{victim.count} example{'s' * (victim.count > 1)}"
+    return Finding(
+        **named, rows=[Row(case, figures)], pictures=[Picture(f"searched for, {one.case}", shown)],
+        notes=[f"{subject.asked.steps} steps from {subject.asked.starts} starts; more may find more (audit.steps)."],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A client whose different inputs are to be found; which of them is where in its task is known.
+
+    Attributes:
+        task: its task.  places: for each batch of it, which input each example is.
+        true: [B, F], scaled to 0…1.
+    """
+
+    task: Task
+    places: Sequence[Tensor]
+    true: Tensor
+
+    @classmethod
+    def of(cls, subject: Subject, source: Sampled, client: int) -> "Victim":
+        picks = tree.parts(source.draw(client, 0).items, Picks)
+        rows = np.unique(np.concatenate([p.rows[np.asarray(p.mask, bool)] for p in picks]))
+        places = [torch.as_tensor(np.searchsorted(rows, p.rows).clip(max=len(rows) - 1)) for p in picks]
+        task = tree.index(source.tasks([client], 0), 0)
+        return cls(task, places, subject.scaled(source.population.inputs(rows)))
+
+    @property
+    def count(self) -> int:
+        return len(self.true)
+
+    def search(self, subject: Subject, observed: Tree, tick: Callable[[], None]) -> Tensor:
+        """The inputs found, [B, F] in 0…1."""
+        low, span = subject.scale
+        model = subject.algorithm.send(subject.state, 0)
+        kept = subject.algorithm.remember(model)
+        update = update_in(observed, subject.model.params)
+        assert update is not None
+        names = list(update)
+
+        def imitate(x: Tensor) -> Tree:
+            inputs = x * span.to(x.dtype) + low.to(x.dtype)
+            places = iter(self.places)
+
+            def with_guess(batch: Batch) -> Batch:
+                return batch._replace(x=inputs[next(places)])
+
+            items = tree.map_parts(with_guess, self.task.items, Batch)
+            message, _ = subject.algorithm.client(model, kept, self.task._replace(items=items))
+            found = update_in(message.value, subject.model.params)
+            assert found is not None
+            return {name: found[name] for name in names}
+
+        found = gradient_matching.matched(
+            imitate,
+            {name: update[name].to(torch.get_default_dtype()) for name in names},
+            (self.count, *subject.experiment.shape.inputs),
+            steps=subject.asked.steps,
+            starts=subject.asked.starts,
+            seed=subject.settings.seed,
+            tick=tick,
+        )
+        return found.flatten(1).double()
+
+
+# ---- labels --------------------------------------------------------------------------------------------------------
+
+
+def labelled(subject: Subject, show: Show) -> Finding:
+    """Which classes a client has, from the signs of the head's update."""
+    named: dict[str, Any] = {
+        "name": "labels",
+        "title": "Labels",
+        "sees": "the same",
+        "obtains": "which classes the client has, from the signs of the head's update: the mean of the shares told "
+        "right of the classes that it has and of those that it has not",
+        "unit": "share",
+    }
+    shape, name = subject.experiment.shape, subject.settings.algorithm
+    why = reason(subject)
+    if shape.classes == 0:
+        why = "the target is a number: there are no classes"
+    elif shape.episodic:
+        why = "labels are drawn afresh in each episode, and mean nothing outside it"
+    elif why is None and bias_in(subject, first_message(subject)) is None:
+        why = f"{name}'s messages hold no update of a head's bias"
+    if why is not None:
+        return Finding(**named, missing=why)
+    found = list(cases(subject))
+    tick = show.stage("labels", len(found))
+    rows = []
+    for one in found:
+        row = _labelled(subject, one)
+        rows += [row] if row else []
+        tick(one.case)
+    if not rows:
+        return Finding(**named, missing="every client has every class")
+    return Finding(**named, rows=rows)
+
+
+def bias_in(subject: Subject, value: Tree) -> Tensor | None:
+    assert isinstance(subject.model, Model)
+    update = update_in(value, subject.model.params)
+    return None if update is None else update.get(f"{subject.model.head}.bias")
+
+
+def _labelled(subject: Subject, one: Sent) -> Row | None:
+    """None: these clients have every class, so that there is nothing to tell."""
+    population, classes = one.source.population, subject.experiment.shape.classes
+    held = np.stack([np.bincount(population.labels[population.rows_of(c)], minlength=classes) > 0
+                     for c in range(len(population))])  # fmt: skip
+    scores: dict[str, list[float]] = {}
+    for client in list(one.clients)[: subject.asked.clients]:
+        own = torch.as_tensor(held[client])
+        if own.all():
+            continue
+        for column, value in one.views(client).items():
+            bias = bias_in(subject, value)
+            assert bias is not None
+            scores.setdefault(column, []).append(label_leak.balanced(label_leak.present(bias), own))
+        usual = torch.as_tensor(np.delete(held, client, 0).mean(0) > 0.5)
+        scores.setdefault("guess", []).append(label_leak.balanced(usual, own))
+    return Row(one.case, {c: mean_of(s) for c, s in scores.items()}) if scores else None

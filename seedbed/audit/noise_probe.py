@@ -1,0 +1,132 @@
+"""The noise itself: what is released where clients send zero, against what ε was accounted for.
+
+Every mechanism's releases are turned into numbers that are independent and of deviation 1 if the claim is true: noise
+that spans rounds is taken apart into what each round adds. Then a constant, a tenth of the noise and none have a
+deviation that is too small, and noise that two rounds, clients or keys share has a correlation.
+
+Shapes: R rounds, n numbers of a release.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from seedbed.audit.findings import Claim, Figure, Finding, Row
+from seedbed.audit.views import every_release
+from seedbed.errors import Diverged
+from seedbed.experiments.privacy_plan import Promise
+from seedbed.experiments.stages import Show
+from seedbed.privacy.differential import Adaptive, Banded, Distributed, Local, Noise, TreeAggregation, new_key
+from seedbed.privacy.differential.central import split
+from seedbed.privacy.differential.mechanisms import Mechanism
+
+QUIET_NUMBERS = 100_000
+DRAWN = 2_000_000  # numbers of all clients of a round: fewer each, where many clients noise
+ROUNDS = 4
+SURE = 0.999  # of the interval of the noise, wrongly missed once in a thousand audits
+Floats = NDArray[np.float64]
+
+
+def noise(promise: Promise, *, claimed: bool, show: Show) -> Finding:
+    """The deviation of what is released where clients send zero, and whether rounds, keys or clients share noise."""
+    mechanism, other = (promise.mechanism(Noise(new_key())) for _ in range(2))
+    count = max(1000, min(QUIET_NUMBERS, DRAWN // answering(mechanism)))
+    named: dict[str, Any] = {
+        "name": "noise",
+        "title": "The noise itself",
+        "sees": "released sums over clients that all send zero, divided by the clip; what single clients send, where "
+        "they add the noise",
+        "obtains": f"the noise's deviation over that which ε was accounted for, from {count:,} numbers a round; and "
+        "whether two rounds, keys or clients share noise",
+        "unit": "× claimed",
+    }
+    tick = show.stage("noise", 1)
+    try:
+        rounds = whitened(promise, mechanism, count, min(ROUNDS, promise.rounds))
+        [foreign] = whitened(promise, other, count, 1)
+    except Diverged:
+        return Finding(**named, claim=Claim("noise that is no finite number", refuted=True) if claimed else None)
+    pairs = {"rounds": list(pairwise(rounds)), "keys": [(rounds[0], foreign)], "clients": of_clients(promise, count)}
+    ratio = float(np.std(np.concatenate([x - x.mean() for x in rounds])))
+    n = count * len(rounds) - len(rounds)
+    low, high = (ratio * (n / float(stats.chi2.ppf(p, n))) ** 0.5 for p in ((1 + SURE) / 2, (1 - SURE) / 2))
+    shared = [name for name, found in pairs.items() if any(correlated(a, b) for a, b in found)]
+    tick(f"{ratio:.3f}")
+    said = f"noise of {ratio:.4g} times what ε was accounted for ({low:.4g} to {high:.4g})"
+    said += f"; two {' and two '.join(shared)} share noise" if shared else ""
+    row = Row(
+        f"{len(rounds)} rounds", {"plain": Figure(0.0), "private": Figure(ratio, low, high), "ceiling": Figure(1.0)}
+    )
+    refuted = not high >= 1 or bool(shared)  # what is no number is refuted too
+    return Finding(**named, rows=[row], claim=Claim(said, refuted) if claimed else None)
+
+
+def answering(mechanism: Mechanism) -> int:
+    """Clients of a round that answer: so many as the noise is claimed for."""
+    if isinstance(mechanism, Distributed):
+        return mechanism.honest
+    return 1 if isinstance(mechanism, Local) else 2
+
+
+def whitened(promise: Promise, mechanism: Mechanism, count: int, rounds: int) -> list[Floats]:
+    """Numbers of deviation 1, independent over rounds, if the claim is true: R arrays [n]."""
+    quiet = {"zero": torch.zeros(mechanism.population, 1, dtype=torch.float64).expand(-1, count)}
+    first = answering(mechanism)
+    made = every_release(mechanism, promise.clip, quiet, rounds, answering=lambda cohort: cohort[:first])
+    seen = [release["zero"].double().numpy() / bound for release, bound in made]
+    if isinstance(mechanism, TreeAggregation):
+        return nodes(mechanism, seen)
+    if isinstance(mechanism, Banded):
+        return fresh(mechanism, seen)
+    multiplier = 2 * mechanism.noise_multiplier if isinstance(mechanism, Local) else sums_multiplier(promise)
+    return [x / multiplier for x in seen]
+
+
+def nodes(mechanism: TreeAggregation, seen: Sequence[Floats]) -> list[Floats]:
+    """The node that each round adds: what the sum up to it has beyond that of all rounds before the node begins."""
+    found, scale = [], mechanism.noise_multiplier * math.sqrt(mechanism.levels)
+    for t in range(len(seen)):
+        place = t % mechanism.rounds_of_a_pass
+        spans = (place + 1) & -(place + 1)  # rounds
+        found.append(np.sum(seen[t + 1 - spans : t + 1], axis=0) / scale)
+    return found
+
+
+def fresh(mechanism: Banded, seen: Sequence[Floats]) -> list[Floats]:
+    """Z_t = Σ_j c_j·noise_{t−j}, over its deviation."""
+    c = mechanism.column
+    scale = mechanism.noise_multiplier * math.sqrt(math.fsum(x * x for x in c))
+    return [np.sum([c[j] * seen[t - j] for j in range(min(t + 1, len(c)))], axis=0) / scale for t in range(len(seen))]
+
+
+def of_clients(promise: Promise, count: int) -> list[tuple[Floats, Floats]]:
+    """What two clients send of zeros, where clients add the noise."""
+    mechanism = promise.mechanism(Noise(new_key()))
+    if isinstance(mechanism, Local):
+        a, b = (mechanism.own_noise(torch.zeros(count), client, 0).numpy() for client in (0, 1))
+        return [(a, b)]
+    if isinstance(mechanism, Distributed):
+        a, b = (mechanism.whole(np.zeros(count), client, 0).astype(np.float64) for client in (0, 1))
+        return [(a, b)]
+    return []
+
+
+def correlated(a: Floats, b: Floats) -> bool:
+    """Whether two arrays' correlation is more than chance has once in a thousand audits."""
+    if not (a.std() > 0 and b.std() > 0):
+        return False  # their deviation is refuted already
+    limit = float(stats.norm.isf((1 - SURE) / 20)) / math.sqrt(len(a))
+    return abs(float(np.corrcoef(a, b)[0, 1])) > limit
+
+
+def sums_multiplier(promise: Promise) -> float:
+    """The noise on sums, in clips: a little more than z where the clip adapts."""
+    if isinstance(promise.clip, Adaptive):
+        return split(promise.noise_multiplier, promise.clip.deviation(promise.expected, promise.noise_multiplier))
+    return promise.noise_multiplier

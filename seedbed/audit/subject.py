@@ -1,0 +1,233 @@
+"""What is audited: a run's trained model, or the initial model that settings would start from; its algorithm, its data,
+and what it promises.
+
+Shapes: C clients.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed import randomness, tree
+from seedbed.algorithms import catalogue
+from seedbed.data.population import Population, Rows
+from seedbed.data.sampling import Sampled
+from seedbed.data.types import Batch, Task
+from seedbed.errors import InputError
+from seedbed.experiments.builder import AnyModel, Experiment
+from seedbed.experiments.config import (
+    AuditSettings,
+    PrivacySettings,
+    SecureSettings,
+    Settings,
+    settings_from,
+    table_from,
+)
+from seedbed.experiments.launch import plan, population_for, refuse_changed, trained_start
+from seedbed.experiments.privacy_plan import Promise
+from seedbed.experiments.run_directory import RunDirectory
+from seedbed.federated import Algorithm, ServerState
+from seedbed.tree import Tree
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an audit works on.
+
+    Attributes:
+        algorithm: the plain one, without the run's privacy and robust rule.
+        state: of the plain algorithm: trained, or initial.
+        own: what the run promises; None: nothing.
+        reference: what it could promise: its own, or that of ε = audit.epsilon; None: it cannot be had.
+    """
+
+    experiment: Experiment
+    model: AnyModel
+    algorithm: Algorithm
+    state: ServerState
+    own: Promise | None
+    reference: Promise | None
+    what: str
+    options: Mapping[str, Any]
+    folder: Path | None = None  # of the run, if it is one
+
+    @property
+    def settings(self) -> Settings:
+        return self.experiment.settings
+
+    @property
+    def asked(self) -> AuditSettings:
+        return self.experiment.settings.audit
+
+    @property
+    def entry(self) -> catalogue.Entry:
+        return catalogue.entry(self.settings.algorithm)
+
+    @property
+    def cohort(self) -> int:
+        """Clients of a round."""
+        known = len(self.experiment.train)
+        return min(self.settings.cohort or known, known)
+
+    @cached_property
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """What to take off inputs and to divide them by, so that they lie in 0…1: of all images together, of a table
+        column by column."""
+        x = self.experiment.population.inputs(slice(None)).double()
+        flat = x if len(self.experiment.shape.inputs) < 2 else x.flatten()
+        low, high = flat.amin(0), flat.amax(0)
+        return low, torch.where(high > low, high - low, 1.0)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Inputs in 0…1, flat: [B, ...] -> [B, F]."""
+        low, span = self.scale
+        raw = x.double().reshape(len(x), *self.experiment.shape.inputs)
+        return torch.flatten((raw - low) / span, 1)
+
+    def sampled(self, population: Population, purpose: str = "audit") -> Sampled:
+        """What clients work on in the run."""
+        items = self.entry.items_for(self.options)
+        return Sampled(population, self.experiment.sampler(items), seed=self.settings.seed, purpose=purpose)
+
+    def messages(self, source: Sampled, round: int = 0) -> Tree:
+        """What each client of the source sends, made by the run's own engine: leaves [C, ...]."""
+        engine = self.experiment.engine(source, self.model)
+        known = len(self.experiment.train)
+        sent = {c: self.algorithm.send(self.state, c % known) for c in source.clients}
+        groups = sorted(engine.ask(self.algorithm, sent, round), key=lambda g: g.clients[0])
+        order = np.argsort([c for g in groups for c in g.clients])
+        value: Tree = tree.index(tree.concatenate([g.messages.value for g in groups]), torch.as_tensor(order))
+        return value
+
+    def someone(self, count: int, purpose: str) -> list[int]:
+        """Some known clients, drawn by the seed."""
+        known = len(self.experiment.train)
+        drawn = randomness.generator(self.settings.seed, purpose).permutation(known)[: min(count, known)]
+        return sorted(int(c) for c in drawn)
+
+
+def with_rows(population: Population, rows: Sequence[Rows]) -> Population:
+    """Made-up clients that hold these rows."""
+    sizes = np.array([len(r) for r in rows], np.int64)
+    return replace(
+        population,
+        rows=np.concatenate(rows),
+        offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        names=tuple(f"made-up {i}" for i in range(len(rows))),
+        unseen=(),
+    )
+
+
+def inputs_of(task: Task) -> Tensor:
+    """The different inputs of one client's task: [B, ...]."""
+    found = [part.x[(part.mask * task.real[:, None]) > 0] for part in tree.parts(task.items, Batch)]
+    different: Tensor = torch.unique(torch.cat(found), dim=0)
+    return different
+
+
+# ---- where it comes from --------------------------------------------------------------------------------------------
+
+
+def subject_of(place: Path | None, asked: Mapping[str, Any], assignments: Iterable[str]) -> Subject:
+    """What is to be audited.
+
+    Args:
+        place: a run's directory, a settings file, or None: settings alone.
+        asked, assignments: as of `plan`; for a run's directory only audit.* may be set.
+    Raises:
+        InputError: there is nothing to audit.
+    """
+    assignments = list(assignments)
+    if place is not None and place.is_dir():
+        return _of_run(place, asked, assignments)
+    if place is not None and not place.exists():
+        raise InputError(f"{place} is not there: name a run's directory or a settings file, or leave it out")
+    experiment = plan(asked, assignments, place)
+    _refuse_clientless(experiment)
+    model, algorithm = _built(experiment, experiment.settings.options)
+    what = f"{_words(experiment)}: the initial model"
+    state = algorithm.init(model.params)
+    return _subject(experiment, model, algorithm, state, what, experiment.settings.options)
+
+
+def _of_run(path: Path, asked: Mapping[str, Any], assignments: Sequence[str]) -> Subject:
+    run = RunDirectory.open(path)
+    changes = table_from(assignments=assignments)
+    settled = sorted((changes.keys() - {"audit"}) | {k for k, v in asked.items() if v is not None})
+    if settled:
+        raise InputError(f"{settled[0]} was settled when {path} was trained: only audit.* can be set")
+    settings = settings_from(run.manifest["settings"], changes)
+    experiment = Experiment(settings, population_for(settings))
+    refuse_changed(experiment, run)
+    experiment.check()
+    experiment.plan_privacy()
+    _refuse_clientless(experiment)
+    if catalogue.entry(settings.algorithm).takes("teacher"):
+        experiment.learner.teacher = experiment.learner.initial_teacher(catalogue.entry(settings.algorithm))
+    trained = trained_start(run, experiment.learner)
+    _, algorithm = _built(experiment, trained.options)
+    what = f"{_words(experiment)}: the trained model of {path}"
+    found = _subject(experiment, trained.model, algorithm, trained.state, what, trained.options)
+    return replace(found, folder=path)
+
+
+def with_algorithm(subject: Subject, name: str) -> Subject:
+    """The same data and model under another algorithm with its default settings, from its initial state, unprotected.
+
+    Raises:
+        InputError: it does not run on these data.
+    """
+    changes = {"algorithm": name, "options": {}, "privacy": PrivacySettings(), "secure": SecureSettings(), "tune": ()}
+    experiment = Experiment(subject.settings.model_copy(update=changes), subject.experiment.population)
+    experiment.check()
+    model, algorithm = _built(experiment, {})
+    state = algorithm.init(model.params)
+    return Subject(experiment, model, algorithm, state, None, None, f"{name} beside it", {})
+
+
+def _built(experiment: Experiment, options: Mapping[str, Any]) -> tuple[AnyModel, Algorithm]:
+    entry, learner = catalogue.entry(experiment.settings.algorithm), experiment.learner
+    model = learner.model(entry)
+    if entry.takes("teacher"):
+        learner.teacher = learner.initial_teacher(entry)
+    return model, learner.algorithm(experiment.settings.algorithm, model, options=options)
+
+
+def _subject(
+    experiment: Experiment,
+    model: AnyModel,
+    algorithm: Algorithm,
+    state: ServerState,
+    what: str,
+    options: Mapping[str, Any],
+) -> Subject:
+    own = experiment.privacy
+    return Subject(
+        experiment, model, algorithm, state, own, own or _reference(experiment.settings, experiment), what, options
+    )
+
+
+def _reference(settings: Settings, experiment: Experiment) -> Promise | None:
+    """The noise that ε = audit.epsilon would take with the run's rounds and cohort."""
+    wished = settings.model_copy(update={"privacy": PrivacySettings(epsilon=settings.audit.epsilon)})
+    try:
+        return Promise.of(wished, len(experiment.train))
+    except InputError:
+        return None
+
+
+def _refuse_clientless(experiment: Experiment) -> None:
+    name = experiment.settings.algorithm
+    if catalogue.entry(name).pooled:
+        raise InputError(f"{name} pools everybody's data, so that no client sends anything that could be audited")
+
+
+def _words(experiment: Experiment) -> str:
+    settings = experiment.settings
+    return f"{settings.algorithm} on {experiment.population.source}, {len(experiment.train)} known clients"

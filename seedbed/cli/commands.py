@@ -1,0 +1,375 @@
+"""The commands. Each reads its arguments, calls one function of the library, and prints what it gives."""
+
+import shlex
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from seedbed.cli.console import PlainConsole
+from seedbed.cli.federation import federation_app, join, serve
+from seedbed.cli.options import (
+    Algorithm,
+    Attack,
+    Attackers,
+    Config,
+    Data,
+    Delta,
+    Engine,
+    Executor,
+    Processes,
+    Reduce,
+    Root,
+    Rounds,
+    Run,
+    Seed,
+    Set,
+    Verbose,
+)
+from seedbed.cli.peers import peers_app
+from seedbed.cli.show import (
+    Bars,
+    Download,
+    attack_lines,
+    audit_lines,
+    audit_table,
+    bench_table,
+    card,
+    catalogue_tables,
+    comparison_tables,
+    result_table,
+    summary_table,
+)
+from seedbed.engines.process_group import Ranks, joined, launched
+from seedbed.errors import InputError
+from seedbed.experiments.stages import Show
+
+RANKED = ("run", "resume")  # what torchrun may start
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
+app.add_typer(data_app, name="data")
+app.add_typer(federation_app, name="federation")
+app.command()(serve)
+app.command()(join)
+app.add_typer(peers_app, name="peers")
+console = PlainConsole()
+
+
+@app.command()
+def run(
+    data: Data = None,
+    algorithm: Algorithm = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    engine: Engine = None,
+    executor: Executor = None,
+    processes: Processes = None,
+    reduce: Reduce = None,
+    attack: Attack = None,
+    attackers: Attackers = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="Differential privacy of the known clients: the budget ε of the run, such as 4."),
+    ] = None,
+    delta: Delta = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Secure aggregation: of clients' messages the server sees sums alone.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; default: runs/DATA-ALGORITHM-SEED. Must be new.")
+    ] = None,
+    config: Config = None,
+    root: Root = None,
+    set_: Set = None,
+    verbose: Verbose = False,
+) -> None:
+    """Train, adapt to clients never seen, and judge it beside FedAvg + fine-tuning and local only.
+
+    `seedbed run` alone does it on handwriting by writer, with nothing to download. On several processes or machines:
+    `torchrun --nproc-per-node 2 -m seedbed run ...`.
+    """
+    from seedbed.experiments.launch import start
+
+    asked = {
+        "data": data,
+        "algorithm": algorithm,
+        "rounds": rounds,
+        "seed": seed,
+        "engine": engine,
+        "executor": executor,
+        "processes": processes,
+        "root": root,
+        "privacy": _budget(epsilon, delta),
+        "secure": {"form": "masks"} if secure else None,
+    }
+    named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
+    words = [f"{key}={value}" for key, value in named.items() if value is not None]
+    with joined() as ranks, _shown(ranks, verbose) as show:
+        directory, result = start(asked, [*words, *(set_ or [])], config, out, show)
+    if ranks.rank == 0:
+        _print(result, directory)
+
+
+@app.command()
+def resume(directory: Run) -> None:
+    """Go on with a run that was stopped or killed; the end is bit for bit that of a run never stopped."""
+    from seedbed.experiments.launch import go_on
+
+    with joined() as ranks, _shown(ranks) as show:
+        result = go_on(directory, show)
+    if ranks.rank == 0:
+        _print(result, directory)
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Algorithms: see `seedbed algorithms`.")],
+    data: Data = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 1,
+    tune: Annotated[
+        bool, typer.Option(help="Let validation clients choose learning rates; other factors: --set tune=[0.1,1,10].")
+    ] = True,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    engine: Engine = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the runs; default: runs/compare-DATA.")] = None,
+    config: Config = None,
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Several algorithms on the same clients, episodes and budget of examples, tuned by the same grid.
+
+    Known clients that are not trained on meanwhile choose a learning rate and how to adapt for each of them.
+    """
+    from seedbed.experiments.comparison import FACTORS
+    from seedbed.experiments.comparison import compare as compare_runs
+    from seedbed.experiments.run_directory import RunDirectory
+    from seedbed.reports.comparison_report import comparison_page
+
+    asked = {"data": data, "rounds": rounds, "engine": engine, "root": root}
+    assignments = [*([f"tune={list(FACTORS)}"] if tune else []), *(set_ or [])]
+    with Bars() as bars:
+        found, directory = compare_runs(
+            names, asked, assignments, config, out, range(seed or 0, (seed or 0) + seeds), bars
+        )
+    page = comparison_page(found, shlex.join(["seedbed", *sys.argv[1:]]))
+    RunDirectory(directory).write("comparison.html", page.encode())
+    for table in comparison_tables(found):
+        console.print(table)
+    console.print(f"report: {directory / 'comparison.html'}; runs beside it", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    directory: Run,
+    data: Data = None,
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Judge a trained run again: on its own unseen clients, or on every client of other data of the same shape."""
+    from seedbed.experiments.launch import judge_again
+
+    with Bars() as bars:
+        result = judge_again(directory, data, root, set_ or [], bars)
+    console.print(result_table(result))
+
+
+@app.command()
+def adapt(
+    directory: Run,
+    support: Annotated[Path, typer.Option(help="This client's examples: CSV, Parquet, .npz, or a folder class/*.png.")],
+    out: Annotated[Path, typer.Option(help="Where the client's own model goes (.safetensors).")],
+    steps: Annotated[int | None, typer.Option(min=0, help="Adaptation steps; default: the algorithm's own.")] = None,
+    query: Annotated[Path | None, typer.Option(help="More labelled examples, to score the model on.")] = None,
+    client: Annotated[str | None, typer.Option(help="Whose examples, where the files hold several clients'.")] = None,
+) -> None:
+    """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine."""
+    from seedbed.experiments.adapt import personalise
+
+    made = personalise(directory, support, out, steps=steps, query=query, client=client)
+    for line in made.lines():
+        console.print(line, soft_wrap=True)
+
+
+@app.command()
+def audit(
+    of: Annotated[
+        Path | None, typer.Argument(help="The directory of a run, or a settings file; left out: as `seedbed run`.")
+    ] = None,
+    data: Data = None,
+    algorithm: Algorithm = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    engine: Engine = None,
+    epsilon: Annotated[float | None, typer.Option(help="The claim to audit: the budget ε, such as 4.")] = None,
+    delta: Delta = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for audit.html and audit.json; default: the run's, else runs/audit-DATA-ALGORITHM."),
+    ] = None,
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Attack what a run releases: what leaks of its clients, undefended and under its own defence.
+
+    Exit code 0: no claim of the run is refuted; 1: one is; 2: it cannot be audited.
+    """
+    from seedbed.audit.run_attacks import audit as audit_subject
+    from seedbed.audit.run_attacks import place_of, written
+    from seedbed.audit.subject import subject_of
+
+    asked = {
+        "data": data,
+        "algorithm": algorithm,
+        "rounds": rounds,
+        "seed": seed,
+        "engine": engine,
+        "root": root,
+        "privacy": _budget(epsilon, delta),
+    }
+    with Bars() as bars:
+        subject = subject_of(of, asked, set_ or [])
+        found = audit_subject(subject, bars)
+    _, page = written(found, out or place_of(subject, of), shlex.join(["seedbed", *sys.argv[1:]]))
+    console.print(audit_table(found))
+    for line in audit_lines(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {page}", soft_wrap=True)
+    raise typer.Exit(1 if found.refuted else 0)
+
+
+@app.command()
+def bench(
+    workload: Annotated[
+        list[str] | None, typer.Argument(help="mlp, cnn, small_cnn, lstm, maml; left out: all of them.")
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed rounds of each; medians count.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Over clients; default: one for each core.")] = None,
+    device: Annotated[str, typer.Option(help="Where clients compute, such as cuda.")] = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Also write the rows to this file.")] = None,
+) -> None:
+    """How fast clients train on this machine, by each executor, beside a plain PyTorch loop; takes minutes."""
+    from seedbed.bench.race import bench as race
+    from seedbed.bench.race import gpus, write_json
+
+    with Bars() as bars:
+        rows = race(workload or (), repeat=repeat, threads=threads, device=device, show=bars)
+    console.print(bench_table(rows))
+    console.print(gpus(device), style="dim")
+    if json is not None:
+        write_json(json, rows)
+
+
+@app.command()
+def algorithms(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
+) -> None:
+    """The algorithms and what they compute; one of them with its coordinates and settings."""
+    from seedbed.algorithms.catalogue import entry
+
+    if name is None:
+        for table in catalogue_tables():
+            console.print(table)
+        console.print("`seedbed algorithms NAME` shows one whole", style="dim")
+        return
+    for part in card(name, entry(name)):
+        console.print(part)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Named sets: what they are, and their natural clients."""
+    from seedbed.data.readers import KNOWN
+
+    table = Table()
+    for title in ("name", "what", "natural clients", "licence"):
+        table.add_column(title)
+    for name, known in KNOWN.items():
+        table.add_row(name, known.summary, known.clients, known.licence)
+    console.print(table)
+
+
+@data_app.command("inspect")
+def data_inspect(
+    data: Annotated[str, typer.Argument(help="A set's name or a path.")], root: Root = None, set_: Set = None
+) -> None:
+    """Clients, sizes, classes and label skew, and what reading changed."""
+    from seedbed.data.readers import inspect
+    from seedbed.experiments.config import settings_from, table_from
+    from seedbed.experiments.launch import population_for
+
+    settings = settings_from(table_from({"data": data, "root": root}, assignments=set_ or []))
+    found = inspect(population_for(settings))
+    console.print(summary_table(found))
+
+
+@data_app.command("pack")
+def data_pack(
+    data: Annotated[str, typer.Argument(help="A set's name or a path.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Write data to a folder that is opened at once whatever its size, and of which only what is used is read.
+
+    `--data FOLDER` then takes it. What makes clients up (reader.partition=...) and leaves some out is done here.
+    """
+    from seedbed.data.readers import pack
+    from seedbed.experiments.config import settings_from, table_from
+    from seedbed.experiments.launch import population_for
+
+    population = population_for(settings_from(table_from({"data": data, "root": root}, assignments=set_ or [])))
+    with Bars() as bars:
+        pack(population, out, bars.steps(f"packing {population.source}", len(population)))
+    console.print(f"{population!r} is in {out}", soft_wrap=True)
+
+
+@data_app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A set's name.")],
+    root: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
+) -> None:
+    """Download a public set from its own home, with a checksum. The only command that uses the network."""
+    from seedbed.data.readers import get
+
+    with Download() as download:
+        console.print(f"{name} is in {get(name, root, download)}", soft_wrap=True)
+
+
+def _shown(ranks: Ranks, verbose: bool = False) -> AbstractContextManager[Show]:
+    """Rank 0's progress bars; the other ranks say nothing."""
+    return Bars(verbose) if ranks.rank == 0 else nullcontext(Show())
+
+
+@app.callback()
+def _alone(context: typer.Context) -> None:
+    """Federated meta-learning: train one start across clients that never share data; each grows its own model."""
+    if launched() and context.invoked_subcommand not in RANKED:
+        raise InputError(
+            f"seedbed {context.invoked_subcommand} runs in one process, without torchrun: only "
+            f"{' and '.join(RANKED)} share their work out over ranks"
+        )
+
+
+def _print(result: dict[str, Any], directory: Path) -> None:
+    console.print(result_table(result))
+    for line in attack_lines(result):
+        console.print(line)
+    for name, chosen in result["finetuning"].items():
+        for shots, how in chosen.items():
+            console.print(f"  {name.replace('_', ' ')}, {shots} shots: {how['text']}", style="dim")
+    for line in [*result.get("secure", {}).get("said", ()), *result.get("privacy", {}).get("said", ())]:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {directory / 'report.html'}", soft_wrap=True)
+
+
+def _budget(epsilon: float | None, delta: float | None) -> dict[str, float] | None:
+    """The settings `privacy`, as far as they are given."""
+    return {key: value for key, value in (("epsilon", epsilon), ("delta", delta)) if value is not None} or None

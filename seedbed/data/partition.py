@@ -1,0 +1,190 @@
+"""Clients made up for a set that has none of its own: functions of the labels (or their number) and a seed.
+
+Each returns C arrays of row numbers: disjoint, complete, sorted. Shapes: n rows, C clients.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from seedbed import randomness
+from seedbed.data.population import Population, Rows
+from seedbed.errors import InputError
+
+Parts = list[Rows]
+How = Literal["iid", "dirichlet", "shards", "quantity"]
+SMALLEST_ALPHA = 1e-300  # below, log(U)/α overflows
+
+
+def iid(n: int, clients: int, *, seed: int = 0) -> Parts:
+    """Equal parts (to within one row) drawn at random.
+
+    >>> [len(part) for part in iid(5, 2)]
+    [3, 2]
+    """
+    _refuse_few(n, clients, 1)
+    return _sorted(np.array_split(randomness.generator(seed, "partition iid").permutation(n), clients))
+
+
+def dirichlet(labels: npt.ArrayLike, clients: int, alpha: float, *, minimum: int = 1, seed: int = 0) -> Parts:
+    """Label skew: each class is shared out among clients in proportions drawn from Dirichlet(α).
+
+    Clients below the minimum are then filled from the largest, one row at a time: there is no redrawing, so
+    it always ends, for any α > 0.
+
+    Args:
+        labels: [n] classes.
+        alpha: > 0; small: each client has few classes; large: all clients alike.
+        minimum: rows that every client gets at least.
+
+    Source: Hsu, Qi, Brown, Measuring the effects of non-identical data distribution, 2019, arXiv:1909.06335;
+    by class rather than by client, as in Yurochkin et al., ICML 2019.
+
+    >>> parts = dirichlet(np.arange(100) % 10, 4, 0.1, minimum=5)
+    >>> sum(map(len, parts)), min(map(len, parts)) >= 5
+    (100, True)
+    """
+    classes = np.asarray(labels)
+    _refuse_few(len(classes), clients, minimum)
+    rng = randomness.generator(seed, "partition dirichlet")
+    parts: list[list[int]] = [[] for _ in range(clients)]
+    for label in np.unique(classes):
+        rows = rng.permutation(np.flatnonzero(classes == label))
+        cuts = np.rint(np.cumsum(_proportions(rng, clients, alpha))[:-1] * len(rows)).astype(np.int64)
+        for part, share in zip(parts, np.split(rows, cuts), strict=True):
+            part.extend(share.tolist())
+    return _filled([rng.permutation(part).tolist() for part in parts], minimum)
+
+
+def shards(labels: npt.ArrayLike, clients: int, per_client: int = 2, *, seed: int = 0) -> Parts:
+    """Rows sorted by class are cut into C · per_client shards, dealt at random: few classes for each client.
+
+    Source: McMahan et al., AISTATS 2017, arXiv:1602.05629, §3.
+
+    >>> labels = np.repeat([0, 1, 2, 3], 5)
+    >>> [len(np.unique(labels[part])) for part in shards(labels, 2)]
+    [2, 2]
+    """
+    classes = np.asarray(labels)
+    if per_client < 1:
+        raise InputError(f"per_client={per_client} shards: each client needs at least 1")
+    _refuse_few(len(classes), clients, per_client)
+    rng = randomness.generator(seed, "partition shards")
+    shuffled = rng.permutation(len(classes))
+    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    cut = np.array_split(by_class, clients * per_client)
+    dealt = rng.permutation(len(cut)).reshape(clients, per_client)
+    return _sorted([np.concatenate([cut[shard] for shard in mine]) for mine in dealt])
+
+
+def quantity(n: int, clients: int, alpha: float, *, minimum: int = 1, seed: int = 0) -> Parts:
+    """Size skew: how many rows each client has beyond the minimum follows Dirichlet(α); which ones is random.
+
+    >>> parts = quantity(100, 4, 0.5, minimum=5)
+    >>> sum(map(len, parts)), min(map(len, parts)) >= 5
+    (100, True)
+    """
+    _refuse_few(n, clients, minimum)
+    rng = randomness.generator(seed, "partition quantity")
+    spare = n - clients * minimum
+    ends = np.rint(np.cumsum(_proportions(rng, clients, alpha))[:-1] * spare).astype(np.int64)
+    ends += minimum * np.arange(1, clients)
+    return _sorted(np.split(rng.permutation(n), ends))
+
+
+def partitioned(
+    x: Tensor, y: Tensor, parts: Sequence[Rows], names: Sequence[str] | None = None, **fields: Any
+) -> Population:
+    """A population of clients that hold the rows named in `parts`.
+
+    Args:
+        x: [M, ...].  y: [M] or [M, ...].
+        parts: row numbers of each client.
+        names: C names; None: client0, client1, ...
+        fields: the other fields of Population.
+
+    >>> import torch
+    >>> partitioned(torch.zeros(6, 2), torch.zeros(6), iid(6, 2)).sizes.tolist()
+    [3, 3]
+    """
+    everyone = Population.from_arrays(x, y, np.full(len(x), "everyone"), **fields)
+    return _dealt(everyone, parts, names)
+
+
+def repartition(
+    population: Population,
+    how: How,
+    *,
+    clients: int = 100,
+    alpha: float = 0.5,
+    per_client: int = 2,
+    minimum: int = 1,
+    seed: int = 0,
+) -> Population:
+    """The examples of a population, dealt to made-up clients in one of the four ways above."""
+    n = len(population.rows)
+    if how in ("dirichlet", "shards") and not population.classes:
+        raise InputError(f"partition={how!r} needs classes, but the target is a number: use iid or quantity")
+    labels = population.labels[population.every_row()]
+    if how == "iid":
+        parts = iid(n, clients, seed=seed)
+    elif how == "dirichlet":
+        parts = dirichlet(labels, clients, alpha, minimum=minimum, seed=seed)
+    elif how == "shards":
+        parts = shards(labels, clients, per_client, seed=seed)
+    elif how == "quantity":
+        parts = quantity(n, clients, alpha, minimum=minimum, seed=seed)
+    else:
+        raise InputError(f"no partition {how!r}: choose from iid, dirichlet, shards, quantity")
+    note = f"{clients} clients made up by partition {how!r} (seed {seed})"
+    return replace(_dealt(population, parts), unseen=(), notes=(*population.notes, note))
+
+
+def _dealt(population: Population, parts: Sequence[Rows], names: Sequence[str] | None = None) -> Population:
+    width = len(str(len(parts) - 1))
+    return replace(
+        population,
+        rows=np.concatenate([population.rows[part] for part in parts]),
+        offsets=np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64),
+        names=tuple(names or (f"client{i:0{width}d}" for i in range(len(parts)))),
+    )
+
+
+def _refuse_few(n: int, clients: int, each: int) -> None:
+    if clients < 1 or each < 0:
+        raise InputError(f"clients={clients}, minimum={each}: need at least 1 client and a minimum of at least 0")
+    if n < clients * each:
+        raise InputError(
+            f"{n} rows are too few for {clients} clients of at least {each}: ask for fewer clients or a lower minimum"
+        )
+
+
+def _proportions(rng: np.random.Generator, clients: int, alpha: float) -> npt.NDArray[np.float64]:
+    """Dirichlet(α) [C] in logarithms, so that a tiny α does not end in 0/0: ln Γ(α) = ln Γ(α+1) + ln(U)/α."""
+    if not 0 < alpha < np.inf:
+        raise InputError(f"alpha={alpha} must be a finite number above 0")
+    alpha = max(alpha, SMALLEST_ALPHA)
+    logs = np.log(rng.gamma(alpha + 1, size=clients)) + np.log1p(-rng.random(clients)) / alpha
+    shares = np.exp(logs - logs.max())
+    return np.asarray(shares / shares.sum())
+
+
+def _filled(parts: list[list[int]], minimum: int) -> Parts:
+    """Rows moved from the largest client, each time, to those below the minimum."""
+    largest = [(-len(part), i) for i, part in enumerate(parts)]
+    heapq.heapify(largest)
+    for part in parts:
+        while len(part) < minimum:
+            _, i = heapq.heappop(largest)
+            part.append(parts[i].pop())
+            heapq.heappush(largest, (-len(parts[i]), i))
+    return _sorted([np.array(part, np.int64) for part in parts])
+
+
+def _sorted(parts: Sequence[npt.NDArray[Any]]) -> Parts:
+    return [np.sort(part).astype(np.int64) for part in parts]

@@ -1,0 +1,302 @@
+"""Feature columns of a table -> numbers, and new rows alike. Shapes: M rows, D encoded features.
+
+Numbers are bent where their tail is long, standardised and clipped; missing ones are the median, with a feature that
+marks them. With `own`, each client's numbers are standardised by its own mean and deviation, as by the members of a
+federation, which see no other client's. Points in time become days and phases of the day, the week and the year. Texts
+become one feature for each level, one for `other` levels and, where some are missing, one for `missing`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from seedbed.data.encoding.levels import are_codes, count_levels, fit_levels, one_hot
+from seedbed.data.encoding.number_text import Parsed, parse_numbers
+from seedbed.data.encoding.numeric import Floats, apply_numeric, fit_numeric, is_constant, said
+from seedbed.data.encoding.timestamps import calendar_features, parse_dates
+from seedbed.data.readers.targets import as_text
+from seedbed.errors import InputError, nearest
+
+Column = npt.NDArray[Any]  # [M] float64 with NaN for missing, or texts with None for missing
+Where = Callable[[int], str]  # row number -> where in the file, for people
+Spec = dict[str, Any]  # how a column was encoded, JSON-like
+MOSTLY_NUMBERS = 0.9
+ROW_NUMBER = re.compile(
+    r"unnamed: \d+|index|row|row[_ ]?(id|number)|id", re.IGNORECASE
+)  # usual names of a row's number
+
+
+class Goal(NamedTuple):
+    """What is to be predicted, to tell codes from numbers by."""
+
+    target: Floats  # [M]
+    owners: npt.NDArray[np.int64]  # [M] numbers of clients
+
+
+class Features(NamedTuple):
+    x: npt.NDArray[np.float32]  # [M, D]
+    columns: list[Spec]
+    notes: tuple[str, ...]
+
+
+def fit(
+    table: Mapping[str, Column],
+    where: Where,
+    text: Sequence[str] = (),
+    owners: Column | None = None,
+    decimal: str | None = None,
+    goal: Goal | None = None,
+    number: Sequence[str] = (),
+) -> Features:
+    """Encode the feature columns of a whole table.
+
+    Args:
+        table: columns by name.
+        where: the place of a row in its file, for messages.
+        text: columns whose numbers are names (codes), to be read as texts.
+        owners: [M] whose each row is, for numbers to be standardised by each client's own; None: by the table's.
+        decimal: the decimal mark; None: as most numbers of each column have it.
+        goal: what is to be predicted; None: whole numbers are numbers.
+        number: columns whose whole numbers are numbers, whatever the goal says.
+    Raises:
+        InputError: text or infinity in a column of numbers; nothing left to learn from.
+    """
+    specs: list[Spec] = []
+    notes: list[str] = []
+    decimal = decimal or decimal_mark(table.values())
+    for name, values in table.items():
+        judge = None if name in number else goal
+        found, told = _fit_column(name, values, where, name in text, owners is not None, decimal, judge)
+        specs += found
+        notes += told
+    if not specs:
+        raise InputError(f"no feature column is left of {', '.join(table) or 'none'}: nothing to learn from")
+    if owners is None and any(spec["kind"] == "numeric" for spec in specs):
+        notes.append(
+            "numeric columns standardised with means and standard deviations of the whole table; "
+            "in a real federation each client does its own, as standardise=own does here"
+        )
+    return Features(_apply(table, specs, where, owners), specs, tuple(notes))
+
+
+def fit_like(
+    table: Mapping[str, Column], columns: Sequence[Spec], where: Where, owners: Column | None = None
+) -> npt.NDArray[np.float32]:
+    """New rows [M, D] in the same columns. Raises InputError when one is missing.
+
+    Args:
+        owners: [M] whose each row is; None: all are one client's.
+    """
+    for column in columns:
+        if column["name"] not in table:
+            raise InputError(f"no column {column['name']!r}: {nearest(column['name'], table)}")
+    return _apply(table, columns, where, owners)
+
+
+def numbers_of(
+    name: str,
+    values: Column,
+    where: Where,
+    otherwise: str = "read the column as text with text={name}",
+    decimal: str | None = None,
+) -> Floats:
+    """A column as numbers, NaN where missing; text and infinity are refused with their place."""
+    parsed = _parsed(values, decimal)
+    if parsed.bad.any():
+        row = int(np.flatnonzero(parsed.bad)[0])
+        raise InputError(
+            f"column {name!r} has {values[row]!r} in {where(row)}, but it is a column of numbers: "
+            f"correct it, leave it empty if it is missing, or {otherwise.format(name=name)}"
+        )
+    if np.isinf(parsed.numbers).any():
+        row = int(np.flatnonzero(np.isinf(parsed.numbers))[0])
+        raise InputError(
+            f"column {name!r} has an infinite value in {where(row)}: correct it, or leave it empty if it is missing"
+        )
+    if parsed.ambiguous:
+        row = int(np.flatnonzero([isinstance(value, str) and "," in value for value in values])[0])
+        raise InputError(
+            f"column {name!r} has {values[row]!r} in {where(row)}, which may be a thousand and more or one and a "
+            "little: say decimal=. or decimal=, (on the command line: --set reader.decimal=.)"
+        )
+    return parsed.numbers
+
+
+def missing(values: Column) -> npt.NDArray[np.bool_]:
+    """[M] which values are missing."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    return np.array([value is None for value in values], bool)
+
+
+def numbers_if_mostly(
+    name: str,
+    values: Column,
+    where: Where,
+    otherwise: str = "read the column as text with text={name}",
+    decimal: str | None = None,
+) -> Floats | None:
+    """The column as numbers; None for a column of texts: more than a tenth of its values are no number."""
+    parsed = _parsed(values, decimal)
+    present = ~missing(values)
+    if parsed.bad.sum() > (1 - MOSTLY_NUMBERS) * present.sum():
+        return None
+    return numbers_of(name, values, where, otherwise, decimal)
+
+
+def decimal_mark(columns: Iterator[Column] | Sequence[Column] | Any) -> str | None:
+    """The comma, where some column can be read with no other mark; None: each column by itself."""
+    for values in columns:
+        parsed = _parsed(values, None)
+        if parsed.notation.decimal == "," and not parsed.bad.any():
+            return ","
+    return None
+
+
+def _parsed(values: Column, decimal: str | None) -> Parsed:
+    if values.dtype.kind in "fiub":
+        return Parsed(values.astype(np.float64), np.zeros(len(values), bool), parse_numbers(()).notation, False)
+    return parse_numbers([None if value is None else str(value) for value in values], decimal)
+
+
+def _fit_column(
+    name: str, values: Column, where: Where, as_words: bool, own: bool, decimal: str | None, goal: Goal | None
+) -> tuple[list[Spec], list[str]]:
+    if missing(values).all():
+        return [], [f"column {name!r} is empty: left out"]
+    if as_words:
+        return _fit_texts(name, values)
+    times = _fit_times(name, values)
+    if times is not None:
+        return times
+    numbers = numbers_if_mostly(name, values, where, decimal=decimal)
+    if numbers is None:
+        return _fit_texts(name, values)
+    if _counts_rows(name, numbers):
+        return [], [f"column {name!r} numbers the rows: left out; text={name} keeps it as words"]
+    if goal is not None and not np.isnan(numbers).any() and are_codes(numbers, *goal):
+        specs, notes = _fit_texts(name, values)
+        return specs, [f"column {name!r} holds codes: read as words; number={name} keeps numbers", *notes]
+    return _fit_numbers(name, numbers, own, decimal, _parsed(values, decimal))
+
+
+def _counts_rows(name: str, numbers: Floats) -> bool:
+    """Whether a column has a usual name of a row's number, and as many consecutive whole numbers as there are rows."""
+    steps = np.diff(np.sort(numbers)) if len(numbers) > 1 else np.zeros(1)
+    return bool(ROW_NUMBER.fullmatch(name.strip())) and bool((steps == 1).all())
+
+
+def _fit_numbers(
+    name: str, numbers: Floats, own: bool, decimal: str | None, parsed: Parsed
+) -> tuple[list[Spec], list[str]]:
+    gone = np.isnan(numbers)
+    mark = {"decimal": decimal} if decimal else {}
+    if own:
+        return [{"name": name, "kind": "numeric", "own": True, "missing": bool(gone.any()), **mark}], []
+    spec = {"name": name, "kind": "numeric", **fit_numeric(numbers), "missing": bool(gone.any()), **mark}
+    notes = []
+    if gone.any():
+        median = float(np.median(numbers[~gone]))
+        notes.append(f"column {name!r}: {int(gone.sum())} missing values filled by the median {median:g} and marked")
+    if str(parsed.notation) != "plain":
+        notes.append(f"column {name!r} read as numbers: {parsed.notation}")
+    if spec["bend"]:
+        notes.append(f"column {name!r} has a long tail: {said(spec)}")
+    if is_constant(numbers):
+        notes.append(f"column {name!r} is constant ({float(numbers[~gone][0]):g})")
+    return [spec], notes
+
+
+def _fit_times(name: str, values: Column) -> tuple[list[Spec], list[str]] | None:
+    """Features of points in time; None: the column has other values."""
+    if values.dtype.kind in "fiub":
+        return None
+    dates = parse_dates(values.tolist())
+    if dates is None:
+        return None
+    if dates.ambiguous:
+        raise InputError(
+            f"column {name!r} has {next(value for value in values if value is not None)!r}: day and month may be "
+            f"either way round in every row; write dates as 2020-12-31, or leave the column out with ignore={name}"
+        )
+    parts = {part: numbers for part, numbers in calendar_features(dates.seconds).items() if not is_constant(numbers)}
+    fitted = [{"part": part, **fit_numeric(numbers)} for part, numbers in parts.items()]
+    gone = bool(np.isnan(dates.seconds).any())
+    if not fitted:
+        return [], [f"column {name!r} is one point in time: left out"]
+    spec = {"name": name, "kind": "time", "form": dates.form, "parts": fitted, "missing": gone}
+    return [spec], [f"column {name!r} read as dates ({dates.form}): {', '.join(parts)}"]
+
+
+def _fit_texts(name: str, values: Column) -> tuple[list[Spec], list[str]]:
+    gone = missing(values)
+    counts = count_levels(values)
+    kept = fit_levels(counts, len(values))
+    if kept is None:
+        told = f"column {name!r} has {len(counts)} different texts in {len(values)} rows, as names have"
+        return [], [f"{told}: left out"]
+    notes = []
+    if len(kept) < len(counts):
+        notes.append(f"column {name!r}: the {len(kept)} most frequent of {len(counts)} texts kept, the rest 'other'")
+    if gone.any():
+        notes.append(f"column {name!r}: {int(gone.sum())} missing values made a level 'missing'")
+    return [{"name": name, "kind": "text", "levels": kept, "other": True, "missing": bool(gone.any())}], notes
+
+
+def _apply(
+    table: Mapping[str, Column], specs: Sequence[Spec], where: Where, owners: Column | None
+) -> npt.NDArray[np.float32]:
+    parts = [_apply_column(table[spec["name"]], spec, where, owners) for spec in specs]
+    return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def _apply_column(values: Column, spec: Spec, where: Where, owners: Column | None) -> npt.NDArray[Any]:
+    if spec["kind"] == "text":
+        gone = missing(values)
+        return one_hot([None if g else as_text(v) for v, g in zip(values, gone, strict=True)], spec)
+    if spec["kind"] == "time":
+        return _apply_times(values, spec, where)
+    numbers = numbers_of(spec["name"], values, where, decimal=spec.get("decimal"))
+    if spec.get("own"):
+        scaled = np.empty_like(numbers)
+        for mine in _rows_by_owner(owners, len(numbers)):
+            scaled[mine] = _standardised(numbers[mine])
+    elif "median" in spec:  # of a run before columns were bent and clipped
+        scaled = (np.where(np.isnan(numbers), spec["median"], numbers) - spec["mean"]) / spec["std"]
+    else:
+        scaled = apply_numeric(numbers, spec)
+    return np.stack([scaled, np.isnan(numbers)], 1) if spec["missing"] else scaled[:, None]
+
+
+def _apply_times(values: Column, spec: Spec, where: Where) -> npt.NDArray[Any]:
+    dates = parse_dates(values.tolist())
+    if dates is None and not missing(values).all():
+        bad = next(i for i, value in enumerate(values) if value is not None and parse_dates([value]) is None)
+        raise InputError(
+            f"column {spec['name']!r} has {values[bad]!r} in {where(bad)}, but it is a column of dates ({spec['form']})"
+        )
+    seconds = np.full(len(values), np.nan) if dates is None else dates.seconds
+    features = calendar_features(seconds)
+    parts = [apply_numeric(features[part["part"]], part) for part in spec["parts"]]
+    return np.stack([*parts, np.isnan(seconds)] if spec["missing"] else parts, 1)
+
+
+def _rows_by_owner(owners: Column | None, count: int) -> list[npt.NDArray[np.int64]]:
+    """Each client's rows, in the order that they are in."""
+    if owners is None:
+        return [np.arange(count)]
+    _, number = np.unique(owners.astype(str), return_inverse=True)
+    return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+
+
+def _standardised(numbers: Floats) -> Floats:
+    """One client's numbers by their own mean and deviation, missing ones filled by the median; a column that is empty
+    or constant here is 0."""
+    gone = np.isnan(numbers)
+    filled = np.where(gone, 0.0 if gone.all() else np.median(numbers[~gone]), numbers)
+    mean, std = filled.mean(), filled.std()
+    scaled: Floats = (filled - mean) / (1.0 if std <= 1e-12 * abs(mean) else std)
+    return scaled

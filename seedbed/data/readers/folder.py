@@ -1,0 +1,138 @@
+"""Folders of images: client/class/*.png. Shapes: M images, [C, H, W] each."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed.data.population import Population
+from seedbed.data.readers import images, targets
+from seedbed.data.readers.targets import in_order
+from seedbed.errors import InputError
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images on disk, before they are opened."""
+
+    file: Path
+    client: str
+    label: str
+
+
+def read(
+    path: str | Path, *, size: int | None = None, episodic: bool | None = None, drop_short: bool = False
+) -> Population:
+    """Images in folders: one per client, in it one per class.
+
+    Args:
+        path: the folder of the clients.
+        size: side in pixels to which all images are resized (Lanczos); None: they must be of one size.
+        episodic: None: False when every client has the same class names, which then mean the same everywhere;
+            True otherwise, as with alphabets, and a class is then named 'client/class'.
+        drop_short: leave out clients without images instead of refusing them.
+    Raises:
+        InputError: a client without images, an image that cannot be read, images of several sizes.
+    """
+    path = Path(path)
+    found, empty = _walk(path, drop_short)
+    how = images.look([f.file for f in found], size)
+    x = torch.as_tensor(images.load([f.file for f in found], how))
+    if episodic is None:
+        episodic = len({frozenset(f.label for f in found if f.client == client) for client in _clients(found)}) > 1
+    labels = [f"{f.client}/{f.label}" if episodic else f.label for f in found]
+    target = targets.as_classes(labels)
+    return Population.from_arrays(
+        x,
+        target.y,
+        [f.client for f in found],
+        classes=target.classes,
+        episodic=episodic,
+        source=path.name or str(path),
+        notes=tuple(f"client {name!r} left out: it has no images" for name in empty),
+        encoding=encoding_of(x, how, target, episodic),
+    )
+
+
+def encoding_of(x: Tensor, how: dict[str, Any], target: targets.Target, episodic: bool) -> dict[str, Any]:
+    """What a population of images says about reading more of them."""
+    shape = {"shape": list(x.shape[1:]), "dtype": str(x.dtype).removeprefix("torch.")}
+    return {
+        "format": "images",
+        "input": shape,
+        "images": how,
+        "target": target.encoding,
+        "episodic": episodic,
+    }
+
+
+def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[Tensor, targets.Target]:
+    """New images class/*.png, or client/class/*.png with the client named; of the same size and channels."""
+    mine = _one_client(path, client)
+    found = [Found(file, "", label.name) for label in _folders(mine) for file in _files(label)]
+    if not found:
+        raise InputError(f"{mine} has no images in folders class/*.png")
+    x = torch.as_tensor(images.load([f.file for f in found], encoding["images"]))
+    labels = np.array([f.label for f in found])
+    return x, targets.encode_like(labels, encoding["target"], f"{mine}", episodic=encoding["episodic"])
+
+
+def holds_images(path: Path) -> bool:
+    """Does the folder look like client/class/*.png (or like one that is torn)?"""
+    return any(images.is_image(file) for file in path.glob("*/*/*")) or any(
+        images.is_image(file) for file in path.glob("*/*")
+    )
+
+
+def _walk(path: Path, drop_empty: bool) -> tuple[list[Found], list[str]]:
+    """(images found, clients without any)."""
+    found: list[Found] = []
+    empty: list[str] = []
+    for client in _folders(path):
+        mine = [Found(file, client.name, label.name) for label in _folders(client) for file in _files(label)]
+        if not mine and _files(client):
+            raise InputError(
+                f"{client} holds images of its own: the layout is client/class/*.png, one folder per class in it"
+            )
+        if not mine and not drop_empty:
+            raise InputError(
+                f"client {client.name!r} has no images in {client}: give it some, remove the folder, "
+                f"or leave such "
+                "clients out (drop_short=true)"
+            )
+        found += mine
+        empty += [] if mine else [client.name]
+    if not found:
+        raise InputError(f"{path} has no images: the layout is client/class/*.png")
+    return found, empty
+
+
+def _one_client(path: Path, client: str | None) -> Path:
+    if client is not None:
+        if not (path / client).is_dir():
+            names = ", ".join(folder.name for folder in _folders(path))
+            raise InputError(f"{path} has no folder of client {client!r}: it holds {names or 'none'}")
+        return path / client
+    if any(_files(folder) for folder in _folders(path)):
+        return path
+    inner = _folders(path)
+    if len(inner) > 1:
+        raise InputError(
+            f"{path} holds several clients ({', '.join(f.name for f in inner[:5])}, …): name one with client=NAME"
+        )
+    return inner[0] if inner else path
+
+
+def _clients(found: list[Found]) -> tuple[str, ...]:
+    return in_order(sorted({f.client for f in found}))
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if images.is_image(p))

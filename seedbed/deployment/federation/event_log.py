@@ -1,0 +1,30 @@
+"""What happened, for people and programs: one JSON line an event. Never read back: the journal is what counts."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from seedbed.deployment.federation.journal import AGAIN
+from seedbed.serialization import writing
+
+
+class Log:
+    """Appends events to a file.
+
+    Args:
+        path: of the file; None: nowhere.
+        said: also called with each line, such as `print`.
+    """
+
+    def __init__(self, path: Path | None, said: Callable[[str], object] | None = None):
+        self._path, self._said = path, said
+
+    def __call__(self, event: str, **about: Any) -> None:
+        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **about})
+        if self._path is not None:
+            with writing(self._path, go_on=AGAIN), open(self._path, "a") as file:
+                file.write(line + "\n")
+        if self._said is not None:
+            self._said(line)

@@ -1,0 +1,105 @@
+"""A transport that does everything that one can do wrong, around any other; every fault is drawn from a seed."""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import count
+
+from seedbed import randomness
+from seedbed.deployment.federation.transport import Address, Transport
+
+
+@dataclass(frozen=True)
+class Faults:
+    """The probability of each fault for each frame, there and back.
+
+    Args:
+        delay: by up to `longest` seconds.
+        reorder: behind the frames that follow within a second.
+        truncate: cut at any byte.
+        flip: one bit.
+    """
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay: float = 0.0
+    reorder: float = 0.0
+    truncate: float = 0.0
+    flip: float = 0.0
+    longest: float = 100.0
+
+    @classmethod
+    def of(cls, p: float) -> "Faults":
+        """All of them with the same probability."""
+        return cls(**{field.name: p for field in fields(cls) if field.name != "longest"})
+
+
+class Faulty:
+    """Another transport, made worse.
+
+    `happened` counts the faults by name.
+    """
+
+    def __init__(self, inner: Transport, faults: Faults, *, seed: int):
+        self.inner, self.faults = inner, faults
+        self.happened: Counter[str] = Counter()
+        self._rng = randomness.generator(seed, "faults")
+        self._order = count()
+        self._going: list[tuple[float, int, Address, bytes]] = []  # heaps by when it is due
+        self._coming: list[tuple[float, int, Address, bytes]] = []
+
+    def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
+        for frame in frames:
+            self._suffer(self._going, address, frame)
+        self._deliver()
+
+    def receive(self, seconds: float) -> tuple[Address, bytes] | None:
+        end = self.now() + seconds
+        while True:
+            self._deliver()
+            if self._coming and self._coming[0][0] <= self.now():
+                return heapq.heappop(self._coming)[2:]
+            due = min([end, *(heap[0][0] for heap in (self._going, self._coming) if heap)])
+            arrived = self.inner.receive(max(0.0, due - self.now()))
+            if arrived is not None:
+                self._suffer(self._coming, *arrived)
+            elif self.now() >= end:
+                return None
+
+    def now(self) -> float:
+        return self.inner.now()
+
+    def _deliver(self) -> None:
+        while self._going and self._going[0][0] <= self.now():
+            _, _, address, frame = heapq.heappop(self._going)
+            self.inner.send(address, [frame])
+
+    def _suffer(self, heap: list[tuple[float, int, Address, bytes]], address: Address, frame: bytes) -> None:
+        """Put a frame, or what is left of it, on its way."""
+        if self._strikes("drop"):
+            return
+        for _ in range(1 + self._strikes("duplicate")):
+            late = self._rng.uniform(0, self.faults.longest) if self._strikes("delay") else 0.0
+            late += self._rng.uniform(0, 1) if self._strikes("reorder") else 0.0
+            heapq.heappush(heap, (self.now() + late, next(self._order), address, self._altered(frame)))
+
+    def _altered(self, frame: bytes) -> bytes:
+        changes: list[tuple[str, Callable[[bytes], bytes]]] = [("truncate", self._cut), ("flip", self._flipped)]
+        for name, change in changes:
+            if frame and self._strikes(name):
+                frame = change(frame)
+        return frame
+
+    def _cut(self, frame: bytes) -> bytes:
+        return frame[: int(self._rng.integers(len(frame)))]
+
+    def _flipped(self, frame: bytes) -> bytes:
+        changed = bytearray(frame)
+        changed[int(self._rng.integers(len(frame)))] ^= 1 << int(self._rng.integers(8))
+        return bytes(changed)
+
+    def _strikes(self, fault: str) -> bool:
+        struck = bool(self._rng.random() < getattr(self.faults, fault))
+        self.happened[fault] += struck
+        return struck

@@ -1,0 +1,58 @@
+"""Frames of all clients in turn, so that one that sends thousands does not hold up the others."""
+
+from collections import Counter, deque
+
+from seedbed.deployment.federation.transport import Address, Transport
+
+AT_ONCE = 256  # frames fetched from the transport before one is handled
+
+
+class Inbox:
+    """A fair queue with a rate limit behind a transport.
+
+    Args:
+        most: frames that an address may send in `seconds`; also the most of it that are held. More are dropped unread:
+            the server asks again for what it needs.
+        seconds: in which an address may send `most` frames again.
+    """
+
+    def __init__(self, transport: Transport, most: int, seconds: float):
+        self._transport, self._most, self._seconds = transport, most, seconds
+        self._waiting: dict[Address, deque[bytes]] = {}  # in the order of whose turn it is
+        self._sent: Counter[Address] = Counter()  # frames of each address in this span
+        self._since = transport.now()
+        self.dropped = 0
+
+    def receive(self, seconds: float) -> tuple[Address, bytes] | None:
+        """The next frame of the address whose turn it is, or None after so many seconds without one."""
+        for _ in range(AT_ONCE):
+            arrived = self._transport.receive(0.0 if self._waiting else seconds)
+            if arrived is None:
+                break
+            self._keep(*arrived)
+        return self.left()
+
+    def left(self) -> tuple[Address, bytes] | None:
+        """The next of the frames that were fetched already."""
+        if not self._waiting:
+            return None
+        address = next(iter(self._waiting))
+        frames = self._waiting.pop(address)
+        frame = frames.popleft()
+        if frames:
+            self._waiting[address] = frames  # behind the others
+        return address, frame
+
+    def renew(self) -> None:
+        """Begin another span: each address may send `most` frames again."""
+        self._sent.clear()
+        self._since = self._transport.now()
+
+    def _keep(self, address: Address, frame: bytes) -> None:
+        if self._transport.now() >= self._since + self._seconds:
+            self.renew()
+        self._sent[address] += 1
+        if self._sent[address] > self._most or len(self._waiting.get(address, ())) >= self._most:
+            self.dropped += 1
+        else:
+            self._waiting.setdefault(address, deque()).append(frame)

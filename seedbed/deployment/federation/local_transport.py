@@ -1,0 +1,122 @@
+"""Processes of one machine, over a socket in its file system: who may connect is what the file's rights say.
+
+Frames follow each other on a stream; the head says how long each is, and a head that could not be ours ends the
+connection before anything is allocated. For other machines there must be encryption: see docs/federation.md.
+"""
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from seedbed.deployment.federation.node import Node
+from seedbed.deployment.federation.transport import Address
+from seedbed.deployment.wire import HEAD, Refused
+from seedbed.deployment.wire.frames import Head
+
+PATIENCE = 30.0  # seconds for the rest of a frame once it has begun
+CONNECTIONS, WAITING = 256, 1024  # at most: nodes at once, frames not yet read by the server half
+
+
+class Local:
+    """The server's end.
+
+    Args:
+        path: of the socket, whose folder is made; one left by a server that was killed is replaced.
+    """
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_socket():
+            path.unlink()
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening.bind(str(path))
+        self._listening.listen(CONNECTIONS)
+        self._peers: dict[Address, socket.socket] = {}
+        self._frames: queue.Queue[tuple[Address, bytes]] = queue.Queue(WAITING)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
+        peer = self._peers.get(address)
+        try:
+            for frame in frames if peer is not None else ():
+                peer.sendall(frame)  # type: ignore[union-attr]
+        except OSError:
+            self._drop(address)
+
+    def receive(self, seconds: float) -> tuple[Address, bytes] | None:
+        try:
+            return self._frames.get(timeout=max(seconds, 0.0)) if seconds > 0 else self._frames.get_nowait()
+        except queue.Empty:
+            return None
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def close(self) -> None:
+        self._listening.close()
+        for address in list(self._peers):
+            self._drop(address)
+
+    def _accept(self) -> None:
+        for address in count():
+            try:
+                peer, _ = self._listening.accept()
+            except OSError:
+                return
+            if len(self._peers) >= CONNECTIONS:
+                peer.close()
+                continue
+            self._peers[address] = peer
+            threading.Thread(target=self._listen, args=(address, peer), daemon=True).start()
+
+    def _listen(self, address: Address, peer: socket.socket) -> None:
+        with suppress(OSError, Refused):
+            while True:
+                self._frames.put((address, next_frame(peer)))
+        self._drop(address)
+
+    def _drop(self, address: Address) -> None:
+        peer = self._peers.pop(address, None)
+        if peer is not None:
+            peer.close()
+
+
+def join(node: Node, path: Path, *, pause: float = 0.2) -> None:
+    """A node's whole life: connect, say hello, answer; and again when the server is gone. Ends with its process."""
+    while True:
+        with suppress(OSError, Refused), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+            server.connect(str(path))
+            server.sendall(b"".join(node.hello()))
+            while True:
+                for answer in node.answer(next_frame(server)):
+                    server.sendall(answer)
+        time.sleep(pause)
+
+
+def next_frame(peer: socket.socket) -> bytes:
+    """Wait for a frame.
+
+    Raises:
+        OSError: the other end is gone, or does not finish what it began.
+        Refused: what begins there can be no frame of ours.
+    """
+    peer.settimeout(None)
+    first = _exactly(peer, 1)
+    peer.settimeout(PATIENCE)
+    head = first + _exactly(peer, HEAD.size - 1)
+    return head + _exactly(peer, Head(head).length - HEAD.size)
+
+
+def _exactly(peer: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = peer.recv(size - len(data))
+        if not piece:
+            raise ConnectionError("the other end is gone")
+        data += piece
+    return bytes(data)

@@ -1,0 +1,212 @@
+"""The node half: one client's data, what it keeps, and answers to letters. Nothing but messages leaves it.
+
+What a round's work leaves for the client to keep is pending until the server says that the round's letter was counted:
+a letter that came too late, or in a round that was discarded, is as if it had never been asked for.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.data.sampling import TaskSource
+from seedbed.deployment.federation.event_log import Log
+from seedbed.deployment.federation.protocol import Plan, as_tree, refuse_weak
+from seedbed.deployment.wire import Action, Assembler, Letter, Refused, seal
+from seedbed.deployment.wire.frames import TEXT
+from seedbed.engines.one_by_one import OneByOne
+from seedbed.errors import InputError
+from seedbed.federated import ClientId
+from seedbed.serialization import fill, from_bytes, to_bytes, write_atomically
+from seedbed.tree import Tree
+
+REFUSED = "refused by the server"  # an event of the log
+MEMORY = "memory.safetensors"
+LAST = "last.safetensors"  # what the server sent of the last model
+AGAIN = "start the node again: it has what it had"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """All that a node remembers. It changes by one atomic write, so that its parts always fit each other."""
+
+    kept: Tree | None = None  # None: nothing yet, or nothing ever
+    pending: Tree | None = None  # what to keep once the reply is counted
+    round: int = 0  # the last that was worked on
+    attempt: int = 0
+    asked: bytes = b""  # [32]  the digest of the work's letter
+    reply: bytes = b""  # the payload of its answer
+
+    @property
+    def at(self) -> tuple[int, int]:
+        return self.round, self.attempt
+
+
+class Node:
+    """One client of a federation.
+
+    Args:
+        source: its tasks, under its number in the federation: `Sampled(population, sampler, first=client)`.
+        key: [32]  shared with the server alone.
+        folder: where its memory lies; made if it is not there.
+    Raises:
+        InputError: the memory there was altered, or is of another plan or client; the key is too short.
+    """
+
+    def __init__(self, plan: Plan, client: ClientId, source: TaskSource, key: bytes, folder: Path):
+        refuse_weak({client: key})
+        self.plan, self.client, self.folder = plan, client, folder
+        self._engine, self._key = OneByOne(source), key
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = Log(folder / "log.jsonl")
+        work = plan.work.limit
+        limits = {
+            Action.WORK: work, Action.MODEL: work, Action.COUNTED: 32, Action.NOTED: 0, Action.REFUSAL: TEXT
+        }  # fmt: skip
+        self._assembler = Assembler({client: key}.get, lambda action: limits.get(action, -1))
+        self.memory = remembered(plan, client, folder)
+
+    def hello(self) -> list[bytes]:
+        """What to say on every new connection, and again until something is heard: frames."""
+        said = "\n".join(f"{name}={value}" for name, value in self.plan.parts.items())
+        return self._sealed(Action.HELLO, 0, 0, said.encode())
+
+    def answer(self, frame: bytes) -> list[bytes]:
+        """A frame from the server -> frames to it. The same work is answered by the same bytes, after a restart too."""
+        try:
+            letter = self._assembler.take(frame)
+        except Refused as why:
+            self.log("frame refused", why=str(why))
+            return []
+        if letter is None or (letter.run != self.plan.run and letter.action is not Action.REFUSAL):
+            return []
+        try:
+            return self._read(letter)
+        except Refused as why:
+            self.log("letter refused", action=letter.action.name, round=letter.round, why=str(why))
+            return self._sealed(Action.FAILED, letter.round, letter.attempt, str(why).encode()[:TEXT])
+
+    def _read(self, letter: Letter) -> list[bytes]:
+        if letter.action is Action.WORK:
+            return self._work(letter)
+        if letter.action is Action.MODEL:
+            return self._finish(letter)
+        if letter.action is Action.COUNTED:
+            self._remember(self._settled(letter.payload))
+        if letter.action is Action.REFUSAL:
+            self.log(REFUSED, round=letter.round, why=letter.note)
+        return []
+
+    def _finish(self, letter: Letter) -> list[bytes]:
+        """Keep what the server sends of the last model: what this client adapts from."""
+        self._refuse_other_plan(letter)
+        last = self.plan.work.unpack(letter.payload)
+        self._remember(self._settled(bytes(last["counted"].tolist())))
+        write_atomically(self.folder / LAST, to_bytes({"sent": last["sent"]}), go_on=AGAIN)
+        self.log("finished", rounds=letter.round - 1)
+        return self._sealed(Action.HELD, letter.round, letter.attempt, b"")
+
+    def _refuse_other_plan(self, letter: Letter) -> None:
+        if letter.schema != self.plan.fingerprint:
+            raise Refused("the server and this node were not set up by the same settings")
+
+    def _work(self, letter: Letter) -> list[bytes]:
+        """Do a round's work, once."""
+        self._refuse_other_plan(letter)
+        memory, at = self.memory, (letter.round, letter.attempt)
+        if at < memory.at:
+            raise Refused(f"round {memory.round} was worked on here already, and {letter.round} is asked for")
+        if at == memory.at and letter.digest != memory.asked:
+            raise Refused(f"other work of round {letter.round} was done here already")
+        if at > memory.at:
+            work = self.plan.work.unpack(letter.payload)
+            kept = self._settled(bytes(work["counted"].tolist())).kept
+            payload, pending = self._computed(work["sent"], kept, letter.round)
+            self._remember(Memory(kept, pending, *at, letter.digest, payload))
+            self.log("worked", round=letter.round, attempt=letter.attempt)
+        return self._sealed(Action.REPLY, *at, self.memory.reply)
+
+    def _computed(self, sent: Tree, kept: Tree | None, round: int) -> tuple[bytes, Tree | None]:
+        """The reply's payload, and what to keep. Why work fails is told in full here, and by one word to the server."""
+        self._engine.recall({} if kept is None else {self.client: kept})
+        try:
+            [group] = self._engine.ask(self.plan.algorithm, {self.client: sent}, round - 1)
+            payload = self.plan.message.pack(as_tree(tree.index(group.messages, 0)))
+        except Exception as error:
+            self.log("work failed", round=round, why=f"{type(error).__name__}: {error}")
+            raise Refused(f"the work of round {round} failed: {type(error).__name__}") from error
+        return payload, self._engine.memory().get(self.client)
+
+    def _settled(self, counted: bytes) -> Memory:
+        """The memory once it is known which of this client's letters was counted last."""
+        memory = self.memory
+        if memory.pending is None or self._letter(Action.REPLY, *memory.at, memory.reply).digest != counted:
+            return memory
+        return replace(memory, kept=memory.pending, pending=None)
+
+    def _letter(self, action: Action, round: int, attempt: int, payload: bytes) -> Letter:
+        return Letter(self.plan.run, round, attempt, self.client, action, self.plan.fingerprint, payload)
+
+    def _sealed(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
+        return seal(self._letter(action, round, attempt, payload), self._key)
+
+    # ---- on disk ------------------------------------------------------------------------------------------------
+
+    def _remember(self, memory: Memory) -> None:
+        if memory is self.memory:
+            return
+        there = {"kept": memory.kept, "pending": memory.pending}
+        numbers = {
+            "at": torch.tensor([memory.round, memory.attempt, *(there[name] is not None for name in there)]),
+            "of": _numbers(_own(self.plan, self.client)),
+            "asked": _numbers(memory.asked),
+            "reply": _numbers(memory.reply),
+        }
+        data = to_bytes({name: kept for name, kept in there.items() if kept is not None} | numbers)
+        write_atomically(self.folder / MEMORY, hashlib.sha256(data).digest() + data, go_on=AGAIN)
+        self.memory = memory
+
+
+def remembered(plan: Plan, client: ClientId, folder: Path) -> Memory:
+    """What a node's folder remembers.
+
+    Raises:
+        InputError: it was altered, or is of another plan or client.
+    """
+    path = folder / MEMORY
+    if not path.exists():
+        return Memory()
+    whole = path.read_bytes()
+    if hashlib.sha256(whole[32:]).digest() != whole[:32]:
+        raise InputError(f"{path} is not what was written: put it back, or remove it to keep nothing")
+    tensors = from_bytes(whole[32:], str(path))
+    if _bytes(tensors["of"]) != _own(plan, client):
+        raise InputError(f"{path} is of another run, client or plan: give this node a folder of its own")
+    round, attempt, *there = tensors["at"].tolist()
+    kept, pending = (
+        fill(plan.kept, tensors, name) if is_there else None
+        for name, is_there in zip(("kept", "pending"), there, strict=True)
+    )
+    return Memory(kept, pending, round, attempt, _bytes(tensors["asked"]), _bytes(tensors["reply"]))
+
+
+def _own(plan: Plan, client: ClientId) -> bytes:
+    """Whose memory it is."""
+    return plan.run + plan.fingerprint + client.to_bytes(4, "little")
+
+
+def _numbers(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.zeros(0, dtype=torch.uint8)
+
+
+def _bytes(numbers: Tensor) -> bytes:
+    return numbers.numpy().tobytes()
+
+
+def talk(node: Node, frames: Sequence[bytes]) -> list[bytes]:
+    """All answers to several frames: for transports that carry letters whole."""
+    return [answer for frame in frames for answer in node.answer(frame)]

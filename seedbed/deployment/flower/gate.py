@@ -1,0 +1,169 @@
+"""The gate in front of Flower's server: ten calls, by registered keys, with bodies of bounded size.
+
+Flower serves nodes, its control API and its runtime API on one port, and reads a body before it checks a signature.
+This ASGI application wraps it. It decides on the head of a request, and reads a body only if the head passed.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from base64 import b64decode
+from binascii import Error as NotBase64
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from datetime import datetime
+from typing import Any
+
+from seedbed.deployment.flower.key_roster import Caller, Roster, verifies
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SMALL = 64 << 10  # bytes of a body, unless it is a letter
+PUSH, ANNOUNCE = "/v1/fleet/push-object", "/v1/fleet/push-messages"
+LIMITS: Mapping[str, int] = {  # bytes of a body; registering and unregistering are not among them
+    **dict.fromkeys(
+        (
+            *("/v1/fleet/activate-node", "/v1/fleet/deactivate-node", "/v1/fleet/send-node-heartbeat"),
+            *("/v1/fleet/pull-messages", "/v1/fleet/pull-object", "/v1/fleet/confirm-message-received"),
+            *("/v1/fleet/get-run", "/v1/fleet/get-fab"),
+        ),
+        SMALL,
+    ),
+    ANNOUNCE: SMALL // 8,  # some hundred object ids
+    PUSH: SMALL,  # and one letter
+}
+COSTS = {ANNOUNCE: 10}  # calls that it counts as: Flower remembers each object id for a while
+KEY, STAMP, SIGNATURE = b"flwr-public-key", b"flwr-timestamp", b"flwr-signature"
+OLD, AHEAD = 305.0, 5.0  # seconds that a signed time may be off: Flower's own
+BODY, PACE = 30.0, 50_000  # a body may take 30 s, and a second more for each 50 kB
+UNKNOWN, REFUSED = 2004, 4010  # codes of errors as Flower's nodes print them
+log = logging.getLogger("seedbed.rounds.message_validation")
+
+
+class Refusal(Exception):
+    """Why a request is refused."""
+
+    def __init__(self, status: int, why: str, code: int = REFUSED):
+        super().__init__(why)
+        self.status, self.code = status, code
+
+
+class Gate:
+    """Passes a registered node's calls on to Flower's application.
+
+    Args:
+        letter: bytes of the largest message that a node sends.
+        remark: called with a line for people when a registered node is refused, or an unknown key asks to be let in.
+    """
+
+    def __init__(self, app: App, roster: Roster, letter: int, remark: Callable[[str], object] = log.info):
+        self._app, self._roster, self._letter, self._remark = app, roster, letter, remark
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return  # uvicorn closes the connection
+        try:
+            caller, size = self._admitted(scope)
+            async with caller.turn(COSTS.get(scope["path"], 1)):
+                body = await _read(receive, size)
+                await self._app(scope, _replayed(body, receive), send)
+        except Refusal as refusal:
+            await _refuse(send, refusal)
+
+    def _admitted(self, scope: Scope) -> tuple[Caller, int]:
+        """The node that calls, and the bytes of its body.
+
+        Raises:
+            Refusal: it is not let in.
+        """
+        path = scope["raw_path"].decode("latin-1")
+        if scope["method"] != "POST" or path not in LIMITS or scope["query_string"]:
+            raise Refusal(403, "this port serves nodes of one federation only")
+        heads = _single(scope["headers"])
+        caller = self._identified(heads)
+        if connection := scope.get("state", {}).get("connection"):
+            connection.prove(caller)
+        return caller, self._size(path, heads, caller)
+
+    def _identified(self, heads: Mapping[bytes, bytes]) -> Caller:
+        caller = self._roster.find(heads.get(KEY, b""))
+        if caller is None:
+            self._roster.now_and_then("an unknown key asks to be let in: it is in no .pub file of this federation",
+                                      self._remark)  # fmt: skip
+            raise Refusal(401, "this key is not registered with this federation", UNKNOWN)
+        stamp = heads.get(STAMP, b"")
+        try:
+            age = time.time() - datetime.fromisoformat(stamp.decode("ascii")).timestamp()
+            signature = b64decode(heads.get(SIGNATURE, b""), validate=True)
+        except (ValueError, NotBase64) as error:
+            raise Refusal(401, "the signed time cannot be read") from error
+        if not -AHEAD < age < OLD:
+            why = f"{abs(age):.0f} s {'behind' if age > 0 else 'ahead of'} the server's"
+            self._roster.now_and_then(f"{caller.name} is refused: its clock is {why}", self._remark)
+            raise Refusal(401, f"the clock of this machine is {why}: set it right")
+        if not verifies(caller.key, signature, stamp):
+            raise Refusal(401, "the signature is wrong")
+        return caller
+
+    def _size(self, path: str, heads: Mapping[bytes, bytes], caller: Caller) -> int:
+        length, limit = heads.get(b"content-length", b""), LIMITS[path] + (self._letter if path == PUSH else 0)
+        if b"transfer-encoding" in heads or b"content-encoding" in heads or not length.isdigit():
+            raise Refusal(411, "a body needs its length in bytes, and no encoding")
+        size = int(length[:20])
+        if size > limit:
+            raise Refusal(413, f"a body of {size} bytes: at most {limit} are read")
+        if path == PUSH and not caller.spends(size, limit):
+            raise Refusal(429, "more bytes were sent than the letters that were asked for have")
+        return size
+
+
+def _single(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """
+    Raises:
+        Refusal: a header occurs twice: two readers could each take another one.
+    """
+    heads = dict(headers)
+    if len(heads) != len(headers):
+        raise Refusal(400, "a header occurs twice")
+    return heads
+
+
+async def _read(receive: Receive, size: int) -> bytes:
+    """
+    Raises:
+        Refusal: it has another size, or comes too slowly.
+    """
+    body, more = bytearray(), True
+    try:
+        async with asyncio.timeout(BODY + size / PACE):
+            while more:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if message["type"] == "http.disconnect" or len(body) > size:
+                    raise Refusal(400, "the body has another size than its head says")
+    except TimeoutError as error:
+        raise Refusal(408, "the body came too slowly") from error
+    return bytes(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """`receive` of an application whose request's body was read already."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> MutableMapping[str, Any]:
+        return pending.pop() if pending else await receive()
+
+    return replay
+
+
+async def _refuse(send: Send, refusal: Refusal) -> None:
+    """Answer without having read a body, and close the connection."""
+    body = json.dumps({"code": refusal.code, "detail": str(refusal)}).encode()
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

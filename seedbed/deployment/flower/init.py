@@ -1,0 +1,159 @@
+"""`seedbed federation init`: the folder of a new federation, with keys for its server and for each member."""
+
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from seedbed.deployment.agreement import Agreement, refuse_names
+from seedbed.deployment.flower import certificates
+from seedbed.deployment.flower.addresses import joined, parted, plain_host
+from seedbed.deployment.member_roster import Roster
+from seedbed.deployment.server_folder import NODES, RUN, SECRET, SECRETS, SERVER, Place
+from seedbed.errors import InputError
+from seedbed.federated import ClientId
+from seedbed.serialization import made_whole, refuse_used, write_atomically
+
+PORT = 8443
+LOCALS = ("localhost", "127.0.0.1", "::1")  # by which the server's own processes reach it
+PUBLIC = "public"  # the folder of nodes' public keys
+TEXTS = Path(__file__).with_name("texts")
+
+
+def found(
+    directory: Path, members: Sequence[str], like: str, given: Mapping[str, Any], *, host: str, port: int = PORT
+) -> Agreement:
+    """Make a federation's folder.
+
+    Args:
+        like: see `Agreement.make`.
+        host: the server's name or address as nodes reach it.
+    Raises:
+        InputError: the folder is not empty, the host is none, or see `Agreement.make`. Nothing is left behind then.
+    """
+    host = plain_host(host)
+    refuse_used(directory, "a new federation")
+    agreement = Agreement.make(f"{directory.name}-{secrets.token_hex(4)}", members, like, given)
+    with made_whole(directory) as beside:
+        _write(beside, agreement, host, port)
+    return agreement
+
+
+def _write(directory: Path, agreement: Agreement, host: str, port: int) -> None:
+    server = directory / SERVER
+    for folder in (server, server / SECRETS, server / PUBLIC):
+        folder.mkdir(parents=True, mode=0o700)
+    agreement.write(server)
+    Place("server", joined(host, port)).write(server)
+    certificates.make_authority(server, agreement.name)
+    certificates.make_certificate(server, _names(host))
+    words = _words(agreement, host, port)
+    for member in agreement.members:
+        folder = directory / NODES / member
+        _write_node(folder, Place(member, words["place"]), agreement, server, words)
+    _write_text(directory / "README.md", "coordinator.md", words)
+    _write_text(directory / "proxy.conf", "proxy.conf", words)
+
+
+def _write_node(folder: Path, place: Place, agreement: Agreement, server: Path, words: Mapping[str, str]) -> None:
+    member = place.member
+    folder.mkdir(parents=True, mode=0o700)
+    agreement.write(folder)
+    place.write(folder)
+    shutil.copyfile(server / certificates.CA, folder / certificates.CA)
+    write_atomically(server / PUBLIC / f"{member}.pub", certificates.make_node_key(folder) + b"\n")
+    certificates.make_secret(folder / SECRET, server / SECRETS / f"{member}.key")
+    columns = ", ".join(str(column["name"]) for column in agreement.encoding.get("columns", ()))
+    target = agreement.encoding.get("target", {}).get("column", "")
+    form = f"a table (CSV or Parquet) with the columns {columns} and {target}" if columns else "as the sample was"
+    _write_text(folder / "README.md", "node.md", {**words, "member": member, "form": form})
+
+
+def _write_text(path: Path, text: str, words: Mapping[str, str]) -> None:
+    write_atomically(path, Template((TEXTS / text).read_text()).substitute(words).encode())
+
+
+def add_member(directory: Path, name: str) -> Path:
+    """Make a member's folder and let it in: a running server follows within seconds, and asks it from the next round.
+
+    A member that was removed comes back under its number, with new keys.
+
+    Raises:
+        InputError: it is a member, its name is unfit, or its folder is there.
+    """
+    agreement, roster = _read(directory)
+    refuse_names([name])
+    after = roster.with_member(name)
+    folder = directory / NODES / name
+    refuse_used(folder, f"the member {name}")
+    _make_member(directory, agreement, name, after.number(name))
+    after.write(directory / SERVER)
+    return folder
+
+
+def remove_member(directory: Path, name: str) -> None:
+    """Let a member in no more: its keys are refused at once, and the round at work goes on without it.
+
+    Raises:
+        InputError: it is no member, or one of the last two.
+    """
+    _, roster = _read(directory)
+    server = directory / SERVER
+    roster.without(name).write(server)
+    for path in (server / PUBLIC / f"{name}.pub", server / SECRETS / f"{name}.key"):
+        path.unlink(missing_ok=True)
+
+
+def renew_member(directory: Path, name: str) -> Path:
+    """Make a member a new folder with new keys, for one that lost its own; the old keys are refused.
+
+    What its node kept is lost with the old folder, unless the member puts its run/ there.
+
+    Raises:
+        InputError: it is no member; its old folder is there, with what its node has kept.
+    """
+    agreement, roster = _read(directory)
+    number, folder = roster.number(name), directory / NODES / name
+    if (folder / RUN).exists():
+        raise InputError(f"{folder} holds what the node has kept (run/): move the folder away first")
+    shutil.rmtree(folder, ignore_errors=True)
+    _make_member(directory, agreement, name, number)
+    return folder
+
+
+def _read(directory: Path) -> tuple[Agreement, Roster]:
+    agreement = Agreement.read(directory / SERVER)
+    return agreement, Roster.read(directory / SERVER, agreement.members)
+
+
+def _make_member(directory: Path, agreement: Agreement, name: str, number: ClientId) -> None:
+    server = directory / SERVER
+    place = Place(name, Place.read(server).server, None if name in agreement.members else number)
+    with made_whole(directory / NODES / name) as beside:
+        _write_node(beside, place, agreement, server, _words(agreement, *parted(place.server)))
+
+
+def renew_certificate(directory: Path, valid: timedelta) -> datetime:
+    """Make the server another certificate; until when it is good.
+
+    Raises:
+        InputError: the folder is no federation's.
+    """
+    server = directory / SERVER
+    host, _ = parted(Place.read(server).server)
+    certificates.make_certificate(server, _names(host), valid=valid)
+    return certificates.expiry(server)
+
+
+def _words(agreement: Agreement, host: str, port: int) -> dict[str, str]:
+    """What the texts name."""
+    members = " ".join(agreement.members)
+    return {"name": agreement.name, "host": host, "port": str(port), "place": joined(host, port), "members": members}
+
+
+def _names(host: str) -> list[str]:
+    """By which the server is called: by members, and by its own processes."""
+    return [host, *(name for name in LOCALS if name != host)]

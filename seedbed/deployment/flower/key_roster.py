@@ -1,0 +1,137 @@
+"""Which keys may call: the .pub files of a folder, as they are now. A key whose file is gone is refused at once."""
+
+import asyncio
+import logging
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from seedbed.errors import InputError
+
+AT_ONCE = 4  # calls of one key; more wait
+RATE, BURST = 40.0, 80  # calls a second that a key may make in the long run, and at once
+QUIET = 60.0  # seconds before the same remark is made again
+FRESH = 2.0  # seconds in which a folder that was changed may change again without another time stamp
+log = logging.getLogger("seedbed.rounds.message_validation")
+
+
+class Caller:
+    """One registered key, and what it may use of the server.
+
+    Args:
+        name: of its .pub file.
+    """
+
+    def __init__(self, name: str, key: ec.EllipticCurvePublicKey):
+        self.name, self.key = name, key
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._due = 0.0  # when its calls so far are paid for
+        self._spent, self._since = 0.0, time.monotonic()
+
+    @asynccontextmanager
+    async def turn(self, cost: int) -> AsyncIterator[None]:
+        """Wait for a slot, and as long as this key has called too often."""
+        async with self._slots:
+            now = time.monotonic()
+            self._due = max(self._due, now) + cost / RATE
+            await asyncio.sleep(max(0.0, self._due - now - BURST / RATE))
+            yield
+
+    def spends(self, size: int, letter: int) -> bool:
+        """Whether this key may store this many bytes: two letters for each answer taken, and one a minute."""
+        now = time.monotonic()
+        self._spent = max(0.0, self._spent - (now - self._since) / 60 * letter)
+        self._since = now
+        if self._spent + size > 2 * letter:
+            return False
+        self._spent += size
+        return True
+
+    def settle(self) -> None:
+        """Its answer was taken: it may store the next."""
+        self._spent = 0.0
+
+
+class Roster:
+    """The keys in a folder.
+
+    Args:
+        register: called with each key (PEM) before its first call is let in.
+    Raises:
+        InputError: a file holds no key that Flower takes.
+    """
+
+    def __init__(self, folder: Path, register: Callable[[bytes], object]):
+        self._folder, self._register = folder, register
+        self._callers: dict[bytes, Caller] = {}
+        self._remarks: dict[str, float] = {}
+        self._read_at = (-1, 0.0)
+        for path in self._files():
+            if _key(path) is None:
+                raise InputError(f"{path} holds no public key of an elliptic curve in OpenSSH's form: "
+                                 f"copy the member's again, or remove the file")  # fmt: skip
+        self.refresh()
+
+    def find(self, header: bytes) -> Caller | None:
+        """Who has the key in a request's header."""
+        self.refresh()
+        return self._callers.get(header)
+
+    def named(self, pem: bytes) -> Caller | None:
+        return self._callers.get(b64encode(pem))
+
+    def refresh(self) -> None:
+        """Follow the folder."""
+        changed, now = self._folder.stat().st_mtime_ns, time.time()
+        before, at = self._read_at
+        if changed == before and at > changed / 1e9 + FRESH:
+            return
+        found = {}
+        for path in self._files():
+            if (key := _key(path)) is None:
+                self.now_and_then(f"{path} holds no public key", log.warning)
+                continue
+            pem = _pem(key)
+            header = b64encode(pem)
+            if header not in self._callers:
+                self._register(pem)
+            found[header] = self._callers.get(header) or Caller(path.stem, key)
+        self._callers, self._read_at = found, (changed, now)
+
+    def now_and_then(self, line: str, said: Callable[[str], object]) -> None:
+        """Say this once a minute, however often it happens."""
+        now = time.monotonic()
+        if now >= self._remarks.get(line, 0.0):
+            self._remarks = {text: until for text, until in self._remarks.items() if until > now}
+            self._remarks[line] = now + QUIET
+            said(line)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.pub"))
+
+
+def verifies(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _key(path: Path) -> ec.EllipticCurvePublicKey | None:
+    try:
+        key = serialization.load_ssh_public_key(path.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePublicKey) else None
+
+
+def _pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    """As Flower's nodes send it."""
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,132 @@
+"""`seedbed serve`: Flower's server behind the gate, and the server half, in one process."""
+
+import errno
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from seedbed.deployment.agreement import Agreement
+from seedbed.deployment.flower import certificates
+from seedbed.deployment.flower.addresses import joined, parted, plain_host
+from seedbed.deployment.flower.flower_transport import FlowerTransport
+from seedbed.deployment.flower.init import PUBLIC
+from seedbed.deployment.flower.signals import ending_by_signal
+from seedbed.deployment.flower.superlink import SuperLink
+from seedbed.deployment.log_lines import News
+from seedbed.deployment.server_folder import HELD, SERVER, UNCAPPED, Place, open_server
+from seedbed.deployment.wire.frames import CHUNK, LONGEST
+from seedbed.errors import InputError
+from seedbed.locks import held
+
+LEFT = 15.0  # seconds that the system may hold the port of a server that was killed
+WAIT = 0.5  # seconds between looks
+FLOWER, LOG = "flower", "superlink.log"  # the folder of Flower's own files, and its log
+OVERHEAD = 64 << 10  # bytes that Flower adds to a message, at most
+
+
+def serve(
+    directory: Path, *, listen: str = "0.0.0.0", port: int | None = None, said: Callable[[str], object] = print
+) -> None:
+    """Start or go on with a federation, until all rounds are done and the members have the model.
+
+    Args:
+        listen: the address to listen on.
+        port: to listen on; None: the one that members know.
+        said: called with a line for people now and then.
+    Raises:
+        InputError: the folder is no federation's, another server holds it, its certificate has expired, the port is
+            taken, or the server half ends by name.
+    """
+    folder = directory / SERVER
+    agreement, place = Agreement.read(folder), Place.read(folder)
+    with held(folder / HELD, "server"), ending_by_signal():
+        _serve(directory, agreement, place, listen, port, said)
+
+
+def _serve(
+    directory: Path, agreement: Agreement, place: Place, listen: str, port: int | None, said: Callable[[str], object]
+) -> None:
+    folder = directory / SERVER
+    if agreement.cap is None:
+        said(UNCAPPED)
+    if certificates.expiry(folder) < datetime.now(UTC):
+        raise InputError(
+            f"the server's certificate expired on {certificates.expiry(folder):%d %B %Y}: `seedbed federation renew "
+            f"{directory}` makes another; members need nothing new"
+        )
+    listen, port = plain_host(listen), port or parted(place.server)[1]
+    said(f"{agreement.name}: {agreement.settings.algorithm} with {', '.join(agreement.members)} on port {port}")
+    link = SuperLink(folder / PUBLIC, letter_bytes(agreement.plan.message.limit), folder / FLOWER / LOG, said)
+    server = open_server(directory, FlowerTransport(link.grid))  # holds the folder from here on
+    try:
+        with told(directory, said), opened(link, folder, listen, port):
+            said("the port is open; members are let in by their keys")
+            for _ in server.rounds():
+                pass
+    finally:
+        server.close()
+
+
+def letter_bytes(payload: int) -> int:
+    """Of a sealed letter with such a payload, as Flower carries it, at most."""
+    return (payload // CHUNK + 1) * LONGEST + OVERHEAD
+
+
+@contextmanager
+def opened(link: SuperLink, folder: Path, listen: str, port: int) -> Iterator[None]:
+    """The port, with TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / certificates.CERTIFICATE, folder / certificates.KEY)
+    with bound(listen, port) as listening:
+        link.open(listening, context)
+        try:
+            yield
+        finally:
+            link.close()
+
+
+@contextmanager
+def told(directory: Path, said: Callable[[str], object]) -> Iterator[None]:
+    """Call `said` with what the server half writes to its log, meanwhile."""
+    news, over = News(directory), threading.Event()
+
+    def follow() -> None:
+        while not over.wait(WAIT):
+            news.tell(said)
+        news.tell(said)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def bound(listen: str, port: int) -> socket.socket:
+    """A socket that listens; one that a killed server held a moment ago is waited for.
+
+    Raises:
+        InputError: the port is taken, or the address is none of this machine's.
+    """
+    family, end = socket.AF_INET6 if ":" in listen else socket.AF_INET, time.monotonic() + LEFT
+    while True:
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((listen, port))
+            listening.listen(1024)
+            return listening
+        except OSError as error:
+            listening.close()
+            if time.monotonic() > end or error.errno != errno.EADDRINUSE:
+                raise InputError(
+                    f"cannot listen on {joined(listen, port)} ({error.strerror}): give another --port"
+                ) from error
+        time.sleep(WAIT)

@@ -1,0 +1,228 @@
+"""Flower's server within this process: nodes reach it through the gate, the server half calls it directly.
+
+Flower's own `flower-superlink` opens its control and runtime API to whoever reaches its port, and gives a run's token
+to a process on its command line. Here neither API is served on any port, so that there is no token to steal and no run
+to stop. Flower's state is in memory, made anew from the folder of keys at each start: the journal is the only memory.
+"""
+
+import asyncio
+import hashlib
+import logging
+import logging.handlers
+import secrets
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from flwr.cli.build import build_fab_from_files
+from flwr.cli.config_utils import get_fab_metadata
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.proto.task_pb2 import Task
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.date import now
+from flwr.supercore.fab import Fab
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.grid import HttpGrid
+from flwr.superlink.main import create_app
+from flwr.superlink.servicer.runtime import runtime_handlers
+
+from seedbed.deployment.flower.app_bundle import app_files
+from seedbed.deployment.flower.gate import Gate
+from seedbed.deployment.flower.key_roster import Roster
+from seedbed.deployment.flower.listener import Listener
+from seedbed.errors import InputError
+
+SWEEP = 60.0  # seconds between looks for what nobody will fetch
+BEAT = 5.0  # seconds between signs of life of the server half
+LOG_BYTES = 4 << 20  # of a log file, of which there are two
+PARTS = '"""Neither server nor nodes load this: they run what is installed with Seedbed."""\nserver = client = None\n'
+
+
+class SuperLink:
+    """Serves the nodes whose public keys are in a folder, until it is closed.
+
+    Args:
+        public: the folder of .pub files; it is followed.
+        letter: bytes of the largest message that a node sends.
+        log: where Flower's and the gate's log goes.
+        remark: called with a line for people when somebody is refused.
+    Raises:
+        InputError: a file in `public` holds no key.
+    """
+
+    def __init__(self, public: Path, letter: int, log: Path, remark: Callable[[str], object]):
+        _log_to(log)
+        app = create_app(_config(), SuperLinkLifespan)
+        self._state: Any = app.state.linkstate_factory.state()
+        self._roster = Roster(public, self._register)
+        self._gate = Gate(app, self._roster, letter, remark)
+        self._task = self._start_run()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self.failed: BaseException | None = None
+
+    @property
+    def grid(self) -> HttpGrid:
+        """What the server half sends messages with."""
+        grid = HttpGrid(token="none")  # its client is put in place: nothing is sent over HTTP
+        grid._client = DirectClient(self)  # type: ignore[assignment]
+        [run] = self._state.get_run_info(run_ids=[self._task.run_id])
+        grid.set_run(run)
+        return grid
+
+    def open(self, listening: socket.socket, context: ssl.SSLContext) -> None:
+        """Let nodes in, by this port."""
+        self._loop = asyncio.new_event_loop()
+        self._serving = self._loop.create_task(self._serve(listening, context))
+        self._thread = threading.Thread(target=self._run, args=(self._loop, self._serving), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        if self._loop and self._serving and self._thread and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._serving.cancel)
+            self._thread.join()
+
+    def call(self, name: str, request: Any) -> Any:
+        """One of Flower's calls of the server half's.
+
+        Raises:
+            InputError: the port is not served any more.
+        """
+        if self.failed is not None:
+            raise InputError(f"the server's port failed: {self.failed}")
+        return getattr(runtime_handlers, name)(request, self._state, self._task)
+
+    def settle(self, node: int) -> None:
+        """An answer of this node's was taken."""
+        [info] = self._state.get_node_info(node_ids=[node]) or [None]
+        if self._loop and info is not None and (caller := self._roster.named(info.public_key)):
+            self._loop.call_soon_threadsafe(caller.settle)
+
+    def _register(self, pem: bytes) -> None:
+        with suppress(ValueError):  # a key that was here before: its node is still known
+            self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, pem, HEARTBEAT_DEFAULT_INTERVAL)
+
+    def _start_run(self) -> Task:
+        """The one run that there is; its task is the server half's."""
+        content, _ = build_fab_from_files(app_files("parts", PARTS))
+        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+        self._state.store_fab(fab)
+        number = self._state.create_run(
+            *get_fab_metadata(content), fab.hash_str, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        [run] = self._state.get_run_info(run_ids=[number])
+        self._state.claim_task(run.primary_task_id)
+        self._state.activate_task(run.primary_task_id)
+        [task] = self._state.get_tasks(task_ids=[run.primary_task_id])
+        TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, number  # what messages say who sends them
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
+        made: Task = task
+        return made
+
+    def _run(self, loop: asyncio.AbstractEventLoop, serving: "asyncio.Task[None]") -> None:
+        asyncio.set_event_loop(loop)
+        loop.set_exception_handler(
+            lambda _, about: logging.getLogger("seedbed.rounds.message_validation").info("%s", about)
+        )
+        try:
+            loop.run_until_complete(serving)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as why:
+            self.failed = why
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    async def _serve(self, listening: socket.socket, context: ssl.SSLContext) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(Listener(self._gate, context).run(listening))
+            tasks.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """Keep the run alive, and Flower's memory free of what was never finished."""
+        orphans: set[str] = set()
+        swept = time.monotonic()
+        while True:
+            self._state.acknowledge_task_heartbeat(self._task.task_id)
+            if time.monotonic() > swept + SWEEP:
+                orphans, swept = self._swept(orphans), time.monotonic()
+            await asyncio.sleep(BEAT)
+
+    def _swept(self, before: set[str]) -> set[str]:
+        """Delete what belonged to no message a sweep ago and still does not; those that do not now."""
+        state = self._state
+        for session, about in list(state._object_push_sessions.items()):
+            if about.expires_at <= now():
+                state._cleanup_push_session(session, cleanup_messages=True)
+        for number in before:
+            state.object_store.delete(number)
+        with state.lock, state.object_store.lock_store:
+            messages = {*state.message_ins_store, *state.message_res_store}
+            return {n for n, e in state.object_store.store.items() if not e.ref_count and n not in messages}
+
+
+class DirectClient:
+    """The calls that Flower's grid makes, without HTTP."""
+
+    def __init__(self, link: SuperLink):
+        self._link = link
+
+    def GetNodes(self, request: Any) -> Any:
+        return self._link.call("get_nodes", request)
+
+    def PushMessages(self, request: Any) -> Any:
+        return self._link.call("push_messages", request)
+
+    def PushObject(self, request: Any) -> Any:
+        return self._link.call("push_object", request)
+
+    def PullMessages(self, request: Any) -> Any:
+        response = self._link.call("pull_messages", request)
+        for message in response.messages_list:
+            self._link.settle(message.metadata.src_node_id)
+        return response
+
+    def PullObject(self, request: Any) -> Any:
+        return self._link.call("pull_object", request)
+
+    def ConfirmMessageReceived(self, request: Any) -> Any:
+        return self._link.call("confirm_message_received", request)
+
+    def close(self) -> None:
+        pass
+
+
+def _config() -> SuperLinkLifespanConfig:
+    """Nothing beside the application: no other port, no process, no file."""
+    return SuperLinkLifespanConfig(
+        control_address="", health_server_address=None, host="", port=0, insecure=False, certificates=None,
+        superexec_auth_secret=secrets.token_bytes(32), authn_plugin=NoOpControlAuthnPlugin(), event_log_plugin=None,
+        fleet_event_log_plugin=None, enable_event_log=False, artifact_provider=None, enable_supernode_auth=True,
+        fleet_api_type="grpc-rere", fleet_api_address=None, simulation=False, ssl_ca_certfile=None, ssl_certfile=None,
+        ssl_keyfile=None, database=FLWR_IN_MEMORY_DB_NAME, isolation="process", runtime_dependency_install=False,
+    )  # fmt: skip
+
+
+def _log_to(path: Path) -> None:
+    """Have Flower's server write to a file of bounded size, and not to the screen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("flwr", "uvicorn.error", "seedbed.rounds.message_validation"):
+        logger = logging.getLogger(name)
+        for earlier in list(logger.handlers):
+            logger.removeHandler(earlier)
+            earlier.close()
+        logger.addHandler(handler)
+        logger.propagate = False
+        logger.setLevel(logging.INFO)

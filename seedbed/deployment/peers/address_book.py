@@ -1,0 +1,103 @@
+"""Who may speak with whom: every peer's address and public key in one file, and each peer's own secret in another."""
+
+import base64
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seedbed.errors import InputError
+from seedbed.federated import ClientId
+from seedbed.limits import from_json
+from seedbed.privacy.secure.keys import agreed, new_secret, public_of
+from seedbed.serialization import settle_folder, write_atomically, writing
+
+FILE, SECRET = "circle.json", "secret.key"
+ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
+PAIR = b"seedbed peers: frames"
+
+
+def parted(address: str) -> tuple[str, int]:
+    """HOST and port of HOST:PORT, without brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+@dataclass(frozen=True)
+class Circle:
+    """All peers' addresses (host:port) and public keys [32], in the order of their numbers."""
+
+    addresses: Sequence[str]
+    keys: Sequence[bytes]
+
+    def __post_init__(self) -> None:
+        for address in self.addresses:
+            found = ADDRESS.fullmatch(address)
+            if found is None or not 0 < int(found[2]) < 65536:
+                raise InputError(f"{address!r} is no address of a peer: give host:port, as 10.0.0.7:7100")
+        if len(set(self.addresses)) < len(self.addresses):
+            raise InputError("two peers have the same address: give each a port of its own")
+
+    def pairs(self, own: ClientId, secret: bytes) -> dict[ClientId, bytes]:
+        """The keys that this peer shares with each other, [32]: each pair's own, made from one's secret and the
+        other's public key."""
+        return {other: agreed(secret, key, PAIR) for other, key in enumerate(self.keys) if other != own}
+
+    def write(self, folder: Path) -> None:
+        table = {"addresses": list(self.addresses), "keys": [_text(key) for key in self.keys]}
+        write_atomically(folder / FILE, (json.dumps(table, indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Circle":
+        """
+        Raises:
+            InputError: there is none, or it was altered so that it is none any more.
+        """
+        path = folder / FILE
+        try:
+            table: Mapping[str, Sequence[str]] = from_json(path.read_text(encoding="utf-8"))
+            return cls(tuple(table["addresses"]), tuple(_bytes(key) for key in table["keys"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} cannot be read ({error}): copy it again from who made it") from error
+
+
+def write_secret(folder: Path) -> bytes:
+    """A new secret in a file that nobody else may read; its public key [32]."""
+    secret, path = new_secret(), folder / SECRET
+    with writing(path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(handle, _text(secret).encode() + b"\n")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        settle_folder(folder)
+    return public_of(secret)
+
+
+def read_secret(folder: Path, public: bytes) -> bytes:
+    """
+    Raises:
+        InputError: there is none, or not the one of this public key.
+    """
+    path = folder / SECRET
+    try:
+        secret = _bytes(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): copy it again from who made it") from error
+    if public_of(secret) != public:
+        raise InputError(f"{path} is not the secret of this peer's public key in {FILE}: copy both again")
+    return secret
+
+
+def _text(key: bytes) -> str:
+    return base64.b64encode(key).decode()
+
+
+def _bytes(text: str) -> bytes:
+    key = base64.b64decode(text, validate=True)
+    if len(key) != 32:
+        raise ValueError(f"a key of {len(key)} bytes")
+    return key

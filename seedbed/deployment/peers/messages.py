@@ -1,0 +1,103 @@
+"""What travels between two peers: a status, and at times an offer with it, sealed by a key that the two share."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.deployment.federation.protocol import Mould, Plan, refuse_weak
+from seedbed.deployment.peers.peer_policy import Terms
+from seedbed.deployment.wire import CHUNK, HEAD, Action, Assembler, Letter, Refused, seal
+from seedbed.deployment.wire.frames import MAC
+from seedbed.federated import ClientId, ServerState
+from seedbed.rounds.gossip import is_mixed
+
+STATUS = struct.Struct("<QQqqq")
+Offered = Mapping[str, Tensor]  # the leaves of a state that are mixed, by name
+
+
+class Status(NamedTuple):
+    """Where a peer is, for one other."""
+
+    session: int  # of who says this: larger each time its process is started
+    heard: int  # the session of whom it is said to, as far as known; 0: not heard yet
+    at: int  # the round that it is in; all before it are closed
+    has: int  # the round of which it holds the other's offer and gives its own for it; -1: none
+    counted: int  # the last round whose exchange with the other is in its state, on disk; -1: none
+
+
+class Note(NamedTuple):
+    """What came from a peer."""
+
+    sender: ClientId
+    status: Status
+    round: int = -1  # of what is offered
+    payload: bytes | None = None  # None: nothing is; empty: it only takes in this round
+
+
+def mixed_of(state: ServerState) -> Offered:
+    """What of a peer's state is offered."""
+    return {name: leaf for name, leaf in tree.named_leaves(state).items() if is_mixed(leaf)}
+
+
+def with_mixed(state: ServerState, offered: Offered) -> ServerState:
+    """The state with these leaves in it."""
+    leaves = [offered.get(name, leaf) for name, leaf in tree.named_leaves(state).items()]
+    return ServerState(*tree.with_leaves(state, leaves))
+
+
+def fingerprint(plan: Plan, terms: Terms) -> bytes:
+    """[32]  of what all peers must agree on."""
+    return hashlib.sha256(json.dumps([plan.parts, terms.binding], sort_keys=True).encode()).digest()
+
+
+class Letters:
+    """Writes and reads one peer's letters.
+
+    Args:
+        keys: of each contact, [32], shared with it alone.
+    """
+
+    def __init__(self, plan: Plan, terms: Terms, own: ClientId, keys: Mapping[ClientId, bytes]):
+        refuse_weak(keys)
+        self.own, self._run, self._keys = own, plan.run, keys
+        self.schema = fingerprint(plan, terms)
+        self.mould = Mould(mixed_of(plan.start))
+        limits = {Action.STATUS: STATUS.size, Action.OFFER: self.mould.limit}
+        self._assembler = Assembler(keys.get, lambda action: limits.get(action, -1))
+
+    @property
+    def largest(self) -> int:
+        """Bytes of a message's frames, at most."""
+        pieces = 2 + self.mould.limit // CHUNK
+        return STATUS.size + self.mould.limit + pieces * (HEAD.size + MAC)
+
+    def write(self, to: ClientId, status: Status, round: int = -1, payload: bytes | None = None) -> list[bytes]:
+        """The frames of one message."""
+        frames = self._sealed(to, Action.STATUS, status.at, STATUS.pack(*status))
+        return frames if payload is None else frames + self._sealed(to, Action.OFFER, round, payload)
+
+    def read(self, frames: Sequence[bytes]) -> Note:
+        """What one message says.
+
+        Raises:
+            Refused: it is not from a contact, was altered, or is of other peers or of other settings.
+        """
+        letters = [letter for frame in frames if (letter := self._assembler.take(frame)) is not None]
+        if not letters or [letter.action for letter in letters] != [Action.STATUS, Action.OFFER][: len(letters)]:
+            raise Refused("a message must be a status, and at most an offer after it")
+        sender = letters[0].client
+        for letter in letters:
+            if letter.run != self._run or letter.client != sender:
+                raise Refused(f"peer {letter.client} speaks of another run, or in another's name")
+            if letter.schema != self.schema:
+                raise Refused(f"peer {sender} was set up by other settings: give all peers the same")
+        status = Status(*STATUS.unpack(letters[0].payload))
+        return Note(sender, status, *((letters[1].round, letters[1].payload) if len(letters) > 1 else ()))
+
+    def _sealed(self, to: ClientId, action: Action, round: int, payload: bytes) -> list[bytes]:
+        return seal(Letter(self._run, round, 0, self.own, action, self.schema, payload), self._keys[to])

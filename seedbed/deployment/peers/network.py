@@ -1,0 +1,219 @@
+"""Messages between peers over TCP, encrypted by `channel`: a peer that has none of the circle's keys is not let in.
+
+Each peer listens on one port and has one connection more towards every contact. A lost connection is made again; what
+was under way is lost, and said again by the peers (`peer`). A process group of `torch.distributed` is no such thing: it
+does not outlive a rank.
+"""
+
+import queue
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from seedbed.deployment.peers.address_book import Circle, parted
+from seedbed.deployment.peers.noise_channel import HANDSHAKE, Channel, accept, connect
+from seedbed.deployment.wire.frames import CHUNK, LONGEST
+from seedbed.errors import InputError
+from seedbed.federated import ClientId
+
+WAITING = 4  # messages of a contact that are read ahead; as many of this peer's to it that are not sent yet
+LINGER = 2.0  # seconds that last words have
+AGAIN = 0.1  # seconds before a connection is tried again
+STUCK = 30.0  # seconds that a message may take to leave
+STRANGERS = 32  # connections at once whose owner has not said a right word yet
+LARGEST = 64 << 20  # bytes of a message, where none are said
+LENGTH = struct.Struct("<I")
+
+
+class Network:
+    """One peer's connections.
+
+    Args:
+        contacts: with whom it exchanges.
+        secret: [32]  its own.
+        listen: host:port to listen on, where that is not its address in the circle.
+        largest: bytes of the frames of a message, at most: a longer one is refused before it is read.
+    Raises:
+        InputError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        circle: Circle,
+        own: ClientId,
+        contacts: Sequence[ClientId],
+        secret: bytes,
+        listen: str | None = None,
+        *,
+        largest: int = LARGEST,
+    ):
+        self._keys = {c: circle.keys[c] for c in contacts}
+        self._secret, self._limit = secret, largest + LENGTH.size * _most_frames(largest)
+        self._come: queue.Queue[tuple[ClientId, bytes]] = queue.Queue()
+        self._room = {c: threading.Semaphore(WAITING) for c in contacts}
+        self._strangers = threading.Semaphore(STRANGERS)
+        self._open: set[socket.socket] = set()
+        self._closed = False
+        self._ear = _listening(listen or circle.addresses[own])
+        threading.Thread(target=self._accept, daemon=True).start()
+        self._mouths = {c: _Mouth(own, secret, circle.keys[c], circle.addresses[c]) for c in contacts}
+
+    def send(self, to: ClientId, frames: Sequence[bytes]) -> None:
+        self._mouths[to].say(_packed(frames))
+
+    def receive(self, seconds: float) -> Sequence[bytes] | None:
+        """The next message; None after so many seconds without one."""
+        try:
+            sender, message = self._come.get(timeout=seconds) if seconds > 0 else self._come.get_nowait()
+        except queue.Empty:
+            return None
+        self._room[sender].release()
+        return _unpacked(message, self._limit)
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def close(self) -> None:
+        """Last words have a moment to leave."""
+        end = time.monotonic() + LINGER
+        for mouth in self._mouths.values():
+            mouth.close(end)
+        self._closed = True
+        for stream in (self._ear, *self._open):
+            _end(stream)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                stream, _ = self._ear.accept()
+            except OSError:
+                return
+            if self._closed or not self._strangers.acquire(blocking=False):
+                stream.close()
+                continue
+            threading.Thread(target=self._listen, args=(stream,), daemon=True).start()
+
+    def _listen(self, stream: socket.socket) -> None:
+        """Read one connection's messages. Until the first right one its owner is a stranger: a handshake can be
+        recorded and played again."""
+        self._open.add(stream)
+        strange = True
+        try:
+            sender, channel = accept(stream, self._secret, self._keys.get)
+            stream.settimeout(HANDSHAKE)
+            while True:
+                if not self._room[sender].acquire(timeout=HANDSHAKE if strange else None):
+                    break  # it has more connections than it needs
+                try:
+                    message = channel.receive(self._limit)
+                except BaseException:
+                    self._room[sender].release()
+                    raise
+                if strange:
+                    strange = False
+                    stream.settimeout(None)
+                    self._strangers.release()
+                self._come.put((sender, message))
+        except OSError:
+            pass  # the other end connects again
+        finally:
+            if strange:
+                self._strangers.release()
+            self._open.discard(stream)
+            stream.close()
+
+
+class _Mouth:
+    """Says messages to one contact, as long as it is there; others are dropped."""
+
+    def __init__(self, own: ClientId, secret: bytes, other: bytes, address: str):
+        self._identity, self._address = (own, secret, other), parted(address)
+        self._going: queue.Queue[bytes | None] = queue.Queue(WAITING)
+        self._stream: socket.socket | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def say(self, message: bytes) -> None:
+        with suppress(queue.Full):  # it does not read
+            self._going.put_nowait(message)
+
+    def close(self, end: float) -> None:
+        with suppress(queue.Full):
+            self._going.put(None, timeout=max(0.0, end - time.monotonic()))
+        self._thread.join(max(0.0, end - time.monotonic()))
+        if self._stream is not None:
+            _end(self._stream)
+
+    def _run(self) -> None:
+        channel: Channel | None = None
+        while (message := self._going.get()) is not None:
+            for _ in range(2):  # a connection that has ended unseen is made again
+                try:
+                    channel = channel or self._connected()
+                    channel.send(message)
+                    break
+                except OSError:
+                    channel = None
+                    self._drop()
+        self._drop()
+
+    def _connected(self) -> Channel:
+        try:
+            self._stream = socket.create_connection(self._address, timeout=HANDSHAKE)
+            self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            channel = connect(self._stream, *self._identity)
+        except OSError:
+            time.sleep(AGAIN)
+            raise
+        self._stream.settimeout(STUCK)
+        return channel
+
+    def _drop(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _listening(place: str) -> socket.socket:
+    host, port = parted(place)
+    try:
+        family, *_, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(at[:2], family=family, backlog=STRANGERS)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {place} ({error.strerror}): another process may; where that is not this machine's "
+            "own address, say which is by --listen 0.0.0.0:PORT"
+        ) from error
+
+
+def _end(stream: socket.socket) -> None:
+    """Also for a thread that waits for it."""
+    with suppress(OSError):
+        stream.shutdown(socket.SHUT_RDWR)
+    stream.close()
+
+
+def _most_frames(size: int) -> int:
+    """Of messages of so many bytes: a status, and an offer in pieces."""
+    return 2 + size // CHUNK
+
+
+def _packed(frames: Sequence[bytes]) -> bytes:
+    return b"".join(LENGTH.pack(len(frame)) + frame for frame in frames)
+
+
+def _unpacked(message: bytes, limit: int) -> list[bytes]:
+    """The frames of a message; none where it does not consist of frames."""
+    frames: list[bytes] = []
+    at = 0
+    while at + LENGTH.size <= len(message) and len(frames) <= _most_frames(limit):
+        (length,) = LENGTH.unpack_from(message, at)
+        at += LENGTH.size
+        frames.append(message[at : at + length])
+        at += length
+        if length > LONGEST:
+            return []
+    return frames if at == len(message) else []

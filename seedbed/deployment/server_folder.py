@@ -1,0 +1,137 @@
+"""A federation's folder, and what server and nodes make of their part of it.
+
+DIR/
+  README.md         for the coordinator
+  proxy.conf        for a reverse proxy on the same machine
+  server/           agreement.json, certificates and keys, run/ (journal, model, metrics, log), flower/
+  nodes/NAME/       what goes to this member and to nobody else: agreement.json, node.json, ca.crt, node.key,
+                    secret.key, README.md; and there grows run/ (memory, the last model, log)
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seedbed.deployment.agreement import Agreement
+from seedbed.deployment.federation.node import LAST, Node, remembered
+from seedbed.deployment.federation.server import Members, Server
+from seedbed.deployment.federation.transport import Transport
+from seedbed.deployment.flower.addresses import joined, parted
+from seedbed.deployment.member_roster import Roster
+from seedbed.errors import InputError
+from seedbed.federated import ClientId
+from seedbed.limits import from_json
+from seedbed.serialization import fill, from_bytes, write_atomically
+from seedbed.tree import Tree
+
+SERVER, NODES, RUN = "server", "nodes", "run"
+SECRETS, SECRET = "secrets", "secret.key"
+NODE = "node.json"
+HELD = "held"  # locked by the process that serves or joins, before it does anything else
+UNCAPPED = (
+    "this federation was made before weights had a cap: a member's weight counts as sent, and a round needs every "
+    "member's answer; a new one (`seedbed federation init`) has a cap and a quorum of two thirds"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node is in its federation, as node.json says.
+
+    Attributes:
+        server: HOST:PORT, as the node reaches it; an IPv6 address in brackets.
+        number: of a member that came later; None: its place in the agreement.
+    """
+
+    member: str
+    server: str
+    number: ClientId | None = None
+
+    def write(self, folder: Path) -> None:
+        table = {name: value for name, value in asdict(self).items() if value is not None}
+        write_atomically(folder / NODE, (json.dumps(table, indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Place":
+        """
+        Raises:
+            InputError: the folder is no node's.
+        """
+        try:
+            table: Mapping[str, Any] = from_json((folder / NODE).read_text())
+            return cls(str(table["member"]), joined(*parted(str(table["server"]))), _whole(table.get("number")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{folder} is no node's folder ({NODE}: {error}): name the one that the coordinator gave you"
+            ) from error
+
+
+def open_server(directory: Path, transport: Transport, *, said: Callable[[str], object] | None = None) -> Server:
+    """The server half of a federation's folder, where it was when it was stopped.
+
+    Raises:
+        InputError: the folder is none, or another server holds it.
+    """
+    folder = directory / SERVER
+    agreement = Agreement.read(folder)
+
+    def members() -> Members:
+        present = Roster.read(folder, agreement.members).present
+        keys = {c: read_secret(folder / SECRETS / f"{name}.key") for c, name in present.items()}
+        return Members(agreement.terms_for(list(keys)), keys)
+
+    return Server(agreement.plan, agreement.terms, {}, folder / RUN, transport, said=said, members=members)
+
+
+def open_node(folder: Path, data: Path, *, client: str | None = None) -> Node:
+    """The node half of a member's folder, with its own data.
+
+    Args:
+        data: a file or folder of the form agreed on.
+        client: whose rows, where it holds several clients'.
+    """
+    agreement, place = Agreement.read(folder), Place.read(folder)
+    number = _number(agreement, place)
+    source, _ = agreement.own(place.member, data, client=client, number=number)
+    return Node(agreement.plan, number, source, read_secret(folder / SECRET), folder / RUN)
+
+
+def what_a_node_has(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
+    """The agreement; what the server sent of the last model; what the member's client has kept, or None.
+
+    Raises:
+        InputError: the rounds are not over yet.
+    """
+    agreement, place = Agreement.read(folder), Place.read(folder)
+    path, plan = folder / RUN / LAST, agreement.plan
+    if not path.exists():
+        raise InputError(
+            f"{folder} has no model yet: it gets it when all rounds are done (`seedbed join` waits for it)"
+        )
+    sent = fill(plan.sent, from_bytes(path.read_bytes(), str(path)), "sent")
+    return agreement, sent, remembered(plan, _number(agreement, place), folder / RUN).kept
+
+
+def _number(agreement: Agreement, place: Place) -> ClientId:
+    return agreement.number(place.member) if place.number is None else place.number
+
+
+def _whole(number: Any) -> int | None:
+    if number is not None and not (type(number) is int and 0 <= number < 2**32):
+        raise ValueError(f"number {number!r}")
+    return number
+
+
+def read_secret(path: Path) -> bytes:
+    """
+    Raises:
+        InputError: it is not there.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path} ({error.strerror}): copy the whole folder from the coordinator"
+        ) from error

@@ -1,0 +1,158 @@
+"""How a federation stands: read from the server's journal and log, while it runs or not; nothing is changed."""
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from seedbed.deployment.agreement import Agreement
+from seedbed.deployment.federation.journal import scan
+from seedbed.deployment.federation.state_machine import Progress, progress
+from seedbed.deployment.log_lines import LOG
+from seedbed.deployment.member_roster import Roster
+from seedbed.deployment.server_folder import RUN, SERVER
+from seedbed.limits import from_json
+
+State = Literal["not there", "asked", "answered", "refused", "not asked", "has the model", "removed"]
+
+
+@dataclass
+class Member:
+    """What is known of one.
+
+    Attributes:
+        heard: when it was last heard of; None: not since the log began.
+        round: the last that it is in; 0: none.
+        refused: letters of it that were refused, in all.
+        sent, got: bytes to it and from it, in all.
+    """
+
+    name: str
+    state: State = "not there"
+    heard: datetime | None = None
+    round: int = 0
+    refused: int = 0
+    sent: int = 0
+    got: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A federation at a moment.
+
+    Attributes:
+        serving: whether a server holds the journal now.
+        numbers: of the last committed round, as metrics.jsonl has them.
+    """
+
+    agreement: Agreement
+    at: Progress
+    serving: bool
+    members: tuple[Member, ...]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rounds(self) -> int:
+        return self.agreement.settings.rounds or 0
+
+    @property
+    def done(self) -> bool:
+        return self.at.round > self.rounds
+
+    @property
+    def title(self) -> str:
+        """In a line."""
+        where = "all rounds are done" if self.done else f"round {self.at.round} of {self.rounds}"
+        again = f", attempt {self.at.attempt + 1}" if self.at.attempt and not self.done else ""
+        return f"{self.agreement.name}: {where}{again}; the server is {'running' if self.serving else 'not running'}"
+
+    @classmethod
+    def of(cls, directory: Path) -> "Standing":
+        """
+        Raises:
+            InputError: the folder is no federation's, or its journal was altered.
+        """
+        folder = directory / SERVER
+        agreement = Agreement.read(folder)
+        at = progress(scan(folder / RUN / "journal.log"))
+        roster = Roster.read(folder, agreement.members)
+        members = tuple(Member(name) for name in roster.names)
+        _follow(members, _events(folder / RUN / LOG), at)
+        for number, member in enumerate(members):
+            gone = member.name in roster.removed
+            member.state = "removed" if gone else _state(number, member, at, agreement.settings.rounds or 0)
+        return cls(agreement, at, _is_held(folder / RUN / "lock"), members, _numbers(folder / RUN / "metrics.jsonl"))
+
+
+def _follow(members: tuple[Member, ...], events: Iterator[Mapping[str, Any]], at: Progress) -> None:
+    """Add up what the log says."""
+    since: dict[tuple[int, str], int] = {}  # counts of a server that was stopped end with it: they are added up
+    for event in events:
+        when = datetime.fromisoformat(event["time"])
+        who = event.get("client")
+        if who is not None and who < len(members) and event["event"] in ("hello", "ACCEPTED", "REFUSED", "held"):
+            members[who].heard = when
+            members[who].refused += event["event"] == "REFUSED"
+            if event["event"] == "held":
+                members[who].state = "has the model"
+        if event["event"] == "AGGREGATED" and not event["discarded"]:
+            for client in event["clients"]:
+                members[client].round = event["round"]
+        if event["event"] == "open":
+            since.clear()
+        if event["event"] == "traffic":
+            for way in ("sent", "got"):
+                for client, count in event[way].items():
+                    member = members[int(client)]
+                    added = count - since.get((int(client), way), 0)
+                    setattr(member, way, getattr(member, way) + added)
+                    since[int(client), way] = count
+
+
+def _state(number: int, member: Member, at: Progress, rounds: int) -> State:
+    if at.round > rounds:
+        return member.state
+    if number in at.accepted:
+        return "answered"
+    if number in at.refused:
+        return "refused"
+    if at.cohort is not None and number not in at.cohort:
+        return "not asked"
+    return "not there" if member.heard is None else "asked"
+
+
+def _events(path: Path) -> Iterator[Mapping[str, Any]]:
+    if path.exists():
+        with open(path, "rb") as file:
+            yield from (from_json(line) for line in file if line.endswith(b"\n"))
+
+
+def _numbers(path: Path) -> dict[str, float]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    last = from_json(lines[-1]) if lines else {}
+    return {name: value for name, value in last.items() if name not in ("round", "clients")}
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a server has locked its folder."""
+    if not path.exists():
+        return False
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def ago(when: datetime | None) -> str:
+    """In words: '12 s', '3 min', '2 h', '5 days'; '–' for never."""
+    if when is None:
+        return "–"
+    seconds = (datetime.now(UTC) - when).total_seconds()
+    for size, word in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {word} ago"
+    return f"{max(0, seconds):.0f} s ago"

@@ -1,0 +1,126 @@
+"""Tensors as a safetensors payload that is just as agreed: names, types, shapes, offsets are checked before loading."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from seedbed.deployment.wire.frames import Refused
+
+TYPES: Mapping[torch.dtype, tuple[str, int]] = {  # as safetensors writes them, and bytes of a number
+    torch.float64: ("F64", 8),
+    torch.float32: ("F32", 4),
+    torch.float16: ("F16", 2),
+    torch.bfloat16: ("BF16", 2),
+    torch.int64: ("I64", 8),
+    torch.int32: ("I32", 4),
+    torch.int16: ("I16", 2),
+    torch.int8: ("I8", 1),
+    torch.uint8: ("U8", 1),
+    torch.bool: ("BOOL", 1),
+}
+
+
+class Form(NamedTuple):
+    """What one tensor must look like."""
+
+    type: str
+    bytes: int
+    shape: tuple[int, ...]
+
+
+def forms(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
+    """What these tensors look like, by name."""
+    return {n: Form(*_type(n, t), tuple(t.shape)) for n, t in tensors.items()}
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """The same tensors are the same bytes."""
+    return save({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()})
+
+
+def unpack(payload: bytes, agreed: Mapping[str, Form]) -> dict[str, Tensor]:
+    """The tensors of a payload.
+
+    Raises:
+        Refused: it holds anything but the tensors agreed on. Found before memory is taken for any.
+    """
+    entries, start = _header(payload, _longest_header(agreed))
+    if entries.keys() != agreed.keys():
+        raise Refused(f"tensors are not as agreed: {_named(entries.keys() ^ agreed.keys())} should be there or not")
+    spans = sorted(_span(name, entries[name], form) for name, form in agreed.items())
+    at = 0
+    for begin, end in spans:
+        if begin != at:
+            raise Refused(f"tensors overlap or leave a hole at byte {at}")
+        at = end
+    if start + at != len(payload):
+        raise Refused(f"tensors end at byte {start + at} of {len(payload)}")
+    try:
+        return load(payload)
+    except SafetensorError as error:
+        raise Refused(f"no safetensors: {error}") from error
+
+
+def size(agreed: Mapping[str, Form]) -> int:
+    """The most bytes that a payload of these tensors has."""
+    return 8 + _longest_header(agreed) + sum(form.bytes * math.prod(form.shape) for form in agreed.values())
+
+
+def _longest_header(agreed: Mapping[str, Form]) -> int:
+    """A name, a type, a shape and two offsets each: with room for the blanks that writers of safetensors may add."""
+    return 64 + sum(128 + 6 * len(name) + 24 * len(form.shape) for name, form in agreed.items())
+
+
+def _header(payload: bytes, most: int) -> tuple[dict[str, Any], int]:
+    length = int.from_bytes(payload[:8], "little")
+    if len(payload) < 8 or length > min(most, len(payload) - 8):
+        raise Refused(f"a safetensors header of {length} bytes in {len(payload)}: at most {most} are read")
+    try:
+        header = json.loads(payload[8 : 8 + length], object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"the safetensors header is no JSON that we read: {type(error).__name__}") from error
+    if not isinstance(header, dict):
+        raise Refused("the safetensors header is no table")
+    return header, 8 + length
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table; a name twice would be read differently by different readers."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise Refused("the safetensors header has a name twice")
+    return table
+
+
+def _span(name: str, entry: Any, form: Form) -> tuple[int, int]:
+    """Where a tensor lies, once it is as agreed."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise Refused(f"{name} is described in another way than safetensors does")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if entry["dtype"] != form.type or not _whole(shape) or tuple(shape) != form.shape:
+        raise Refused(f"{name} is not as agreed: {form.type} {list(form.shape)}")
+    if not _whole(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != form.bytes * math.prod(form.shape):
+        raise Refused(f"{name} does not have the bytes of its shape")
+    return offsets[0], offsets[1]
+
+
+def _whole(numbers: Any) -> bool:
+    return isinstance(numbers, list) and all(type(n) is int and 0 <= n < 2**62 for n in numbers)
+
+
+def _type(name: str, tensor: Tensor) -> tuple[str, int]:
+    if tensor.dtype not in TYPES:
+        raise Refused(f"{name} is {tensor.dtype}, which does not travel: use one of {', '.join(map(str, TYPES))}")
+    return TYPES[tensor.dtype]
+
+
+def _named(names: set[str]) -> str:
+    """Some of the names, for a line: theirs may be as long as they like, and hold anything."""
+    shown = [repr(name[:40]) for name in sorted(names)[:3]]
+    return ", ".join(shown) + (" ..." if len(names) > 3 else "")

@@ -1,0 +1,1 @@
+"""How one client, or a group of clients, trains: a loop, factored matrices, fused kernels, recorded GPU graphs."""

@@ -1,0 +1,216 @@
+"""A client's own model: grown from a trained start and a few examples, saved so that anybody can load it."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from seedbed import tree
+from seedbed.data import readers
+from seedbed.data.population import Population
+from seedbed.data.sampling import Sampled, batches
+from seedbed.data.types import Batch
+from seedbed.errors import InputError
+from seedbed.experiments import byzantine
+from seedbed.experiments.builder import AnyModel, Learner, Shape, built
+from seedbed.experiments.config import ModelSettings, settings_from
+from seedbed.experiments.launch import trained_start
+from seedbed.experiments.run_directory import RunDirectory
+from seedbed.federated import NEWCOMER, Algorithm
+from seedbed.learning.finetuning import FineTuning
+from seedbed.limits import first_line, from_json
+from seedbed.models import Model, Several
+from seedbed.models.split import Split
+from seedbed.serialization import from_bytes, to_bytes, write_atomically
+from seedbed.tree import Tree
+
+if TYPE_CHECKING:
+    from seedbed.deployment.agreement import Agreement
+
+
+@dataclass(frozen=True)
+class Personal:
+    """A client's own model.
+
+    Attributes:
+        params: by the module's names.  classes: what the outputs stand for; empty for a regression.
+    """
+
+    model: Model
+    params: Mapping[str, Tensor]
+    classes: tuple[str, ...]
+
+    def predict(self, x: Tensor) -> Tensor:
+        """[B, ...] inputs -> [B, N] logits, or [B, targets] numbers."""
+        return self.model.predict(dict(self.params), x)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `seedbed adapt` did."""
+
+    out: Path
+    examples: int
+    classes: tuple[str, ...]
+    scores: Mapping[str, float]
+    metric: str
+
+    def lines(self) -> list[str]:
+        what = f" of {len(self.classes)} classes ({', '.join(self.classes[:10])})" if self.classes else ""
+        lines = [f"{self.out}: grown from {self.examples} examples{what}"]
+        return lines + [f"{self.metric} on {name}: {score:.4g}" for name, score in self.scores.items()]
+
+
+def personalise(
+    directory: Path,
+    support: Path,
+    out: Path,
+    *,
+    steps: int | None = None,
+    query: Path | None = None,
+    client: str | None = None,
+) -> Made:
+    """Adapt a run's start to a support set and write the model.
+
+    Args:
+        directory: a run's, whose client is a newcomer; or a node's or a peer's folder, whose client is its member.
+        steps: adaptation steps; None: the algorithm's own, or those that validation clients liked best.
+        query: labelled examples to score the model on.
+        client: whose examples, where the files hold several clients'.
+    Raises:
+        InputError: the support set cannot be read as the run's data was, or `out` exists.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists: choose another --out")
+    start = _start(directory)
+    learner, shape, encoding = start.learner, start.learner.shape, start.encoding
+    examples = readers.read_like(support, encoding, client=client)
+    asked = None if query is None else readers.read_like(query, encoding, client=client)
+    if asked is not None and asked.classes != examples.classes:
+        raise InputError(
+            f"{query} has the classes {asked.classes}, the support set {examples.classes}: they must agree"
+        )
+    ways = len(examples.classes)
+    shots = max(1, len(examples.rows) // ways) if shape.episodic else len(examples.rows)
+    algorithm = learner.algorithm(
+        start.name,
+        start.model,
+        options=start.options,
+        finetuning=start.finetuning(shots),
+        ways=ways or None,
+        test_steps=steps,
+    )
+    sent = start.sent(algorithm)
+    kept = algorithm.remember(sent) if start.kept is None else start.kept
+    params = algorithm.personalise(sent, kept, tree.beside(_batch(examples), sent))
+    model, asked_model = start.model, learner.settings.model
+    if isinstance(model, Several):
+        word = model.meant(params)
+        model, asked_model, params = model.models[word], asked_model.like(word), params[word]
+    whole = {n: p for n, p in params.items() if n in model.params}
+    metadata = {
+        "kind": "seedbed personal model",
+        "model": asked_model.model_dump_json(),
+        "split": json.dumps(isinstance(model.module, Split)),
+        "inputs": json.dumps(shape.inputs),
+        "classes": json.dumps(examples.classes),
+        "algorithm": start.name,
+        "targets": str(shape.targets),
+    }
+    write_atomically(out, to_bytes(whole, metadata))
+    scores: dict[str, float] = {}
+    if asked is not None:
+        scores["the query set"] = float(learner.metric(model)(whole, tree.beside(_batch(asked), whole)))
+    return Made(out, len(examples.rows), examples.classes, scores, learner.metric_name)
+
+
+class _Start(NamedTuple):
+    """What a client adapts from."""
+
+    learner: Learner
+    encoding: dict[str, Any]
+    name: str
+    model: AnyModel
+    options: Mapping[str, Any]
+    finetuning: Callable[[int], FineTuning | None]  # by the number of shots
+    sent: Callable[[Algorithm], Tree]
+    kept: Tree | None = None  # what the client has kept; None: nothing, as a newcomer
+
+
+def _start(directory: Path) -> _Start:
+    """Of a run's directory: a newcomer's; of a node's or a peer's folder: that of the member itself."""
+    if (directory / "node.json").exists():
+        return _of_node(directory)
+    if (directory / "peer.json").exists():
+        return _of_peer(directory)
+    run = RunDirectory.open(directory)
+    manifest = run.manifest
+    learner = Learner(settings_from(manifest["settings"]), Shape.of(manifest["shape"]))
+    trained = trained_start(run, learner)
+
+    def sent(algorithm: Algorithm) -> Tree:
+        return algorithm.send(trained.state, NEWCOMER)
+
+    encoding = manifest["data"]["encoding"]
+    return _Start(learner, encoding, trained.name, trained.model, trained.options, trained.finetuning_for, sent)
+
+
+def _of_node(folder: Path) -> _Start:
+    from seedbed.deployment.server_folder import what_a_node_has  # here, for its extras: plain runs need none of them
+
+    return _of_member(*what_a_node_has(folder))
+
+
+def _of_peer(folder: Path) -> _Start:
+    from seedbed.deployment.peers_folder import what_a_peer_has  # here, for its extras
+
+    return _of_member(*what_a_peer_has(folder))
+
+
+def _of_member(agreement: "Agreement", sent: Tree, kept: Tree | None) -> _Start:
+    settings = agreement.settings
+    own = byzantine.kept_by_the_algorithm(kept, settings) if kept is not None else None
+    return _Start(
+        agreement.learner, dict(agreement.encoding), settings.algorithm, agreement.model, settings.options,
+        lambda shots: None, lambda algorithm: sent, own,
+    )  # fmt: skip
+
+
+def _batch(population: Population) -> Batch:
+    """All examples of a population of one client: [B, ...]."""
+    task = Sampled(population, batches(None)).tasks([0], 0)
+    batch: Batch = tree.index(tree.index(task.items, 0), 0)
+    return batch
+
+
+def load(path: str | Path) -> Personal:
+    """A model that `seedbed adapt` has written.
+
+    Raises:
+        InputError: it is no such file, or damaged.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+    except Exception as error:  # safetensors raises its own and the file system's
+        raise InputError(f"{path} cannot be read as safetensors ({error})") from error
+    if metadata.get("kind") != "seedbed personal model":
+        raise InputError(f"{path} was not written by `seedbed adapt`")
+    params = from_bytes(path.read_bytes(), str(path))
+    try:
+        asked = ModelSettings.model_validate_json(metadata["model"])
+        classes, inputs = from_json(metadata["classes"]), from_json(metadata["inputs"])
+        outputs, split = len(classes) or int(metadata["targets"]), bool(from_json(metadata["split"]))
+        with torch.device("meta"):  # what it says must fit what it holds, before memory is taken
+            shapes = {name: x.shape for name, x in built(asked, inputs, outputs, split=split).params.items()}
+        if shapes != {name: x.shape for name, x in params.items()}:
+            raise ValueError("its tensors are not those of the model that it names")
+        return Personal(built(asked, inputs, outputs, split=split), params, tuple(map(str, classes)))
+    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}): make it again by `seedbed adapt`") from error

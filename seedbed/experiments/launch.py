@@ -1,0 +1,216 @@
+"""Starting a run from what was asked, going on with one, judging one again."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from seedbed.algorithms import catalogue
+from seedbed.data import readers
+from seedbed.data.population import Population
+from seedbed.errors import InputError, Stopped
+from seedbed.experiments import multi_rank
+from seedbed.experiments.builder import Experiment, Learner, Shape
+from seedbed.experiments.config import Settings, read_toml, settings_from, table_from
+from seedbed.experiments.presets import complete
+from seedbed.experiments.run_directory import RunDirectory, versions
+from seedbed.experiments.stages import Pipeline, Show, Trained
+from seedbed.reports.run_report import report
+from seedbed.serialization import fill, from_bytes
+
+JUDGING = {"evaluation", "options", "engine", "executor", "workers", "drop_short"}  # what may be other than in training
+
+
+def population_for(settings: Settings, like: dict[str, Any] | None = None) -> Population:
+    """Read the data that the settings name.
+
+    Args:
+        like: the encoding of the data that a model was trained on, to read other data for it.
+    """
+    return readers.read(settings.data, root=settings.root, drop_short=settings.drop_short, like=like, **settings.reader)
+
+
+def start(
+    asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, out: Path | None, show: Show
+) -> tuple[Path, dict[str, Any]]:
+    """A new run; returns its directory and its result. Arguments and errors: see `plan`.
+
+    Under torchrun every rank calls it; a run that the directory holds already, by the same command, is gone on with.
+    """
+    return begin(multi_rank.agreed(lambda: plan(asked, assignments, config)), out, show)
+
+
+def begin(experiment: Experiment, out: Path | None, show: Show) -> tuple[Path, dict[str, Any]]:
+    """A new run as planned; returns its directory and its result."""
+    for note in experiment.notes:
+        show.note(note)
+    settings = experiment.settings
+    path = out or Path("runs") / f"{Path(settings.data).stem}-{settings.algorithm}-{settings.seed}"
+    manifest = _manifest(experiment)
+    multi_rank.refuse_unlike(manifest)
+    with multi_rank.everywhere(path, manifest) as run:
+        return path, _finish(run, experiment, show)
+
+
+def plan(
+    asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, *, specific: bool = True
+) -> Experiment:
+    """What a run would be, checked.
+
+    Args:
+        asked: settings that are not None go over the TOML file's; `assignments` (key=value) over both.
+        specific: with the recipe for this very set, if there is one.
+    Raises:
+        InputError: before anything is written or computed, whatever can be known to fail.
+    """
+    given = table_from(
+        read_toml(config) if config else {},
+        {key: value for key, value in asked.items() if value is not None},
+        assignments=assignments,
+    )
+    given |= _absolute(settings_from(given))
+    population = population_for(settings_from(given))
+    experiment = Experiment(complete(given, population, specific=specific), population)
+    multi_rank.refuse_senseless(experiment.settings)
+    experiment.check()
+    experiment.plan_privacy()
+    return experiment
+
+
+def _absolute(settings: Settings) -> dict[str, Any]:
+    """Where the data lie, so that a run can be gone on with from any directory."""
+    places: dict[str, Any] = {}
+    if settings.data and settings.data not in readers.KNOWN and Path(settings.data).expanduser().exists():
+        places["data"] = str(Path(settings.data).expanduser().resolve())
+    if settings.root:
+        places["root"] = str(Path(settings.root).expanduser().resolve())
+    return places
+
+
+def go_on(path: Path, show: Show) -> dict[str, Any]:
+    """Resume the run in this directory; a finished one just gives its result. Under torchrun every rank calls it.
+
+    Raises:
+        InputError: settings, data, clients or versions are no longer those that the run was started with; a
+            checkpoint is damaged; another process works in the directory.
+    """
+    with multi_rank.everywhere(path) as run:
+        return _finish(run, multi_rank.agreed(lambda: _experiment(run)), show)
+
+
+def judge_again(
+    path: Path, data: str | None, root: str | None, assignments: Iterable[str], show: Show
+) -> dict[str, Any]:
+    """The table of a finished run's algorithm, made afresh: on its own unseen clients, or on all clients of `data`."""
+    run = RunDirectory.open(path)
+    if run.result is None:
+        raise InputError(f"the run in {path} is not finished: `seedbed resume {path}` first")
+    changes = table_from(assignments=assignments)
+    fixed = sorted(changes.keys() - JUDGING - ({"reader"} if data is not None else set()))
+    if fixed:
+        raise InputError(f"{fixed[0]} was settled when {path} was trained: only evaluation.* and the like can be set")
+    if data is not None:
+        changes |= {"data": data, "root": root}
+    elif root is not None:
+        changes |= {"root": root}
+    settings = settings_from(run.manifest["settings"], changes)
+    like = None if data is None else run.manifest["data"]["encoding"]
+    experiment = Experiment(settings, population_for(settings, like))
+    if data is None:
+        refuse_changed(experiment, run)
+    expected = Shape.of(run.manifest["shape"])
+    if experiment.shape.inputs != expected.inputs:
+        raise InputError(f"{settings.data} has inputs of shape {experiment.shape.inputs}, the run's {expected.inputs}")
+    classes = tuple(run.manifest["data"]["classes"])
+    if not expected.episodic and experiment.population.classes != classes:
+        raise InputError(f"{settings.data} has the classes {experiment.population.classes}, the run's data {classes}")
+    experiment.check()
+    if data is not None:
+        experiment.judge_everyone()
+    trained = trained_start(run, Learner(settings, expected))
+    table = Pipeline(run, experiment, show).table(trained, {}, experiment.unseen)
+    return {**run.result, "unseen": table}
+
+
+def trained_start(run: RunDirectory, learner: Learner) -> Trained:
+    """The start that a finished run has trained, read from its files."""
+    settings = learner.settings
+    model = learner.model(catalogue.entry(settings.algorithm))
+    algorithm = learner.algorithm(settings.algorithm, model, options=run.options())
+    state = algorithm.init(model.params)
+    path = run.path / "model.safetensors"
+    if run.result is None or not path.exists():
+        raise InputError(f"the run in {run.path} is not finished: `seedbed resume {run.path}` first")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != run.result["model_sha256"]:
+        raise InputError(
+            f"{path} holds {len(data)} bytes that are not those written: put it back, or remove result.json beside it "
+            f"and `seedbed resume {run.path}` makes both again"
+        )
+    params = fill(state.params, from_bytes(data, str(path)), "params")
+    return Trained(settings.algorithm, model, state._replace(params=params), run.finetuning(), run.options())
+
+
+def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
+    """Data that is no longer what the run was started on."""
+    if experiment.fingerprint != run.manifest["data"]["fingerprint"]:
+        raise InputError(
+            f"{experiment.settings.data} is no longer the data that {run.path} was started on: put it back"
+        )
+
+
+def _experiment(run: RunDirectory) -> Experiment | None:
+    """What the run in this directory is to compute, checked; None: it is done."""
+    if run.result is not None and not run.has_rounds_to_add():
+        return None
+    settings = settings_from(run.manifest["settings"])
+    experiment = Experiment(settings, population_for(settings))
+    multi_rank.refuse_senseless(settings)
+    refuse_changed(experiment, run)
+    experiment.check()
+    experiment.plan_privacy()
+    return experiment
+
+
+def _finish(run: RunDirectory, experiment: Experiment | None, show: Show) -> dict[str, Any]:
+    """Whatever the run has not done yet."""
+    if experiment is None:
+        return _reported(run, run.result or {})
+    run.recover()
+    for note in run.bind(_manifest(experiment)):
+        show.note(note)
+    try:
+        return _reported(run, Pipeline(run, experiment, show).execute())
+    except KeyboardInterrupt as stop:
+        raise Stopped(f"stopped; `seedbed resume {run.path}` goes on from the last checkpoint") from stop
+
+
+def _reported(run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
+    """The result, its report written if it is not there yet."""
+    if not (run.path / "report.html").exists():
+        run.write("report.html", report(run.manifest, run.metrics(), result).encode())
+    return result
+
+
+def _manifest(experiment: Experiment) -> dict[str, Any]:
+    population = experiment.population
+    return {
+        "versions": versions(),
+        "settings": experiment.settings.model_dump(mode="json"),
+        "shape": asdict(experiment.shape),
+        "data": {
+            "source": population.source,
+            "clients": len(population),
+            "examples": len(population.rows),
+            "classes": list(population.classes),
+            "notes": [*population.notes, *experiment.notes],
+            "encoding": population.encoding,
+            "fingerprint": experiment.fingerprint,
+        },
+        "clients": {
+            "train": list(experiment.train.names),
+            "validation": list(experiment.validation()[1].names),
+            "unseen": list(experiment.unseen.names),
+        },
+    }

@@ -1,0 +1,143 @@
+"""From settings to a schedule: when clients are asked, and with whom they exchange."""
+
+from collections.abc import Callable, Iterator
+
+from seedbed.algorithms.catalogue import Entry
+from seedbed.errors import InputError
+from seedbed.experiments.config import ScheduleSettings, Settings
+from seedbed.federated import Algorithm, Engine, ServerState
+from seedbed.rounds import (
+    Answering,
+    Round,
+    asynchronous,
+    equal_latency,
+    gossip,
+    links_of,
+    lognormal_latency,
+    mixing,
+    synchronous,
+)
+from seedbed.rounds.message_validation import Gate
+from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES
+from seedbed.rounds.round import Rest, refuse_other_than
+
+# (algorithm, engine, start, rounds done, what the last of them left to go on from)
+Schedule = Callable[[Algorithm, Engine, ServerState, int, Rest | None], Iterator[Round]]
+
+OWN = {  # which settings are whose
+    "synchronous": (),
+    "asynchronous": ("concurrency", "buffer", "latency", "spread", "jitter"),
+    "gossip": ("topology", "density", "order", "link_failure", "peer_failure"),
+}
+SERVERLESS = "it is for peers without a server"
+REASONS = {  # an algorithm's own schedule, or any (None); the one asked for
+    (None, "gossip"): "there each peer steps on its own message alone",
+    (None, "asynchronous"): "its server steps on the whole cohort at once",
+    ("asynchronous", "synchronous"): "it weighs late replies, and there nobody is late",
+    ("gossip", "synchronous"): SERVERLESS,
+    ("gossip", "asynchronous"): SERVERLESS,
+}
+
+
+def schedule_for(
+    settings: Settings,
+    asked: ScheduleSettings,
+    clients: int,
+    *,
+    answering: Answering | None = None,
+    own_cohorts: bool = False,
+) -> Schedule:
+    """The schedule that is asked for, of so many clients.
+
+    Args:
+        answering: who of a cohort answers in synchronous rounds; None: all.
+        own_cohorts: the algorithm chooses them.
+    Raises:
+        InputError: it cannot be made.
+    """
+    seed, cohort = settings.seed, min(settings.cohort or clients, clients)
+    if asked.name == "asynchronous":
+        at_once, buffer = _at_once(settings, asked, clients), replies(settings, asked, clients)
+        seconds = (
+            equal_latency()
+            if asked.latency == "equal"
+            else lognormal_latency(seed, spread=asked.spread, jitter=asked.jitter)
+        )
+        return lambda algorithm, engine, start, done, rest: asynchronous(
+            algorithm,
+            engine,
+            start,
+            latency=seconds,
+            concurrency=at_once,
+            buffer=buffer,
+            seed=seed,
+            done=done,
+            rest=rest,
+        )
+    if asked.name == "gossip":
+        exchange = mixing(
+            links_of(asked.topology, clients, density=asked.density, seed=seed),
+            directed=asked.topology in DIRECTED,
+            link_failure=asked.link_failure,
+            peer_failure=asked.peer_failure,
+            seed=seed,
+        )
+        return lambda algorithm, engine, start, done, rest: gossip(
+            algorithm, engine, start, mixing=exchange, order=asked.order, done=done, rest=rest
+        )
+    return lambda algorithm, engine, start, done, rest: synchronous(
+        algorithm,
+        engine,
+        start,
+        cohort=None if own_cohorts else cohort,
+        seed=seed,
+        done=done,
+        gate=Gate(**settings.gate.model_dump()),
+        answering=answering,
+    )
+
+
+def replies(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+    """How many pieces of clients' work a round takes in: what rivals must be given as much of."""
+    if asked.name == "gossip":
+        return clients
+    if asked.name == "asynchronous":
+        return asked.buffer or max(1, _at_once(settings, asked, clients) // 2)
+    return min(settings.cohort or clients, clients)
+
+
+def _at_once(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+    return min(asked.concurrency or settings.cohort or clients, clients)
+
+
+def refuse_senseless(settings: Settings, entry: Entry, clients: int) -> None:
+    """A schedule that the algorithm makes no sense on, or settings that nothing would come of."""
+    asked, algorithm = settings.schedule, settings.algorithm
+    if asked.name not in entry.rounds:
+        why = "a baseline exchanges nothing" if entry.paper.startswith("baseline") else None
+        why = why or REASONS.get((entry.rounds[0], str(asked.name))) or REASONS[None, str(asked.name)]
+        raise InputError(
+            f"{algorithm} does not run on schedule.name={asked.name}: {why}; leave schedule.name out "
+            f"({algorithm} runs on {' or '.join(entry.rounds)})"
+        )
+    for owner, names in OWN.items():
+        for name in names:
+            value = getattr(asked, name)
+            if owner != asked.name and value != ScheduleSettings.model_fields[name].default:
+                raise InputError(
+                    f"schedule.{name}={value!r} is a setting of {owner} rounds, but this run's are {asked.name}: "
+                    f"leave it out, or set schedule.name={owner}"
+                )
+    if asked.name == "gossip" and asked.topology in DIRECTED and not entry.pushes:
+        raise InputError(
+            f"schedule.topology={asked.topology} has links of one direction, along which {algorithm} would lose the "
+            f"mean: use push_sum, or one of {', '.join(t for t in TOPOLOGIES if t not in DIRECTED)}"
+        )
+    if asked.name != "synchronous" and settings.stragglers.part and settings.stragglers.work == "dropped":
+        instead = "schedule.latency" if asked.name == "asynchronous" else "schedule.peer_failure"
+        raise InputError(
+            f"stragglers.work=dropped is for rounds that wait for a cohort, but this run's are {asked.name}: use "
+            f"stragglers.work=partial, or {instead}"
+        )
+    refuse_other_than(1, asked.concurrency, clients, "schedule.concurrency")
+    schedule_for(settings, asked, clients)

@@ -1,0 +1,63 @@
+"""Training some of a model's parameters while the others stay. Params are flat dicts of named tensors."""
+
+import torch
+
+from seedbed.data.types import Task
+from seedbed.errors import InputError
+from seedbed.learning.adaptations import Moves
+from seedbed.learning.optimizers import Optimizer
+from seedbed.learning.training import Item, Objective, Params, Trained, train
+
+
+def within(module: str) -> Moves:
+    """The parameters of the module of this name.
+
+    >>> within("head")("head.weight"), within("head")("header.weight")
+    (True, False)
+    """
+    return lambda name: name.startswith(f"{module}.")
+
+
+def outside(module: str) -> Moves:
+    """All parameters but those of the module of this name."""
+    return lambda name: not name.startswith(f"{module}.")
+
+
+def nothing(name: str) -> bool:
+    """No parameters."""
+    return False
+
+
+def part(params: Params, chosen: Moves) -> Params:
+    """The chosen parameters alone, in their order."""
+    return {n: p for n, p in params.items() if chosen(n)}
+
+
+def train_part(
+    objective: Objective, optimizer: Optimizer, params: Params, task: Task, *, moves: Moves, epochs: int = 1
+) -> Trained:
+    """Train the parameters that move, on so many passes over a task's items; the others are not differentiated.
+
+    The result has all parameters, the loss of the last pass, and the optimiser's state for those that move.
+    """
+    moving = part(params, moves)
+    still = {n: p for n, p in params.items() if n not in moving}
+
+    def loss(some: Params, item: Item) -> torch.Tensor:
+        return objective({**still, **some}, item)
+
+    trained = Trained(moving, torch.zeros_like(task.examples), None)
+    for _ in range(epochs):
+        trained = train(loss, optimizer, trained.params, task, state=trained.state)
+    return trained._replace(params={**params, **trained.params})
+
+
+def refuse_no_parts(params: Params, head: str) -> None:
+    """Head and body must both be there, for the one to be shared and the other not."""
+    inside = part(params, within(head))
+    if not inside:
+        raise InputError(f"head={head!r} names no parameters of the model: name its last linear layer")
+    if len(inside) == len(params):
+        raise InputError(
+            "the model is all head, so that there is no body to part it from: give it a hidden layer, or use fedavg"
+        )

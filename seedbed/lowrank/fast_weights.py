@@ -1,0 +1,147 @@
+"""Fast weights that are not formed: a dense layer after gradient steps that are themselves differentiated through.
+
+After j inner steps W_j = W − α·Σ_i D_iᵀX_i, with X_i what the layer was given in step i and D_i the gradient at what it
+gave. A layer of it is x·Wᵀ − α·Σ_i (x·X_iᵀ)·D_i, and the outer gradient flows through X_i and D_i as through any
+tensor; with respect to W it is a sum of outer products again, whose rows `Heard` gathers. So neither W_j nor a gradient
+of its shape is ever formed, and no step keeps one.
+
+Shapes: O outputs and I inputs of a layer, B rows of a batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seedbed.lowrank.factored_matrix import Heard, Lazy, NotFactorable, heard_product, shell
+
+Terms = tuple[tuple[float, Tensor, Tensor], ...]  # c, X [B, I] and D [B, O] of c·DᵀX
+
+
+class Fast(Lazy):
+    """W + Σ c·DᵀX, or that without W: [O, I].
+
+    Args:
+        base: W, a multiple of it; None: none.
+        terms: the outer products.
+        calls: where a layer of it puts what it was given and gave, [B, I] and [B, O]; None: nowhere.
+    """
+
+    base: Heard | None
+    terms: Terms
+    calls: list[tuple[Tensor, Tensor]] | None
+
+    def __new__(
+        cls, like: Tensor, base: Heard | None, terms: Terms, calls: list[tuple[Tensor, Tensor]] | None = None
+    ) -> "Fast":
+        made: Fast = shell(cls, like.shape, like)
+        made.base, made.terms, made.calls = base, terms, calls
+        return made
+
+    def dense(self) -> Tensor:
+        raise NotFactorable
+
+    def applied(self, x: Tensor) -> Tensor:
+        """x·selfᵀ: [B, I] -> [B, O]."""
+        y = x.new_zeros(len(x), self.shape[0]) if self.base is None else heard_product(x, self.base)
+        if self.terms:
+            inputs = torch.cat([given for _, given, _ in self.terms])
+            slopes = torch.cat([slope for _, _, slope in self.terms])
+            c = torch.cat([x.new_full((len(given),), c) for c, given, _ in self.terms])
+            y = torch.addmm(y, (x @ inputs.T) * c, slopes)
+        return y
+
+
+def _of(x: Any) -> Fast:
+    if isinstance(x, Heard):
+        return Fast(x, x, ())
+    if not isinstance(x, Fast):
+        raise NotFactorable
+    return x
+
+
+def _times(a: Any, b: Any) -> Fast:
+    number, matrix = (b, a) if isinstance(a, Lazy) else (a, b)
+    if not isinstance(number, int | float) or _of(matrix).base is not None:
+        raise NotFactorable
+    return Fast(matrix, None, tuple((number * c, x, d) for c, x, d in _of(matrix).terms))
+
+
+def _plus(a: Any, b: Any) -> Fast:
+    a, b = _of(a), _of(b)
+    if a.base is not None and b.base is not None:
+        raise NotFactorable
+    return Fast(a, b.base if a.base is None else a.base, a.terms + b.terms)
+
+
+def _detached(a: Any) -> Fast:
+    if _of(a).base is not None:
+        raise NotFactorable
+    return Fast(a, None, tuple((c, x.detach(), d.detach()) for c, x, d in _of(a).terms))
+
+
+def _linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
+    if not isinstance(weight, Fast) or isinstance(x, Lazy) or isinstance(bias, Lazy):
+        raise NotFactorable
+    given = x.reshape(-1, x.shape[-1])
+    gave = weight.applied(given)
+    if weight.calls is not None:
+        weight.calls.append((given, gave))
+    y: Tensor = gave.reshape(*x.shape[:-1], -1)
+    return y if bias is None else y + bias
+
+
+Fast.known = {
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _plus),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _times),
+    **dict.fromkeys((torch.detach, Tensor.detach), _detached),
+    F.linear: _linear,
+}
+
+
+def is_fast(leaf: Tensor) -> bool:
+    """Whether a leaf of params is a layer whose steps can be differentiated through unformed."""
+    return isinstance(leaf, Fast | Heard)
+
+
+def slopes(
+    loss: Callable[[Sequence[Tensor]], Tensor], leaves: Sequence[Tensor], beside: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """The gradient of loss(leaves) [] with respect to each leaf, which can be differentiated again, and the loss.
+
+    Args:
+        beside: matrices that the loss uses too.
+    """
+    calls: list[list[tuple[Tensor, Tensor]]] = [[] for _ in leaves]
+    points = [_listening(leaf, own) for leaf, own in zip(leaves, calls, strict=True)]
+    value = loss(points)
+    plain = [point for point in points if not isinstance(point, Fast)]
+    gave = [y for own in calls for _, y in own]
+    logs = {id(rows): rows for leaf in (*leaves, *beside) if is_fast(leaf) for rows in _logs(leaf)}
+    for rows in logs.values():
+        rows.listens = False
+    try:
+        grads = iter(torch.autograd.grad(value, [*plain, *gave], create_graph=True, materialize_grads=True))
+    finally:
+        for rows in logs.values():
+            rows.listens = True
+    of_plain = [None if isinstance(point, Fast) else next(grads) for point in points]
+    of_fast = [tuple((1.0, x, next(grads)) for x, _ in own) for own in calls]
+    found = [
+        Fast(leaf, None, terms) if g is None else g for leaf, g, terms in zip(leaves, of_plain, of_fast, strict=True)
+    ]
+    return found, value
+
+
+def _listening(leaf: Tensor, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The leaf at the place where the gradient is taken, and nowhere else."""
+    if is_fast(leaf):
+        return Fast(leaf, _of(leaf).base, _of(leaf).terms, calls)
+    return leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_()
+
+
+def _logs(leaf: Tensor) -> list[Any]:
+    base = _of(leaf).base
+    return [] if base is None else [base.matrix.rows]

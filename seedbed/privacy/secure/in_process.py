@@ -1,0 +1,89 @@
+"""The whole protocol in one process: what a simulation runs, and what the promises are proved on."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+
+from seedbed.privacy.secure.fixed_point import Grid, Numbers, Words, add
+from seedbed.privacy.secure.groups import Lost
+from seedbed.privacy.secure.keys import new_identity
+from seedbed.privacy.secure.secagg_client import SecureClient
+from seedbed.privacy.secure.secagg_protocol import ClientId, Plan, Refused
+from seedbed.privacy.secure.secagg_server import SecureServer
+
+NOBODY: Lost = ((), (), (), ())
+
+
+class Sum(NamedTuple):
+    """The sum of those that stayed, in words, and who they are."""
+
+    words: Words
+    clients: frozenset[ClientId]
+
+
+def secure_sum(
+    plan: Plan,
+    updates: Mapping[ClientId, Numbers],
+    weights: Mapping[ClientId, float] | None = None,
+    *,
+    lost: Lost = NOBODY,
+) -> Sum:
+    """Run the protocol over these clients' updates, on the plan's grid. See `masked_sum`."""
+    return masked_sum(
+        plan, {c: plan.grid.encode(x, 1.0 if weights is None else weights[c]) for c, x in updates.items()}, lost
+    )
+
+
+def masked_sum(plan: Plan, words: Mapping[ClientId, Words], lost: Lost = NOBODY) -> Sum:
+    """Run the protocol over these clients' words. One that refuses, as too few of its neighbours are left, is lost.
+
+    Raises:
+        Aborted: too few are left.
+    """
+    identities = {c: new_identity() for c in words} if plan.malicious_server else {}
+    public = {c: pair[1] for c, pair in identities.items()}
+    clients = {
+        c: SecureClient(plan, c, identity=identities[c][0] if identities else None, identities=public) for c in words
+    }
+    server = SecureServer(plan, public)
+
+    def there(stage: int, asked: Collection[ClientId]) -> list[ClientId]:
+        gone = {c for before in lost[: stage + 1] for c in before}
+        return sorted(c for c in asked if c not in gone)
+
+    for c in there(0, clients):
+        server.receive_keys(clients[c].advertise())
+    roster = server.roster()
+    for c in there(1, {k.client for k in roster}):
+        with suppress(Refused):
+            server.receive_sealed(c, clients[c].share(roster))
+    deliveries = server.deliveries()
+    for c in there(2, deliveries):
+        with suppress(Refused):
+            server.receive_masked(clients[c].mask_words(deliveries[c], words[c]))
+    survivors = server.survivors()
+    answering = there(3, survivors)
+    if plan.malicious_server:
+        for c in answering:
+            with suppress(Refused):
+                server.receive_signature(c, clients[c].confirm(survivors))
+    asked = server.unmasking()
+    for c in answering:
+        with suppress(Refused):
+            server.receive_shares(clients[c].unmask(asked))
+    return Sum(server.total(), survivors)
+
+
+def plain_sum(grid: Grid, updates: Mapping[ClientId, Numbers], weights: Mapping[ClientId, float]) -> Words:
+    """The same sum without masks: bit for bit what `secure_sum` gives."""
+    return added([grid.encode(update, weights[c]) for c, update in updates.items()])
+
+
+def added(words: Sequence[Words]) -> Words:
+    """Σ of words, modulo 2³² or 2⁶⁴."""
+    total = np.zeros_like(words[0])
+    for each in words:
+        add(total, each)
+    return total

@@ -1,0 +1,1 @@
+"""Pages for people: HTML reports with inline SVG, made only from what a run directory holds."""

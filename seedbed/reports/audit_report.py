@@ -1,0 +1,94 @@
+"""audit.html: one file for people."""
+
+import base64
+from collections.abc import Sequence
+
+from seedbed.audit.findings import Audit, Figure, Finding, Picture
+from seedbed.reports.charts import text
+from seedbed.reports.page import document, grid, sections
+from seedbed.reports.png import png
+
+ORDER = ("plain", "secure", "private", "ceiling", "guess")
+ZOOMED = 112  # pixels, about
+READING = """<dl class='words'>
+<dt>undefended</dt><dd>A client's message as it is. Under central differential privacy it is also what the server itself
+sees, but for its clip.</dd>
+<dt>secure aggregation</dt><dd>Only the sum over a cohort is seen. The command line does not run it: it stands here to
+show what it would hide.</dd>
+<dt>differential privacy</dt><dd>What is released, to an attacker who knows everything but this one client: what ε
+promises against.</dd>
+<dt>a guess</dt><dd>What somebody obtains who sees nothing. A defence is good where an attack comes no further.</dd>
+<dt>what ε allows</dt><dd>The most that any attack may obtain if the claim is true.</dd></dl>"""
+LIMITS = """<ul><li>An attack that fails proves little: better ones may exist. Only differential privacy speaks of
+all.</li><li>Each figure is of this model, data and training, on a few clients.</li><li>Canaries find noise that is
+missing or ten times too small; they do not prove ε.</li><li>Intervals of 95 % are missed by one figure in
+twenty.</li></ul>"""
+
+
+def page(found: Audit, command: str) -> str:
+    """The whole page, pictures and all."""
+    checked = [f for f in found.findings if f.claim is not None]
+    applied = [f for f in found.findings if f.missing is None]
+    facts: dict[str, tuple[object, str]] = {
+        "attacks": (f"{len(applied)} of {len(found.findings)}", "apply to this data and model"),
+        "claims checked": (len(checked), "none is made" if not found.claimed else f"{len(found.refuted)} refuted"),
+        "clients": (found.settings["audit"]["clients"], "attacked"),
+    }
+    named = {text(f.title): _finding(f, found) for f in found.findings}
+    rest = {"How to read it": READING, "What it does not prove": LIMITS, "Again": f"<pre>{text(command)}</pre>"}
+    return document(
+        found.what, kind="Seedbed privacy audit", verdict=found.verdict, facts=facts, body=sections(named | rest)
+    )
+
+
+def _finding(finding: Finding, found: Audit) -> str:
+    if finding.missing is not None:
+        return f"<p>Does not apply: {text(finding.missing)}.</p>"
+    there = [c for c in ORDER if any(c in row.figures for row in finding.rows)]
+    heads = ["", *(found.columns.get(c, c) for c in there)]
+    lines = [
+        f"<tr><th>{text(row.case)}</th>" + "".join(_cell(row.figures.get(c), finding.unit) for c in there) + "</tr>"
+        for row in finding.rows
+    ]
+    said = f"<p><b>The attacker sees</b> {text(finding.sees)}. <b>It obtains</b> {text(finding.obtains)}.</p>"
+    claim = ""
+    if finding.claim is not None:
+        word = "Refuted" if finding.claim.refuted else "Not refuted"
+        claim = f"<p><b>{word}:</b> {text(finding.claim.said)}.</p>"
+    notes = "".join(f"<p class='note'>{text(note)}</p>" for note in finding.notes)
+    shown = "".join(_shown(p, found) for p in finding.pictures)
+    return said + grid(heads, lines, f"{finding.unit}; below, its 95 % interval.") + claim + shown + notes
+
+
+def _cell(figure: Figure | None, unit: str) -> str:
+    if figure is None:
+        return "<td>–</td>"
+    between = ""
+    if figure.low is not None and figure.high is not None:
+        between = f"<small>{spelt(figure.low, unit)} to {spelt(figure.high, unit)}</small>"
+    return f"<td>{spelt(figure.value, unit)}{between}</td>"
+
+
+def spelt(value: float, unit: str) -> str:
+    """A figure as people read it.
+
+    >>> spelt(0.5, "share"), spelt(118.72, "dB"), spelt(0.987, "AUC")
+    ('50.0 %', '118.7', '0.99')
+    """
+    if unit in ("share", "found"):
+        return f"{100 * value:.1f} %"
+    return f"{value:.1f}" if unit == "dB" else f"{value:.4f}" if "claimed" in unit else f"{value:.2f}"
+
+
+def _shown(picture: Picture, found: Audit) -> str:
+    order = [c for c in ("original", *ORDER) if c in picture.images]
+    figures = "".join(_figure(picture.images[c], found.columns.get(c, c)) for c in order)
+    return f"<p class='note'>{text(picture.case)}</p><div style='display:flex;flex-wrap:wrap;gap:1rem'>{figures}</div>"
+
+
+def _figure(image: Sequence[float], title: str) -> str:
+    data = base64.b64encode(png(image)).decode()
+    return (
+        f"<figure style='max-width:{ZOOMED}px'><img alt='{text(title)}' src='data:image/png;base64,{data}' "
+        f"style='width:{ZOOMED}px;image-rendering:pixelated'><figcaption>{text(title)}</figcaption></figure>"
+    )

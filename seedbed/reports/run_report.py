@@ -1,0 +1,368 @@
+"""report.html: one file for people, made of what the run directory holds. It says so where adaptation does not help."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seedbed.algorithms.catalogue import CATALOGUE
+from seedbed.evaluation import summarise
+from seedbed.experiments.stages import COLUMNS
+from seedbed.experiments.toml_text import nones, toml
+from seedbed.reports import charts
+from seedbed.reports.charts import Axis, Dot, Strip, text
+from seedbed.reports.page import (
+    axis_of,
+    document,
+    figure,
+    grid,
+    number,
+    plus_minus,
+    sections,
+    shots_of,
+    side_by_side,
+    title_of,
+)
+
+TITLES = {
+    "unadapted": "unadapted",
+    "adapted": "adapted",
+    "fedavg_finetuned": "FedAvg + fine-tuning",
+    "local": "local only",
+}
+MEANINGS = {
+    "unadapted": "The trained model as a client receives it, before it has looked at any example of that client.",
+    "adapted": "The same model, adapted by the client to its few labelled examples, which it shares with nobody.",
+    "fedavg_finetuned": "The plain rival: federated averaging on the same clients and examples, then fine-tuning.",
+    "local": "No federation: an untrained model and the client's own few examples alone.",
+}
+WORDS = {  # by rival: better, no difference that can be told, worse
+    "unadapted": ("helps", "makes no difference beyond the 95 % interval", "hurts"),
+    "fedavg_finetuned": ("beats FedAvg + fine-tuning", "is within the 95 % interval of FedAvg + fine-tuning",
+                         "loses to FedAvg + fine-tuning"),
+    "local": ("beats local only", "is within the 95 % interval of local only", "loses to local only"),
+}  # fmt: skip
+OUTCOMES = ("better", "within the interval", "worse")
+
+Table = Mapping[str, Any]
+
+
+def report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
+    """One HTML file that needs nothing else: no script, no font, no picture from elsewhere.
+
+    Args:
+        manifest, metrics, result: what manifest.json, metrics.jsonl and result.json hold. Parts that are missing
+            (no rivals, no curve, no losses, no known clients) are left out.
+    """
+    title = f"{result['algorithm']} on {manifest['data']['source']}"
+    body = sections(
+        {
+            "On clients never seen in training": _unseen(result),
+            "What is protected": _privacy(result),
+            "Every unseen client": _spread(manifest, result),
+            "How much, and how fast": _adapting(manifest, result),
+            "Attacked": _attacked(manifest, result),
+            "On known clients": _table(result, "seen"),
+            "Training": _training(metrics),
+            "How fine-tuning was chosen": _finetuning(result),
+            "What the words mean": _meanings(manifest, result),
+            "The data": _data(manifest),
+            "To run it again": _again(manifest),
+        }
+    )
+    return document(title, kind="Seedbed report", verdict=verdict(result), facts=_facts(manifest, result), body=body)
+
+
+# ---- the verdict ------------------------------------------------------------------------------------------------
+
+
+def verdict(result: Table) -> str:
+    """One sentence: what adaptation is worth on unseen clients, against each rival and for each number of shots."""
+    table = result["unseen"]
+    if not table or "adapted" not in next(iter(table.values())):
+        return "Adaptation was not judged."
+    clients = next(iter(table.values()))["adapted"]["clients"]
+    if clients < 2:
+        return "There is one unseen client only, so no interval can be given, and nothing is concluded."
+    told = []
+    for rival in _rivals(result):
+        found = [(shots, _outcome(result, row, rival)) for shots, row in table.items()]
+        by = {o: [shots for shots, outcome in found if outcome == o] for o in range(3)}
+        told.append(", ".join(f"{WORDS[rival][o]} with {shots_of(at)}" for o, at in by.items() if at))
+    first, rest = (told[0], told[1:]) if "unadapted" in _rivals(result) else ("was judged", told)
+    return f"On {clients} clients never seen in training, adaptation {first}{''.join(f'; it {t}' for t in rest)}."
+
+
+def gain(row: Table, rival: str, *, higher_is_better: bool = True) -> tuple[float, float | None]:
+    """Adapted minus rival, and half the 95 % interval of that: client by client, for both saw the same episodes."""
+    ours, theirs = row["adapted"], row[rival]
+    a, b = ours.get("scores", ()), theirs.get("scores", ())
+    if len(a) == len(b) > 1:
+        summary = summarise([x - y for x, y in zip(a, b, strict=True)], higher_is_better=higher_is_better)
+        return summary.mean, summary.ci95
+    known = ours["ci95"] is not None and theirs["ci95"] is not None
+    return ours["mean"] - theirs["mean"], math.hypot(ours["ci95"], theirs["ci95"]) if known else None
+
+
+def _outcome(result: Table, row: Table, rival: str) -> int | None:
+    """0 better, 1 within the interval, 2 worse; None: no interval, or the column is missing."""
+    if rival not in row:
+        return None
+    difference, half = gain(row, rival)
+    if half is None or not math.isfinite(half):
+        return None
+    better = difference if result["higher_is_better"] else -difference
+    return 1 if abs(better) <= half else 0 if better > 0 else 2
+
+
+def _rivals(result: Table) -> list[str]:
+    """The columns to compare with; FedAvg's own adapted column is FedAvg + fine-tuning."""
+    skipped = {"adapted"} | ({"fedavg_finetuned"} if result["algorithm"] == "fedavg" else set())
+    return [c for c in _columns(result["unseen"]) if c not in skipped]
+
+
+# ---- sections ---------------------------------------------------------------------------------------------------
+
+
+def _facts(manifest: Table, result: Table) -> dict[str, tuple[object, str]]:
+    settings, data, clients = manifest["settings"], manifest["data"], manifest["clients"]
+    entry = CATALOGUE.get(result["algorithm"])
+    kinds = f"{len(data['classes'])} classes" if data["classes"] else "a number to predict"
+    return {
+        "algorithm": (result["algorithm"], entry.paper if entry else ""),
+        "data": (data["source"], f"{data['examples']:,} examples, {kinds}"),
+        "clients": (f"{len(clients['train'])} known", f"and {len(clients['unseen'])} never seen in training"),
+        "rounds": (settings["rounds"], _who_takes_part(settings)),
+        "seed": (settings["seed"], "one training run"),
+    }
+
+
+def _who_takes_part(settings: Table) -> str:
+    asked, cohort = settings.get("schedule", {}), settings.get("cohort")
+    if asked.get("name") == "gossip":
+        return f"of all peers, without a server: {asked['topology']}"
+    if asked.get("name") == "asynchronous":
+        return f"asynchronous, {asked['concurrency'] or cohort} clients at work"
+    return f"{cohort} clients a round" if cohort else ""
+
+
+def _unseen(result: Table) -> str:
+    return _table(result, "unseen") + _gains(result)
+
+
+def _table(result: Table, which: str) -> str:
+    rows = result.get(which) or {}
+    columns = _columns(rows)
+    if not columns:
+        return ""
+    best = max if result["higher_is_better"] else min
+    lines = []
+    for shots, row in rows.items():
+        top = best(cell["mean"] for cell in row.values())
+        cells = [_cell(row[c], result, best=row[c]["mean"] == top) if c in row else "<td>–</td>" for c in columns]
+        lines.append(f"<tr><th>{text(shots)}</th>{''.join(cells)}</tr>")
+    clients = next(iter(next(iter(rows.values())).values()))["clients"]
+    caption = (
+        f"{title_of(result['metric'])} ({'higher' if result['higher_is_better'] else 'lower'} is better): mean ± 95 % "
+        f"interval over {clients} client{'s' * (clients != 1)}, below it the worst tenth of them. Best mean of a row "
+        "in bold. The interval is that of clients like these under this one training run; another seed moves it too."
+    )
+    return grid(["shots", *(TITLES.get(c, c) for c in columns)], lines, caption)
+
+
+def _cell(cell: Table, result: Table, *, best: bool) -> str:
+    mean = f"{number(cell['mean'], result['metric'])}{plus_minus(cell['ci95'], result['metric'])}"
+    kind = " class='best'" if best else ""
+    return f"<td{kind}>{mean}<small>worst tenth {number(cell['worst_tenth'], result['metric'])}</small></td>"
+
+
+def _gains(result: Table) -> str:
+    rivals, lines = _rivals(result), []
+    for shots, row in result["unseen"].items():
+        if "adapted" in row:
+            cells = "".join(_gain_cell(result, row, rival) for rival in rivals)
+            lines.append(f"<tr><th>{text(shots)}</th>{cells}</tr>")
+    if not rivals or not lines:
+        return ""
+    caption = (
+        "Adapted minus each rival, client by client, ± 95 % interval of that difference. "
+        "Below it, for how many clients adapting scored worse than the rival."
+    )
+    return grid(["shots", *(f"minus {TITLES.get(r, r)}" for r in rivals)], lines, caption)
+
+
+def _gain_cell(result: Table, row: Table, rival: str) -> str:
+    if rival not in row:
+        return "<td>–</td>"
+    difference, half = gain(row, rival)
+    outcome = _outcome(result, row, rival)
+    word = "no interval" if outcome is None else OUTCOMES[outcome]
+    sign = 1 if result["higher_is_better"] else -1
+    pairs = list(zip(row["adapted"].get("scores", ()), row[rival].get("scores", ()), strict=False))
+    worse = f"; {sum(sign * (a - b) < 0 for a, b in pairs)} of {len(pairs)} clients worse" if pairs else ""
+    value = f"{'+' if difference > 0 else ''}{number(difference, result['metric'])}{plus_minus(half, result['metric'])}"
+    return f"<td class='o{outcome}'>{value.replace('-', '−')}<small>{word}{worse}</small></td>"
+
+
+def _over_shots(manifest: Table, result: Table) -> str:
+    metric = result["metric"]
+
+    def dot(column: str, cell: Table) -> Dot:
+        said = f"{TITLES.get(column, column)}: {number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)}"
+        return Dot(column, cell["mean"], cell["ci95"], said)
+
+    groups = {
+        shots_of([shots]): [dot(c, row[c]) for c in _columns({shots: row})] for shots, row in result["unseen"].items()
+    }
+    return charts.grouped(groups, Axis(_per(manifest)), axis_of(metric)) if any(groups.values()) else ""
+
+
+def _spread(manifest: Table, result: Table) -> str:
+    known, figures = manifest["clients"]["unseen"], []
+    for shots, row in result["unseen"].items():
+        rows = [_strip(c, row[c], result) for c in _columns({shots: row}) if row[c].get("scores")]
+        most = max((len(strip.scores) for strip in rows), default=0)
+        names = known if len(known) == most else [f"client {i + 1}" for i in range(most)]
+        if rows:
+            figures.append(figure(f"With {shots_of([shots])}: a mark a client, a tick at the mean",
+                                   charts.strips(rows, names, axis_of(result["metric"]))))  # fmt: skip
+    return side_by_side(figures)
+
+
+def _strip(column: str, cell: Table, result: Table) -> Strip:
+    scores = cell["scores"]
+    worst = (min if result["higher_is_better"] else max)(range(len(scores)), key=scores.__getitem__)
+    return Strip(column, TITLES.get(column, column), scores, cell["mean"], worst)
+
+
+def _adapting(manifest: Table, result: Table) -> str:
+    series = {
+        shots_of([shots]): [(float(steps), float(score)) for steps, score in points.items()]
+        for shots, points in (result.get("curve") or {}).items()
+        if points
+    }
+    figures = [
+        figure(
+            f"{title_of(result['metric'])} of unseen clients over shots; bars are 95 % intervals over clients.",
+            _over_shots(manifest, result),
+            legend={c: TITLES[c] for c in _columns(result["unseen"])},
+        ),
+        figure(
+            f"{title_of(result['metric'])} of unseen clients, adapted, over adaptation steps; "
+            "on at most five episodes a client, so that values can differ a little from the table's.",
+            charts.lines(series, Axis("adaptation steps"), axis_of(result["metric"]), dots=True) if series else "",
+        ),
+    ]
+    return side_by_side([figure for figure in figures if figure])
+
+
+def _attacked(manifest: Table, result: Table) -> str:
+    """Who attacked, what stood against it, and for a backdoor how often it opens."""
+    attack = result.get("attack")
+    if not attack:
+        return ""
+    rule = (manifest["settings"].get("reduce") or {}).get("name") or "the algorithm's own (mean)"
+    said = (
+        f"<p>{text(attack['name'])} by {len(attack['attackers'])} of {attack['clients']} known clients in all training "
+        f"above ({text(', '.join(attack['attackers']))}). Messages were reduced by {text(rule)}.</p>"
+    )
+    lines = [
+        f"<tr><th>{text(shots)}</th>" + "".join(f"<td>{100 * cell['mean']:.1f}</td>" for cell in row.values()) + "</tr>"
+        for shots, row in attack.get("success", {}).items()
+    ]
+    caption = "The backdoor's success: of unseen clients' examples of other classes, marked with the trigger, \
+the per cent that the model takes for the attackers' class. Accuracy, in the tables above, is of unmarked examples."
+    return said + (grid(["shots", "unadapted", "adapted"], lines, caption) if lines else "")
+
+
+def _training(metrics: Sequence[Table]) -> str:
+    drawn = []
+    for key, what in {"loss": "training loss", "consensus": "distance of the peers' models from their mean"}.items():
+        stages: dict[str, list[charts.Point]] = {}
+        for record in metrics:
+            if isinstance(record.get(key), int | float):
+                stages.setdefault(record["stage"], []).append((record["round"], record[key]))
+        drawn += [_over_rounds(stage, points, key, what) for stage, points in stages.items()]
+    return side_by_side(drawn)
+
+
+def _over_rounds(stage: str, points: Sequence[charts.Point], key: str, what: str) -> str:
+    """On a logarithmic axis where numbers span more than a power of ten."""
+    found = [number for _, number in points if math.isfinite(number)]
+    log = bool(found) and min(found) > 0 and max(found) > 10 * min(found)
+    if log:
+        points = [(at, math.log10(number)) for at, number in points if math.isfinite(number)]
+    svg = charts.lines({stage: points}, Axis("round"), Axis(key, log=log), smooth=True)
+    kind = " (logarithmic axis)" if log else ""
+    return figure(f"<b>{text(stage)}</b>: {what} of each round{kind}, and its moving mean.", svg)
+
+
+def _privacy(result: Table) -> str:
+    said = [line for of in ("secure", "privacy") for line in (result.get(of) or {}).get("said", ())]
+    return f"<ul>{''.join(f'<li>{text(line)}</li>' for line in said)}</ul>" if said else ""
+
+
+def _finetuning(result: Table) -> str:
+    chosen = result.get("finetuning") or {}
+    lines = [
+        f"<tr><th>{text(TITLES.get(name, name))}</th><td>{text(shots)}</td>"
+        f"<td class='words'>{text(how.get('text', dict(how)))}</td></tr>"
+        for name, by_shots in chosen.items()
+        for shots, how in by_shots.items()
+    ]
+    caption = "Chosen by score on validation clients, set apart from the known ones and not trained on while choosing. \
+The clients that the tables judge by had no part in it."
+    if result.get("privacy"):
+        caption = (
+            "The usual one, for choosing on known clients would show something of them; that of local only is the \
+one that suits the judging clients best."
+        )
+    return grid(["", "shots", "fine-tuning"], lines, caption, words=True) if lines else ""
+
+
+def _meanings(manifest: Table, result: Table) -> str:
+    words = {TITLES[c]: MEANINGS[c] for c in _columns(result["unseen"]) if c in MEANINGS}
+    words["shots"] = f"How many labelled {_per(manifest)} a client adapts with. Scores are from other examples of its."
+    words["worst tenth"] = "The mean score of the tenth of the clients (at least one) that are served worst."
+    return "<dl class='words'>" + "".join(f"<dt>{w}</dt><dd>{m}</dd>" for w, m in words.items()) + "</dl>"
+
+
+def _data(manifest: Table) -> str:
+    data = manifest["data"]
+    notes = "".join(f"<li>{text(note)}</li>" for note in data.get("notes", ()))
+    private = (manifest["settings"].get("privacy") or {}).get("epsilon") is not None
+    shown = {} if private else {"known": manifest["clients"]["train"]}
+    names = "".join(
+        f"<details><summary>{len(of)} {word} clients</summary><p>{text(', '.join(map(str, of)))}</p></details>"
+        for word, of in (shown | {"unseen": manifest["clients"]["unseen"]}).items()
+    )
+    if private:
+        return f"{names}<p>Who the known clients are, and what reading their data changed, stands in manifest.json.</p>"
+    said = f"<p>What reading it changed:</p><ul>{notes}</ul>" if notes else "<p>Reading it changed nothing.</p>"
+    return f"{said}{names}<p>Fingerprint <code>{text(data.get('fingerprint', '–'))}</code></p>"
+
+
+def _again(manifest: Table) -> str:
+    settings = manifest["settings"]
+    command = "seedbed run --config run.toml" + "".join(
+        f" --set {shlex.quote(key + '=none')}" for key in nones(settings)
+    )
+    made = "".join(
+        f"<tr><th>{text(k)}</th><td class='words'>{text(v)}</td></tr>" for k, v in manifest["versions"].items()
+    )
+    return (
+        f"<p>Save this as <code>run.toml</code>:</p><pre>{text(toml(settings))}</pre>"
+        f"<p>and run</p><pre>{text(command)}</pre>" + grid(["made with", "version"], made, "", words=True)
+    )
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _columns(rows: Table) -> list[str]:
+    there = {column for row in rows.values() for column in row}
+    return [c for c in COLUMNS if c in there]
+
+
+def _per(manifest: Table) -> str:
+    return f"examples {'per class' if manifest['shape']['episodic'] else 'per client'}"
