@@ -38,7 +38,7 @@ from seedbed.experiments.linear_base import Remembered, fit, fit_chosen
 from seedbed.federated import Algorithm
 from seedbed.learning.effects import Columns, head_effects, likelihood, with_effects
 from seedbed.learning.objectives import cross_entropy, squared_error, supervised
-from seedbed.privacy.differential import Independent, Noise, noise_for, private
+from seedbed.privacy.differential import Independent, Noise, noise_for, with_privacy
 from seedbed.rounds import synchronous
 
 Array = NDArray[np.float64]
@@ -207,7 +207,7 @@ def private_cost(table: Table, people: Population, seed: int, target: float) -> 
     for name, way in made.ways(start=0.1).items():
         if name != NONE:
             keys = [Noise(bytes([k] * 32)) for k in range(4)]
-            noisy = [private(way.algorithm, Independent(key, z, count, count), clip=CLIP) for key in keys]
+            noisy = [with_privacy(way.algorithm, Independent(key, z, count, count), clip=CLIP) for key in keys]
             plain, *found = (
                 judged_after(algorithm, engine, start, source, way) for algorithm in (way.algorithm, *noisy)
             )

@@ -18,7 +18,7 @@ import torch
 from figures import Figure, arguments, report
 from torch import Tensor
 
-from seedbed.aggregation import make
+from seedbed.aggregation import make_rule
 
 SIZES = ((11, 3, 50), (20, 5, 1000), (25, 5, 333))  # messages, hostile ones, numbers of a message
 MOST_APART = 1e-5
@@ -45,7 +45,7 @@ def pairs(rules: Any, steps: Any, n: int, f: int) -> dict[str, tuple[Callable[[T
     """Ours and theirs, by name, with settings that mean the same."""
 
     def ours(name: str, **settings: Any) -> Callable[[Tensor], Tensor]:
-        return lambda x: make(name, **settings)({"x": x}, torch.ones(n))["x"]
+        return lambda x: make_rule(name, **settings)({"x": x}, torch.ones(n))["x"]
 
     def after_mixing(rule: Any) -> Callable[[Tensor], Tensor]:
         return lambda x: rule(steps.NNM(f)(x))

@@ -33,7 +33,7 @@ from torch import Tensor
 from seedbed import randomness, tree
 from seedbed.algorithms.distill import distill
 from seedbed.algorithms.fedavg import fedavg
-from seedbed.algorithms.feddf import feddf, in_turn, own_architecture
+from seedbed.algorithms.feddf import assign_architectures, feddf, own_architecture
 from seedbed.algorithms.local import local
 from seedbed.data.partition import dirichlet, partitioned
 from seedbed.data.population import Population
@@ -46,7 +46,7 @@ from seedbed.federated import Algorithm, Params, ServerState
 from seedbed.learning.objectives import Predict, cross_entropy, supervised
 from seedbed.learning.optimizers import adam, cosine, sgd
 from seedbed.learning.training import train
-from seedbed.models import Model, Several, conv, mlp
+from seedbed.models import Model, ModelZoo, conv, mlp
 from seedbed.rounds import synchronous
 
 SHAPE, CLASSES = (1, 28, 28), 10
@@ -103,13 +103,13 @@ def states(
 
 def fused(images: Images, settings: Namespace, seed: int) -> dict[str, float]:
     """Accuracies of FedDF, of its members, and of what there is without it."""
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         made = {
             "conv": conv(SHAPE, CLASSES, channels=8),
             "mlp": mlp(SHAPE, CLASSES),
             "linear": mlp(SHAPE, CLASSES, hidden=()),
         }
-        several = Several({name: Model(module, head="head") for name, module in made.items()})
+        several = ModelZoo({name: Model(module, head="head") for name, module in made.items()})
     loss, score = supervised(several.predict, cross_entropy), partial(accuracy, several.predict, images=images.test)
     method = partial(feddf, loss, several.predict, public=images.public, local=LOCAL)
     full = method(distil_steps=settings.steps)
@@ -119,7 +119,9 @@ def fused(images: Images, settings: Namespace, seed: int) -> dict[str, float]:
     replies = {g.clients[0]: tree.index(g.messages.value, 0) for g in engine.ask(full, sent, settings.rounds - 1)}
     members = [score(tree.sub(sent[c].params, replies[c]["moved"])) for c in sent]
     plain, _ = states(method(distil_steps=0), images, several.params, settings.rounds, seed)
-    apart = replace(local(loss, local=LOCAL), send=lambda state, c: own_architecture(in_turn)(state, c).params)
+    apart = replace(
+        local(loss, local=LOCAL), send=lambda state, c: own_architecture(assign_architectures)(state, c).params
+    )
     _, alone = states(apart, images, several.params, settings.rounds, seed)
     return {
         "FedDF, mean of three architectures": fmean(each.values()),
@@ -133,7 +135,7 @@ def fused(images: Images, settings: Namespace, seed: int) -> dict[str, float]:
 
 def taught(images: Images, settings: Namespace, seed: int) -> dict[str, float]:
     """Accuracies of the teacher, of its federated student, and of the same student without it."""
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         large = Model(conv(SHAPE, CLASSES, channels=24), head="head")
         small = Model(mlp(SHAPE, CLASSES, hidden=(8,)), head="head")
     pooled = in_turn_labelled(*images.server)

@@ -92,7 +92,7 @@ def plain_loop(module: nn.Module, source: TaskSource) -> Iterator[Params]:
 
 def contestants(clients: int, seed: int) -> dict[str, Iterator[Params]]:
     source = Sampled(population(clients, seed), batches(BATCH, steps=STEPS), seed=seed)
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         module = mlp((FEATURES,), CLASSES, hidden=(HIDDEN,))
     model = Model(module)
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=sgd(LR))

@@ -30,7 +30,7 @@ from figures import Figure, arguments, progress, report
 from rich.progress import Progress
 
 from seedbed.deployment.flower import certificates
-from seedbed.deployment.flower.app_bundle import write_app
+from seedbed.deployment.flower.app_bundle import write_app_bundle
 from seedbed.deployment.flower.flower_processes import Child, command
 
 MEMBERS = ("a", "b")
@@ -78,7 +78,7 @@ def free_port() -> int:
 def empty(folder: Path) -> Iterator[Path]:
     """Flower's own federation; the file that it writes the beginning of each round to."""
     app, port, rounds = folder / "app", free_port(), folder / "rounds"
-    write_app(app, "empty", EMPTY)
+    write_app_bundle(app, "empty", EMPTY)
     certificates.make_authority(folder, "empty")
     certificates.make_certificate(folder, ["localhost", "127.0.0.1"])
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

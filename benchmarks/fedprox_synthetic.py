@@ -39,7 +39,7 @@ from seedbed import randomness
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, batches
-from seedbed.data.stragglers import Shortened
+from seedbed.data.stragglers import ShortenedTasks
 from seedbed.data.types import Task
 from seedbed.engines import Vectorised
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
@@ -176,7 +176,7 @@ def run(data: list[Synthetic], seeds: list[int], settings: argparse.Namespace, b
         d, way = runs[number]
         return [c for c in cohort if not way.drops or c % CLIENTS in active(seeds[d], way.stragglers, round)]
 
-    source = Shortened(Copies(Sampled(population(data), batches(BATCH, epochs=EPOCHS)), of), share)
+    source = ShortenedTasks(Copies(Sampled(population(data), batches(BATCH, epochs=EPOCHS)), of), share)
     starts = [ServerState(params, {"mu": torch.tensor(way.mu)}) for _, way in runs]
     rounds = together(
         algorithm,

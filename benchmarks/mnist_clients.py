@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from seedbed import randomness
-from seedbed.data.partition import Parts, partitioned
+from seedbed.data.partition import Partition, partitioned
 from seedbed.data.population import Population
 from seedbed.data.readers import read
 
-Deal = Callable[[np.ndarray, int], Parts]  # (labels [M], seed) -> each client's rows
+Deal = Callable[[np.ndarray, int], Partition]  # (labels [M], seed) -> each client's rows
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def split(rows: np.ndarray, test: float, seed: int, client: int) -> tuple[np.nda
     return tuple(np.split(order, [int((1 - test) * len(rows))]))
 
 
-def power_law(labels: np.ndarray, seed: int) -> Parts:
+def power_law(labels: np.ndarray, seed: int) -> Partition:
     """1,000 clients of two digits each: 5 images of both, and more by a power law (lognormal, σ = 2).
 
     As in FedProx's generator (data/mnist/generate_niid.py), from which LEAF's and FedML's MNIST comes.
@@ -80,7 +80,7 @@ def power_law(labels: np.ndarray, seed: int) -> Parts:
     return clients
 
 
-def two_labels(labels: np.ndarray, seed: int) -> Parts:
+def two_labels(labels: np.ndarray, seed: int) -> Partition:
     """20 clients of two digits each, k and k + 1: every digit's images are broken into four parts, one a client."""
     rng = randomness.generator(seed, "two labels")
     owned: list[list[np.ndarray]] = [[] for _ in range(20)]
@@ -93,7 +93,7 @@ def two_labels(labels: np.ndarray, seed: int) -> Parts:
     return [np.concatenate(mine) for mine in owned]
 
 
-def two_labels_shared(labels: np.ndarray, seed: int) -> Parts:
+def two_labels_shared(labels: np.ndarray, seed: int) -> Partition:
     """pFedMe's own clients: two digits each, of which a client holds the *first* so many images, as do others.
 
     So clients share images, and what one tests on another may have trained on. The first version of the authors'
@@ -119,7 +119,7 @@ def _broken(count: int, draw: Callable[[int, int], int]) -> list[int]:
     return [*parts, count]
 
 
-def unlike_halves(labels: np.ndarray, seed: int, *, clients: int = 50, a: int = 196) -> Parts:
+def unlike_halves(labels: np.ndarray, seed: int, *, clients: int = 50, a: int = 196) -> Partition:
     """Half of the clients hold `a` images of each of the digits 0 to 4, the others a/2 of one of these and 2a of one of
     5 to 9.
 

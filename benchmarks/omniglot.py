@@ -131,7 +131,7 @@ def run(name: str, seed: int, settings: Any, bar: Progress) -> dict[tuple[int, i
     method = METHODS[name]
     rounds = method.full if settings.full else settings.rounds or method.rounds
     known, unseen = split(seed, settings.root)
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         model = Model(conv((1, 28, 28), max(method.ways), channels=64)).to(settings.device)
     algorithm = algorithm_for(name, model, ways=20, rounds=rounds)
     engine = OneByOne(Sampled(known, method.sampler, seed=seed), workers=settings.workers)

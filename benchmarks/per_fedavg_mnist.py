@@ -41,7 +41,7 @@ from seedbed.data.sampling import Sampled, Sampler, batches, held_out_queries, t
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import per_example
-from seedbed.federated import Algorithm, ServerState, adapting, uniform
+from seedbed.federated import Algorithm, ServerState, personalise_by, uniform
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import Objective, correct, cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
@@ -91,14 +91,14 @@ def run(
 
 
 def first_weights(seed: int) -> Model:
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         return Model(mlp((784,), 10, hidden=(80, 60), activation=nn.ELU))
 
 
 def judged(states: list[ServerState], sampler: Sampler, steps: int, test: Population, model: Model) -> Tensor:
     """Percent right after so many steps, the mean over a seed's clients: [S]."""
     loss = supervised(model.predict, cross_entropy)
-    adapted = replace(fedavg(loss), personalise=adapting(gradient_steps(loss, lr=ALPHA, steps=steps)))
+    adapted = replace(fedavg(loss), personalise=personalise_by(gradient_steps(loss, lr=ALPHA, steps=steps)))
     source = Sampled(test, sampler, purpose="judge")
     found = scores(adapted, Vectorised(source), states, source, per_example(model.predict, correct))
     return 100 * found.mean(1)

@@ -63,7 +63,7 @@ from seedbed.evaluation import per_example
 from seedbed.federated import Algorithm, uniform
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.heads import ridge_head
-from seedbed.learning.objectives import Objective, after, correct, cross_entropy, supervised
+from seedbed.learning.objectives import Objective, correct, cross_entropy, meta_objective, supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.models import Model, mlp
 
@@ -173,7 +173,7 @@ def ridge_with_local_steps(problem: Problem, rate: float, end: End) -> Algorithm
     """fed_ridge's model, start and adaptation, trained by local steps as in FedAvg instead of one step a round."""
     base = headed(fed_ridge)(problem, RATES[0], end)
     solve = ridge_head(problem.model.features, ways=CLASSES)
-    averaging = uniform(fedavg(after(solve, problem.loss), local=sgd(rate)))
+    averaging = uniform(fedavg(meta_objective(solve, problem.loss), local=sgd(rate)))
     return replace(
         averaging, init=lambda params: averaging.init(base.init(params).params), personalise=base.personalise
     )
@@ -230,7 +230,7 @@ def problem_of(mnist: Population, seeds: list[int]) -> Problem:
 
 
 def first_weights(seed: int) -> Model:
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         return Model(mlp((784,), CLASSES, hidden=(HIDDEN,)))
 
 

@@ -45,7 +45,7 @@ from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.models import Model, mlp
-from seedbed.privacy.differential import Adaptive, Independent, Noise, noise_for, private, public
+from seedbed.privacy.differential import Adaptive, Independent, Noise, noise_for, public_info, with_privacy
 
 DELTA = 1e-5
 ADAPTIVE, NONE = "median", 0.0
@@ -65,7 +65,7 @@ class Contest:
 def mnist(root: Path, seed: int) -> Contest:
     everyone = read("mnist", root=str(root), partition="shards", clients=1400, per_client=5, seed=seed)
     train, unseen = everyone.split_clients(unseen=200, seed=seed)
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         model = Model(mlp((1, 28, 28), 10, hidden=()), head="head")
     loss = supervised(model.predict, cross_entropy)
     adapt = sb.gradient_steps(loss, lr=0.1, steps=10)
@@ -102,7 +102,7 @@ def omniglot(root: Path, seed: int) -> Contest:
     judges = [name.rpartition(" client")[0] in apart for name in population.names]
     train = population.only([i for i, judge in enumerate(judges) if not judge]).compact()
     unseen = population.only([i for i, judge in enumerate(judges) if judge])
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         model = Model(mlp(x.shape[1:], len(train.classes), hidden=(32,)), head="head")
         body = Model(mlp(x.shape[1:], 5, hidden=(32,)), head="head")
     loss = supervised(model.predict, cross_entropy)
@@ -126,7 +126,7 @@ def accuracy(
     plain, sampler = contest.algorithms[name]
     n = len(contest.train)
     key = Noise(randomness.generator(seed, "noise of a benchmark").bytes(32))  # a run takes a secret one
-    algorithm = private(plain, Independent(key, z, min(settings.cohort, n), n), clip=clip)
+    algorithm = with_privacy(plain, Independent(key, z, min(settings.cohort, n), n), clip=clip)
     engine = sb.Vectorised(Sampled(contest.train, sampler, seed=seed))
     state = algorithm.init(contest.model.params)
     for _, round in zip(range(rounds), sb.synchronous(algorithm, engine, state), strict=False):
@@ -134,7 +134,7 @@ def accuracy(
     source = Sampled(contest.unseen, contest.judged, seed=seed, purpose="judge unseen")
     metric = sb.per_example(contest.model.predict, sb.correct)
     judge = sb.Vectorised(source)
-    return 100 * sb.evaluate(judge, plain, public(state), source, metric).mean
+    return 100 * sb.evaluate(judge, plain, public_info(state), source, metric).mean
 
 
 def main() -> int:

@@ -37,10 +37,10 @@ from seedbed import randomness, tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.scaffold import scaffold
 from seedbed.data.population import Population
-from seedbed.data.readers import packing, read
+from seedbed.data.readers import packed_writer, read
 from seedbed.data.sampling import Sampled, batches
-from seedbed.engines import Distributed, OnDisk, OneByOne, Vectorised
-from seedbed.engines.process_group import here, joined
+from seedbed.engines import ClientStateStore, Distributed, OneByOne, Vectorised
+from seedbed.engines.process_group import current_group, init_group
 from seedbed.federated import Algorithm, Engine
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
@@ -64,7 +64,7 @@ def packed(folder: Path, clients: int, bar: Progress) -> Path:
     """A population on disk, made if it is not there."""
     place, rng = folder / str(clients), torch.Generator().manual_seed(0)
     if not place.exists():
-        with packing(place, classes=[str(c) for c in range(CLASSES)]) as add:
+        with packed_writer(place, classes=[str(c) for c in range(CLASSES)]) as add:
             for client in bar.track(range(clients), description=f"writing {clients:,} clients"):
                 y = torch.randint(CLASSES, (EXAMPLES,), generator=rng)
                 add(f"client {client}", torch.randn(EXAMPLES, FEATURES, generator=rng), y)
@@ -115,10 +115,10 @@ def over(times: dict[int, list[float]]) -> float:
 
 
 def rounds_of(
-    population: Population, algorithm: Algorithm | None = None, kept: OnDisk | None = None
+    population: Population, algorithm: Algorithm | None = None, kept: ClientStateStore | None = None
 ) -> Iterator[Round]:
     """FAST.md's workload a, on this population: 20 steps of batch 10 a client."""
-    with randomness.initialising(0):
+    with randomness.seeded_init(0):
         model = Model(mlp((FEATURES,), CLASSES, hidden=(HIDDEN,)))
     algorithm = algorithm or fedavg(supervised(model.predict, cross_entropy), local=sgd(LR))
     engine = Vectorised(Sampled(population, batches(BATCH, steps=20)), kept=kept)
@@ -127,9 +127,9 @@ def rounds_of(
 
 def stateful(cell: dict[str, Any]) -> dict[str, Any]:
     """SCAFFOLD over a population on disk, in this process alone."""
-    with randomness.initialising(0):
+    with randomness.seeded_init(0):
         model = Model(mlp((FEATURES,), CLASSES, hidden=(HIDDEN,)))
-    store = OnDisk(Path(cell["kept"]))
+    store = ClientStateStore(Path(cell["kept"]))
     before = own_memory()
     rounds = rounds_of(read(cell["place"]), scaffold(supervised(model.predict, cross_entropy)), store)
     most = 0.0
@@ -193,7 +193,7 @@ def cell_of(cell: dict[str, Any]) -> dict[str, float]:
     y = torch.randint(CLASSES, (len(x),), generator=rng)
     population = Population.from_arrays(x, y, torch.arange(cohort).repeat_interleave(EXAMPLES).numpy())
     hidden = max(1, round((cell["numbers"] - CLASSES) / (inputs + 1 + CLASSES)))
-    with randomness.initialising(0):
+    with randomness.seeded_init(0):
         model = Model(mlp((inputs,), CLASSES, hidden=(hidden,)))
     source = Sampled(population, batches(BATCH, steps=2))
     engine: Engine = OneByOne(source) if cell["numbers"] > ALONE else Vectorised(source)
@@ -284,10 +284,10 @@ def rank(cell: dict[str, Any]) -> dict[str, float]:
     x = torch.rand(clients * examples, 1, 28, 28, generator=rng)
     y = torch.randint(62, (len(x),), generator=rng)
     population = Population.from_arrays(x, y, torch.arange(clients).repeat_interleave(examples).numpy())
-    with randomness.initialising(0):
+    with randomness.seeded_init(0):
         model = Model(cnn())
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=sgd(LR))
-    with joined():
+    with init_group():
         source, spent = Sampled(population, batches(10, steps=10)), {"clients": 0.0, "all-reduce": 0.0}
         engine = Distributed(Clocked(OneByOne(source), spent), source, ranks=ClockedRanks(spent))
         rounds, found = synchronous(algorithm, engine, algorithm.init(model.params)), []
@@ -324,7 +324,7 @@ class ClockedRanks:
     """Ranks whose talk is timed, waiting for the slowest included."""
 
     def __init__(self, spent: dict[str, float]):
-        self.ranks, self.spent = here(), spent
+        self.ranks, self.spent = current_group(), spent
         self.rank, self.size = self.ranks.rank, self.ranks.size
 
     def gather(self, data: bytes) -> Any:

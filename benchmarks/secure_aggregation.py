@@ -15,7 +15,7 @@ import time
 import numpy as np
 from figures import Figure, arguments, progress, report
 
-from seedbed.privacy.secure import Grid, Masks, SecureClient, SecureServer
+from seedbed.privacy.secure import FixedPointGrid, MaskedSums, SecureClient, SecureServer
 from seedbed.privacy.secure.in_process import plain_sum
 
 
@@ -31,7 +31,7 @@ def main() -> int:
 
 def measured(settings: argparse.Namespace) -> list[Figure]:
     n, d = settings.clients, settings.numbers
-    plan = Masks(lost=settings.lost).plan(n, d + 1, Grid(), 0)
+    plan = MaskedSums(lost=settings.lost).plan(n, d + 1, FixedPointGrid(), 0)
     rng = np.random.default_rng(0)
     update = rng.normal(size=d)  # the same for all: what is in it costs nothing
     clients, server = {c: SecureClient(plan, c) for c in range(n)}, SecureServer(plan)

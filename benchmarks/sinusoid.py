@@ -28,9 +28,9 @@ from seedbed import randomness
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import Vectorised
-from seedbed.evaluation import Summary, before_adapting, evaluate
+from seedbed.evaluation import ScoreSummary, evaluate, without_adaptation
 from seedbed.federated import ServerState
-from seedbed.learning.adaptations import Order
+from seedbed.learning.adaptations import MetaGradient
 from seedbed.learning.adaptations import unadapted as as_it_is
 from seedbed.learning.objectives import squared_error, supervised
 from seedbed.learning.optimizers import adam
@@ -81,7 +81,7 @@ class Sinusoids:
 
 def model_for(init: str, seed: int) -> Model:
     """1-40-40-1 with ReLU; `init` as the authors do it (weights truncated normal of σ 0.01) or PyTorch's."""
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         module = mlp((1,), 1, hidden=HIDDEN)
         if init == "paper":
             for name, p in module.named_parameters():
@@ -92,7 +92,7 @@ def model_for(init: str, seed: int) -> Model:
         return Model(module)
 
 
-def run(order: Order, model: Model, settings: argparse.Namespace, bar: Progress) -> dict[int, Summary]:
+def run(order: MetaGradient, model: Model, settings: argparse.Namespace, bar: Progress) -> dict[int, ScoreSummary]:
     """Train by one order of meta-gradient; the squared error on fresh sinusoids by steps of adaptation."""
     loss = supervised(model.predict, squared_error)
     algorithm = fedmeta(loss, lr=ALPHA, steps=1, order=order, outer=OUTER)
@@ -109,7 +109,9 @@ def run(order: Order, model: Model, settings: argparse.Namespace, bar: Progress)
     return judge(order, model, state, settings)
 
 
-def judge(order: Order, model: Model, state: ServerState, settings: argparse.Namespace) -> dict[int, Summary]:
+def judge(
+    order: MetaGradient, model: Model, state: ServerState, settings: argparse.Namespace
+) -> dict[int, ScoreSummary]:
     loss = supervised(model.predict, squared_error)
     episodes = 20
     fresh = Sinusoids(
@@ -121,11 +123,11 @@ def judge(order: Order, model: Model, state: ServerState, settings: argparse.Nam
     )
     engine = Vectorised(fresh)
     adapted = {k: fedmeta(loss, lr=ALPHA, order=order, test_steps=k) for k in STEPS}
-    algorithms = {0: before_adapting(adapted[1], as_it_is), **adapted}
+    algorithms = {0: without_adaptation(adapted[1], as_it_is), **adapted}
     return {k: evaluate(engine, a, state, fresh, loss, higher_is_better=False) for k, a in algorithms.items()}
 
 
-def figures(found: dict[str, dict[int, Summary]]) -> list[Figure]:
+def figures(found: dict[str, dict[int, ScoreSummary]]) -> list[Figure]:
     rows = []
     for order, scores in found.items():
         for k, score in scores.items():
@@ -144,7 +146,7 @@ def figures(found: dict[str, dict[int, Summary]]) -> list[Figure]:
 
 def main() -> int:
     parser = arguments(__doc__ or "")
-    orders = get_args(Order)
+    orders = get_args(MetaGradient)
     parser.add_argument("--orders", nargs="+", choices=orders, default=list(orders), help="of the meta-gradient")
     parser.add_argument("--rounds", type=int, default=5000, help="meta-iterations; the paper does 70,000")
     parser.add_argument("--tasks", type=int, default=1000, help="fresh sinusoids to judge on, at least")

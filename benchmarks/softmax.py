@@ -15,6 +15,6 @@ def predict(params: Params, x: Tensor) -> Tensor:
 
 def first_weights(features: int, seed: int) -> Params:
     """What PyTorch draws for a linear layer to ten classes, by the seed."""
-    with randomness.initialising(seed):
+    with randomness.seeded_init(seed):
         params: Params = tree.map(torch.detach, dict(nn.Linear(features, 10).named_parameters()))
         return params

@@ -18,7 +18,7 @@ from seedbed import tree
 from seedbed.data.population import Population
 from seedbed.data.sampling import TaskSource
 from seedbed.data.types import Task
-from seedbed.federated import Algorithm, Engine, Group, Params, ServerState
+from seedbed.federated import Algorithm, Engine, MessageBatch, Params, ServerState
 from seedbed.learning.objectives import Metric, Predict, correct
 from seedbed.rounds.round import choose_cohort, gather
 
@@ -109,9 +109,9 @@ def own_accuracies(predict: Predict, models: Sequence[Params], test: Population,
     return torch.stack(right).reshape(runs, -1).sum(1) / sizes.sum(1)
 
 
-def _those(group: Group, clients: set[int]) -> list[Group]:
+def _those(group: MessageBatch, clients: set[int]) -> list[MessageBatch]:
     """The messages of some clients out of a group of stacked ones; none where the group has none of them."""
     where = [i for i, client in enumerate(group.clients) if client in clients]
     if not where:
         return []
-    return [Group([group.clients[i] for i in where], tree.index(group.messages, torch.tensor(where)))]
+    return [MessageBatch([group.clients[i] for i in where], tree.index(group.messages, torch.tensor(where)))]

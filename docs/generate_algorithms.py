@@ -6,8 +6,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from seedbed.algorithms.catalogue import FAMILIES, Axes, Entry
-from seedbed.experiments.launch import plan
+from seedbed.algorithms.catalogue import FAMILIES, Axes, CatalogueEntry
+from seedbed.experiments.launch import plan_run
 
 PAGE = Path(__file__).with_name("algorithms.md")
 MODEL = ["model.name=mlp", "model.hidden=32"]  # what is sent and kept is measured on: 64-32-5, or 64-32-10 classes
@@ -39,13 +39,13 @@ def page() -> str:
     return "\n".join([INTRO, *(section(*family) for family in families())])
 
 
-def families() -> Iterator[tuple[str, Mapping[str, Entry]]]:
+def families() -> Iterator[tuple[str, Mapping[str, CatalogueEntry]]]:
     """Each family's title, from the docstring of its file, and its entries."""
     for family in FAMILIES:
         yield (family.__doc__ or "").strip().rstrip("."), family.ENTRIES
 
 
-def section(title: str, entries: Mapping[str, Entry]) -> str:
+def section(title: str, entries: Mapping[str, CatalogueEntry]) -> str:
     """A family: what each computes, what it costs, where it stands."""
     return "\n".join(
         [
@@ -71,13 +71,13 @@ def section(title: str, entries: Mapping[str, Entry]) -> str:
     )
 
 
-def equation(name: str, entry: Entry) -> tuple[str, ...]:
+def equation(name: str, entry: CatalogueEntry) -> tuple[str, ...]:
     return f"[`{name}`](settings.md#{name})", entry.equation, entry.paper
 
 
-def measured(name: str, entry: Entry) -> tuple[str, ...]:
+def measured(name: str, entry: CatalogueEntry) -> tuple[str, ...]:
     """What a run of the command line does with it."""
-    experiment = plan({"algorithm": name, "data": "digits"}, MODEL, None, specific=False)
+    experiment = plan_run({"algorithm": name, "data": "digits"}, MODEL, None, specific=False)
     learner, cost = experiment.learner, experiment.costs(name, experiment.settings.options)
     if entry.takes("teacher"):
         learner.teacher = learner.initial_teacher(entry)

@@ -4,7 +4,7 @@
 """
 
 from seedbed.errors import InputError
-from seedbed.privacy.secure import Masks
+from seedbed.privacy.secure import MaskedSums
 from seedbed.privacy.secure.odds import cheapest, in_words, odds
 
 TITLES = ("server", "n", "γ", "δ", "k", "t", "colluding", "lost", "exposed", "given up", "honest in a sum")
@@ -18,11 +18,11 @@ def main() -> None:
     for malicious, cases in ((False, CASES), (True, DEVIATING)):
         for clients in (10, 30, 100, 300):
             for colluding, lost in cases:
-                form = Masks(malicious_server=malicious, colluding=colluding, lost=lost)
+                form = MaskedSums(malicious_server=malicious, colluding=colluding, lost=lost)
                 print("| " + " | ".join(row(form, clients)) + " |")
 
 
-def row(form: Masks, clients: int) -> tuple[str, ...]:
+def row(form: MaskedSums, clients: int) -> tuple[str, ...]:
     assumed = form.assumed(clients)
     server = "deviates" if form.malicious_server else "follows"
     first = (server, str(clients), f"{form.colluding:g}", f"{form.lost:g}")

@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from seedbed.aggregation import RULES, STEPS
+from seedbed.aggregation import PRE_AGGREGATIONS, RULES
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.attacks import ATTACKS
 from seedbed.cli.commands import app
@@ -20,7 +20,7 @@ from seedbed.data.partition import How, repartition
 from seedbed.data.readers import READERS
 from seedbed.experiments.config import Settings
 from seedbed.experiments.factories import GIVEN, OPTIMIZERS, SCHEDULES
-from seedbed.experiments.signatures import arguments, first_line, plainly, value
+from seedbed.experiments.signatures import arguments, first_line_of_doc, plainly, value
 from seedbed.learning.optimizers import Optimizer
 
 PAGE = Path(__file__).with_name("settings.md")
@@ -110,28 +110,28 @@ def optimizer_tables() -> Iterator[str]:
     )
     for name, factory in {**OPTIMIZERS, **SCHEDULES}.items():
         word = "optimiser" if name in OPTIMIZERS else "schedule"
-        yield f"### {word} `{name}`\n\n{escaped(first_line(factory))}\n"
+        yield f"### {word} `{name}`\n\n{escaped(first_line_of_doc(factory))}\n"
         yield table(TITLES, factory_rows(factory, arguments(factory)))
 
 
 def rule_tables() -> Iterator[str]:
     yield "`--reduce norm_bounding+nnm+trimmed_mean --set reduce.f=0.3`. What they are: [robustness](robustness.md).\n"
-    for name, factory in {**RULES, **STEPS}.items():
-        yield f"### rule `{name}`\n\n{escaped(first_line(factory))}\n"
+    for name, factory in {**RULES, **PRE_AGGREGATIONS}.items():
+        yield f"### rule `{name}`\n\n{escaped(first_line_of_doc(factory))}\n"
         yield table(TITLES, factory_rows(factory, arguments(factory)))
 
 
 def attack_tables() -> Iterator[str]:
     yield "`--attack alie --attackers 0.2 --set attack.scale=1`. What they are: [robustness](robustness.md).\n"
     for name, factory in ATTACKS.items():
-        yield f"### attack `{name}`\n\n{escaped(first_line(factory))}\n"
+        yield f"### attack `{name}`\n\n{escaped(first_line_of_doc(factory))}\n"
         yield table(TITLES, factory_rows(factory, arguments(factory), ("classes", "shape", "episodic", "loss")))
 
 
 def reader_tables() -> Iterator[str]:
     yield "As in `--set reader.client=hospital`. Which reader a path is for: [your own data](your_own_data.md).\n"
     for name, factory in READERS.items():
-        yield f"### {name}\n\n{escaped(first_line(factory))}\n"
+        yield f"### {name}\n\n{escaped(first_line_of_doc(factory))}\n"
         yield table(TITLES, factory_rows(factory, arguments(factory), ("path", "pooled")))
     yield "### made-up clients, for any reader\n"
     made = factory_rows(repartition, PARTITION, ("population", "how"))

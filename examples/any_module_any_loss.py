@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import seedbed as sb
 from seedbed.federated import as_sent
-from seedbed.randomness import generator, initialising
+from seedbed.randomness import generator, seeded_init
 
 SEED = 0
 ROUNDS = 300
@@ -55,7 +55,7 @@ def clients() -> sb.Population:
 
 def main(rounds: int = ROUNDS) -> None:
     known, unseen = clients().split_clients(unseen=0.3, seed=SEED)
-    with initialising(SEED):
+    with seeded_init(SEED):
         model = sb.Model(Net())
     loss = sb.supervised(model.predict, huber)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import seedbed as sb
 from seedbed import tree
 from seedbed.federated import as_sent
-from seedbed.randomness import initialising
+from seedbed.randomness import seeded_init
 
 SEED = 0
 ROUNDS = 100
@@ -20,7 +20,7 @@ OUTER = sb.adam(3e-3)
 
 def main(rounds: int = ROUNDS) -> None:
     known, unseen = sb.read("digits").split_clients()
-    with initialising(SEED):
+    with seeded_init(SEED):
         model = sb.Model(sb.conv((1, 8, 8), outputs=10))
     loss = sb.supervised(model.predict, sb.cross_entropy)
     accuracy = sb.per_example(model.predict, sb.correct)

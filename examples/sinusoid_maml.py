@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import seedbed as sb
-from seedbed.randomness import generator, initialising
+from seedbed.randomness import generator, seeded_init
 
 SEED = 0
 ROUNDS = 1000
@@ -30,7 +30,7 @@ def sinusoids() -> sb.Population:
 
 def main(rounds: int = ROUNDS) -> None:
     known, unseen = sinusoids().split_clients(unseen=100, seed=SEED)
-    with initialising(SEED):
+    with seeded_init(SEED):
         model = sb.Model(sb.mlp((1,), outputs=1, hidden=(40, 40)))
     loss = sb.supervised(model.predict, sb.squared_error)
 

@@ -13,7 +13,7 @@ from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective
-from seedbed.randomness import initialising
+from seedbed.randomness import seeded_init
 from seedbed.tree import Tree
 
 SEED = 0
@@ -40,7 +40,7 @@ def sign_avg(
 
 def main(rounds: int = ROUNDS) -> None:
     known, unseen = sb.read("digits").split_clients()
-    with initialising(SEED):
+    with seeded_init(SEED):
         model = sb.Model(sb.mlp((1, 8, 8), outputs=10))
     loss = sb.supervised(model.predict, sb.cross_entropy)
     accuracy = sb.per_example(model.predict, sb.correct)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from seedbed.executors.fused import triton_launch
-from seedbed.executors.fused.mlp_tracer import NONE, RELU, Dense
+from seedbed.executors.fused.mlp_tracer import NONE, RELU, DenseLayer
 
 ROOT = Path(__file__).parents[1]
 CHIPS = (80, 90)
@@ -56,9 +56,9 @@ class Made(NamedTuple):
     seconds: float
 
 
-def dense(sizes: tuple[int, ...]) -> list[Dense]:
+def dense(sizes: tuple[int, ...]) -> list[DenseLayer]:
     last = len(sizes) - 2
-    return [Dense(f"w{i}", f"b{i}", n, m, NONE if i == last else RELU) for i, (n, m) in enumerate(pairwise(sizes))]
+    return [DenseLayer(f"w{i}", f"b{i}", n, m, NONE if i == last else RELU) for i, (n, m) in enumerate(pairwise(sizes))]
 
 
 class Chip:
@@ -79,11 +79,11 @@ class Chip:
         return 0
 
 
-def compiled(shape: triton_launch.Form, dtype: torch.dtype, chip: int, *, everything: bool) -> Made:
+def compiled(shape: triton_launch.TileSpec, dtype: torch.dtype, chip: int, *, everything: bool) -> Made:
     """The kernel as it would be called on a chip that is not there, for SGD alone or with everything beside it."""
     from triton.runtime import driver
 
-    from seedbed.executors.fused.triton_kernel import train
+    from seedbed.executors.fused.triton_kernel import train_kernel
 
     clients, steps, batch, inputs = 2, 3, shape.batch, shape.leaves[0][1]
     x, y = (
@@ -94,7 +94,7 @@ def compiled(shape: triton_launch.Form, dtype: torch.dtype, chip: int, *, everyt
     ends = tuple(torch.zeros(clients, *leaf.shape, dtype=dtype) for leaf in start)
     driver.set_active(Chip(chip))
     began = time.perf_counter()
-    made = train.warmup(
+    made = train_kernel.warmup(
         *(x, y, x[..., 0].clone(), x[:, :, 0, 0].clone(), start, start, ends, x[:, 0, 0, 0].clone()),
         *(steps, batch, 0.1, 0.9, 0.01, 0.5),
         **{"LEAVES": shape.leaves, "LAYERS": shape.layers, "BATCH": shape.batch, "PRECISION": "ieee"},
@@ -130,7 +130,7 @@ def table() -> list[Made]:
     )
     for dtype, cases in SIZES.items():
         for sizes, batch in cases:
-            shape = triton_launch.form(dense(sizes), batch)
+            shape = triton_launch.tile_spec(dense(sizes), batch)
             for everything in (False, True):
                 name = f"{'-'.join(map(str, sizes))}, {batch}{', momentum, pull, decay' if everything else ''}"
                 reason = triton_launch.too_large(shape, dtype, momentum=everything)

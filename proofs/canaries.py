@@ -9,7 +9,7 @@ from rich.progress import track
 
 from seedbed import tree
 from seedbed.audit.attacks.canary_bound import lower_bound
-from seedbed.audit.canaries import guessed
+from seedbed.audit.canaries import guess_participation
 from seedbed.privacy.differential import Independent, Noise, new_key, noise_for
 from seedbed.tree import Tree
 
@@ -32,7 +32,7 @@ def bounds(factor: float) -> list[float]:
     found = []
     for seed in track(range(RUNS), f"noise × {factor:g}"):
         mechanism = Weakened(Noise(new_key()), z, round(RATE * CANARIES), CANARIES, factor)
-        found.append(lower_bound(guessed(mechanism, 1.0, ROUNDS, seed=seed), DELTA))
+        found.append(lower_bound(guess_participation(mechanism, 1.0, ROUNDS, seed=seed), DELTA))
     return found
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from seedbed import tree
 from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import one_thread
-from seedbed.executors.factored import Factoring
-from seedbed.executors.loop import looping
+from seedbed.executors.factored import FactoredExecutor
+from seedbed.executors.loop import loop_executor
 from seedbed.learning.adaptations import maml
 from seedbed.learning.objectives import cross_entropy, supervised
-from seedbed.learning.training import Executor, mean_gradient, trained_by
+from seedbed.learning.training import Executor, mean_gradient, use_executor
 from seedbed.models import Model
 
 EPISODES, TURNS = 3, 7
@@ -40,19 +40,20 @@ def setting(inputs: int, hidden: int, support: int, query: int) -> tuple[Model, 
 
 def gradient(executor: Executor, model: Model, task: Task, steps: int) -> dict[str, Tensor]:
     objective = maml(supervised(model.predict, cross_entropy), lr=0.05, steps=steps)
-    with torch.no_grad(), trained_by(executor):
-        return dict(tree.dense(mean_gradient(objective, model.params, task)[0]))
+    with torch.no_grad(), use_executor(executor):
+        return dict(tree.form_unformed(mean_gradient(objective, model.params, task)[0]))
 
 
 def main() -> int:
     worst = float("inf")
     for inputs, hidden, support, query, steps in CASES:
         model, task = setting(inputs, hidden, support, query)
-        factoring = Factoring()
-        want, found = (gradient(executor, model, task, steps) for executor in (looping, factoring))
+        factoring = FactoredExecutor()
+        want, found = (gradient(executor, model, task, steps) for executor in (loop_executor, factoring))
         apart = max(float((found[n] - g).abs().max() / g.abs().max()) for n, g in want.items())
         turns = [
-            [measured(partial(gradient, e, model, task, steps)) for e in (looping, factoring)] for _ in range(TURNS)
+            [measured(partial(gradient, e, model, task, steps)) for e in (loop_executor, factoring)]
+            for _ in range(TURNS)
         ]
         times = statistics.median(a[0] / b[0] for a, b in turns)
         plain, rows = (min(turn[i][1] for turn in turns) for i in (0, 1))

@@ -13,11 +13,11 @@ from seedbed import randomness, tree
 from seedbed.bench.workloads import WAYS, four_convolutions
 from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import one_thread
-from seedbed.executors.factored import Factoring
-from seedbed.executors.loop import looping
+from seedbed.executors.factored import FactoredExecutor
+from seedbed.executors.loop import loop_executor
 from seedbed.learning.adaptations import gradient_steps
-from seedbed.learning.objectives import Adapt, after, cross_entropy, supervised
-from seedbed.learning.training import Executor, mean_gradient, trained_by
+from seedbed.learning.objectives import Adapt, cross_entropy, meta_objective, supervised
+from seedbed.learning.training import Executor, mean_gradient, use_executor
 from seedbed.models import Model, mlp
 
 EPISODES, CLIENTS, TURNS, SHAPE, STEPS = 2, 8, 11, (1, 28, 28), (1, 5, 10)
@@ -35,14 +35,14 @@ def examples(count: int, seed: int) -> Batch:
 
 
 def meta_gradient(executor: Executor, model: Model, adapt: Adapt, task: Task) -> Any:
-    objective = after(adapt, supervised(model.predict, cross_entropy))
-    with torch.no_grad(), trained_by(executor):
-        return tree.dense(mean_gradient(objective, model.params, task)[0])
+    objective = meta_objective(adapt, supervised(model.predict, cross_entropy))
+    with torch.no_grad(), use_executor(executor):
+        return tree.form_unformed(mean_gradient(objective, model.params, task)[0])
 
 
 def stacked(model: Model, adapt: Adapt, task: Task) -> Any:
     """Of some clients at once."""
-    objective, tasks = after(adapt, supervised(model.predict, cross_entropy)), tree.stack([task] * CLIENTS)
+    objective, tasks = meta_objective(adapt, supervised(model.predict, cross_entropy)), tree.stack([task] * CLIENTS)
     return vmap(lambda one: mean_gradient(objective, model.params, one)[0])(tasks)
 
 
@@ -52,17 +52,17 @@ def personalised(model: Model, adapt: Adapt, task: Task) -> Any:
 
 
 CASES: list[tuple[str, str, Way, int]] = [  # model, what is computed of it, how, support examples of a class
-    ("four convolutions of 64 channels", "meta-gradient", partial(meta_gradient, looping), 1),
-    ("four convolutions of 64 channels", "meta-gradient", partial(meta_gradient, looping), 5),
-    ("perceptron 784-64-5", "meta-gradient", partial(meta_gradient, looping), 1),
+    ("four convolutions of 64 channels", "meta-gradient", partial(meta_gradient, loop_executor), 1),
+    ("four convolutions of 64 channels", "meta-gradient", partial(meta_gradient, loop_executor), 5),
+    ("perceptron 784-64-5", "meta-gradient", partial(meta_gradient, loop_executor), 1),
     ("perceptron 784-64-5", f"meta-gradients of {CLIENTS} clients, stacked", stacked, 1),
-    ("perceptron 784-1024-1024-5", "meta-gradient, factored", lambda *a: meta_gradient(Factoring(), *a), 1),
+    ("perceptron 784-1024-1024-5", "meta-gradient, factored", lambda *a: meta_gradient(FactoredExecutor(), *a), 1),
     ("four convolutions of 64 channels", "a client personalises", personalised, 5),
 ]
 
 
 def setting(name: str, shots: int) -> tuple[Model, Task]:
-    with randomness.initialising(0):
+    with randomness.seeded_init(0):
         model = Model(MODELS[name]())
     episodes = Episode(examples(WAYS * shots, 1), examples(15 * WAYS, 2))
     return model, Task(episodes, torch.ones(EPISODES), torch.tensor(float(EPISODES)))

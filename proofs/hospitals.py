@@ -31,11 +31,11 @@ from seedbed import tree
 from seedbed.data import readers
 from seedbed.deployment.agreement import Agreement
 from seedbed.deployment.flower import certificates
-from seedbed.deployment.flower.app_bundle import write_app
+from seedbed.deployment.flower.app_bundle import write_app_bundle
 from seedbed.deployment.flower.flower_processes import Child, command, environment
 from seedbed.deployment.server_folder import open_node
 from seedbed.errors import InputError
-from seedbed.serialization import from_bytes
+from seedbed.serialization import tensors_from_bytes
 
 SEEDBED = [sys.executable, "-m", "seedbed"]
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -139,7 +139,7 @@ def simulated(folder: Path, files: dict[str, Path], directory: Path) -> tuple[sb
 
 def trained(directory: Path) -> dict[str, torch.Tensor]:
     path = directory / "server" / "run" / "model.safetensors"
-    return {n.removeprefix("params."): v for n, v in from_bytes(path.read_bytes(), str(path)).items()}
+    return {n.removeprefix("params."): v for n, v in tensors_from_bytes(path.read_bytes(), str(path)).items()}
 
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
@@ -312,7 +312,7 @@ def control(folder: Path) -> bool:
     directory, port = founded(folder, files, "--rounds", "4")
     marks.mkdir()
     evil = folder / "evil"
-    write_app(evil, "evil", EVIL.replace("MARKS", str(marks)))
+    write_app_bundle(evil, "evil", EVIL.replace("MARKS", str(marks)))
     home = folder / "home"
     env = environment(home)
     where = f'[superlink]\ndefault = "federation"\n\n[superlink.federation]\naddress = "127.0.0.1:{port}"\n'

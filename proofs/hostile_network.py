@@ -51,7 +51,7 @@ import seedbed as sb
 from seedbed.data import readers
 from seedbed.deployment.agreement import Agreement
 from seedbed.deployment.flower import certificates
-from seedbed.deployment.flower.app_bundle import write_app
+from seedbed.deployment.flower.app_bundle import write_app_bundle
 from seedbed.deployment.flower.flower_processes import Child, command, environment
 from seedbed.rounds import synchronous
 
@@ -319,7 +319,7 @@ def stock(folder: Path) -> bool:
     own, env = directory / "server", environment(folder / "home")
     where = f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
     (folder / "home" / "config.toml").write_text(f'{where}root-certificates = "{own / certificates.CA}"\n')
-    write_app(folder / "app", "empty", EMPTY)
+    write_app_bundle(folder / "app", "empty", EMPTY)
     words = ["--ssl-ca-certfile", str(own / certificates.CA), "--ssl-certfile", str(own / certificates.CERTIFICATE)]
     words += ["--ssl-keyfile", str(own / certificates.KEY), "--enable-supernode-auth", "--host", "127.0.0.1"]
     words += ["--port", str(port), "--disable-runtime-dependency-installation"]

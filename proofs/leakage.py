@@ -11,11 +11,11 @@ from torch import Tensor
 
 from seedbed import randomness, tree
 from seedbed.audit.attacks import layer_inversion
-from seedbed.audit.leaks import EXACT, layer_of, other_inputs
+from seedbed.audit.leaks import EXACT_PSNR, layer_of, other_inputs
 from seedbed.audit.subject import Subject, inputs_of, subject_of, with_rows
-from seedbed.audit.views import released, secure_mean, update_in
+from seedbed.audit.views import release_of, secure_mean, update_in
 from seedbed.privacy.differential import Independent, Noise, new_key, noise_for
-from seedbed.reports.png import below, beside, png
+from seedbed.reports.png import png, side_by_side_images, stack_images
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 CLIENTS, EPSILON, OF, ROUNDS = 10, 8.0, 1000, 100  # cohorts of 10 by chance from 1,000 clients, for 100 rounds
@@ -54,17 +54,17 @@ def leaked(examples: int, steps: int) -> tuple[dict[str, list[float]], dict[str,
         views = {
             "raw": tree.index(messages, client),
             "secure": secure_mean(messages),
-            "private": released(mechanism, clip, tree.index(messages, [client])),
-            "both": released(mechanism, clip, messages),
+            "private": release_of(mechanism, clip, tree.index(messages, [client])),
+            "both": release_of(mechanism, clip, messages),
         }
         pictures = {}
         for name, value in views.items():
             update = update_in(value, of.model.params)
             assert update is not None
-            found, ratio = layer_inversion.best(of.scaled(layer_inversion.candidates(update, layer)), true)
-            scores[name].append(min(ratio, EXACT))
+            found, ratio = layer_inversion.best_match(of.scaled(layer_inversion.candidates(update, layer)), true)
+            scores[name].append(min(ratio, EXACT_PSNR))
             pictures[name] = found
-        scores["guess"].append(layer_inversion.guess(true, other_inputs(of, source.population, client)))
+        scores["guess"].append(layer_inversion.mean_guess(true, other_inputs(of, source.population, client)))
         if not shown:
             pictures["guess"] = other_inputs(of, source.population, client).mean(0)
             shown = {"original": true[int(layer_inversion.psnr(pictures["raw"], true).argmax())], **pictures}
@@ -75,7 +75,9 @@ def picture(rows: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
     """A row for each case: the original, then what each view gives."""
     shape = (1, 8, 8)
     order = ["original", *COLUMNS]
-    image: Any = below([beside([row[name].reshape(shape).numpy() for name in order]) for row in rows.values()])
+    image: Any = stack_images(
+        [side_by_side_images([row[name].reshape(shape).numpy() for name in order]) for row in rows.values()]
+    )
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(png(image, zoom=8))
 

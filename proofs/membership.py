@@ -5,8 +5,8 @@ import sys
 import torch
 from rich.progress import Progress
 
-from seedbed.audit.attacks.membership_inference import ceiling
-from seedbed.audit.members import AT, Attacked, attacked, spent_by
+from seedbed.audit.attacks.membership_inference import dp_ceiling
+from seedbed.audit.members import AT, MembershipResult, attack_trainings, spent_by
 from seedbed.audit.subject import Subject, subject_of
 
 ROUNDS, EPSILON, SHADOWS = 40, 2.0, 16
@@ -22,7 +22,7 @@ def subject() -> Subject:
     return subject_of(None, asked, WORDS)
 
 
-def said(found: Attacked) -> str:
+def said(found: MembershipResult) -> str:
     return f"{found.rate.rate:.1%} of members ({found.rate.low:.1%} to {found.rate.high:.1%})"
 
 
@@ -32,14 +32,14 @@ def main() -> int:
     assert of.own is not None
     with Progress() as bars:
         tick = bars.add_task("trainings", total=2 * SHADOWS)
-        plain = attacked(of, None, ROUNDS, lambda word: bars.advance(tick))
-        private = attacked(of, of.own, ROUNDS, lambda word: bars.advance(tick))
+        plain = attack_trainings(of, None, ROUNDS, lambda word: bars.advance(tick))
+        private = attack_trainings(of, of.own, ROUNDS, lambda word: bars.advance(tick))
     spent = spent_by(of.own, ROUNDS)
-    most = ceiling(private.mistaken, spent, of.own.delta)
+    most = dp_ceiling(private.mistaken, spent, of.own.delta)
     good = private.rate.low <= most and private.rate.rate <= most and plain.rate.low > AT
     print(
         f"at {AT:.0%} false alarms, {plain.pairs} guesses: undefended {said(plain)} found; under ε = {spent:.2f} "
-        f"{said(private)}, allowed {ceiling(AT, spent, of.own.delta):.1%} ({most:.1%} at the upper limit of false "
+        f"{said(private)}, allowed {dp_ceiling(AT, spent, of.own.delta):.1%} ({most:.1%} at the upper limit of false "
         f"alarms): {'holds' if good else 'FAILED'}"
     )
     return 0 if good else 1

@@ -9,7 +9,7 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "privacy"))
 from bench import is_exact, losses, plan, survivors
 
-from seedbed.privacy.secure import Grid, Plan, secure_sum
+from seedbed.privacy.secure import FixedPointGrid, SecAggPlan, secure_sum
 from seedbed.privacy.secure.in_process import plain_sum
 
 CASES = 200
@@ -28,8 +28,8 @@ def masked_is_plain(seed: int) -> bool:
     rng = np.random.default_rng([seed, 9])
     n, d = int(rng.integers(4, 40)), int(rng.integers(1, 2000))
     k = int(rng.integers(3, n))
-    grid = Grid(clip=float(rng.uniform(0.1, 10)), bits=int(rng.integers(8, 40)), clients=n)
-    agreed = Plan("r", seed, 0, d, k, int(rng.integers(2, max(3, k // 2 + 1))), grid=grid)
+    grid = FixedPointGrid(clip=float(rng.uniform(0.1, 10)), bits=int(rng.integers(8, 40)), clients=n)
+    agreed = SecAggPlan("r", seed, 0, d, k, int(rng.integers(2, max(3, k // 2 + 1))), grid=grid)
     updates = {c: rng.normal(size=d) for c in range(n)}
     weights = {c: float(rng.uniform(0, 1)) for c in updates}
     return bool((secure_sum(agreed, updates, weights).words == plain_sum(grid, updates, weights)).all())

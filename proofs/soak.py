@@ -15,11 +15,11 @@ import torch
 import seedbed as sb
 from seedbed import tree
 from seedbed.deployment.federation.node import Node
-from seedbed.deployment.federation.protocol import Plan, as_tree
-from seedbed.deployment.federation.round_policy import Terms
+from seedbed.deployment.federation.protocol import FederationProtocol, as_tree
+from seedbed.deployment.federation.round_policy import RoundPolicy
 from seedbed.deployment.federation.server import Server
 from seedbed.deployment.federation.transport import InProcess
-from seedbed.deployment.wire import Action, Assembler, Letter, seal
+from seedbed.deployment.wire import Action, FrameAssembler, Letter, seal_frames
 
 MOST = 1.0  # MB of memory per 1,000 rounds
 MEMORY = Path("/dev/shm")
@@ -28,9 +28,9 @@ MEMORY = Path("/dev/shm")
 class Answering:
     """A node that answers each letter by the same message: what is measured is the server."""
 
-    def __init__(self, plan: Plan, client: int, key: bytes, reply: bytes):
+    def __init__(self, plan: FederationProtocol, client: int, key: bytes, reply: bytes):
         self._plan, self._client, self._key, self._reply = plan, client, key, reply
-        self._takes = Assembler({client: key}.get, lambda action: 1 << 20)
+        self._takes = FrameAssembler({client: key}.get, lambda action: 1 << 20)
 
     def hello(self) -> list[bytes]:
         return self._sealed(Action.HELLO, 0, 0, b"")
@@ -45,7 +45,7 @@ class Answering:
 
     def _sealed(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
         plan = self._plan
-        return seal(Letter(plan.run, round, attempt, self._client, action, plan.fingerprint, payload), self._key)
+        return seal_frames(Letter(plan.run, round, attempt, self._client, action, plan.fingerprint, payload), self._key)
 
 
 def served(folder: Path, rounds: int, clients: int) -> Server:
@@ -53,12 +53,12 @@ def served(folder: Path, rounds: int, clients: int) -> Server:
     algorithm = sb.fedavg(sb.supervised(model.predict, sb.cross_entropy))
     rows = sb.Population.from_arrays(torch.zeros(4, 2), torch.arange(4) % 2, ["made up"] * 4)
     example = tree.index(sb.Sampled(rows, sb.batches(4)).tasks([0], 0), 0)
-    plan = Plan("soak", algorithm, algorithm.init(model.params), example, {})
+    plan = FederationProtocol("soak", algorithm, algorithm.init(model.params), example, {})
     message, _ = plan.algorithm.client(plan.sent, {}, example)
     reply = plan.message.pack(as_tree(message))
     keys = {c: bytes([1 + c]) * 32 for c in range(clients)}
     nodes: dict[int, Node] = {c: Answering(plan, c, key, reply) for c, key in keys.items()}  # type: ignore[misc]
-    return Server(plan, Terms(rounds=rounds, clients=list(keys)), keys, folder, InProcess(nodes))  # type: ignore[arg-type]
+    return Server(plan, RoundPolicy(rounds=rounds, clients=list(keys)), keys, folder, InProcess(nodes))  # type: ignore[arg-type]
 
 
 def used() -> tuple[float, int, int]:

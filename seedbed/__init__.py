@@ -58,14 +58,26 @@ from seedbed.errors import InputError
 from seedbed.evaluation import evaluate, per_example
 from seedbed.federated import Algorithm, Message, Replies, ServerState, as_sent
 from seedbed.learning.adaptations import gradient_steps
-from seedbed.learning.distillation import distilled, student_of, taught_by
-from seedbed.learning.objectives import after, correct, cross_entropy, squared_error, supervised
+from seedbed.learning.distillation import distillation_loss, student_of, with_teacher
+from seedbed.learning.objectives import correct, cross_entropy, meta_objective, squared_error, supervised
 from seedbed.learning.optimizers import adagrad, adam, cosine, linear, sgd, yogi
-from seedbed.models import BatchNorm, Model, Several, conv, mlp
-from seedbed.randomness import initialising
-from seedbed.rounds import Round, asynchronous, equal_latency, gossip, links_of, lognormal_latency, mixing, synchronous
+from seedbed.models import BatchNorm, Model, ModelZoo, conv, mlp
+from seedbed.randomness import seeded_init
+from seedbed.renamed import install, renamed_export
+from seedbed.rounds import (
+    Round,
+    asynchronous,
+    equal_latency,
+    gossip,
+    lognormal_latency,
+    mixing,
+    synchronous,
+    topology_links,
+)
 
 __version__ = version("seedbed")
+__getattr__ = renamed_export
+install()
 
 __all__ = [
     "Algorithm",
@@ -75,18 +87,17 @@ __all__ = [
     "InputError",
     "Message",
     "Model",
+    "ModelZoo",
     "OneByOne",
     "Population",
     "Replies",
     "Round",
     "Sampled",
     "ServerState",
-    "Several",
     "Task",
     "Vectorised",
     "adagrad",
     "adam",
-    "after",
     "anil",
     "apfl",
     "as_sent",
@@ -100,7 +111,7 @@ __all__ = [
     "cross_entropy",
     "dif_maml",
     "distill",
-    "distilled",
+    "distillation_loss",
     "ditto",
     "dpsgd",
     "episodes",
@@ -135,12 +146,11 @@ __all__ = [
     "gossip",
     "gradient_steps",
     "imaml",
-    "initialising",
     "lg_fedavg",
     "linear",
-    "links_of",
     "local",
     "lognormal_latency",
+    "meta_objective",
     "meta_sgd",
     "mixing",
     "mlp",
@@ -152,13 +162,15 @@ __all__ = [
     "read",
     "reptile",
     "scaffold",
+    "seeded_init",
     "sgd",
     "squared_error",
     "student_of",
     "supervised",
     "support_query",
     "synchronous",
-    "taught_by",
+    "topology_links",
     "triples",
+    "with_teacher",
     "yogi",
 ]

@@ -16,7 +16,7 @@ class Stopped(Exception):
     """A run was interrupted by its user, and can be gone on with: the message says how."""
 
 
-def nearest(value: str, known: Iterable[str]) -> str:
+def closest_name(value: str, known: Iterable[str]) -> str:
     """A hint that follows an unknown name: the closest known one, or all of them.
 
     >>> nearest("fedavgg", ["fedavg", "fedprox"])

@@ -11,13 +11,13 @@ from scipy import special
 
 from seedbed.data.sampling import TaskSource
 from seedbed.data.types import Batch
-from seedbed.federated import NEWCOMER, Algorithm, ClientId, Engine, Params, ServerState, adapting
+from seedbed.federated import NEWCOMER, Algorithm, ClientId, Engine, Params, ServerState, personalise_by
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, masked_mean
 from seedbed.tree import Tree
 
 
 @dataclass(frozen=True)
-class Summary:
+class ScoreSummary:
     """Scores over clients: what a table shows.
 
     Attributes:
@@ -45,7 +45,7 @@ class Summary:
         return f"{self.mean:.4g} ± {self.ci95:.2g} (worst tenth {self.worst_tenth:.4g}, {self.clients} clients)"
 
 
-def summarise(scores: Sequence[float], *, higher_is_better: bool = True) -> Summary:
+def summarise(scores: Sequence[float], *, higher_is_better: bool = True) -> ScoreSummary:
     """
     >>> summarise([0.5, 1.0])
     0.75 ± 3.2 (worst tenth 0.5, 2 clients)
@@ -55,7 +55,7 @@ def summarise(scores: Sequence[float], *, higher_is_better: bool = True) -> Summ
     spread = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / (n - 1)) if n > 1 else math.nan
     ci95 = float(special.stdtrit(n - 1, 0.975)) * spread / math.sqrt(n) if n > 1 else math.nan
     worst = sorted(scores, reverse=not higher_is_better)[: math.ceil(n / 10)]
-    return Summary(mean, ci95, math.fsum(worst) / len(worst), n, tuple(scores))
+    return ScoreSummary(mean, ci95, math.fsum(worst) / len(worst), n, tuple(scores))
 
 
 def per_example(predict: Predict, score: Loss) -> Metric:
@@ -71,7 +71,7 @@ def evaluate(
     metric: Metric,
     *,
     higher_is_better: bool = True,
-) -> Summary:
+) -> ScoreSummary:
     """How well the algorithm's start adapts: a score for every client of the source, over its episodes.
 
     Args:
@@ -83,16 +83,16 @@ def evaluate(
     return summarise([float(s.double().mean()) for s in scores.values()], higher_is_better=higher_is_better)
 
 
-def before_adapting(algorithm: Algorithm, start: Adapt) -> Algorithm:
+def without_adaptation(algorithm: Algorithm, start: Adapt) -> Algorithm:
     """The algorithm whose clients use what they are sent without looking at their examples.
 
     Args:
         start: what every model gets all the same: a head of zeros where the classes are new.
     """
-    return replace(algorithm, personalise=adapting(start))
+    return replace(algorithm, personalise=personalise_by(start))
 
 
-def renumbered(algorithm: Algorithm, numbers: Sequence[ClientId]) -> Algorithm:
+def renumber_clients(algorithm: Algorithm, numbers: Sequence[ClientId]) -> Algorithm:
     """The algorithm for an engine whose clients 0, 1, ... are those of these numbers in training."""
 
     def send(state: ServerState, client: ClientId) -> Tree:

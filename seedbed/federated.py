@@ -70,12 +70,12 @@ class Reducer(Protocol):
         ...
 
 
-def no_memory(sent: Tree) -> Tree:
+def stateless(sent: Tree) -> Tree:
     """A client that keeps nothing between rounds."""
     return {}
 
 
-def same_for_all(state: ServerState, client: ClientId) -> Tree:
+def broadcast(state: ServerState, client: ClientId) -> Tree:
     """Every client is sent the server's params: a broadcast."""
     return state.params
 
@@ -85,7 +85,7 @@ def as_sent(sent: Tree, kept: Tree, support: Batch) -> Params:
     return sent
 
 
-def undiminished(staleness: Tensor) -> Tensor:
+def no_discount(staleness: Tensor) -> Tensor:
     """Late messages count like others: [C] -> ones [C]."""
     return torch.ones_like(staleness)
 
@@ -100,23 +100,23 @@ class Algorithm:
     init: Callable[[Params], ServerState]
     client: Callable[[Tree, Tree, Task], tuple[Message, Tree]]  # the paper's ClientUpdate
     server: Callable[[ServerState, Replies], ServerState]  # the paper's server step
-    send: Callable[[ServerState, ClientId], Tree] = same_for_all
-    remember: Callable[[Tree], Tree] = no_memory  # a client's state, made from the first thing it is sent
+    send: Callable[[ServerState, ClientId], Tree] = broadcast
+    remember: Callable[[Tree], Tree] = stateless  # a client's state, made from the first thing it is sent
     personalise: Callable[[Tree, Tree, Batch], Params] = as_sent
     reduce: Reducer = mean
     cohort: Cohort | None = None  # who takes part, where it is not for the schedule to choose
-    discount: Callable[[Tensor], Tensor] = undiminished  # staleness [C] -> a factor on each message's weight [C]
+    discount: Callable[[Tensor], Tensor] = no_discount  # staleness [C] -> a factor on each message's weight [C]
     unlike: bool = False  # clients' messages differ in structure or shapes, so that the gate cannot compare them
 
 
-def model_in(sent: Tree) -> Params:
+def params_of(sent: Tree) -> Params:
     """The params in what was sent: it is them, or the server's whole state."""
     return sent.params if isinstance(sent, ServerState) else sent
 
 
-def adapting(adapt: Adapt) -> Callable[[Tree, Tree, Batch], Params]:
+def personalise_by(adapt: Adapt) -> Callable[[Tree, Tree, Batch], Params]:
     """Personalise by adapting the params that were sent, alone or in the server's whole state."""
-    return lambda sent, kept, support: adapt(model_in(sent), support)
+    return lambda sent, kept, support: adapt(params_of(sent), support)
 
 
 def uniform(algorithm: Algorithm) -> Algorithm:
@@ -139,7 +139,7 @@ def by_examples(algorithm: Algorithm) -> Algorithm:
     return replace(algorithm, client=client)
 
 
-class Group(NamedTuple):
+class MessageBatch(NamedTuple):
     """Messages of some clients, stacked: leaves [c, ...].
 
     Under secure aggregation a message is the mean over several clients, and no other comes out of an engine.
@@ -157,7 +157,7 @@ class Engine(Protocol):
     @property
     def population(self) -> Sequence[ClientId]: ...
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterable[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterable[MessageBatch]:
         """Run `client` on each of these; yields groups of messages as they finish."""
         ...
 
@@ -176,7 +176,7 @@ class Engine(Protocol):
         ...
 
 
-class Around:
+class EngineWrapper:
     """An engine around another, with `ask` still to be said: what its clients send is changed on the way."""
 
     def __init__(self, engine: Engine):

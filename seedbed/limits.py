@@ -21,11 +21,11 @@ from typing import Any, BinaryIO
 from seedbed.errors import InputError
 
 PIXELS = 2**26  # of one image: 8192 × 8192
-SMALL = 2**28  # bytes that anything may unfold to
+MAX_UNFOLDED = 2**28  # bytes that anything may unfold to
 UNFOLDED = 200  # times its size on disk that a larger file may unfold to; text and tables stay below 50
 COLUMNS = 10**5  # of a table
 LINE = 2**24  # bytes of a text file without the end of a line
-CHUNK = 2**20
+READ_CHUNK = 2**20
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character, as JSON writes it
 
 BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # what decompressing damaged bytes raises
@@ -40,7 +40,7 @@ def refuse_unfolded(name: str, packed: int, unfolded: int, small: int | None = N
     Raises:
         InputError: the file is a decompression bomb, or cannot be told from one.
     """
-    if unfolded > max(SMALL if small is None else small, UNFOLDED * packed):
+    if unfolded > max(MAX_UNFOLDED if small is None else small, UNFOLDED * packed):
         raise InputError(
             f"{name} unfolds from {packed} to at least {unfolded} bytes, more than {UNFOLDED} times as many: a file "
             "that fills the memory looks like this; where it is meant, save it uncompressed"
@@ -74,7 +74,7 @@ class Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(min(len(buffer), CHUNK))
+        data = self._stream.read(min(len(buffer), READ_CHUNK))
         self._count += len(data)
         refuse_unfolded(self._name, self._packed, self._count)
         if self._lines:
@@ -96,19 +96,19 @@ class Bounded(io.RawIOBase):
 OPENERS: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
-def opened(path: Path, *, lines: bool = False) -> BinaryIO:
+def open_bounded(path: Path, *, lines: bool = False) -> BinaryIO:
     """A file's bytes, decompressed by its suffix, within the limits.
 
     Raises:
         InputError: (while it is read) it unfolds to too much.
     """
     stream: Any = OPENERS.get(path.suffix.lower(), Path.open)(path, mode="rb")
-    return io.BufferedReader(Bounded(stream, str(path), path.stat().st_size, lines=lines), CHUNK)
+    return io.BufferedReader(Bounded(stream, str(path), path.stat().st_size, lines=lines), READ_CHUNK)
 
 
 def read_unfolded(path: Path) -> bytes:
     """All of a compressed file, within the limits."""
-    with opened(path) as stream:
+    with open_bounded(path) as stream:
         return stream.read()
 
 
@@ -139,7 +139,7 @@ def from_toml(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from error
 
 
-def first_line(error: Exception) -> str:
+def first_line_of(error: Exception) -> str:
     """What a foreign parser says, in a line."""
     said = str(error).strip().splitlines()
     return said[0][:200] if said else type(error).__name__

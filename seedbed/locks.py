@@ -16,7 +16,9 @@ from pathlib import Path
 from seedbed.errors import InputError
 
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-LOCAL: Mapping[str, tuple[str, ...]] = {  # by type of file system: options by which locks hold on one machine only
+LOCAL_LOCK_OPTIONS: Mapping[
+    str, tuple[str, ...]
+] = {  # by type of file system: options by which locks hold on one machine only
     "nfs": ("nolock", "local_lock=flock", "local_lock=all"),
     "nfs4": ("local_lock=flock", "local_lock=all"),
     "lustre": ("localflock",),
@@ -26,7 +28,7 @@ TRIES, PAUSE = 5, 0.02  # a look at who holds a lock takes it for a moment: seco
 OTHER_PLACE = "stop that one, or choose another place"
 
 
-def locked(path: Path, what: str, *, way: str = OTHER_PLACE) -> int:
+def lock_file(path: Path, what: str, *, way: str = OTHER_PLACE) -> int:
     """Lock a file, which names this process from then on: a descriptor, whose closing frees it.
 
     Args:
@@ -57,9 +59,9 @@ def _locked(path: Path, what: str, way: str) -> int:
 
 
 @contextmanager
-def held(path: Path, what: str, *, way: str = OTHER_PLACE) -> Iterator[None]:
+def hold_lock(path: Path, what: str, *, way: str = OTHER_PLACE) -> Iterator[None]:
     """Inside, this process holds the lock; afterwards the file names no process."""
-    file = locked(path, what, way=way)
+    file = lock_file(path, what, way=way)
     try:
         yield
     finally:
@@ -89,7 +91,7 @@ def holds_everywhere(path: Path, mounts: str | None = None) -> bool:
         point = Path(about.split()[4].replace("\\040", " "))
         kind, options = behind.split()[0], {*about.split()[5].split(","), *behind.split()[-1].split(","), ""}
         if place.is_relative_to(point) and len(point.parts) >= longest:
-            longest, holds = len(point.parts), not options & {*LOCAL.get(kind, ())}
+            longest, holds = len(point.parts), not options & {*LOCAL_LOCK_OPTIONS.get(kind, ())}
     return holds
 
 

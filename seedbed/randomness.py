@@ -100,7 +100,7 @@ def _words(number: int) -> list[int]:
 
 
 @contextmanager
-def initialising(seed: int) -> Iterator[None]:
+def seeded_init(seed: int) -> Iterator[None]:
     """Inside, modules initialise from the seed; the caller's generator is left as it was.
 
     PyTorch's layers draw their first weights from the global generator and take no other: hence the fork.

@@ -18,26 +18,26 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.limits import from_json
-from seedbed.temporary import fresh
+from seedbed.temporary import fresh_name
 from seedbed.tree import Tree
 
-LARGEST = 2**48  # numbers of a tensor
+LARGEST_TENSOR = 2**48  # numbers of a tensor
 RESUME = "`seedbed resume` goes on from the last checkpoint"
 
 
-def to_bytes(trees: Mapping[str, Tree], metadata: dict[str, str] | None = None) -> bytes:
+def trees_to_bytes(trees: Mapping[str, Tree], metadata: dict[str, str] | None = None) -> bytes:
     """Trees of tensors as safetensors, each leaf under its tree's name and path."""
     return encode({n: t.detach().contiguous().clone() for n, t in tree.named_leaves(dict(trees)).items()}, metadata)
 
 
-def from_bytes(data: bytes, name: str) -> dict[str, Tensor]:
+def tensors_from_bytes(data: bytes, name: str) -> dict[str, Tensor]:
     try:
         return decode(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:  # its own, and of a type unknown
         raise InputError(f"{name} is not a whole safetensors file ({error}): make or copy it again") from error
 
 
-def fill(template: Tree, tensors: Mapping[str, Tensor], prefix: str) -> Tree:
+def fill_template(template: Tree, tensors: Mapping[str, Tensor], prefix: str) -> Tree:
     """A tree of the template's structure from named tensors.
 
     Raises:
@@ -55,16 +55,16 @@ def fill(template: Tree, tensors: Mapping[str, Tensor], prefix: str) -> Tree:
 
 def write_atomically(path: Path, data: bytes, *, go_on: str = RESUME) -> None:
     """The whole file or none: written beside its place, flushed to disk, moved into it, and the folder flushed too."""
-    with writing(path, go_on=go_on), fresh(path) as beside:
+    with explain_write_errors(path, go_on=go_on), fresh_name(path) as beside:
         with open(beside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-        settle_folder(path.parent)
+        fsync_folder(path.parent)
 
 
-def refuse_used(folder: Path, other: str) -> None:
+def require_empty_folder(folder: Path, other: str) -> None:
     """A new folder must not be there yet, or be empty.
 
     Args:
@@ -75,16 +75,16 @@ def refuse_used(folder: Path, other: str) -> None:
 
 
 @contextmanager
-def made_whole(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """A folder that is there whole or not at all: what is made at the yielded place is moved to it at last."""
-    with writing(folder), fresh(folder, is_folder=True) as beside:
+    with explain_write_errors(folder), fresh_name(folder, is_folder=True) as beside:
         yield beside
         if folder.exists():
             folder.rmdir()
         beside.replace(folder)
 
 
-def settle_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Flush a folder's names to disk: without it a power cut may take back that a file was moved into it."""
     if os.name == "nt":
         return  # there a folder cannot be opened, and names are journalled by the file system
@@ -96,7 +96,7 @@ def settle_folder(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, *, go_on: str = RESUME) -> Iterator[None]:
+def explain_write_errors(path: Path, *, go_on: str = RESUME) -> Iterator[None]:
     """Turns what the file system says into one line with a way out.
 
     Args:
@@ -119,7 +119,7 @@ def writing(path: Path, *, go_on: str = RESUME) -> Iterator[None]:
 DTYPES = {str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 
 
-def pack(whole: Tree) -> bytes:
+def pack_tree(whole: Tree) -> bytes:
     """A tree of tensors with its structure: nested dicts, lists, tuples and NamedTuples. `unpack` gives it back.
 
     Devices are not kept, and neither are NamedTuples of classes that only one side has.
@@ -130,7 +130,7 @@ def pack(whole: Tree) -> bytes:
     return len(structure).to_bytes(8, "little") + structure + encode(held)
 
 
-def unpack(data: bytes, name: str = "what another process sent") -> Tree:
+def unpack_tree(data: bytes, name: str = "what another process sent") -> Tree:
     """The tree that `pack` made into bytes, on the CPU.
 
     Raises:
@@ -140,17 +140,17 @@ def unpack(data: bytes, name: str = "what another process sent") -> Tree:
     with _structure_of(name):
         if not 8 < end <= len(data):
             raise ValueError(f"{len(data)} bytes do not hold a structure of {end - 8}")
-        return _filled(from_json(data[8:end]), from_bytes(data[end:], name))
+        return _filled(from_json(data[8:end]), tensors_from_bytes(data[end:], name))
 
 
-def outline(whole: Tree) -> Any:
+def tree_schema(whole: Tree) -> Any:
     """A tree's structure, and its leaves' shapes and types, as JSON takes it."""
     found: dict[str, Tensor] = {}
     structure = _outline(whole, found)
     return [structure, [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in found.values()]]
 
 
-def blank(outlined: Any, name: str = "an outline") -> Tree:
+def meta_tree_of(outlined: Any, name: str = "an outline") -> Tree:
     """A tree of this outline, whose leaves have shapes and types and hold nothing (the device `meta`).
 
     Raises:
@@ -183,7 +183,7 @@ def _meta(shape: Any, dtype: Any) -> Tensor:
         raise ValueError(f"{str(shape)[:40]} is no shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"{str(dtype)[:40]!r} is no type of numbers")
-    if math.prod(shape) >= LARGEST:
+    if math.prod(shape) >= LARGEST_TENSOR:
         raise ValueError(f"a tensor of shape {shape} is too large")
     return torch.empty(shape, dtype=DTYPES[dtype], device="meta")
 

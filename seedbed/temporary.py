@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-NAME = re.compile(r"\..+\.[0-9a-f]{16}\.part")
+TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 OLD = 60.0  # seconds: between making a file and locking it no process waits so long
 
 
 @contextmanager
-def fresh(path: Path, *, is_folder: bool = False, mode: int = 0o666) -> Iterator[Path]:
+def fresh_name(path: Path, *, is_folder: bool = False, mode: int = 0o666) -> Iterator[Path]:
     """A new, empty file or folder beside a path, to be moved there; removed at the end if it was not.
 
     Raises:
@@ -48,7 +48,7 @@ def clear(folder: Path, older: float = 0.0) -> None:
     """
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if NAME.fullmatch(entry.name):
+            if TEMPORARY_NAME.fullmatch(entry.name):
                 _remove_if_left(Path(entry.path), older)
 
 

@@ -54,7 +54,7 @@ def named_leaves(tree: Tree) -> dict[str, Tensor]:
     return {".".join(_step(key) for key in path): leaf for path, leaf in pytree.tree_leaves_with_path(tree)}
 
 
-def nesting(tree: Tree) -> str:
+def structure_of(tree: Tree) -> str:
     """How the leaves are nested, in words: equal for trees of one structure.
 
     >>> nesting({"a": (1,)}) == nesting({"a": (2,)}), nesting({"a": (1,)}) == nesting({"a": [1]})
@@ -96,9 +96,9 @@ def zeros_like(a: Tree) -> Tree:
     return map(torch.zeros_like, a)
 
 
-def dense(a: Tree) -> Tree:
+def form_unformed(a: Tree) -> Tree:
     """The tree with matrices that are not formed (`factored`) formed."""
-    return map(factored_matrix.dense, a)
+    return map(factored_matrix.as_dense_leaf, a)
 
 
 def full_like(a: Tree, value: float) -> Tree:
@@ -111,7 +111,7 @@ def detach(a: Tree) -> Tree:
 
 def dot(a: Tree, b: Tree) -> Tensor:
     """⟨a, b⟩ over all leaves: []."""
-    return torch.stack([factored_matrix.inner(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
+    return torch.stack([factored_matrix.inner_product(x, y) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
 
 
 def squared_norm(a: Tree) -> Tensor:
@@ -119,7 +119,7 @@ def squared_norm(a: Tree) -> Tensor:
     return dot(a, a)
 
 
-def beside(a: Tree, b: Tree) -> Tree:
+def to_device_of(a: Tree, b: Tree) -> Tree:
     """The first tree on the device where the second's leaves lie; as it is where the second has none.
 
     >>> beside(torch.ones(1), torch.empty(1, device="meta")).device.type
@@ -185,7 +185,7 @@ def kind(tree: Tree) -> Any:
     return structure, [leaf.shape for leaf in found]
 
 
-def alike(trees: Sequence[Tree]) -> bool:
+def same_structure(trees: Sequence[Tree]) -> bool:
     """Whether all have the same structure, leaves and the order of dicts' keys not looked at.
 
     >>> alike([{"a": 1, "b": 2}, {"b": 3, "a": 4}]), alike([{"a": 1}, {"a": (1,)}])
@@ -201,7 +201,7 @@ def _places(tree: Tree) -> set[str]:
     return {pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(tree)}
 
 
-def parts(tree: Tree, kind: type) -> list[Any]:
+def subtrees(tree: Tree, kind: type) -> list[Any]:
     """The subtrees of one type, in order.
 
     >>> parts({"a": (1, 2), "b": [(3,)], "c": 4}, tuple)
@@ -211,7 +211,7 @@ def parts(tree: Tree, kind: type) -> list[Any]:
     return [node for node in found if isinstance(node, kind)]
 
 
-def map_parts(f: Callable[[Any], Any], tree: Tree, kind: type) -> Tree:
+def map_subtrees(f: Callable[[Any], Any], tree: Tree, kind: type) -> Tree:
     """Apply f to the subtrees of one type; what lies beside them stays."""
     return pytree.tree_map(
         lambda node: f(node) if isinstance(node, kind) else node, tree, is_leaf=lambda node: isinstance(node, kind)
@@ -228,18 +228,18 @@ def weighted_sum(stacked: Tree, weights: Tensor) -> Tree:
     return map(lambda x: torch.tensordot(weights.to(x.dtype), x, 1), stacked)
 
 
-def same(a: Tree, b: Tree) -> bool:
+def is_equal(a: Tree, b: Tree) -> bool:
     """Whether two trees hold the very same tensors: not equal ones, the same."""
     return all(x is y for x, y in zip(leaves(a), leaves(b), strict=True))
 
 
-def alone(tree: Tree) -> Tree:
+def unsqueeze0(tree: Tree) -> Tree:
     """One tree of leaves [...] as a stack of one: leaves [1, ...], which are not copied."""
     return map(lambda x: x.unsqueeze(0), tree)
 
 
 def is_finite(tree: Tree) -> bool:
-    return all(bool(factored_matrix.finite(x.unsqueeze(0)).all()) for x in leaves(tree))
+    return all(bool(factored_matrix.is_finite_leaf(x.unsqueeze(0)).all()) for x in leaves(tree))
 
 
 def _step(key: Any) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from seedbed import tree
 from seedbed.algorithms.catalogue import CATALOGUE
-from seedbed.experiments.launch import plan
+from seedbed.experiments.launch import plan_run
 
 ROOT = Path(__file__).parents[1]
 every_entry = pytest.mark.parametrize("name", CATALOGUE)
@@ -33,7 +33,7 @@ def test_every_algorithm_is_a_point_of_its_own() -> None:
 @every_entry
 def test_coordinates_are_what_the_algorithm_does(name: str) -> None:
     """Weight and memory, of a client run as the command line runs it: n is the client's examples, – is nothing."""
-    experiment = plan({"algorithm": name, "data": "digits"}, ["model.name=mlp"], None)
+    experiment = plan_run({"algorithm": name, "data": "digits"}, ["model.name=mlp"], None)
     learner, axes = experiment.learner, CATALOGUE[name].axes
     model = learner.model(CATALOGUE[name])
     if CATALOGUE[name].takes("teacher"):

@@ -17,11 +17,11 @@ from turns import Turns
 def main() -> None:
     turns = Turns()
     from seedbed.bench.workloads import WORKLOADS
-    from seedbed.engines import Plans, make, one_thread
-    from seedbed.engines.memory_info import keep_freed
+    from seedbed.engines import TuningCache, make, one_thread
+    from seedbed.engines.memory_info import keep_freed_memory
     from seedbed.experiments.config import Settings
     from seedbed.experiments.run_directory import RunDirectory
-    from seedbed.experiments.train_stage import train_stage
+    from seedbed.experiments.train_stage import run_train_stage
     from seedbed.federated import Algorithm, Engine, Params, ServerState
     from seedbed.rounds import Round, synchronous
     from seedbed.rounds.round import gather
@@ -44,7 +44,7 @@ def main() -> None:
                 yield round
             raise SystemExit
 
-        train_stage(
+        run_train_stage(
             RunDirectory.create(folder / "run", {}),
             "fedavg",
             algorithm,
@@ -57,11 +57,11 @@ def main() -> None:
             guard=in_turn,
         )
 
-    keep_freed()  # as the command line does
+    keep_freed_memory()  # as the command line does
     workload, executor = WORKLOADS[turns.work.name], sys.argv[2]
     model, source = workload.model(), workload.source()
     algorithm = workload.algorithm(model)
-    engine = make("auto", source, model.module, executor=executor, plans=Plans(say=lambda line: print(line)))
+    engine = make("auto", source, model.module, executor=executor, plans=TuningCache(say=lambda line: print(line)))
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         if sys.argv[3:] == ["bare"]:
             bare(algorithm, engine, model.params)

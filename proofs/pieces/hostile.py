@@ -21,7 +21,7 @@ from torch.nn import functional
 import seedbed as sb
 from seedbed import aggregation, tree
 from seedbed.algorithms.momentum import with_momentum
-from seedbed.attacks import Attack, Attacked, Poisoned, choose_attackers
+from seedbed.attacks import Attack, AttackedEngine, PoisonedTasks, choose_attackers
 from seedbed.data.partition import repartition
 from seedbed.data.sampling import support_query
 from seedbed.data.types import Batch
@@ -90,21 +90,21 @@ def outcome(
         steps, size: of a client's local training in a round.
     """
     clients, unseen, judged = data(seed)
-    with sb.initialising(seed):
+    with sb.seeded_init(seed):
         model = sb.Model(sb.mlp(SHAPE, outputs=CLASSES, hidden=(24,)))
     loss = sb.supervised(model.predict, sb.cross_entropy)
     algorithm = uniform(sb.fedavg(loss, local=sb.sgd(0.3)))
     if momentum:
         algorithm = with_momentum(algorithm, beta=momentum)
     if rule != "mean":
-        algorithm = replace(algorithm, reduce=aggregation.make(rule, **settings))
+        algorithm = replace(algorithm, reduce=aggregation.make_rule(rule, **settings))
     source, start = sb.Sampled(clients, sb.batches(size, steps=steps), seed=seed), algorithm.init(model.params)
     engine, attack = fused(source), made(make, loss)
     if attack is not None:
         attackers = choose_attackers(source.clients, part, seed)
         poison = attack.poison
-        engine = fused(source if poison is None else Poisoned(source, poison, attackers))
-        engine = Attacked(engine, attack, attackers, start, seed=seed)
+        engine = fused(source if poison is None else PoisonedTasks(source, poison, attackers))
+        engine = AttackedEngine(engine, attack, attackers, start, seed=seed)
     with suppress(Diverged):  # then it is judged as it was last
         for round in sb.synchronous(algorithm, engine, start, seed=seed):
             if round.number == rounds:

@@ -12,10 +12,10 @@ import torch
 from seedbed import tree
 from seedbed.deployment.federation.node import Node
 from seedbed.deployment.flower.certificates import CA, NODE_KEY
-from seedbed.deployment.flower.fleet import LOST, Fleet, reason
-from seedbed.deployment.server_folder import SECRET, Place, open_node, read_secret
-from seedbed.deployment.wire import Action, Letter, seal
-from seedbed.deployment.wire.frames import Head
+from seedbed.deployment.flower.fleet import LOST, Fleet, reason_of
+from seedbed.deployment.server_folder import SECRET, FederationFolder, open_node, read_node_secret
+from seedbed.deployment.wire import Action, Letter, seal_frames
+from seedbed.deployment.wire.frames import FrameHeader
 from seedbed.errors import InputError
 
 MOVES = ("nan", "weight", "stale", "flood", "garbage", "silence")
@@ -35,16 +35,16 @@ class Liar:
 
     def answer(self, frame: bytes) -> list[bytes]:
         answers = self._node.answer(frame)
-        if not answers or Head(answers[0]).action is not Action.REPLY:
+        if not answers or FrameHeader(answers[0]).action is not Action.REPLY:
             return answers
-        head = Head(answers[0])
+        head = FrameHeader(answers[0])
         self._first = self._first or answers
         move = MOVES[head.round % len(MOVES)]
         self.done[move] += 1
         print(f"round {head.round}: {move}", flush=True)
         return self._lie(move, head)
 
-    def _lie(self, move: str, head: Head) -> list[bytes]:
+    def _lie(self, move: str, head: FrameHeader) -> list[bytes]:
         plan = self._node.plan
         if move == "flood":
             return [f for i in range(FLOOD) for f in self._sealed(head, b"", head.round + 2 + i, Action.HELD)]
@@ -62,21 +62,21 @@ class Liar:
             lie["weight"] = torch.full_like(lie["weight"], 3e38)
         return self._sealed(head, plan.message.pack(lie), head.round, Action.REPLY)
 
-    def _sealed(self, head: Head, payload: bytes, round: int, action: Action) -> list[bytes]:
+    def _sealed(self, head: FrameHeader, payload: bytes, round: int, action: Action) -> list[bytes]:
         plan = self._node.plan
         letter = Letter(plan.run, round, head.attempt, head.client, action, plan.fingerprint, payload)
-        return list(seal(letter, self._key))
+        return list(seal_frames(letter, self._key))
 
 
 def main() -> None:
     folder, data = Path(sys.argv[1]), Path(sys.argv[2])
-    liar = Liar(open_node(folder, data), read_secret(folder / SECRET))
+    liar = Liar(open_node(folder, data), read_node_secret(folder / SECRET))
     while True:
         try:
-            with Fleet(Place.read(folder).server, folder / CA, folder / NODE_KEY, liar) as fleet:  # type: ignore[arg-type]
+            with Fleet(FederationFolder.read(folder).server, folder / CA, folder / NODE_KEY, liar) as fleet:  # type: ignore[arg-type]
                 fleet.run(lambda: False)
         except LOST as error:
-            print(f"not let in: {reason(error)[1]}", flush=True)
+            print(f"not let in: {reason_of(error)[1]}", flush=True)
         except InputError as error:
             print(error, flush=True)
         time.sleep(2)

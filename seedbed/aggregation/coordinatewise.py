@@ -6,7 +6,7 @@ arXiv 1803.01498, Definitions 1 and 2. Shapes: n messages, P numbers of a messag
 
 from torch import Tensor
 
-from seedbed.aggregation.robust import Hostile, Robust, hostile, middle, over_columns
+from seedbed.aggregation.robust import Hostile, Robust, by_columns, max_byzantine, median_of
 
 
 def median(*, weighted: bool = False) -> Robust:
@@ -18,8 +18,8 @@ def median(*, weighted: bool = False) -> Robust:
 
     def rule(rows: Tensor, shares: Tensor) -> Tensor:
         if not weighted:
-            return over_columns(lambda part: middle(part.sort(0).values), rows)
-        return over_columns(lambda part: _weighted_median(part, shares), rows)
+            return by_columns(lambda part: median_of(part.sort(0).values), rows)
+        return by_columns(lambda part: _weighted_median(part, shares), rows)
 
     return Robust("median", rule, weighted=weighted)
 
@@ -34,14 +34,14 @@ def trimmed_mean(*, f: Hostile = 0.2, weighted: bool = False) -> Robust:
 
     def rule(rows: Tensor, shares: Tensor) -> Tensor:
         n = len(rows)
-        k = hostile(f, n, "trimmed_mean", lambda f: 2 * f + 1)
+        k = max_byzantine(f, n, "trimmed_mean", lambda f: 2 * f + 1)
 
         def trimmed(part: Tensor) -> Tensor:
             ordered, order = part.sort(0)
             left = shares[order[k : n - k]]
             return (left / left.sum(0) * ordered[k : n - k]).sum(0)
 
-        return over_columns(trimmed, rows)
+        return by_columns(trimmed, rows)
 
     return Robust("trimmed_mean", rule, weighted=weighted)
 

@@ -5,7 +5,7 @@ on Signal Processing 2022, arXiv 1912.13445, Algorithm 2 (RFA).
 from torch import Tensor
 
 from seedbed.aggregation.coordinatewise import median
-from seedbed.aggregation.robust import Robust, averaged, lengths
+from seedbed.aggregation.robust import Robust, row_norms, weighted_rows
 
 
 def geometric_median(*, iterations: int = 10, nu: float = 1e-6, weighted: bool = False) -> Robust:
@@ -25,8 +25,8 @@ def geometric_median(*, iterations: int = 10, nu: float = 1e-6, weighted: bool =
         # all distances overflow.
         v = start(rows, shares)
         for _ in range(iterations):
-            beta = shares / lengths(rows - v).clamp_min(nu)
-            v = averaged(rows, beta / beta.sum())
+            beta = shares / row_norms(rows - v).clamp_min(nu)
+            v = weighted_rows(rows, beta / beta.sum())
         return v
 
     return Robust("geometric_median", rule, weighted=weighted)

@@ -8,7 +8,7 @@ Byzantium", ICML 2018, arXiv 1802.07927. Shapes: n messages, P numbers of a mess
 import torch
 from torch import Tensor
 
-from seedbed.aggregation.robust import Hostile, Robust, averaged, distances, hostile, middle, over_columns
+from seedbed.aggregation.robust import Hostile, Robust, by_columns, distances, max_byzantine, median_of, weighted_rows
 
 
 def krum(*, f: Hostile = 0.2, neighbours: int | None = None) -> Robust:
@@ -20,7 +20,7 @@ def krum(*, f: Hostile = 0.2, neighbours: int | None = None) -> Robust:
     """
 
     def rule(rows: Tensor, shares: Tensor) -> Tensor:
-        k = hostile(f, len(rows), "krum", lambda f: 2 * f + 3)
+        k = max_byzantine(f, len(rows), "krum", lambda f: 2 * f + 3)
         return rows[_scores(distances(rows), k, neighbours).argmin()]
 
     return Robust("krum", rule)
@@ -34,10 +34,10 @@ def multi_krum(*, f: Hostile = 0.2, keep: int | None = None, neighbours: int | N
     """
 
     def rule(rows: Tensor, shares: Tensor) -> Tensor:
-        k = hostile(f, len(rows), "multi_krum", lambda f: 2 * f + 3)
+        k = max_byzantine(f, len(rows), "multi_krum", lambda f: 2 * f + 3)
         m = len(rows) - k if keep is None else min(keep, len(rows))
         chosen = _scores(distances(rows), k, neighbours).argsort(stable=True)[:m]
-        return averaged(rows[chosen], shares.new_full((m,), 1 / m))
+        return weighted_rows(rows[chosen], shares.new_full((m,), 1 / m))
 
     return Robust("multi_krum", rule)
 
@@ -49,7 +49,7 @@ def bulyan(*, f: Hostile = 0.2) -> Robust:
 
     def rule(rows: Tensor, shares: Tensor) -> Tensor:
         n = len(rows)
-        k = hostile(f, n, "bulyan", lambda f: 4 * f + 3)
+        k = max_byzantine(f, n, "bulyan", lambda f: 4 * f + 3)
         apart, left = distances(rows), torch.arange(n, device=rows.device)
         chosen = []
         for _ in range(n - 2 * k):
@@ -58,7 +58,7 @@ def bulyan(*, f: Hostile = 0.2) -> Robust:
             best = _scores(among, k, max(1, len(left) - k - 2)).argmin()
             chosen.append(left[best])
             left = left[torch.arange(len(left), device=left.device) != best]
-        return over_columns(lambda part: _around_the_median(part, n - 4 * k), rows[torch.stack(chosen)])
+        return by_columns(lambda part: _around_the_median(part, n - 4 * k), rows[torch.stack(chosen)])
 
     return Robust("bulyan", rule)
 
@@ -72,5 +72,5 @@ def _scores(apart: Tensor, f: int, neighbours: int | None) -> Tensor:
 
 def _around_the_median(part: Tensor, count: int) -> Tensor:
     """The mean of each column's values nearest to its median: [θ, k] -> [k]."""
-    near = (part - middle(part.sort(0).values)).abs().argsort(dim=0, stable=True)[:count]
+    near = (part - median_of(part.sort(0).values)).abs().argsort(dim=0, stable=True)[:count]
     return (part.gather(0, near) / count).sum(0)

@@ -4,7 +4,7 @@ optimal Byzantine ML under heterogeneity", AISTATS 2023, arXiv 2302.01772, Algor
 
 from torch import Tensor
 
-from seedbed.aggregation.robust import Hostile, Robust, averaged, distances, hostile
+from seedbed.aggregation.robust import Hostile, Robust, distances, max_byzantine, weighted_rows
 
 
 def nnm(*, f: Hostile = 0.2) -> Robust:
@@ -19,9 +19,9 @@ def nnm(*, f: Hostile = 0.2) -> Robust:
 
     def mixed(rows: Tensor) -> Tensor:
         n = len(rows)
-        keep = n - hostile(f, n, "nnm", lambda f: 2 * f + 1)
+        keep = n - max_byzantine(f, n, "nnm", lambda f: 2 * f + 1)
         near = distances(rows).argsort(dim=1, stable=True)[:, :keep]
         shares = near.new_zeros(n, n).double().scatter(1, near, 1 / keep)
-        return averaged(rows, shares)
+        return weighted_rows(rows, shares)
 
-    return Robust("nnm", averaged, steps=(mixed,))
+    return Robust("nnm", weighted_rows, steps=(mixed,))

@@ -5,7 +5,7 @@ from torch import Tensor
 from seedbed.tree import Tree
 
 
-class Each:
+class NoReduce:
     linear = False
 
     def __call__(self, stacked: Tree, weights: Tensor) -> Tree:
@@ -16,4 +16,4 @@ class Each:
         return "each"
 
 
-each = Each()
+no_reduce = NoReduce()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seedbed.aggregation.coordinatewise import median
-from seedbed.aggregation.robust import Robust, averaged, lengths, middle, over_columns
+from seedbed.aggregation.robust import Robust, by_columns, median_of, row_norms, weighted_rows
 
 
 def norm_bounding(*, bound: float | None = None, weighted: bool = False) -> Robust:
@@ -23,11 +23,11 @@ def norm_bounding(*, bound: float | None = None, weighted: bool = False) -> Robu
     """
 
     def bounded(rows: Tensor) -> Tensor:
-        norms = lengths(rows)
-        most = middle(norms.sort().values) if bound is None else bound
-        return over_columns(lambda part: _factor(most, norms)[:, None] * part, rows)
+        norms = row_norms(rows)
+        most = median_of(norms.sort().values) if bound is None else bound
+        return by_columns(lambda part: _factor(most, norms)[:, None] * part, rows)
 
-    return Robust("norm_bounding", averaged, steps=(bounded,), weighted=weighted)
+    return Robust("norm_bounding", weighted_rows, steps=(bounded,), weighted=weighted)
 
 
 def centered_clipping(
@@ -52,10 +52,10 @@ def centered_clipping(
     def rule(rows: Tensor, shares: Tensor) -> Tensor:
         v = torch.zeros_like(rows[0]) if start == "zero" else first(rows, shares)
         for _ in range(iterations):
-            away = lengths(rows - v)
-            pull = shares * _factor(middle(away.sort().values) if tau is None else tau, away)
+            away = row_norms(rows - v)
+            pull = shares * _factor(median_of(away.sort().values) if tau is None else tau, away)
             # v(1 − Σ pull) + Σ pull·x, so that what overflows in x − v, whose pull is 0, does not come in
-            v = over_columns(lambda part, pull=pull: pull @ part, rows) + (1 - pull.sum()).to(v.dtype) * v  # type: ignore[misc]
+            v = by_columns(lambda part, pull=pull: pull @ part, rows) + (1 - pull.sum()).to(v.dtype) * v  # type: ignore[misc]
         return v
 
     return Robust("centered_clipping", rule, weighted=weighted)

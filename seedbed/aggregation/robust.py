@@ -21,10 +21,10 @@ Rule = Callable[[Tensor, Tensor], Tensor]  # rows [n, P], shares [n] that sum to
 Step = Callable[[Tensor], Tensor]  # rows [n, P] -> rows [n, P]
 Hostile = int | float  # how many: a count, or a fraction of the messages that count, rounded up
 
-COLUMNS = 2**16  # coordinates of all messages that are looked at in double precision at once
+COLUMN_BLOCK = 2**16  # coordinates of all messages that are looked at in double precision at once
 
 
-class TooFew(InputError):
+class TooFewMessages(InputError):
     """A round has too few messages for the rule that is to reduce them."""
 
 
@@ -55,7 +55,7 @@ class Robust:
         if not good.all():
             rows, weights = rows[good], weights[good]
         if not len(rows):
-            raise TooFew(f"{self.name} has no message with finite numbers to reduce")
+            raise TooFewMessages(f"{self.name} has no message with finite numbers to reduce")
         shares = weights.double() if self.weighted else torch.ones(len(rows), dtype=torch.float64, device=rows.device)
         for step in self.steps:
             rows = step(rows)
@@ -65,14 +65,14 @@ class Robust:
         return self.name
 
 
-def chain(*parts: Robust) -> Robust:
+def chain_rules(*parts: Robust) -> Robust:
     """Steps before a rule: chain(nnm(), trimmed_mean()). All but the last must be steps."""
     *before, last = parts
     steps = tuple(step for part in before for step in part.steps)
     return Robust("+".join(map(str, parts)), last.rule, steps=(*steps, *last.steps), weighted=last.weighted)
 
 
-def hostile(f: Hostile, n: int, name: str, least: Callable[[int], int]) -> int:
+def max_byzantine(f: Hostile, n: int, name: str, least: Callable[[int], int]) -> int:
     """How many of n messages a rule is to withstand.
 
     Args:
@@ -84,41 +84,41 @@ def hostile(f: Hostile, n: int, name: str, least: Callable[[int], int]) -> int:
         raise InputError(f"{name} with f={f}: give a count from 0 up, or a fraction from 0 to below 0.5")
     count = f if isinstance(f, int) else math.ceil(f * n - 1e-9)
     if n < least(count):
-        raise TooFew(
+        raise TooFewMessages(
             f"{name} with f={f} needs at least {least(count)} messages a round to withstand {count} hostile ones, but "
             f"has {n}: lower f, or ask more clients (cohort)"
         )
     return count
 
 
-def over_columns(f: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+def by_columns(f: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """f, [n, k] -> [..., k], on the columns of rows [n, P] in double precision, some at a time: [..., P]."""
-    found = [f(part.double()) for part in torch.split(rows, COLUMNS, 1)]
+    found = [f(part.double()) for part in torch.split(rows, COLUMN_BLOCK, 1)]
     return torch.cat(found, -1).to(rows.dtype)
 
 
-def averaged(rows: Tensor, shares: Tensor) -> Tensor:
+def weighted_rows(rows: Tensor, shares: Tensor) -> Tensor:
     """Σ share·row: [n, P], [n] -> [P], or [m, n] -> [m, P]. Shares sum to 1: nothing finite overflows on the way."""
-    return over_columns(lambda part: shares @ part, rows)
+    return by_columns(lambda part: shares @ part, rows)
 
 
 def distances(rows: Tensor) -> Tensor:
     """‖x_i − x_j‖²: [n, n], in double precision, infinite where it overflows."""
     n = len(rows)
-    pairs = torch.stack([torch.pdist(part.double()).square() for part in torch.split(rows, COLUMNS, 1)]).sum(0)
+    pairs = torch.stack([torch.pdist(part.double()).square() for part in torch.split(rows, COLUMN_BLOCK, 1)]).sum(0)
     i, j = torch.triu_indices(n, n, 1, device=rows.device)
     found = pairs.new_zeros(n, n)
     found[i, j] = found[j, i] = pairs
     return found
 
 
-def lengths(rows: Tensor) -> Tensor:
+def row_norms(rows: Tensor) -> Tensor:
     """‖x_i‖: [n], in double precision."""
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return norms
 
 
-def middle(ordered: Tensor) -> Tensor:
+def median_of(ordered: Tensor) -> Tensor:
     """The median of n values in order, the mean of the middle two where n is even: [n, ...] -> [...]."""
     n = len(ordered)
     return ordered[(n - 1) // 2] / 2 + ordered[n // 2] / 2

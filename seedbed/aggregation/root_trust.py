@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.aggregation.robust import Robust, averaged, lengths
+from seedbed.aggregation.robust import Robust, row_norms, weighted_rows
 from seedbed.tree import Tree
 
 
-def trusted(stacked: Tree, root: Tree) -> Tree:
+def fltrust_rule(stacked: Tree, root: Tree) -> Tree:
     """Σ TS_i·(‖g_0‖/‖g_i‖)·g_i / Σ TS_i with TS_i = max(0, cos(g_i, g_0)).
 
     Zero where no message goes with the server's own at all, where the paper's quotient is 0/0.
@@ -23,10 +23,10 @@ def trusted(stacked: Tree, root: Tree) -> Tree:
 
     def rule(rows: Tensor, shares: Tensor) -> Tensor:
         tiny = torch.finfo(torch.float64).tiny
-        norms, mine = lengths(rows).clamp_min(tiny), lengths(own[None])[0]
+        norms, mine = row_norms(rows).clamp_min(tiny), row_norms(own[None])[0]
         along = rows.double() @ own.double()
         trust = (along / norms / mine.clamp_min(tiny)).clamp(0, 1).nan_to_num(0)
-        return averaged(rows, trust / trust.sum().clamp_min(tiny) * mine / norms)
+        return weighted_rows(rows, trust / trust.sum().clamp_min(tiny) * mine / norms)
 
     first = tree.leaves(stacked)[0]
     return Robust("fltrust", rule)(stacked, torch.ones(len(first), device=first.device))

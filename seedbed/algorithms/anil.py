@@ -5,7 +5,7 @@ equation 2: MAML whose inner steps move the head only. Body and head are meta-le
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.federated import Algorithm, uniform
 from seedbed.learning.adaptations import gradient_steps, guarded_steps
-from seedbed.learning.objectives import after
+from seedbed.learning.objectives import meta_objective
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
 
@@ -33,4 +33,4 @@ def anil(
 
     adapt = gradient_steps(loss, lr=lr, steps=steps, first_order=first_order, moves=moves)
     at_test = guarded_steps(loss, lr=lr, steps=steps if test_steps is None else test_steps, moves=moves)
-    return uniform(fedsgd(after(adapt, loss), outer=outer, adapt=at_test))
+    return uniform(fedsgd(meta_objective(adapt, loss), outer=outer, adapt=at_test))

@@ -19,7 +19,7 @@ from seedbed.learning.training import Item, Objective, fold, gradient
 from seedbed.tree import Tree
 
 
-class Own(NamedTuple):
+class APFLState(NamedTuple):
     """What a client keeps: its own model and how much of it goes into the mixture."""
 
     v: Params
@@ -53,10 +53,10 @@ def apfl(
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha={alpha} is no weight of a mixture: choose between 0 (the global model) and 1 (local)")
 
-    def remember(sent: Params) -> Own:
-        return Own(sent, tree.leaves(sent)[0].new_full((), alpha))
+    def remember(sent: Params) -> APFLState:
+        return APFLState(sent, tree.leaves(sent)[0].new_full((), alpha))
 
-    def client(sent: Params, own: Own, task: Task) -> tuple[Message, Own]:
+    def client(sent: Params, own: APFLState, task: Task) -> tuple[Message, APFLState]:
         def step(carry: Tree, item: Item) -> Tree:
             w, w_state, v, v_state, a, total = carry
             local_gradient, value = gradient(loss, w, item)
@@ -69,9 +69,9 @@ def apfl(
 
         start = (sent, local.init(sent), own.v, personal.init(own.v), own.alpha, torch.zeros_like(task.examples))
         w, _, v, _, a, total = fold(step, start, task)
-        return Message(tree.sub(sent, w), task.examples, {"loss": total / task.steps}), Own(v, a)
+        return Message(tree.sub(sent, w), task.examples, {"loss": total / task.steps}), APFLState(v, a)
 
-    def personalise(sent: Params, own: Own, support: Batch) -> Params:
+    def personalise(sent: Params, own: APFLState, support: Batch) -> Params:
         def mixture(v: Params) -> Params:
             # Departure: w is the server's newest; in the paper it is the client's own at the end of its round.
             return tree.lerp(sent, v, own.alpha)

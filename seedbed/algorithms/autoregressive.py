@@ -12,16 +12,16 @@ from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, ServerState, uniform
-from seedbed.learning.adaptations import chain, learned_steps, rates_for
+from seedbed.learning.adaptations import chain_adaptations, learned_steps, rates_for
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, adam
-from seedbed.learning.parameter_generation import Layer, autoregressive_generator
+from seedbed.learning.parameter_generation import GeneratedLayer, autoregressive_generator
 from seedbed.learning.training import Item, Objective
 
 
 def autoregressive(
     loss: Objective,
-    layers: Sequence[Layer],
+    layers: Sequence[GeneratedLayer],
     *,
     width: int = 128,
     size: int = 2048,
@@ -55,7 +55,7 @@ def autoregressive(
     generator = autoregressive_generator(layers, width=width, size=size, scale=scale, gaussian=gaussian, seed=seed)
 
     def adapt_by(count: int, noise: Tensor | None = None) -> Adapt:
-        return chain(
+        return chain_adaptations(
             lambda params, support: generator.generate(params, support, noise), learned_steps(loss, steps=count)
         )
 

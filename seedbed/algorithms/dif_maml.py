@@ -4,7 +4,7 @@ Processing 2022, arXiv 2010.02870, Algorithm 1: on gossip with order=adapt_then_
 
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.federated import Algorithm
-from seedbed.learning.adaptations import Order
+from seedbed.learning.adaptations import MetaGradient
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
@@ -15,7 +15,7 @@ def dif_maml(
     *,
     lr: float = 0.1,
     steps: int = 1,
-    order: Order = "exact",
+    order: MetaGradient = "exact",
     delta: float = 1e-2,
     outer: Optimizer = adam(1e-3),
     adapt: Adapt | None = None,

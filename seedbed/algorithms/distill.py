@@ -8,7 +8,7 @@ The other way that the mission names, a meta-learned teacher and a small student
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.federated import Algorithm
 from seedbed.learning.adaptations import unadapted
-from seedbed.learning.distillation import Teacher, distilled, taught_by
+from seedbed.learning.distillation import Teacher, distillation_loss, with_teacher
 from seedbed.learning.objectives import Adapt, Predict
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective
@@ -39,5 +39,5 @@ def distill(
         temperature: T > 0.
         adapt: how a client makes the student its own; the teacher is not asked then.
     """
-    objective = distilled(loss, predict, taught_by(teacher), alpha=alpha, temperature=temperature)
+    objective = distillation_loss(loss, predict, with_teacher(teacher), alpha=alpha, temperature=temperature)
     return fedavg(objective, local=local, outer=outer, adapt=adapt)

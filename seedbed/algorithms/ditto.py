@@ -8,7 +8,7 @@ from seedbed.algorithms.fedavg import fedavg
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params
 from seedbed.learning.adaptations import guarded_steps
-from seedbed.learning.objectives import near
+from seedbed.learning.objectives import proximal
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, train
 
@@ -37,10 +37,10 @@ def ditto(
 
     def client(sent: Params, v: Params, task: Task) -> tuple[Message, Params]:
         message, _ = base.client(sent, {}, task)
-        return message, train(near(loss, sent, lam), personal, v, task).params
+        return message, train(proximal(loss, sent, lam), personal, v, task).params
 
     def personalise(sent: Params, v: Params, support: Batch) -> Params:
-        return guarded_steps(near(loss, sent, lam), lr=test_lr, steps=test_steps)(v, support)
+        return guarded_steps(proximal(loss, sent, lam), lr=test_lr, steps=test_steps)(v, support)
 
     # Departure: v_i begins at the first θ that the client is sent; Algorithm 1 leaves its beginning open.
     return replace(base, client=client, remember=lambda sent: sent, personalise=personalise)

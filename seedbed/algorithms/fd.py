@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.algorithms.feddf import Assign, in_turn, own_architecture
+from seedbed.algorithms.feddf import Assign, assign_architectures, own_architecture
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import guarded_steps
@@ -20,18 +20,18 @@ from seedbed.learning.training import Item, Objective, fold, train
 from seedbed.tree import Tree
 
 
-class Table(NamedTuple):
+class LogitTable(NamedTuple):
     """Mean logits by label."""
 
     scores: Tensor  # [N, N]  a row for each label; on the server the sum over clients
     has: Tensor  # [N]  1 where there is an example of the label; on the server how many clients have one
 
 
-class Own(NamedTuple):
+class FDState(NamedTuple):
     """What a client keeps."""
 
     params: Params
-    said: Table  # in the last round that it took part in
+    said: LogitTable  # in the last round that it took part in
     version: Tensor  # []  of the server's table that `said` went into; −1: of none
 
 
@@ -45,7 +45,7 @@ def fd(
     local: Optimizer = sgd(0.1),
     test_steps: int = 100,
     test_lr: float = 0.1,
-    assign: Assign = in_turn,
+    assign: Assign = assign_architectures,
 ) -> Algorithm:
     """θ_i ← local steps on L_i + γ·T²·KL(σ(ẑ_y/T) ‖ σ(z/T));  ẑ_y = mean of z̄_jy over the other clients j ≠ i.
 
@@ -69,13 +69,13 @@ def fd(
 
     def init(params: Params) -> ServerState:
         like = tree.leaves(params)[0]
-        table = Table(like.new_zeros(ways, ways), like.new_zeros(ways))
+        table = LogitTable(like.new_zeros(ways, ways), like.new_zeros(ways))
         return ServerState(tree.detach(params), {"table": table, "version": like.new_zeros(())})
 
-    def remember(sent: ServerState) -> Own:
-        return Own(sent.params, tree.zeros_like(sent.extra["table"]), sent.extra["version"] * 0 - 1)
+    def remember(sent: ServerState) -> FDState:
+        return FDState(sent.params, tree.zeros_like(sent.extra["table"]), sent.extra["version"] * 0 - 1)
 
-    def objective(sent: ServerState, own: Own) -> Objective:
+    def objective(sent: ServerState, own: FDState) -> Objective:
         counted = (own.version == sent.extra["version"]).to(own.version.dtype)
         others = tree.axpy(-counted, own.said, sent.extra["table"])
         teacher = others.scores / others.has.clamp_min(1)[:, None]  # [N, N]
@@ -87,23 +87,23 @@ def fd(
         imitate = imitation(predict, teach, apart)
         return lambda params, batch: loss(params, batch) + gamma * imitate(params, batch)
 
-    def client(sent: ServerState, own: Own, task: Task) -> tuple[Message, Own]:
+    def client(sent: ServerState, own: FDState, task: Task) -> tuple[Message, FDState]:
         trained = train(objective(sent, own), local, own.params, task)
         said = by_label(predict, trained.params, task, ways)
-        after = Own(trained.params, said, sent.extra["version"] + 1)
+        after = FDState(trained.params, said, sent.extra["version"] + 1)
         return Message(said, torch.ones_like(task.examples), {"loss": trained.loss}), after
 
     def server(state: ServerState, replies: Replies) -> ServerState:
         table = tree.scale(len(replies.clients), replies.value)
         return state._replace(extra={"table": table, "version": state.extra["version"] + 1})
 
-    def personalise(sent: ServerState, own: Own, support: Batch) -> Params:
+    def personalise(sent: ServerState, own: FDState, support: Batch) -> Params:
         return guarded_steps(objective(sent, own), lr=test_lr, steps=test_steps)(own.params, support)
 
     return Algorithm(init, client, server, send=own_architecture(assign), remember=remember, personalise=personalise)
 
 
-def by_label(predict: Predict, params: Params, task: Task, ways: int) -> Table:
+def by_label(predict: Predict, params: Params, task: Task, ways: int) -> LogitTable:
     """The mean logits of a task's real examples of each label, 0 for a label without any."""
 
     def add(sums: Tree, item: Item) -> Tree:
@@ -114,4 +114,4 @@ def by_label(predict: Predict, params: Params, task: Task, ways: int) -> Table:
 
     blank = task.examples.new_zeros(ways)
     sums, counts = fold(add, (blank[:, None] * blank, blank), task)
-    return Table(sums / counts.clamp_min(1)[:, None], (counts > 0).to(counts.dtype))
+    return LogitTable(sums / counts.clamp_min(1)[:, None], (counts > 0).to(counts.dtype))

@@ -14,16 +14,7 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
-from seedbed.federated import (
-    Algorithm,
-    ClientId,
-    Message,
-    Params,
-    Replies,
-    ServerState,
-    same_for_all,
-    uniform,
-)
+from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState, broadcast, uniform
 from seedbed.learning.effects import (
     Columns,
     Effects,
@@ -108,7 +99,7 @@ def with_prior(
     Raises:
         InputError: the base sends each client something of its own; or (in rounds) clients work on no plain batches.
     """
-    if base.send is not same_for_all:
+    if base.send is not broadcast:
         raise InputError(
             "with_prior needs a base that broadcasts its params: give frozen(), on a start that is trained"
         )

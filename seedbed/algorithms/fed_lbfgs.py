@@ -15,7 +15,7 @@ from torch.func import grad, jacrev
 from seedbed import tree
 from seedbed.data.types import Task
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, adapting
+from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, personalise_by
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.lbfgs import Evaluation, begin, observe
 from seedbed.learning.objectives import Adapt
@@ -61,7 +61,7 @@ def fed_lbfgs(
         search = observe(state.extra, replies.value, strengths, penalised(state.params), tolerance)
         return ServerState(unflat(search.trial, state.params), search)
 
-    return Algorithm(init, client, server, personalise=adapting(adapt))
+    return Algorithm(init, client, server, personalise=personalise_by(adapt))
 
 
 def solutions(state: ServerState) -> list[Params]:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, ServerState, uniform
-from seedbed.learning.adaptations import chain, guarded_steps
-from seedbed.learning.heads import learned_numbers, prototype_head
-from seedbed.learning.objectives import Adapt, Predict, after
+from seedbed.learning.adaptations import chain_adaptations, guarded_steps
+from seedbed.learning.heads import learned_scalars, prototype_head
+from seedbed.learning.objectives import Adapt, Predict, meta_objective
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
 
@@ -55,13 +55,13 @@ def body_only(
         solve: body's params -> params with the head that the support set gives.
         learned: the head's own learned numbers, which are federated with the body, and where they start.
     """
-    adapt = chain(solve, guarded_steps(loss, lr=test_lr, steps=test_steps))
-    base = fedsgd(after(solve, loss), outer=outer, adapt=adapt)
+    adapt = chain_adaptations(solve, guarded_steps(loss, lr=test_lr, steps=test_steps))
+    base = fedsgd(meta_objective(solve, loss), outer=outer, adapt=adapt)
 
     def init(params: Params) -> ServerState:
         body = {n: p for n, p in params.items() if not n.startswith(f"{head}.")}
         if not body:
             raise InputError("the model is all head, so that nothing is left to federate: give it a hidden layer")
-        return base.init(body | learned_numbers(learned or {}, next(iter(body.values()))))
+        return base.init(body | learned_scalars(learned or {}, next(iter(body.values()))))
 
     return uniform(replace(base, init=init))

@@ -13,7 +13,7 @@ from seedbed.algorithms.fedavg import fedavg
 from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, uniform
 from seedbed.learning.adaptations import unadapted
-from seedbed.learning.objectives import Adapt, near
+from seedbed.learning.objectives import Adapt, proximal
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, train
 from seedbed.tree import Tree
@@ -47,7 +47,7 @@ def fedasync(
     s = staleness_factor(decay, a=a, b=b)
 
     def client(sent: Params, kept: Tree, task: Task) -> tuple[Message, Tree]:
-        trained = train(near(loss, sent, rho), local, sent, task)
+        trained = train(proximal(loss, sent, rho), local, sent, task)
         return Message(trained.params, task.examples, {"loss": trained.loss}), kept
 
     def server(state: ServerState, replies: Replies) -> ServerState:

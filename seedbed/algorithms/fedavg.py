@@ -6,7 +6,7 @@ With another outer optimiser it is FedOpt: Reddi et al., ICLR 2021, arXiv 2003.0
 
 from seedbed import tree
 from seedbed.data.types import Task
-from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, adapting
+from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, personalise_by
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
@@ -37,4 +37,4 @@ def fedavg(
     def server(state: ServerState, replies: Replies) -> ServerState:
         return ServerState(*outer.update(replies.value, state.extra, state.params))
 
-    return Algorithm(init, client, server, personalise=adapting(adapt))
+    return Algorithm(init, client, server, personalise=personalise_by(adapt))

@@ -7,9 +7,9 @@ from typing import Literal
 
 from seedbed.algorithms.fedper import headed, partly_shared
 from seedbed.federated import Algorithm
-from seedbed.learning.adaptations import everything, guarded_steps
+from seedbed.learning.adaptations import all_parameters, guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.parameter_subsets import nothing, outside, train_part, within
+from seedbed.learning.parameter_subsets import empty_part, inside_part, outside_part, train_part
 from seedbed.learning.training import Objective
 
 
@@ -31,7 +31,7 @@ def fedbabu(
         test_steps, test_lr: of that fine-tuning, on the whole support set (the paper's is over epochs of
             mini-batches).
     """
-    moves = {"all": everything, "body": outside(head), "head": within(head)}[tunes]
+    moves = {"all": all_parameters, "body": outside_part(head), "head": inside_part(head)}[tunes]
     adapt = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=moves)
-    learn = partial(train_part, loss, local, moves=outside(head))
-    return headed(head, partly_shared(learn, shared=outside(head), personal=nothing, outer=outer, adapt=adapt))
+    learn = partial(train_part, loss, local, moves=outside_part(head))
+    return headed(head, partly_shared(learn, shared=outside_part(head), personal=empty_part, outer=outer, adapt=adapt))

@@ -6,15 +6,20 @@ from seedbed.algorithms.fedper import partly_shared
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Params
 from seedbed.learning.adaptations import guarded_steps
-from seedbed.learning.batchnorm_training import Normalised, measured, measured_once, normalised
+from seedbed.learning.batchnorm_training import (
+    WithBatchStatistics,
+    measure_statistics,
+    measure_statistics_once,
+    with_batch_statistics,
+)
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.parameter_subsets import train_part
-from seedbed.learning.training import Objective, Trained
+from seedbed.learning.training import Objective, TrainResult
 
 
 def fedbn(
     loss: Objective,
-    model: Normalised,
+    model: WithBatchStatistics,
     *,
     local: Optimizer = sgd(0.1),
     outer: Optimizer = sgd(1.0),
@@ -39,15 +44,15 @@ def fedbn(
     def trains(name: str) -> bool:
         return name not in model.statistics
 
-    def learn(params: Params, task: Task) -> Trained:
-        trained = train_part(normalised(loss, model), local, params, task, moves=trains)
+    def learn(params: Params, task: Task) -> TrainResult:
+        trained = train_part(with_batch_statistics(loss, model), local, params, task, moves=trains)
         # Departure: statistics of all the round's examples under the trained parameters, where the paper's layers keep
         # a moving average over past steps: it would be of parameters that are no more, and hang on the order of steps.
-        return trained._replace(params=measured(model, trained.params, task))
+        return trained._replace(params=measure_statistics(model, trained.params, task))
 
     steps = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=trains)
 
     def adapt(params: Params, support: Batch) -> Params:
-        return steps(measured_once(model, params, support), support)
+        return steps(measure_statistics_once(model, params, support), support)
 
     return partly_shared(learn, shared=lambda n: not own(n), personal=own, outer=outer, adapt=adapt)

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.data.types import Task
-from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState, adapting
+from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState, personalise_by
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import divergence, imitate_scores
 from seedbed.learning.objectives import Adapt, Predict
-from seedbed.learning.optimizers import Optimizer, adam, annealed, cosine, sgd
+from seedbed.learning.optimizers import Optimizer, adam, cosine, sgd, with_schedule
 from seedbed.learning.training import Objective, train
 from seedbed.tree import Tree
 
 Assign = Callable[[ClientId, Sequence[str]], str]  # which of the architectures a client has
 
 
-def in_turn(client: ClientId, names: Sequence[str]) -> str:
+def assign_architectures(client: ClientId, names: Sequence[str]) -> str:
     """Client 0 has the first architecture, client 1 the second, ..., and then from the first again."""
     return names[client % len(names)]
 
@@ -46,7 +46,7 @@ def feddf(
     distil_steps: int = 20,
     distil_size: int = 64,
     adapt: Adapt = unadapted,
-    assign: Assign = in_turn,
+    assign: Assign = assign_architectures,
 ) -> Algorithm:
     """θ_a ← Σ n_i θ_i / Σ n_i over the clients of architecture a, then steps on KL(σ(z̄(d)) ‖ σ(z_a(d))).
 
@@ -65,7 +65,7 @@ def feddf(
         distil_size: public inputs of a step.
         assign: the architecture of a client, by its number and the names; by default in turn.
     """
-    falling = annealed(distil, cosine(max(1, distil_steps)))
+    falling = with_schedule(distil, cosine(max(1, distil_steps)))
 
     def init(params: Params) -> ServerState:
         return ServerState(tree.detach(params), {})
@@ -89,4 +89,4 @@ def feddf(
         return state._replace(params={name: fused(name, params) for name, params in state.params.items()})
 
     send = own_architecture(assign)
-    return Algorithm(init, client, server, send=send, personalise=adapting(adapt), unlike=True)
+    return Algorithm(init, client, server, send=send, personalise=personalise_by(adapt), unlike=True)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.aggregation.no_reduce import each
+from seedbed.aggregation.no_reduce import no_reduce
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import divergence
 from seedbed.learning.objectives import Adapt, Loss, Predict, cross_entropy, masked_mean
 from seedbed.learning.optimizers import Optimizer, adam, sgd
-from seedbed.learning.parameter_subsets import part, within
+from seedbed.learning.parameter_subsets import inside_part, part_named
 from seedbed.learning.training import train
 
 
@@ -69,14 +69,14 @@ def fedgkt(
 
     def init(params: Params) -> ServerState:
         params = tree.detach(params)
-        large = part(params, within("tail"))
+        large = part_named(params, inside_part("tail"))
         return ServerState(params, {"outer": outer.init(large), "taught": tree.leaves(large)[0].new_zeros(())})
 
     def send(state: ServerState, client: int) -> ServerState:
         return ServerState(state.params, {"taught": state.extra["taught"]})
 
     def remember(sent: ServerState) -> Params:
-        return part(sent.params, within("edge"))
+        return part_named(sent.params, inside_part("edge"))
 
     def client(sent: ServerState, edge: Params, task: Task) -> tuple[Message, Params]:
         def objective(params: Params, batch: Batch) -> Tensor:
@@ -96,7 +96,7 @@ def fedgkt(
         return Uploaded(torch.where(real, features, 0), batch.y, batch.mask, torch.where(real, exit(edge, features), 0))
 
     def server(state: ServerState, replies: Replies) -> ServerState:
-        large, moments = part(state.params, within("tail")), state.extra["outer"]
+        large, moments = part_named(state.params, inside_part("tail")), state.extra["outer"]
         for _ in range(server_epochs):
             for c in range(len(replies.clients)):
                 trained = train(learns, outer, large, tree.index(replies.value, c), state=moments)
@@ -112,5 +112,5 @@ def fedgkt(
         return adapt({**sent.params, **edge}, support)
 
     return Algorithm(
-        init, client, server, send=send, remember=remember, personalise=personalise, reduce=each, unlike=True
+        init, client, server, send=send, remember=remember, personalise=personalise, reduce=no_reduce, unlike=True
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.algorithms.feddf import Assign, in_turn, own_architecture
+from seedbed.algorithms.feddf import Assign, assign_architectures, own_architecture
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
@@ -16,7 +16,7 @@ from seedbed.learning.objectives import Adapt, Predict
 from seedbed.learning.optimizers import Optimizer, adam, sgd
 from seedbed.learning.training import Objective, train
 
-CERTAIN = 10.0  # the logit of a public label, others 0: a probability of .9996 among ten classes
+CERTAIN_LOGIT = 10.0  # the logit of a public label, others 0: a probability of .9996 among ten classes
 
 
 def fedmd(
@@ -31,7 +31,7 @@ def fedmd(
     digest_steps: int = 20,
     digest_size: int = 64,
     adapt: Adapt = unadapted,
-    assign: Assign = in_turn,
+    assign: Assign = assign_architectures,
 ) -> Algorithm:
     """Digest: θ_i ← steps towards the consensus z̄ on public d;  revisit: steps on L_i;  send z_i(d);  z̄ ← mean z_i.
 
@@ -63,7 +63,7 @@ def fedmd(
     def init(params: Params) -> ServerState:
         first = next(iter(params))
         blank = torch.zeros_like(predict({first: params[first]}, public)).detach()  # [P, N]
-        known = blank if labels is None else CERTAIN * one_hot(labels, blank.shape[1], blank.dtype)
+        known = blank if labels is None else CERTAIN_LOGIT * one_hot(labels, blank.shape[1], blank.dtype)
         extra = {"consensus": known, "agreed": blank.new_full((), float(labels is not None))}
         return ServerState(tree.detach(params), extra)
 

@@ -4,7 +4,7 @@ communication", 2018, arXiv 1802.07876, Algorithm 1; MAML: Finn, Abbeel and Levi
 
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.federated import Algorithm, uniform
-from seedbed.learning.adaptations import Order, guarded_steps, maml
+from seedbed.learning.adaptations import MetaGradient, guarded_steps, maml
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
@@ -15,7 +15,7 @@ def fedmeta(
     *,
     lr: float = 0.1,
     steps: int = 1,
-    order: Order = "exact",
+    order: MetaGradient = "exact",
     delta: float = 1e-2,
     outer: Optimizer = adam(1e-3),
     adapt: Adapt | None = None,

@@ -14,8 +14,8 @@ from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import Moves, guarded_steps
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.parameter_subsets import outside, part, refuse_no_parts, within
-from seedbed.learning.training import Objective, Trained, train
+from seedbed.learning.parameter_subsets import inside_part, outside_part, part_named, refuse_no_parts
+from seedbed.learning.training import Objective, TrainResult, train
 
 
 def fedper(
@@ -35,13 +35,15 @@ def fedper(
             has the initial one. The paper has known clients only: it is test_steps=0 for those.
         test_lr: their learning rate.
     """
-    adapt = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=within(head))
+    adapt = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=inside_part(head))
     learn = partial(train, loss, local)
-    return headed(head, partly_shared(learn, shared=outside(head), personal=within(head), outer=outer, adapt=adapt))
+    return headed(
+        head, partly_shared(learn, shared=outside_part(head), personal=inside_part(head), outer=outer, adapt=adapt)
+    )
 
 
 def partly_shared(
-    learn: Callable[[Params, Task], Trained], *, shared: Moves, personal: Moves, outer: Optimizer, adapt: Adapt
+    learn: Callable[[Params, Task], TrainResult], *, shared: Moves, personal: Moves, outer: Optimizer, adapt: Adapt
 ) -> Algorithm:
     """FedAvg of the shared parameters; the personal ones stay with their client.
 
@@ -56,19 +58,19 @@ def partly_shared(
 
     def init(params: Params) -> ServerState:
         params = tree.detach(params)
-        return ServerState(params, outer.init(part(params, shared)))
+        return ServerState(params, outer.init(part_named(params, shared)))
 
     def client(sent: Params, own: Params, task: Task) -> tuple[Message, Params]:
         trained = learn({**sent, **own}, task)
-        step = tree.sub(part(sent, shared), part(trained.params, shared))
-        return Message(step, task.examples, {"loss": trained.loss}), part(trained.params, personal)
+        step = tree.sub(part_named(sent, shared), part_named(trained.params, shared))
+        return Message(step, task.examples, {"loss": trained.loss}), part_named(trained.params, personal)
 
     def server(state: ServerState, replies: Replies) -> ServerState:
-        moved, extra = outer.update(replies.value, state.extra, part(state.params, shared))
+        moved, extra = outer.update(replies.value, state.extra, part_named(state.params, shared))
         return ServerState({**state.params, **moved}, extra)
 
     def remember(sent: Params) -> Params:
-        return part(sent, personal)
+        return part_named(sent, personal)
 
     def personalise(sent: Params, own: Params, support: Batch) -> Params:
         return adapt({**sent, **own}, support)

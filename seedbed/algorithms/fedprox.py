@@ -9,7 +9,7 @@ from seedbed.algorithms.fedavg import fedavg
 from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params
 from seedbed.learning.adaptations import unadapted
-from seedbed.learning.objectives import Adapt, near
+from seedbed.learning.objectives import Adapt, proximal
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective, train
 from seedbed.tree import Tree
@@ -30,7 +30,7 @@ def fedprox(
     """
 
     def client(sent: Params, kept: Tree, task: Task) -> tuple[Message, Tree]:
-        trained = train(near(loss, sent, mu), local, sent, task)
+        trained = train(proximal(loss, sent, mu), local, sent, task)
         return Message(tree.sub(sent, trained.params), task.examples, {"loss": trained.loss}), kept
 
     return replace(fedavg(loss, local=local, outer=outer, adapt=adapt), client=client)

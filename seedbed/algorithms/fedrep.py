@@ -7,8 +7,8 @@ from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Params
 from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.parameter_subsets import outside, train_part, within
-from seedbed.learning.training import Objective, Trained
+from seedbed.learning.parameter_subsets import inside_part, outside_part, train_part
+from seedbed.learning.training import Objective, TrainResult
 
 
 def fedrep(
@@ -33,10 +33,12 @@ def fedrep(
         test_lr: their learning rate.
     """
 
-    def learn(params: Params, task: Task) -> Trained:
-        fitted = train_part(loss, local, params, task, moves=within(head), epochs=head_epochs)
-        return train_part(loss, local, fitted.params, task, moves=outside(head))
+    def learn(params: Params, task: Task) -> TrainResult:
+        fitted = train_part(loss, local, params, task, moves=inside_part(head), epochs=head_epochs)
+        return train_part(loss, local, fitted.params, task, moves=outside_part(head))
 
     # Departure: weights n_i, as in FedAvg; Algorithm 1 takes the plain mean, which `uniform` gives.
-    adapt = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=within(head))
-    return headed(head, partly_shared(learn, shared=outside(head), personal=within(head), outer=outer, adapt=adapt))
+    adapt = guarded_steps(loss, lr=test_lr, steps=test_steps, moves=inside_part(head))
+    return headed(
+        head, partly_shared(learn, shared=outside_part(head), personal=inside_part(head), outer=outer, adapt=adapt)
+    )

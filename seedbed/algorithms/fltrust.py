@@ -5,8 +5,8 @@ arXiv 2012.13995, Algorithm 2.
 from dataclasses import replace
 
 from seedbed import tree
-from seedbed.aggregation.no_reduce import each
-from seedbed.aggregation.root_trust import trusted
+from seedbed.aggregation.no_reduce import no_reduce
+from seedbed.aggregation.root_trust import fltrust_rule
 from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Replies, ServerState
 
@@ -26,7 +26,7 @@ def fltrust(algorithm: Algorithm, root: Task) -> Algorithm:
     def server(state: ServerState, replies: Replies) -> ServerState:
         sent = algorithm.send(state, SERVER)
         own, _ = algorithm.client(sent, algorithm.remember(sent), root)
-        value = trusted(replies.value, tree.detach(own.value))
+        value = fltrust_rule(replies.value, tree.detach(own.value))
         return algorithm.server(state, replies._replace(value=value))
 
-    return replace(algorithm, server=server, reduce=each)
+    return replace(algorithm, server=server, reduce=no_reduce)

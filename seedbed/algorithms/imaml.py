@@ -5,7 +5,7 @@ arXiv 1909.04630, Algorithms 1 and 2; federated as in FedMeta (Chen et al. 2018,
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, uniform
-from seedbed.learning.implicit import implicit, proximal_steps
+from seedbed.learning.implicit import implicit_gradient, proximal_steps
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
@@ -34,5 +34,5 @@ def imaml(
     if lam <= 0:
         raise InputError(f"lam={lam} must be above 0: without a pull to the start its gradient is zero; use fedmeta")
     inner = proximal_steps(loss, lam=lam, lr=lr, steps=steps if test_steps is None else test_steps)
-    objective = implicit(loss, lam=lam, lr=lr, steps=steps, cg_steps=cg_steps)
+    objective = implicit_gradient(loss, lam=lam, lr=lr, steps=steps, cg_steps=cg_steps)
     return uniform(fedsgd(objective, outer=outer, adapt=adapt or inner))

@@ -11,7 +11,7 @@ from seedbed.algorithms.fedper import headed, partly_shared
 from seedbed.federated import Algorithm
 from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.parameter_subsets import outside, within
+from seedbed.learning.parameter_subsets import inside_part, outside_part
 from seedbed.learning.training import Objective, train
 
 
@@ -37,4 +37,6 @@ def lg_fedavg(
     # Departure from the authors' code, not from the paper: weights n_i, where the code takes the plain mean.
     adapt = guarded_steps(loss, lr=test_lr, steps=test_steps)
     learn = partial(train, loss, local)
-    return headed(head, partly_shared(learn, shared=within(head), personal=outside(head), outer=outer, adapt=adapt))
+    return headed(
+        head, partly_shared(learn, shared=inside_part(head), personal=outside_part(head), outer=outer, adapt=adapt)
+    )

@@ -11,8 +11,8 @@ from functools import partial
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, Replies, ServerState, uniform
-from seedbed.learning.adaptations import DONE, Each, learned_path, learned_steps, multi_step, rates_for
-from seedbed.learning.objectives import after
+from seedbed.learning.adaptations import DONE, RateGranularity, learned_rates_path, learned_steps, multi_step, rates_for
+from seedbed.learning.objectives import meta_objective
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
 
@@ -22,7 +22,7 @@ def meta_sgd(
     *,
     lr: float = 0.1,
     steps: int = 1,
-    each: Each = "number",
+    each: RateGranularity = "number",
     multi_step_rounds: int = 0,
     outer: Optimizer = adam(1e-3),
     test_steps: int | None = None,
@@ -40,9 +40,9 @@ def meta_sgd(
     if multi_step_rounds and not steps:
         raise InputError("multi_step_rounds needs inner steps, but steps=0: set steps, or leave it out")
     learned = partial(learned_steps, loss, each=each)
-    objective = after(learned(steps=steps), loss)
+    objective = meta_objective(learned(steps=steps), loss)
     if multi_step_rounds:
-        objective = multi_step(learned_path(loss, steps=steps, each=each), loss, rounds=multi_step_rounds)
+        objective = multi_step(learned_rates_path(loss, steps=steps, each=each), loss, rounds=multi_step_rounds)
     base = fedsgd(objective, outer=outer, adapt=learned(steps=steps if test_steps is None else test_steps))
 
     def init(params: Params) -> ServerState:

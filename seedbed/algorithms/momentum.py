@@ -35,7 +35,7 @@ def with_momentum(algorithm: Algorithm, *, beta: float = 0.9) -> Algorithm:
 
     def client(sent: Tree, kept: Tree, task: Task) -> tuple[Message, Tree]:
         message, inner = algorithm.client(sent, kept["kept"], task)
-        if tree.nesting(message.value) != tree.nesting(kept["m"]):
+        if tree.structure_of(message.value) != tree.structure_of(kept["m"]):
             raise InputError(
                 "momentum on the clients needs messages of the structure of the params, but this algorithm sends "
                 f"{', '.join(tree.named_leaves(message.value))[:80]}: leave reduce.momentum out"

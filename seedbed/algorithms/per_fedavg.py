@@ -6,7 +6,7 @@ from typing import Literal
 
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.federated import Algorithm, uniform
-from seedbed.learning.adaptations import Order, guarded_steps, maml
+from seedbed.learning.adaptations import MetaGradient, guarded_steps, maml
 from seedbed.learning.objectives import Adapt, three_batch
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Objective
@@ -16,7 +16,7 @@ def per_fedavg(
     loss: Objective,
     *,
     alpha: float = 0.01,
-    order: Order = "exact",
+    order: MetaGradient = "exact",
     batches: Literal[2, 3] = 2,
     delta: float = 1e-2,
     local: Optimizer = sgd(0.1),

@@ -6,17 +6,17 @@ import torch
 from torch.func import vjp, vmap
 
 from seedbed import tree
-from seedbed.aggregation.no_reduce import each
+from seedbed.aggregation.no_reduce import no_reduce
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.federated import NEWCOMER, Algorithm, ClientId, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import guarded_steps
-from seedbed.learning.hypernetwork import EMBEDDINGS, HYPER, generated, hypernetwork
+from seedbed.learning.hypernetwork import EMBEDDINGS, HYPER, generate_parameters, hypernetwork
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.parameter_subsets import nothing, part, refuse_no_parts, within
+from seedbed.learning.parameter_subsets import empty_part, inside_part, part_named, refuse_no_parts
 from seedbed.learning.training import Objective, train
 
-OWN = HYPER + "v"  # the embedding of a client never seen
+NEWCOMER_EMBEDDING = HYPER + "v"  # the embedding of a client never seen
 
 
 def pfedhn(
@@ -55,39 +55,41 @@ def pfedhn(
         test_lr: their learning rate.
         seed: of φ and of the embeddings.
     """
-    of_head = within(head) if personal_head else nothing
+    of_head = inside_part(head) if personal_head else empty_part
 
     def init(theta: Params) -> ServerState:
         if personal_head:
             refuse_no_parts(theta, head)
         theta = tree.detach(theta)
         size = 1 + clients // 4 if dim is None else dim
-        body = part(theta, lambda n: not of_head(n))
+        body = part_named(theta, lambda n: not of_head(n))
         hyper = hypernetwork(body, clients=clients, dim=size, width=width, depth=depth, seed=seed)
-        return ServerState({**part(theta, of_head), **hyper}, outer.init(hyper))
+        return ServerState({**part_named(theta, of_head), **hyper}, outer.init(hyper))
 
     def send(state: ServerState, client: ClientId) -> Params:
-        hyper, heads = part(state.params, _of_hyper), part(state.params, of_head)
+        hyper, heads = part_named(state.params, _of_hyper), part_named(state.params, of_head)
         embeddings = hyper.pop(EMBEDDINGS)
         if client == NEWCOMER:
             # Departure: h goes to the new client, which learns v where its examples are; in the paper it stays, and
             # every step of v is a round between server and client. The steps are the same.
             v = embeddings.mean(0)
-            return {**generated(hyper, v), **heads, **hyper, OWN: v}
+            return {**generate_parameters(hyper, v), **heads, **hyper, NEWCOMER_EMBEDDING: v}
         if client >= len(embeddings):
             raise InputError(f"client {client} has no embedding: pfedhn was made for clients={len(embeddings)}")
-        return {**generated(hyper, embeddings[client]), **heads}
+        return {**generate_parameters(hyper, embeddings[client]), **heads}
 
     def client(sent: Params, own: Params, task: Task) -> tuple[Message, Params]:
         trained = train(loss, local, {**sent, **own}, task)
         moved = {n: sent[n] - p for n, p in trained.params.items() if not of_head(n)}
-        return Message(moved, torch.ones_like(task.examples), {"loss": trained.loss}), part(trained.params, of_head)
+        return Message(moved, torch.ones_like(task.examples), {"loss": trained.loss}), part_named(
+            trained.params, of_head
+        )
 
     def server(state: ServerState, replies: Replies) -> ServerState:
-        hyper, asked = part(state.params, _of_hyper), torch.tensor(list(replies.clients))
+        hyper, asked = part_named(state.params, _of_hyper), torch.tensor(list(replies.clients))
 
         def thetas(hyper: Params) -> Params:
-            return vmap(lambda v: generated(hyper, v))(hyper[EMBEDDINGS][asked])
+            return vmap(lambda v: generate_parameters(hyper, v))(hyper[EMBEDDINGS][asked])
 
         # The paper asks one client a round; of several, φ takes the mean and every embedding its own.
         [gradient] = vjp(thetas, hyper)[1](replies.value)
@@ -99,17 +101,27 @@ def pfedhn(
 
     def personalise(sent: Params, own: Params, support: Batch) -> Params:
         def model(learned: Params) -> Params:
-            body = generated(sent, learned[OWN]) if OWN in learned else part(sent, lambda n: not _of_hyper(n))
-            return {**body, **part(learned, of_head)}
+            body = (
+                generate_parameters(sent, learned[NEWCOMER_EMBEDDING])
+                if NEWCOMER_EMBEDDING in learned
+                else part_named(sent, lambda n: not _of_hyper(n))
+            )
+            return {**body, **part_named(learned, of_head)}
 
-        learned = {**part(sent, lambda n: n == OWN), **own}
+        learned = {**part_named(sent, lambda n: n == NEWCOMER_EMBEDDING), **own}
         if not learned:
             return sent
         adapt = guarded_steps(lambda some, batch: loss(model(some), batch), lr=test_lr, steps=test_steps)
         return model(adapt(learned, support))
 
     return Algorithm(
-        init, client, server, send=send, remember=lambda sent: part(sent, of_head), personalise=personalise, reduce=each
+        init,
+        client,
+        server,
+        send=send,
+        remember=lambda sent: part_named(sent, of_head),
+        personalise=personalise,
+        reduce=no_reduce,
     )
 
 

@@ -11,7 +11,7 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, uniform
-from seedbed.learning.objectives import near
+from seedbed.learning.objectives import proximal
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.training import Item, Objective, fold, gradient
 
@@ -42,7 +42,7 @@ def pfedme(
     """
 
     def solve(w: Params, theta: Params, item: Item, count: int) -> tuple[Params, Tensor]:
-        envelope, state, value = near(loss, w, lam), inner.init(theta), torch.zeros(())
+        envelope, state, value = proximal(loss, w, lam), inner.init(theta), torch.zeros(())
         for _ in range(count):
             slope, value = gradient(envelope, theta, item)
             theta, state = inner.update(slope, state, theta)

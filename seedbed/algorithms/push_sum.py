@@ -30,7 +30,7 @@ def push_sum(loss: Objective, *, outer: Optimizer = sgd(0.1), adapt: Adapt = una
         params = tree.detach(params)
         # In double precision, so that the mean of w over peers stays 1, and the mean of x is that of the peers.
         return ServerState(
-            params, {"w": tree.beside(torch.ones((), dtype=torch.float64), params), "outer": outer.init(params)}
+            params, {"w": tree.to_device_of(torch.ones((), dtype=torch.float64), params), "outer": outer.init(params)}
         )
 
     def send(state: ServerState, client: ClientId) -> Params:

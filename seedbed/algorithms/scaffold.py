@@ -9,9 +9,9 @@ import torch
 from seedbed import tree
 from seedbed.data.types import Task
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState, adapting
+from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState, personalise_by
 from seedbed.learning.adaptations import unadapted
-from seedbed.learning.objectives import Adapt, tilted
+from seedbed.learning.objectives import Adapt, with_linear_term
 from seedbed.learning.optimizers import Optimizer, sgd
 from seedbed.learning.path_length import per_length, require_linear, train_measured
 from seedbed.learning.training import Objective, mean_gradient
@@ -56,7 +56,7 @@ def scaffold(
 
     def client(sent: ServerState, c_i: Tree, task: Task) -> tuple[Message, Tree]:
         theta, c = sent.params, sent.extra["c"]
-        trained, length = train_measured(tilted(loss, tree.sub(c, c_i)), local, theta, task)
+        trained, length = train_measured(with_linear_term(loss, tree.sub(c, c_i)), local, theta, task)
         moved = tree.sub(theta, trained.params)
         if option == 1:
             c_plus, _ = mean_gradient(loss, theta, task)
@@ -71,4 +71,4 @@ def scaffold(
         params, after = outer.update(replies.value["moved"], state.extra["outer"], state.params)
         return ServerState(params, {"c": c, "outer": after})
 
-    return Algorithm(init, client, server, send=send, remember=remember, personalise=adapting(adapt))
+    return Algorithm(init, client, server, send=send, remember=remember, personalise=personalise_by(adapt))

@@ -3,7 +3,14 @@
 from collections.abc import Callable, Mapping
 
 from seedbed.attacks.after_adaptation import after_adaptation
-from seedbed.attacks.attack import Attack, Attacked, Poisoned, Seen, Triggered, choose_attackers
+from seedbed.attacks.attack import (
+    Attack,
+    AttackedEngine,
+    HonestMessages,
+    PoisonedTasks,
+    TriggeredTasks,
+    choose_attackers,
+)
 from seedbed.attacks.data_poisoning import backdoor, label_flip
 from seedbed.attacks.model_poisoning import LIES
 from seedbed.attacks.tailored import min_max, min_sum, tailored
@@ -18,4 +25,12 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "after_adaptation": after_adaptation,
 }
 
-__all__ = ["ATTACKS", "Attack", "Attacked", "Poisoned", "Seen", "Triggered", "choose_attackers"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "AttackedEngine",
+    "HonestMessages",
+    "PoisonedTasks",
+    "TriggeredTasks",
+    "choose_attackers",
+]

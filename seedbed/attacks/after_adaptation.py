@@ -8,13 +8,13 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.aggregation.robust import flattened
-from seedbed.attacks.attack import Attack, Seen
-from seedbed.attacks.tailored import search
+from seedbed.attacks.attack import Attack, HonestMessages
+from seedbed.attacks.tailored import search_strength
 from seedbed.data.types import Batch, Episode, Task
 from seedbed.errors import InputError
-from seedbed.federated import Message, model_in
+from seedbed.federated import Message, params_of
 from seedbed.learning.adaptations import gradient_steps
-from seedbed.learning.objectives import after
+from seedbed.learning.objectives import meta_objective
 from seedbed.learning.training import Objective, mean_gradient
 from seedbed.tree import Tree
 
@@ -31,22 +31,22 @@ def after_adaptation(*, loss: Objective, lr: float = 0.1, steps: int = 5) -> Att
         lr, steps: of the adaptation that the attackers expect.
     """
     adapt = gradient_steps(loss, lr=lr, steps=steps)
-    adapted = after(adapt, loss)
+    adapted = meta_objective(adapt, loss)
 
     def client(sent: Tree, kept: Tree, task: Task) -> tuple[Message, Tree]:
-        params = model_in(sent)
+        params = params_of(sent)
         g, _ = mean_gradient(lambda p, item: adapted(p, _episode(item)), params, task)
         h, _ = mean_gradient(lambda p, item: loss(p, _episode(item).query), params, task)
         return Message(orthogonal(tree.scale(-1.0, g), h), task.examples, {}), kept
 
-    def lie(seen: Seen) -> Message:
-        if tree.nesting(seen.harm) != tree.nesting(seen.honest.value):
+    def lie(seen: HonestMessages) -> Message:
+        if tree.structure_of(seen.harm) != tree.structure_of(seen.honest.value):
             raise InputError(
                 "attack=after_adaptation needs messages of the structure of the params, but this algorithm sends "
                 f"{', '.join(tree.named_leaves(seen.honest.value))[:80]}: use tailored"
             )
         p = flattened(seen.harm).double().mean(0)
-        return search(seen, p / p.norm().clamp_min(torch.finfo(p.dtype).tiny))
+        return search_strength(seen, p / p.norm().clamp_min(torch.finfo(p.dtype).tiny))
 
     return Attack("after_adaptation", lie, client=client, tries_server=True)
 

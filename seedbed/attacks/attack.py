@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from seedbed import randomness, tree
-from seedbed.aggregation.no_reduce import each
-from seedbed.aggregation.robust import TooFew
-from seedbed.data.sampling import AroundSource, TaskSource
+from seedbed.aggregation.no_reduce import no_reduce
+from seedbed.aggregation.robust import TooFewMessages
+from seedbed.data.sampling import TaskSource, TaskSourceWrapper
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, Around, ClientId, Engine, Group, Message, ServerState
-from seedbed.rounds.message_validation import Gate
+from seedbed.federated import Algorithm, ClientId, Engine, EngineWrapper, Message, MessageBatch, ServerState
+from seedbed.rounds.message_validation import MessageValidator
 from seedbed.tree import Tree
 
 
-class Seen(NamedTuple):
+class HonestMessages(NamedTuple):
     """What attackers know in a round."""
 
     own: Message  # leaves [a, ...]: what they would have sent, had they been honest (on poisoned data, if it is)
@@ -38,11 +38,11 @@ class Seen(NamedTuple):
     harm: Tree = ()  # leaves [a, ...]: what the attack's own client computes
 
 
-Lie = Callable[[Seen], Message]  # -> leaves [a, ...]
+Lie = Callable[[HonestMessages], Message]  # -> leaves [a, ...]
 Poison = Callable[[Batch], Batch]  # leaves [..., B, ...]
 
 
-def as_it_is(seen: Seen) -> Message:
+def no_attack(seen: HonestMessages) -> Message:
     """No lie: what the attackers computed, on poisoned data."""
     return seen.own
 
@@ -61,7 +61,7 @@ class Attack:
     """
 
     name: str
-    lie: Lie = as_it_is
+    lie: Lie = no_attack
     poison: Poison | None = None
     trigger: Poison | None = None
     names: int = 1
@@ -73,14 +73,14 @@ class Attack:
         Raises:
             InputError: the attack tries the server's rule, and this algorithm's server has none.
         """
-        if self.tries_server and algorithm.reduce is each:
+        if self.tries_server and algorithm.reduce is no_reduce:
             raise InputError(
                 f"attack={self.name} searches for what harms the server's rule the most, but this algorithm's server "
                 "needs each message (reduce=each): use min_max or min_sum"
             )
 
 
-class Attacked(Around):
+class AttackedEngine(EngineWrapper):
     """An engine some of whose clients lie.
 
     Args:
@@ -98,12 +98,12 @@ class Attacked(Around):
         start: ServerState,
         *,
         seed: int = 0,
-        gate: Gate | None = Gate(),
+        gate: MessageValidator | None = MessageValidator(),
     ):
         super().__init__(engine)
         self.attack, self.attackers, self.start, self.seed, self.gate = attack, attackers, start, seed, gate
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         hostile = sorted(c for c in sent if c in self.attackers)
         if not hostile:
             yield from self.engine.ask(algorithm, sent, round)
@@ -113,15 +113,15 @@ class Attacked(Around):
         groups = list(self.engine.ask(algorithm, sent, round))
         own = _of(groups, hostile)
         others = _of(groups, honest) if honest else own
-        truths = [Group(honest, others)] if honest else []
+        truths = [MessageBatch(honest, others)] if honest else []
         yield from truths
         drawn = [randomness.generator(self.seed, "attack", round, c) for c in hostile]
         first, outcome = partial(self._first, algorithm, hostile), partial(self._outcome, algorithm, truths, hostile)
         harm = self._harm(algorithm, {c: sent[c] for c in hostile}, round)
-        lies = self.attack.lie(Seen(own, others, drawn, first, outcome, harm))
-        yield Group(hostile, lies)
+        lies = self.attack.lie(HonestMessages(own, others, drawn, first, outcome, harm))
+        yield MessageBatch(hostile, lies)
         for name in range(1, self.attack.names):
-            yield Group([-1 - c - name * len(self.population) for c in hostile], lies)
+            yield MessageBatch([-1 - c - name * len(self.population) for c in hostile], lies)
 
     def _first(self, algorithm: Algorithm, hostile: Sequence[ClientId]) -> Message:
         """What these clients say in the first round, computed anew: there is no store of it to lose in a crash."""
@@ -133,16 +133,16 @@ class Attacked(Around):
         return _of(groups, hostile)
 
     def _outcome(
-        self, algorithm: Algorithm, truths: Sequence[Group], hostile: Sequence[ClientId], lies: Message
+        self, algorithm: Algorithm, truths: Sequence[MessageBatch], hostile: Sequence[ClientId], lies: Message
     ) -> Tree:
         """The server's value of the round with these lies in it; zero, which is no step, where too few are admitted."""
-        groups = [*truths, Group(hostile, lies)]
+        groups = [*truths, MessageBatch(hostile, lies)]
         asked = [c for group in groups for c in group.clients]
         groups = list(self.gate.admit(groups, asked).groups) if self.gate else groups
         messages = _of(groups, sorted(c for group in groups for c in group.clients))  # in the order of the real round
         try:
             return algorithm.reduce(messages.value, messages.weight)
-        except TooFew:
+        except TooFewMessages:
             return tree.map(lambda x: torch.zeros_like(x[0]), lies.value)
 
     def _harm(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Tree:
@@ -153,14 +153,14 @@ class Attacked(Around):
         return _of(groups, list(sent)).value
 
 
-def _of(groups: Sequence[Group], clients: Sequence[ClientId]) -> Message:
+def _of(groups: Sequence[MessageBatch], clients: Sequence[ClientId]) -> Message:
     """These clients' messages, in this order."""
     place = {c: i for i, c in enumerate(c for group in groups for c in group.clients)}
     chosen: Message = tree.index(tree.concatenate([g.messages for g in groups]), [place[c] for c in clients])
     return chosen
 
 
-class Poisoned(AroundSource):
+class PoisonedTasks(TaskSourceWrapper):
     """Tasks some of which are poisoned: all of the attackers' batches; of their episodes the sets to be judged on.
 
     Support sets stay: a client whose labels are drawn afresh in each episode would only rename them.
@@ -179,10 +179,10 @@ class Poisoned(AroundSource):
         def only_theirs(changed: Tensor, before: Tensor) -> Tensor:
             return torch.where(hostile.reshape(-1, *[1] * (before.ndim - 1)), changed, before)
 
-        return task._replace(items=tree.map(only_theirs, judged_on(task.items, self.poison), task.items))
+        return task._replace(items=tree.map(only_theirs, backdoor_judge(task.items, self.poison), task.items))
 
 
-class Triggered(AroundSource):
+class TriggeredTasks(TaskSourceWrapper):
     """Episodes whose queries call a backdoor: only those that are not of its target's class count."""
 
     def __init__(self, source: TaskSource, trigger: Poison):
@@ -191,18 +191,18 @@ class Triggered(AroundSource):
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
         task = self.source.tasks(clients, round)
-        return task._replace(items=judged_on(task.items, self._called))
+        return task._replace(items=backdoor_judge(task.items, self._called))
 
     def _called(self, query: Batch) -> Batch:
         called = self.trigger(query)
         return called._replace(mask=query.mask * (query.y != called.y))
 
 
-def judged_on(items: Tree, change: Poison) -> Tree:
+def backdoor_judge(items: Tree, change: Poison) -> Tree:
     """Change what is learnt from: of an episode or a triple all but its support set."""
     parts = getattr(items, "_fields", ())
     if "query" not in parts:
-        return tree.map_parts(change, items, Batch)
+        return tree.map_subtrees(change, items, Batch)
     return items._replace(**{part: change(getattr(items, part)) for part in parts if part != "support"})
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.attacks.attack import Attack, Seen
+from seedbed.attacks.attack import Attack, HonestMessages
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.federated import Message
@@ -70,7 +70,7 @@ def backdoor(
 
         return Batch(mixed(called.x, batch.x), mixed(called.y, batch.y), batch.mask)
 
-    def lie(seen: Seen) -> Message:
+    def lie(seen: HonestMessages) -> Message:
         return seen.own._replace(value=tree.scale(boost, seen.own.value))
 
     return Attack("backdoor", lie, poison, trigger)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.attacks.attack import Attack, Seen
+from seedbed.attacks.attack import Attack, HonestMessages
 from seedbed.federated import Message
 from seedbed.tree import Tree
 
@@ -24,10 +24,10 @@ def scaling(*, scale: float = 10.0) -> Attack:
     return Attack("scaling", lambda seen: _saying(seen, tree.scale(scale, seen.own.value)))
 
 
-def noise(*, scale: float = 3.0) -> Attack:
+def gaussian_noise(*, scale: float = 3.0) -> Attack:
     """Gaussian noise as long as `scale` times the honest messages on average, another for each attacker and round."""
 
-    def lie(seen: Seen) -> Message:
+    def lie(seen: HonestMessages) -> Message:
         long = _norm(seen.honest.value).mean() * scale
 
         def drawn(leaf: Tensor) -> Tensor:
@@ -74,19 +74,19 @@ def mimic() -> Attack:
     the direction of greatest variance in the first rounds and keeps its client.
     """
 
-    def lie(seen: Seen) -> Message:
+    def lie(seen: HonestMessages) -> Message:
         away = _norm(tree.map(lambda x: x - x.mean(0), seen.honest.value))
         return all_say(seen, tree.index(seen.honest.value, int(away.argmax())))
 
     return Attack("mimic", lie)
 
 
-def not_a_number() -> Attack:
+def send_nan() -> Attack:
     """NaN in every number."""
     return Attack("not_a_number", lambda seen: _saying(seen, tree.full_like(seen.own.value, torch.nan)))
 
 
-def infinite() -> Attack:
+def send_infinity() -> Attack:
     """Infinity in every number."""
     return Attack("infinite", lambda seen: _saying(seen, tree.full_like(seen.own.value, torch.inf)))
 
@@ -94,7 +94,7 @@ def infinite() -> Attack:
 def weight_lie(*, weight: float = 1e6) -> Attack:
     """−own, with a weight that no honest client has."""
 
-    def lie(seen: Seen) -> Message:
+    def lie(seen: HonestMessages) -> Message:
         message = _saying(seen, tree.scale(-1.0, seen.own.value))
         return message._replace(weight=torch.full_like(message.weight, weight))
 
@@ -117,24 +117,24 @@ def sybil(*, names: int = 10) -> Attack:
 LIES: dict[str, Callable[..., Attack]] = {
     "sign_flip": sign_flip,
     "scaling": scaling,
-    "noise": noise,
+    "noise": gaussian_noise,
     "ipm": ipm,
     "alie": alie,
     "mimic": mimic,
-    "not_a_number": not_a_number,
-    "infinite": infinite,
+    "not_a_number": send_nan,
+    "infinite": send_infinity,
     "weight_lie": weight_lie,
     "stale": stale,
     "sybil": sybil,
 }
 
 
-def _saying(seen: Seen, value: Tree) -> Message:
+def _saying(seen: HonestMessages, value: Tree) -> Message:
     """The attackers' messages with other values [a, ...]."""
     return seen.own._replace(value=value)
 
 
-def all_say(seen: Seen, one: Tree) -> Message:
+def all_say(seen: HonestMessages, one: Tree) -> Message:
     """The same value [...] from every attacker."""
     count = len(seen.draws)
     return _saying(seen, tree.map(lambda x: x.expand(count, *x.shape).clone(), one))

@@ -15,7 +15,7 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.aggregation.robust import distances, flattened, unflattened
 from seedbed.attacks import model_poisoning
-from seedbed.attacks.attack import Attack, Seen
+from seedbed.attacks.attack import Attack, HonestMessages
 from seedbed.federated import Message
 
 Perturbation = Literal["mean", "std", "sign"]
@@ -35,7 +35,7 @@ def min_max(*, perturbation: Perturbation = "std") -> Attack:
         perturbation: p: mean (−μ), std (less the deviation in each coordinate) or sign (−sign μ).
     """
 
-    def lie(seen: Seen) -> Message:
+    def lie(seen: HonestMessages) -> Message:
         rows = _rows(seen)
         mean, p = rows.mean(0), _perturbation(rows, perturbation)
         along, away = (mean - rows) @ p, (mean - rows).square().sum(1)
@@ -55,7 +55,7 @@ def min_sum(*, perturbation: Perturbation = "std") -> Attack:
         perturbation: p: mean (−μ), std (less the deviation in each coordinate) or sign (−sign μ).
     """
 
-    def lie(seen: Seen) -> Message:
+    def lie(seen: HonestMessages) -> Message:
         rows = _rows(seen)
         mean = rows.mean(0)
         return _all_send(seen, mean + (rows - mean).norm(dim=1).max() * _perturbation(rows, perturbation))
@@ -75,7 +75,7 @@ def tailored(*, harm: Harm = "against") -> Attack:
             paper's.
     """
 
-    def lie(seen: Seen) -> Message:
+    def lie(seen: HonestMessages) -> Message:
         rows = _rows(seen)
         mean, back = rows.mean(0), _perturbation(rows, "mean")
 
@@ -88,7 +88,7 @@ def tailored(*, harm: Harm = "against") -> Attack:
     return Attack("tailored", lie, tries_server=True)
 
 
-def search(seen: Seen, p: Tensor) -> Message:
+def search_strength(seen: HonestMessages, p: Tensor) -> Message:
     """The honest mean, moved along p [P] by the γ that moves the server's value the farthest along p."""
     mean = _rows(seen).mean(0)
     return _worst(seen, [p], lambda value: (value - mean) @ p, ())
@@ -107,7 +107,7 @@ def _fixed() -> Iterator[Attack]:
 
 
 def _worst(
-    seen: Seen, directions: Iterable[Tensor], pull: Callable[[Tensor], Tensor], others: Iterable[Tensor]
+    seen: HonestMessages, directions: Iterable[Tensor], pull: Callable[[Tensor], Tensor], others: Iterable[Tensor]
 ) -> Message:
     """Of the others [P] and of μ + γp for each direction p the one with the greatest pull on the server's value."""
     rows = _rows(seen)
@@ -140,7 +140,7 @@ def _perturbation(rows: Tensor, name: Perturbation) -> Tensor:
     return unit
 
 
-def _rows(seen: Seen) -> Tensor:
+def _rows(seen: HonestMessages) -> Tensor:
     """Honest messages in double precision: [h, P]."""
     return flattened(seen.honest.value).double()
 
@@ -150,6 +150,6 @@ def _flat(value: tree.Tree) -> Tensor:
     return torch.cat([leaf.reshape(-1) for leaf in tree.leaves(value)]).double()
 
 
-def _all_send(seen: Seen, row: Tensor) -> Message:
+def _all_send(seen: HonestMessages, row: Tensor) -> Message:
     """The row [P] from every attacker, in the structure of the messages."""
     return model_poisoning.all_say(seen, unflattened(row, seen.honest.value))

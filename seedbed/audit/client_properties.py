@@ -10,12 +10,18 @@ import numpy as np
 import torch
 
 from seedbed import randomness, tree
-from seedbed.audit.attacks.property_inference import Area, Bools, Floats, area, told_apart
-from seedbed.audit.findings import Figure, Finding, Row
-from seedbed.audit.leaks import reason
+from seedbed.audit.attacks.property_inference import (
+    AreaUnderCurve,
+    Bools,
+    Floats,
+    area_under_curve,
+    train_property_classifier,
+)
+from seedbed.audit.findings import AttackRow, Figure, Finding
+from seedbed.audit.leaks import why_not_attacked
 from seedbed.audit.subject import Subject, with_rows
-from seedbed.audit.views import LEAST, released, secure_mean, update_in
-from seedbed.data.population import Population, Rows
+from seedbed.audit.views import MIN_VIEW_CLIENTS, release_of, secure_mean, update_in
+from seedbed.data.population import Population, RowIndices
 from seedbed.errors import InputError
 from seedbed.experiments.stages import Show
 from seedbed.privacy.differential import Noise, new_key
@@ -25,7 +31,7 @@ POOLED = 4  # rounds whose messages are the others of a sum
 MOSTLY = 0.8  # of a data set with the property
 
 
-def inferred(subject: Subject, show: Show) -> Finding:
+def infer_property(subject: Subject, show: Show) -> Finding:
     """Data sets with and without a property, half of them to learn from (of unseen clients), half as victims."""
     named: dict[str, Any] = {
         "name": "property",
@@ -34,37 +40,41 @@ def inferred(subject: Subject, show: Show) -> Finding:
         "obtains": f"{property_of(subject)}, against as many data sets without: the area under the ROC curve",
         "unit": "AUC",
     }
-    why = reason(subject)
+    why = why_not_attacked(subject)
     if why is None and not len(subject.experiment.unseen):
         why = "there are no unseen clients whose data could be the attacker's own"
     if why is not None:
         return Finding(**named, missing=why)
     sets = subject.asked.sets // 2 * 2
     try:
-        own = made(subject, subject.experiment.unseen, sets, "attacker's data sets")
-        victims = made(subject, subject.experiment.train, sets, "victims' data sets")
+        own = make_clients(subject, subject.experiment.unseen, sets, "attacker's data sets")
+        victims = make_clients(subject, subject.experiment.train, sets, "victims' data sets")
         tick = show.stage("a property", 4)
         known, has = messages(subject, own)
         tick("learned")
         seen, truth = messages(subject, victims)
     except InputError as error:
         return Finding(**named, missing=f"made-up clients are too small: {error}")
-    figures = {"plain": found(told_apart(flat(subject, known), has, flat(subject, seen)), truth)}
+    figures = {
+        "plain": property_finding(
+            train_property_classifier(flatten_update(subject, known), has, flatten_update(subject, seen)), truth
+        )
+    }
     tick(f"AUC {figures['plain'].value:.2f}")
     others = subject.sampled(subject.experiment.train.only(subject.someone(min(subject.cohort, 30), "others")))
-    if len(others.clients) >= LEAST:
+    if len(others.clients) >= MIN_VIEW_CLIENTS:
         rng = randomness.generator(subject.settings.seed, "others of a sum")
         pool = tree.concatenate([subject.messages(others, round) for round in range(1, 1 + POOLED)])
         many = len(others.clients) - 1
-        views = [[in_sum(tree.index(s, i), pool, many, rng) for i in range(sets)] for s in (known, seen)]
-        figures["secure"] = judged(subject, views, has, truth)
+        views = [[within_sum(tree.index(s, i), pool, many, rng) for i in range(sets)] for s in (known, seen)]
+        figures["secure"] = judge_classifier(subject, views, has, truth)
     tick("in a sum")
     if subject.reference is not None:
-        views = [[noised(subject, s, i) for i in range(sets)] for s in (known, seen)]
-        figures["private"] = judged(subject, views, has, truth)
+        views = [[release_message(subject, s, i) for i in range(sets)] for s in (known, seen)]
+        figures["private"] = judge_classifier(subject, views, has, truth)
     tick("noised")
     figures["guess"] = Figure(0.5)
-    return Finding(**named, rows=[Row(f"{sets} + {sets} sets", figures)], notes=NOTES)
+    return Finding(**named, rows=[AttackRow(f"{sets} + {sets} sets", figures)], notes=NOTES)
 
 
 NOTES = [
@@ -77,26 +87,27 @@ def property_of(subject: Subject) -> str:
     shape = subject.experiment.shape
     if shape.classes == 0:
         return f"that {MOSTLY:.0%} of the targets lie above the median"
+    classes = subject.experiment.train.classes
     if shape.episodic:
         return "that inputs are brighter (larger in the mean) than the median of their class"
-    return f"that {MOSTLY:.0%} of the examples are of the class {subject.experiment.train.classes[commonest(subject)]}"
+    return f"that {MOSTLY:.0%} of the examples are of the class {classes[most_common_class(subject)]}"
 
 
-def commonest(subject: Subject) -> int:
+def most_common_class(subject: Subject) -> int:
     train = subject.experiment.train
     return int(np.bincount(train.labels[train.rows]).argmax())
 
 
-def made(subject: Subject, population: Population, sets: int, purpose: str) -> Population:
+def make_clients(subject: Subject, population: Population, sets: int, purpose: str) -> Population:
     """So many data sets of these clients' rows, in turn with the property and without."""
     rng = randomness.generator(subject.settings.seed, purpose)
     if subject.experiment.shape.episodic:
-        return with_rows(population, [bright(population, i // 2, i % 2 == 0) for i in range(sets)])
+        return with_rows(population, [is_bright(population, i // 2, i % 2 == 0) for i in range(sets)])
     size = int(np.median(subject.experiment.train.sizes))
-    return with_rows(population, [drawn(subject, population, size, i % 2 == 0, rng) for i in range(sets)])
+    return with_rows(population, [draw_clients(subject, population, size, i % 2 == 0, rng) for i in range(sets)])
 
 
-def bright(population: Population, number: int, has: bool) -> Rows:
+def is_bright(population: Population, number: int, has: bool) -> RowIndices:
     """The brighter half of each class of a client, or the other half."""
     rows = population.rows_of(number % len(population))
     light = population.inputs(rows).double().flatten(1).mean(1).numpy()
@@ -108,10 +119,12 @@ def bright(population: Population, number: int, has: bool) -> Rows:
     return np.concatenate(kept)
 
 
-def drawn(subject: Subject, population: Population, size: int, has: bool, rng: np.random.Generator) -> Rows:
+def draw_clients(
+    subject: Subject, population: Population, size: int, has: bool, rng: np.random.Generator
+) -> RowIndices:
     """Rows of which MOSTLY have the property, or as many as have it by themselves."""
     if subject.experiment.shape.classes:
-        with_it = population.labels[population.rows] == commonest(subject)
+        with_it = population.labels[population.rows] == most_common_class(subject)
     else:
         targets = population.labels[population.rows].reshape(len(population.rows), -1)[:, 0]
         with_it = targets > np.median(targets)
@@ -128,32 +141,32 @@ def messages(subject: Subject, population: Population) -> tuple[Tree, Bools]:
     return subject.messages(subject.sampled(population)), np.arange(len(population)) % 2 == 0
 
 
-def in_sum(message: Tree, pool: Tree, others: int, rng: np.random.Generator) -> Tree:
+def within_sum(message: Tree, pool: Tree, others: int, rng: np.random.Generator) -> Tree:
     """A sum of this message and some of a pool's, which the attacker does not know."""
     chosen = rng.permutation(len(tree.leaves(pool)[0]))[:others].tolist()
     return secure_mean(tree.map(lambda x, y: torch.cat([x[None], y[chosen]]), message, pool))
 
 
-def noised(subject: Subject, stacked: Tree, number: int) -> Tree:
+def release_message(subject: Subject, stacked: Tree, number: int) -> Tree:
     """A message as it is released under the promise's clip and noise."""
     promise = subject.reference
     assert promise is not None
     norms = torch.stack([x.double().reshape(len(x), -1).square().sum(1) for x in tree.leaves(stacked)]).sum(0).sqrt()
     clip = promise.settings.clip or float(norms.median()) or 1.0
-    return released(promise.mechanism(Noise(new_key())), clip, tree.index(stacked, [number]))
+    return release_of(promise.mechanism(Noise(new_key())), clip, tree.index(stacked, [number]))
 
 
-def judged(subject: Subject, views: Sequence[Sequence[Tree]], has: Bools, truth: Bools) -> Figure:
-    known, seen = (flat(subject, tree.stack(side)) for side in views)
-    return found(told_apart(known, has, seen), truth)
+def judge_classifier(subject: Subject, views: Sequence[Sequence[Tree]], has: Bools, truth: Bools) -> Figure:
+    known, seen = (flatten_update(subject, tree.stack(side)) for side in views)
+    return property_finding(train_property_classifier(known, has, seen), truth)
 
 
-def found(scores: Floats, truth: Bools) -> Figure:
-    it: Area = area(scores, truth)
+def property_finding(scores: Floats, truth: Bools) -> Figure:
+    it: AreaUnderCurve = area_under_curve(scores, truth)
     return Figure(*it)
 
 
-def flat(subject: Subject, stacked: Tree) -> Floats:
+def flatten_update(subject: Subject, stacked: Tree) -> Floats:
     """[S, P]: of the model's update if the messages hold one, else of all that they hold."""
     update = update_in(tree.index(stacked, 0), subject.model.params)
     leaves = tree.leaves(stacked)

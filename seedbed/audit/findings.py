@@ -17,7 +17,7 @@ class Figure(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class AttackRow:
     """One case of an attack.
 
     Attributes:
@@ -60,7 +60,7 @@ class Finding:
     sees: str
     obtains: str
     unit: str
-    rows: Sequence[Row] = ()
+    rows: Sequence[AttackRow] = ()
     missing: str | None = None
     claim: Claim | None = None
     notes: Sequence[str] = ()

@@ -13,30 +13,30 @@ from torch import Tensor
 
 from seedbed import randomness, tree
 from seedbed.audit.attacks import gradient_matching, label_leak, layer_inversion
-from seedbed.audit.findings import Finding, Picture, Row, mean_of
+from seedbed.audit.findings import AttackRow, Finding, Picture, mean_of
 from seedbed.audit.subject import Subject, inputs_of, with_rows
-from seedbed.audit.views import LEAST, released, secure_mean, update_in
+from seedbed.audit.views import MIN_VIEW_CLIENTS, release_of, secure_mean, update_in
 from seedbed.data.population import Population
 from seedbed.data.sampling import Picks, Sampled
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.experiments.stages import Show
-from seedbed.models import Model, is_image
+from seedbed.models import Model, is_image_shape
 from seedbed.privacy.differential import Noise, new_key
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.tree import Tree
 
-EXACT = 150.0  # dB: no error that single precision could show
-FEW = (1, 2, 5)  # examples of made-up small clients
+EXACT_PSNR = 150.0  # dB: no error that single precision could show
+SMALL_CLIENTS = (1, 2, 5)  # examples of made-up small clients
 SEARCHED = 64  # examples that are searched for at most
 SHOWN = 3  # pictures
-MOST = 30  # clients of a sum: with more, less is learned
+MAX_SUM_CLIENTS = 30  # clients of a sum: with more, less is learned
 GUESSERS = 500  # other people's inputs whose mean is the guess
 Update = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentMessage:
     """The messages of some clients of one case, and what an attacker sees of them."""
 
     case: str
@@ -56,14 +56,14 @@ class Sent:
         many = len(self.clients)
         cohort = [(client + i) % many for i in range(min(self.cohort, many))]
         seen = {"plain": mine}
-        if len(cohort) >= LEAST:
+        if len(cohort) >= MIN_VIEW_CLIENTS:
             seen["secure"] = secure_mean(tree.index(self.messages, cohort))
         if self.mechanism is not None:
-            seen["private"] = released(self.mechanism, self.clip, tree.stack([mine]), client)
+            seen["private"] = release_of(self.mechanism, self.clip, tree.stack([mine]), client)
         return seen
 
 
-def sent(subject: Subject, case: str, population: Population) -> Sent:
+def messages_of_clients(subject: Subject, case: str, population: Population) -> SentMessage:
     """These clients' messages. Of a clip that follows the clients' norms, the median norm of these stands in."""
     source = subject.sampled(population)
     messages = subject.messages(source)
@@ -71,26 +71,26 @@ def sent(subject: Subject, case: str, population: Population) -> Sent:
     mechanism = None if promise is None else promise.mechanism(Noise(new_key()))
     fixed = None if promise is None else promise.settings.clip
     norms = [float(tree.squared_norm(tree.index(messages, c)).sqrt()) for c in source.clients]
-    return Sent(case, source, messages, mechanism, fixed or float(np.median(norms)) or 1.0, subject.cohort)
+    return SentMessage(case, source, messages, mechanism, fixed or float(np.median(norms)) or 1.0, subject.cohort)
 
 
-def cases(subject: Subject) -> Iterator[Sent]:
+def cases(subject: Subject) -> Iterator[SentMessage]:
     """Small made-up clients as far as the run's sampler takes them, then clients as they are."""
     train = subject.experiment.train
-    attacked = subject.someone(max(subject.asked.clients, min(subject.cohort, MOST)), "audited clients")
+    attacked = subject.someone(max(subject.asked.clients, min(subject.cohort, MAX_SUM_CLIENTS)), "audited clients")
     some = train.only(attacked)
-    for count in FEW:
+    for count in SMALL_CLIENTS:
         if count < int(some.sizes.min()):
             rng = randomness.generator(subject.settings.seed, "small clients", count)
             rows = [np.sort(rng.permutation(some.rows_of(c))[:count]) for c in range(len(some))]
             try:
-                yield sent(subject, f"{count} example{'s' * (count > 1)}", with_rows(some, rows))
+                yield messages_of_clients(subject, f"{count} example{'s' * (count > 1)}", with_rows(some, rows))
             except InputError:
                 continue  # too few for a task of this algorithm
-    yield sent(subject, "all its examples", some)
+    yield messages_of_clients(subject, "all its examples", some)
 
 
-def reason(subject: Subject) -> str | None:
+def why_not_attacked(subject: Subject) -> str | None:
     """Why messages cannot be looked into; None: they can."""
     name = subject.settings.algorithm
     if not isinstance(subject.model, Model):
@@ -103,7 +103,7 @@ def reason(subject: Subject) -> str | None:
 # ---- inputs read off -----------------------------------------------------------------------------------------------
 
 
-def inverted(subject: Subject, show: Show) -> Finding:
+def invert_inputs(subject: Subject, show: Show) -> Finding:
     """x = (∂L/∂W)_i/(∂L/∂b)_i for the units of a first dense layer."""
     named: dict[str, Any] = {
         "name": "inversion",
@@ -114,7 +114,7 @@ def inverted(subject: Subject, show: Show) -> Finding:
         "to 0…1 (above 30 dB a picture is recognised, above 100 it is exact)",
         "unit": "dB",
     }
-    why = reason(subject)
+    why = why_not_attacked(subject)
     if why is None and layer_of(subject) is None:
         why = (
             f"the model ({subject.settings.model.name}) has no dense layer on its inputs; model.name=mlp has one. "
@@ -151,7 +151,7 @@ def first_message(subject: Subject) -> Tree:
     return tree.index(subject.messages(source), 0)
 
 
-def _inverted(subject: Subject, one: Sent) -> tuple[Row, list[Picture]]:
+def _inverted(subject: Subject, one: SentMessage) -> tuple[AttackRow, list[Picture]]:
     layer = layer_of(subject)
     assert layer is not None  # `inverted` has looked
     scores: dict[str, list[float]] = {}
@@ -162,16 +162,16 @@ def _inverted(subject: Subject, one: Sent) -> tuple[Row, list[Picture]]:
         for column, value in one.views(client).items():
             update = update_in(value, subject.model.params)
             assert update is not None
-            found, ratio = layer_inversion.best(subject.scaled(layer_inversion.candidates(update, layer)), true)
-            scores.setdefault(column, []).append(min(ratio, EXACT))
+            found, ratio = layer_inversion.best_match(subject.scaled(layer_inversion.candidates(update, layer)), true)
+            scores.setdefault(column, []).append(min(ratio, EXACT_PSNR))
             images[column] = found
-        guess = layer_inversion.guess(true, other_inputs(subject, one.source.population, client))
+        guess = layer_inversion.mean_guess(true, other_inputs(subject, one.source.population, client))
         scores.setdefault("guess", []).append(guess)
-        if is_image(subject.experiment.shape.inputs) and client == 0:
+        if is_image_shape(subject.experiment.shape.inputs) and client == 0:
             images["original"] = true[int(layer_inversion.psnr(images["plain"], true).argmax())]
             shape = subject.experiment.shape.inputs
             pictures.append(Picture(f"read off, {one.case}", {c: x.reshape(shape).numpy() for c, x in images.items()}))
-    return Row(one.case, {c: mean_of(s) for c, s in scores.items()}), pictures
+    return AttackRow(one.case, {c: mean_of(s) for c, s in scores.items()}), pictures
 
 
 def other_inputs(subject: Subject, population: Population, client: int) -> Tensor:
@@ -184,7 +184,7 @@ def other_inputs(subject: Subject, population: Population, client: int) -> Tenso
 # ---- inputs searched for -------------------------------------------------------------------------------------------
 
 
-def searched(subject: Subject, show: Show) -> Finding:
+def search_inputs(subject: Subject, show: Show) -> Finding:
     """Gradient matching with total variation, on the smallest client that the algorithm takes."""
     named: dict[str, Any] = {
         "name": "matching",
@@ -194,8 +194,8 @@ def searched(subject: Subject, show: Show) -> Finding:
         "of the nearest one's ratio, in dB",
         "unit": "dB",
     }
-    why = reason(subject)
-    if why is None and not is_image(subject.experiment.shape.inputs):
+    why = why_not_attacked(subject)
+    if why is None and not is_image_shape(subject.experiment.shape.inputs):
         why = f"inputs of shape {subject.experiment.shape.inputs} are no images, and smoothness says nothing of them"
     why = why or without_update(subject)
     if why is not None:
@@ -222,7 +222,7 @@ def searched(subject: Subject, show: Show) -> Finding:
     shown = {c: x.reshape(shape).numpy() for c, x in {"original": victim.true[0], **nearest}.items()}
     case = f"{victim.count} example{'s' * (victim.count > 1)}"
     return Finding(
-        **named, rows=[Row(case, figures)], pictures=[Picture(f"searched for, {one.case}", shown)],
+        **named, rows=[AttackRow(case, figures)], pictures=[Picture(f"searched for, {one.case}", shown)],
         notes=[f"{subject.asked.steps} steps from {subject.asked.starts} starts; more may find more (audit.steps)."],
     )  # fmt: skip
 
@@ -242,7 +242,7 @@ class Victim:
 
     @classmethod
     def of(cls, subject: Subject, source: Sampled, client: int) -> "Victim":
-        picks = tree.parts(source.draw(client, 0).items, Picks)
+        picks = tree.subtrees(source.draw(client, 0).items, Picks)
         rows = np.unique(np.concatenate([p.rows[np.asarray(p.mask, bool)] for p in picks]))
         places = [torch.as_tensor(np.searchsorted(rows, p.rows).clip(max=len(rows) - 1)) for p in picks]
         task = tree.index(source.tasks([client], 0), 0)
@@ -268,13 +268,13 @@ class Victim:
             def with_guess(batch: Batch) -> Batch:
                 return batch._replace(x=inputs[next(places)])
 
-            items = tree.map_parts(with_guess, self.task.items, Batch)
+            items = tree.map_subtrees(with_guess, self.task.items, Batch)
             message, _ = subject.algorithm.client(model, kept, self.task._replace(items=items))
             found = update_in(message.value, subject.model.params)
             assert found is not None
             return {name: found[name] for name in names}
 
-        found = gradient_matching.matched(
+        found = gradient_matching.match_gradient(
             imitate,
             {name: update[name].to(torch.get_default_dtype()) for name in names},
             (self.count, *subject.experiment.shape.inputs),
@@ -289,7 +289,7 @@ class Victim:
 # ---- labels --------------------------------------------------------------------------------------------------------
 
 
-def labelled(subject: Subject, show: Show) -> Finding:
+def infer_labels(subject: Subject, show: Show) -> Finding:
     """Which classes a client has, from the signs of the head's update."""
     named: dict[str, Any] = {
         "name": "labels",
@@ -300,7 +300,7 @@ def labelled(subject: Subject, show: Show) -> Finding:
         "unit": "share",
     }
     shape, name = subject.experiment.shape, subject.settings.algorithm
-    why = reason(subject)
+    why = why_not_attacked(subject)
     if shape.classes == 0:
         why = "the target is a number: there are no classes"
     elif shape.episodic:
@@ -327,7 +327,7 @@ def bias_in(subject: Subject, value: Tree) -> Tensor | None:
     return None if update is None else update.get(f"{subject.model.head}.bias")
 
 
-def _labelled(subject: Subject, one: Sent) -> Row | None:
+def _labelled(subject: Subject, one: SentMessage) -> AttackRow | None:
     """None: these clients have every class, so that there is nothing to tell."""
     population, classes = one.source.population, subject.experiment.shape.classes
     held = np.stack([np.bincount(population.labels[population.rows_of(c)], minlength=classes) > 0
@@ -340,7 +340,7 @@ def _labelled(subject: Subject, one: Sent) -> Row | None:
         for column, value in one.views(client).items():
             bias = bias_in(subject, value)
             assert bias is not None
-            scores.setdefault(column, []).append(label_leak.balanced(label_leak.present(bias), own))
+            scores.setdefault(column, []).append(label_leak.balanced_accuracy(label_leak.present_classes(bias), own))
         usual = torch.as_tensor(np.delete(held, client, 0).mean(0) > 0.5)
-        scores.setdefault("guess", []).append(label_leak.balanced(usual, own))
-    return Row(one.case, {c: mean_of(s) for c, s in scores.items()}) if scores else None
+        scores.setdefault("guess", []).append(label_leak.balanced_accuracy(usual, own))
+    return AttackRow(one.case, {c: mean_of(s) for c, s in scores.items()}) if scores else None

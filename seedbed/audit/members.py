@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from seedbed import randomness, tree
-from seedbed.audit.attacks.membership_inference import Rate, ceiling, likelihood_ratio, true_positives
-from seedbed.audit.findings import Claim, Figure, Finding, Row
+from seedbed.audit.attacks.membership_inference import RateInterval, dp_ceiling, likelihood_ratio, true_positive_rate
+from seedbed.audit.findings import AttackRow, Claim, Figure, Finding
 from seedbed.audit.subject import Subject, with_algorithm
 from seedbed.audit.views import private_engine
 from seedbed.data.sampling import Sampled
 from seedbed.errors import InputError
-from seedbed.experiments.privacy_plan import Promise
+from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.stages import Show
-from seedbed.federated import Algorithm, Around, ClientId, Engine, Group, ServerState
-from seedbed.privacy.differential import Distributed, Local, Noise, epsilon, new_key, private
-from seedbed.privacy.differential.central import public
+from seedbed.federated import Algorithm, ClientId, Engine, EngineWrapper, MessageBatch, ServerState
+from seedbed.privacy.differential import DistributedNoise, LocalPrivacy, Noise, epsilon, new_key, with_privacy
+from seedbed.privacy.differential.central import public_info
 from seedbed.rounds import synchronous
 from seedbed.rounds.round import one_by_one
 from seedbed.tree import Tree
@@ -34,19 +34,19 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-class Attacked(NamedTuple):
+class MembershipResult(NamedTuple):
     """A membership attack's yield.
 
     Attributes:
         rate: of members found.  mistaken: the most that the share of others taken for members can be (97.5 %).
     """
 
-    rate: Rate
+    rate: RateInterval
     mistaken: float
     pairs: int
 
 
-def members(subject: Subject, show: Show) -> Finding:
+def probe_membership(subject: Subject, show: Show) -> Finding:
     """Membership of clients, undefended and under the promise of the run or the reference."""
     rounds = min(subject.asked.rounds, subject.settings.rounds or 1)
     shadows = subject.asked.shadows
@@ -63,90 +63,90 @@ def members(subject: Subject, show: Show) -> Finding:
         return Finding(**named, missing=f"{subject.settings.algorithm} has no synchronous rounds to train shadows in")
     if len(subject.experiment.train) < 4:
         return Finding(**named, missing="fewer than four clients are known: no halves can be drawn")
-    if promise is not None and isinstance(promise.mechanism(Noise(bytes(32))), Local):
+    if promise is not None and isinstance(promise.mechanism(Noise(bytes(32))), LocalPrivacy):
         promise = None
     own = subject.own is not None and promise is not None
     tick = show.stage("membership", shadows * (1 if promise is None else 2))
-    notes = [] if subject.own is None or own else [LOCAL]
+    notes = [] if subject.own is None or own else [LOCAL_REASON]
     try:
-        bare = attacked(subject, None, rounds, tick)
+        bare = attack_trainings(subject, None, rounds, tick)
     except (InputError, KeyError) as error:
         return Finding(**named, missing=f"shadows cannot be trained: {error}")
-    figures = {"plain": figure(bare), "guess": Figure(AT)}
+    figures = {"plain": membership_figure(bare), "guess": Figure(AT)}
     claim = None
     if promise is not None:
         try:
-            hidden = attacked(subject, promise, rounds, tick)
+            hidden = attack_trainings(subject, promise, rounds, tick)
         except InputError as error:
             notes.append(f"Under privacy shadows cannot be trained: {error}.")
         else:
             spent = spent_by(promise, rounds)
-            most = ceiling(hidden.mistaken, spent, promise.delta)
-            figures |= {"private": figure(hidden), "ceiling": Figure(most)}
+            most = dp_ceiling(hidden.mistaken, spent, promise.delta)
+            figures |= {"private": membership_figure(hidden), "ceiling": Figure(most)}
             said = (
                 f"{hidden.rate.rate:.1%} of members found (at least {hidden.rate.low:.1%}); ε = {spent:.3g} after "
                 f"{rounds} rounds allows {most:.1%} at the {hidden.mistaken:.1%} false alarms that are possible"
             )
             claim = Claim(said, hidden.rate.low > most) if own else None
             notes.append(
-                f"After {rounds} rounds ε = {spent:.3g}; e^ε·{AT:g} + δ = {ceiling(AT, spent, promise.delta):.2%}."
+                f"After {rounds} rounds ε = {spent:.3g}; e^ε·{AT:g} + δ = {dp_ceiling(AT, spent, promise.delta):.2%}."
             )
-    rows = [Row(f"{subject.settings.algorithm}, {bare.pairs} guesses", figures)]
+    rows = [AttackRow(f"{subject.settings.algorithm}, {bare.pairs} guesses", figures)]
     return Finding(**named, rows=[*rows, *beside(subject, rounds, notes)], claim=claim, notes=notes)
 
 
-def beside(subject: Subject, rounds: int, notes: list[str]) -> list[Row]:
+def beside(subject: Subject, rounds: int, notes: list[str]) -> list[AttackRow]:
     """The same attack on a meta-gradient, or on FedAvg's update where the run sends a meta-gradient."""
     name = "fedavg" if subject.settings.algorithm in META_GRADIENTS else META_GRADIENTS[0]
     try:
-        found = attacked(with_algorithm(subject, name), None, rounds, lambda _: None)
+        found = attack_trainings(with_algorithm(subject, name), None, rounds, lambda _: None)
     except (InputError, KeyError) as error:
         notes.append(f"{name} beside it cannot be trained on these data: {error}.")
         return []
-    return [Row(f"{name}, {found.pairs} guesses", {"plain": figure(found), "guess": Figure(AT)})]
+    return [AttackRow(f"{name}, {found.pairs} guesses", {"plain": membership_figure(found), "guess": Figure(AT)})]
 
 
-LOCAL = (
+LOCAL_REASON = (
     "privacy.mechanism=local protects what a client's data are, not whether it takes part: only the undefended figure "
     "is given."
 )
 
 
-def spent_by(promise: Promise, rounds: int) -> float:
+def spent_by(promise: PrivacyPromise, rounds: int) -> float:
     """ε of so many rounds."""
     return epsilon(promise.mechanism(Noise(bytes(32))).spent(rounds), promise.delta)
 
 
-def figure(found: Attacked) -> Figure:
+def membership_figure(found: MembershipResult) -> Figure:
     return Figure(found.rate.rate, found.rate.low, found.rate.high)
 
 
-def attacked(subject: Subject, promise: Promise | None, rounds: int, tick: Any) -> Attacked:
+def attack_trainings(subject: Subject, promise: PrivacyPromise | None, rounds: int, tick: Any) -> MembershipResult:
     """Each of the trainings attacked with all others as shadows."""
     shadows, clients = subject.asked.shadows, len(subject.experiment.train)
     rng = randomness.generator(subject.settings.seed, "shadows")
-    included = np.stack([halved(rng, clients) for _ in range(shadows)])
+    included = np.stack([random_halves(rng, clients) for _ in range(shadows)])
     scores = []
     for present in included:
-        scores.append(-losses(subject, trained(subject, promise, present, rounds)))
+        scores.append(-losses(subject, train_on_half(subject, promise, present, rounds)))
         tick("")
     return lira(np.stack(scores), included)
 
 
-def lira(scores: Floats, included: Bools) -> Attacked:
+def lira(scores: Floats, included: Bools) -> MembershipResult:
     """What the attack yields from scores [S, N], high for members."""
     ratios = np.stack(
         [likelihood_ratio(scores[i], np.delete(scores, i, 0), np.delete(included, i, 0)) for i in range(len(scores))]
     )
     flat, member = ratios.ravel(), included.ravel()
-    rate = true_positives(flat, member, at=AT)
+    rate = true_positive_rate(flat, member, at=AT)
     others = int((~member).sum())
     allowed = int(np.floor(AT * others))
     most = float(stats.beta.ppf(0.975, allowed + 1, max(1, others - allowed)))
-    return Attacked(rate, most, len(flat))
+    return MembershipResult(rate, most, len(flat))
 
 
-def halved(rng: np.random.Generator, clients: int) -> Bools:
+def random_halves(rng: np.random.Generator, clients: int) -> Bools:
     """A coin for each client; thrown again if all agree, for nobody could be told from anybody."""
     while True:
         coins = rng.random(clients) < 0.5
@@ -154,7 +154,7 @@ def halved(rng: np.random.Generator, clients: int) -> Bools:
             return coins
 
 
-def trained(subject: Subject, promise: Promise | None, present: Bools, rounds: int) -> ServerState:
+def train_on_half(subject: Subject, promise: PrivacyPromise | None, present: Bools, rounds: int) -> ServerState:
     """The state after so many rounds in which only those present take part; noise under a key of its own."""
     experiment, algorithm = subject.experiment, subject.algorithm
     source = experiment.source(subject.settings.algorithm, experiment.train, subject.options)
@@ -163,8 +163,8 @@ def trained(subject: Subject, promise: Promise | None, present: Bools, rounds: i
     silent = False
     if promise is not None:
         mechanism = promise.mechanism(Noise(new_key()))
-        algorithm = private(algorithm, mechanism, clip=promise.clip)
-        cohort, silent = None, isinstance(mechanism, Distributed)
+        algorithm = with_privacy(algorithm, mechanism, clip=promise.clip)
+        cohort, silent = None, isinstance(mechanism, DistributedNoise)
         if silent:  # an absent client sends zero, with its noise
             engine = private_engine(SilentWhereAbsent(engine, present), mechanism, promise.clip)
     schedule = synchronous(
@@ -176,17 +176,17 @@ def trained(subject: Subject, promise: Promise | None, present: Bools, rounds: i
         answering=None if silent else lambda chosen, round: [c for c in chosen if present[c]],
     )
     *_, last = islice(schedule, rounds)
-    return last.state if promise is None else public(last.state)
+    return last.state if promise is None else public_info(last.state)
 
 
-class SilentWhereAbsent(Around):
+class SilentWhereAbsent(EngineWrapper):
     """An engine whose absent clients contribute zero."""
 
     def __init__(self, engine: Engine, present: Bools):
         super().__init__(engine)
         self.present = present
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         for group in self.engine.ask(algorithm, sent, round):
             made = group.messages.value
             each = [

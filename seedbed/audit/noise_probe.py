@@ -17,23 +17,31 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from seedbed.audit.findings import Claim, Figure, Finding, Row
+from seedbed.audit.findings import AttackRow, Claim, Figure, Finding
 from seedbed.audit.views import every_release
 from seedbed.errors import Diverged
-from seedbed.experiments.privacy_plan import Promise
+from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.stages import Show
-from seedbed.privacy.differential import Adaptive, Banded, Distributed, Local, Noise, TreeAggregation, new_key
-from seedbed.privacy.differential.central import split
+from seedbed.privacy.differential import (
+    Adaptive,
+    Banded,
+    DistributedNoise,
+    LocalPrivacy,
+    Noise,
+    TreeAggregation,
+    new_key,
+)
+from seedbed.privacy.differential.central import split_multiplier
 from seedbed.privacy.differential.mechanisms import Mechanism
 
 QUIET_NUMBERS = 100_000
 DRAWN = 2_000_000  # numbers of all clients of a round: fewer each, where many clients noise
-ROUNDS = 4
+PROBED_ROUNDS = 4
 SURE = 0.999  # of the interval of the noise, wrongly missed once in a thousand audits
 Floats = NDArray[np.float64]
 
 
-def noise(promise: Promise, *, claimed: bool, show: Show) -> Finding:
+def noise(promise: PrivacyPromise, *, claimed: bool, show: Show) -> Finding:
     """The deviation of what is released where clients send zero, and whether rounds, keys or clients share noise."""
     mechanism, other = (promise.mechanism(Noise(new_key())) for _ in range(2))
     count = max(1000, min(QUIET_NUMBERS, DRAWN // answering(mechanism)))
@@ -48,7 +56,7 @@ def noise(promise: Promise, *, claimed: bool, show: Show) -> Finding:
     }
     tick = show.stage("noise", 1)
     try:
-        rounds = whitened(promise, mechanism, count, min(ROUNDS, promise.rounds))
+        rounds = whitened(promise, mechanism, count, min(PROBED_ROUNDS, promise.rounds))
         [foreign] = whitened(promise, other, count, 1)
     except Diverged:
         return Finding(**named, claim=Claim("noise that is no finite number", refuted=True) if claimed else None)
@@ -60,7 +68,7 @@ def noise(promise: Promise, *, claimed: bool, show: Show) -> Finding:
     tick(f"{ratio:.3f}")
     said = f"noise of {ratio:.4g} times what ε was accounted for ({low:.4g} to {high:.4g})"
     said += f"; two {' and two '.join(shared)} share noise" if shared else ""
-    row = Row(
+    row = AttackRow(
         f"{len(rounds)} rounds", {"plain": Figure(0.0), "private": Figure(ratio, low, high), "ceiling": Figure(1.0)}
     )
     refuted = not high >= 1 or bool(shared)  # what is no number is refuted too
@@ -69,12 +77,12 @@ def noise(promise: Promise, *, claimed: bool, show: Show) -> Finding:
 
 def answering(mechanism: Mechanism) -> int:
     """Clients of a round that answer: so many as the noise is claimed for."""
-    if isinstance(mechanism, Distributed):
+    if isinstance(mechanism, DistributedNoise):
         return mechanism.honest
-    return 1 if isinstance(mechanism, Local) else 2
+    return 1 if isinstance(mechanism, LocalPrivacy) else 2
 
 
-def whitened(promise: Promise, mechanism: Mechanism, count: int, rounds: int) -> list[Floats]:
+def whitened(promise: PrivacyPromise, mechanism: Mechanism, count: int, rounds: int) -> list[Floats]:
     """Numbers of deviation 1, independent over rounds, if the claim is true: R arrays [n]."""
     quiet = {"zero": torch.zeros(mechanism.population, 1, dtype=torch.float64).expand(-1, count)}
     first = answering(mechanism)
@@ -83,8 +91,8 @@ def whitened(promise: Promise, mechanism: Mechanism, count: int, rounds: int) ->
     if isinstance(mechanism, TreeAggregation):
         return nodes(mechanism, seen)
     if isinstance(mechanism, Banded):
-        return fresh(mechanism, seen)
-    multiplier = 2 * mechanism.noise_multiplier if isinstance(mechanism, Local) else sums_multiplier(promise)
+        return fresh_rows(mechanism, seen)
+    multiplier = 2 * mechanism.noise_multiplier if isinstance(mechanism, LocalPrivacy) else sums_multiplier(promise)
     return [x / multiplier for x in seen]
 
 
@@ -98,20 +106,20 @@ def nodes(mechanism: TreeAggregation, seen: Sequence[Floats]) -> list[Floats]:
     return found
 
 
-def fresh(mechanism: Banded, seen: Sequence[Floats]) -> list[Floats]:
+def fresh_rows(mechanism: Banded, seen: Sequence[Floats]) -> list[Floats]:
     """Z_t = Σ_j c_j·noise_{t−j}, over its deviation."""
     c = mechanism.column
     scale = mechanism.noise_multiplier * math.sqrt(math.fsum(x * x for x in c))
     return [np.sum([c[j] * seen[t - j] for j in range(min(t + 1, len(c)))], axis=0) / scale for t in range(len(seen))]
 
 
-def of_clients(promise: Promise, count: int) -> list[tuple[Floats, Floats]]:
+def of_clients(promise: PrivacyPromise, count: int) -> list[tuple[Floats, Floats]]:
     """What two clients send of zeros, where clients add the noise."""
     mechanism = promise.mechanism(Noise(new_key()))
-    if isinstance(mechanism, Local):
+    if isinstance(mechanism, LocalPrivacy):
         a, b = (mechanism.own_noise(torch.zeros(count), client, 0).numpy() for client in (0, 1))
         return [(a, b)]
-    if isinstance(mechanism, Distributed):
+    if isinstance(mechanism, DistributedNoise):
         a, b = (mechanism.whole(np.zeros(count), client, 0).astype(np.float64) for client in (0, 1))
         return [(a, b)]
     return []
@@ -125,8 +133,10 @@ def correlated(a: Floats, b: Floats) -> bool:
     return abs(float(np.corrcoef(a, b)[0, 1])) > limit
 
 
-def sums_multiplier(promise: Promise) -> float:
+def sums_multiplier(promise: PrivacyPromise) -> float:
     """The noise on sums, in clips: a little more than z where the clip adapts."""
     if isinstance(promise.clip, Adaptive):
-        return split(promise.noise_multiplier, promise.clip.deviation(promise.expected, promise.noise_multiplier))
+        return split_multiplier(
+            promise.noise_multiplier, promise.clip.deviation(promise.expected, promise.noise_multiplier)
+        )
     return promise.noise_multiplier

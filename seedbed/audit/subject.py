@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seedbed import randomness, tree
 from seedbed.algorithms import catalogue
-from seedbed.data.population import Population, Rows
+from seedbed.data.population import Population, RowIndices
 from seedbed.data.sampling import Sampled
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
@@ -29,8 +29,8 @@ from seedbed.experiments.config import (
     settings_from,
     table_from,
 )
-from seedbed.experiments.launch import plan, population_for, refuse_changed, trained_start
-from seedbed.experiments.privacy_plan import Promise
+from seedbed.experiments.launch import plan_run, population_for, refuse_changed_data, trained_start
+from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.federated import Algorithm, ServerState
 from seedbed.tree import Tree
@@ -51,8 +51,8 @@ class Subject:
     model: AnyModel
     algorithm: Algorithm
     state: ServerState
-    own: Promise | None
-    reference: Promise | None
+    own: PrivacyPromise | None
+    reference: PrivacyPromise | None
     what: str
     options: Mapping[str, Any]
     folder: Path | None = None  # of the run, if it is one
@@ -66,7 +66,7 @@ class Subject:
         return self.experiment.settings.audit
 
     @property
-    def entry(self) -> catalogue.Entry:
+    def entry(self) -> catalogue.CatalogueEntry:
         return catalogue.entry(self.settings.algorithm)
 
     @property
@@ -112,7 +112,7 @@ class Subject:
         return sorted(int(c) for c in drawn)
 
 
-def with_rows(population: Population, rows: Sequence[Rows]) -> Population:
+def with_rows(population: Population, rows: Sequence[RowIndices]) -> Population:
     """Made-up clients that hold these rows."""
     sizes = np.array([len(r) for r in rows], np.int64)
     return replace(
@@ -126,7 +126,7 @@ def with_rows(population: Population, rows: Sequence[Rows]) -> Population:
 
 def inputs_of(task: Task) -> Tensor:
     """The different inputs of one client's task: [B, ...]."""
-    found = [part.x[(part.mask * task.real[:, None]) > 0] for part in tree.parts(task.items, Batch)]
+    found = [part.x[(part.mask * task.real[:, None]) > 0] for part in tree.subtrees(task.items, Batch)]
     different: Tensor = torch.unique(torch.cat(found), dim=0)
     return different
 
@@ -148,7 +148,7 @@ def subject_of(place: Path | None, asked: Mapping[str, Any], assignments: Iterab
         return _of_run(place, asked, assignments)
     if place is not None and not place.exists():
         raise InputError(f"{place} is not there: name a run's directory or a settings file, or leave it out")
-    experiment = plan(asked, assignments, place)
+    experiment = plan_run(asked, assignments, place)
     _refuse_clientless(experiment)
     model, algorithm = _built(experiment, experiment.settings.options)
     what = f"{_words(experiment)}: the initial model"
@@ -164,7 +164,7 @@ def _of_run(path: Path, asked: Mapping[str, Any], assignments: Sequence[str]) ->
         raise InputError(f"{settled[0]} was settled when {path} was trained: only audit.* can be set")
     settings = settings_from(run.manifest["settings"], changes)
     experiment = Experiment(settings, population_for(settings))
-    refuse_changed(experiment, run)
+    refuse_changed_data(experiment, run)
     experiment.check()
     experiment.plan_privacy()
     _refuse_clientless(experiment)
@@ -213,11 +213,11 @@ def _subject(
     )
 
 
-def _reference(settings: Settings, experiment: Experiment) -> Promise | None:
+def _reference(settings: Settings, experiment: Experiment) -> PrivacyPromise | None:
     """The noise that ε = audit.epsilon would take with the run's rounds and cohort."""
     wished = settings.model_copy(update={"privacy": PrivacySettings(epsilon=settings.audit.epsilon)})
     try:
-        return Promise.of(wished, len(experiment.train))
+        return PrivacyPromise.of(wished, len(experiment.train))
     except InputError:
         return None
 

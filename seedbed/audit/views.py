@@ -14,17 +14,24 @@ from seedbed import tree
 from seedbed.data.types import Task
 from seedbed.engines import Vectorised
 from seedbed.federated import Algorithm, ClientId, Engine, Message, Params, Replies, ServerState
-from seedbed.privacy.differential import Adaptive, Distributed, Local, LocallyNoised, private
+from seedbed.privacy.differential import Adaptive, DistributedNoise, LocallyNoised, LocalPrivacy, with_privacy
 from seedbed.privacy.differential.mechanisms import Mechanism
-from seedbed.privacy.secure import Grid, Masks, Noised, Summed, Unmasked, Weighted
+from seedbed.privacy.secure import (
+    FixedPointGrid,
+    MaskedSums,
+    NoisedEncoding,
+    PlainSums,
+    SecureSumEngine,
+    WeightedEncoding,
+)
 from seedbed.rounds import synchronous
 from seedbed.rounds.round import gather
 from seedbed.tree import Tree
 
-LEAST = 3  # clients of a secure sum
+MIN_VIEW_CLIENTS = 3  # clients of a secure sum
 
 
-class Given:
+class FixedMessages:
     """A source of clients that have their messages already: leaves [N, ...]."""
 
     def __init__(self, messages: Tree):
@@ -58,25 +65,25 @@ def echo() -> Algorithm:
 def private_engine(engine: Engine, mechanism: Mechanism, clip: float | Adaptive) -> Engine:
     """The engine whose clients add noise of their own, where the mechanism asks for that. Sums are taken without masks,
     which change no bit of them."""
-    if isinstance(mechanism, Local):
+    if isinstance(mechanism, LocalPrivacy):
         assert isinstance(clip, float)  # Promise.of sees to it
         return LocallyNoised(engine, mechanism, clip=clip)
-    if isinstance(mechanism, Distributed):
-        return Summed(engine, Noised(mechanism), Unmasked(mechanism.honest))
+    if isinstance(mechanism, DistributedNoise):
+        return SecureSumEngine(engine, NoisedEncoding(mechanism), PlainSums(mechanism.honest))
     return engine
 
 
-def released(mechanism: Mechanism, clip: float, messages: Tree, round: int = 0) -> Tree:
+def release_of(mechanism: Mechanism, clip: float, messages: Tree, round: int = 0) -> Tree:
     """A round's noised sum of clipped messages, without those that the attacker knows and has taken off.
 
     Args:
         messages: those that it does not know, leaves [C, ...]. Under distributed noise others noise beside them, so
             that there are as many as are counted on.
     """
-    algorithm = private(echo(), mechanism, clip=clip)
-    if isinstance(mechanism, Distributed):
+    algorithm = with_privacy(echo(), mechanism, clip=clip)
+    if isinstance(mechanism, DistributedNoise):
         mechanism, messages = _with_others(mechanism, messages)
-    source = Given(messages)
+    source = FixedMessages(messages)
     engine = private_engine(Vectorised(source), mechanism, clip)
     state = algorithm.init(tree.map(lambda x: torch.zeros_like(x[0]), messages))
     state.extra["round"] = torch.tensor(round)
@@ -85,7 +92,7 @@ def released(mechanism: Mechanism, clip: float, messages: Tree, round: int = 0) 
     return tree.scale(mechanism.expected, after.params)
 
 
-def _with_others(mechanism: Distributed, messages: Tree) -> tuple[Distributed, Tree]:
+def _with_others(mechanism: DistributedNoise, messages: Tree) -> tuple[DistributedNoise, Tree]:
     """As many clients as are counted on, those beyond the messages sending zero; and the grid of these messages."""
     leaves = tree.leaves(messages)
     missing = max(0, mechanism.honest - len(leaves[0]))
@@ -107,11 +114,11 @@ def every_release(
         messages: leaves [N, ...], the same in every round; N is the mechanism's population.
         answering: which clients of a cohort answer.
     """
-    algorithm = private(echo(), mechanism, clip=clip)
+    algorithm = with_privacy(echo(), mechanism, clip=clip)
     start = algorithm.init(tree.map(lambda x: torch.zeros_like(x[0]), messages))
     schedule = synchronous(
         algorithm,
-        private_engine(Vectorised(Given(messages)), mechanism, clip),
+        private_engine(Vectorised(FixedMessages(messages)), mechanism, clip),
         start,
         answering=lambda chosen, round: list(answering(chosen)),
     )
@@ -127,9 +134,9 @@ def secure_mean(messages: Tree, *, bits: int = 20) -> Tree:
 
     The grid is as fine as these messages allow: an attacker gains from every bit.
     """
-    source, largest = Given(messages), max(float(x.abs().max()) for x in tree.leaves(messages))
-    grid = Grid(clip=largest or 1.0, bits=bits, clients=max(2, len(source.clients)))
-    engine = Summed(Vectorised(source), Weighted(grid), Masks())
+    source, largest = FixedMessages(messages), max(float(x.abs().max()) for x in tree.leaves(messages))
+    grid = FixedPointGrid(clip=largest or 1.0, bits=bits, clients=max(2, len(source.clients)))
+    engine = SecureSumEngine(Vectorised(source), WeightedEncoding(grid), MaskedSums())
     [group] = engine.ask(echo(), dict.fromkeys(source.clients, ()), 0)
     mean: Tree = tree.index(group.messages.value, 0)
     return mean

@@ -19,7 +19,7 @@ from seedbed.data.types import Task
 Params = dict[str, Tensor]
 
 
-def plain(workload: Workload, device: torch.device | str = "cpu") -> Iterator[tuple[Params, Task]]:
+def plain_loop(workload: Workload, device: torch.device | str = "cpu") -> Iterator[tuple[Params, Task]]:
     """The shared parameters after every round, and the tasks of the next; the first is before any."""
     module, source = workload.model().module.to(device), workload.source()
     return (_maml if workload.meta else _fedavg)(module, source)
@@ -30,7 +30,7 @@ def _fedavg(module: nn.Module, source: Sampled) -> Iterator[tuple[Params, Task]]
     own = dict(worker.named_parameters())
     shared, number = {n: p.detach().clone() for n, p in own.items()}, 0
     while True:
-        tasks = tree.beside(source.tasks(source.clients, number), shared)
+        tasks = tree.to_device_of(source.tasks(source.clients, number), shared)
         yield shared, tasks
         total = {n: torch.zeros_like(p) for n, p in shared.items()}
         for xs, ys in zip(tasks.items.x, tasks.items.y, strict=True):
@@ -51,7 +51,7 @@ def _maml(module: nn.Module, source: Sampled) -> Iterator[tuple[Params, Task]]:
     worker = copy.deepcopy(module)
     shared, number = {n: p.detach().clone().requires_grad_() for n, p in worker.named_parameters()}, 0
     while True:
-        tasks = tree.beside(source.tasks(source.clients, number), shared)
+        tasks = tree.to_device_of(source.tasks(source.clients, number), shared)
         yield {n: p.detach() for n, p in shared.items()}, tasks
         support, query = tasks.items
         total = {n: torch.zeros_like(p) for n, p in shared.items()}

@@ -16,16 +16,16 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from seedbed import tree
-from seedbed.bench.plain_loop import Params, plain
+from seedbed.bench.plain_loop import Params, plain_loop
 from seedbed.bench.workloads import INNER_LR, WORKLOADS, Workload
-from seedbed.engines import Planned, Plans, Processes, cores, make, one_thread
+from seedbed.engines import AutoEngine, Processes, TuningCache, cores, make, one_thread
 from seedbed.engines.autotune import IN_PROCESSES
-from seedbed.engines.crew import refusal
-from seedbed.engines.memory_info import megabytes
-from seedbed.errors import InputError, nearest
-from seedbed.experiments.builder import usable
+from seedbed.engines.crew import why_no_workers
+from seedbed.engines.memory_info import memory_use
+from seedbed.errors import InputError, closest_name
+from seedbed.experiments.builder import usable_device
 from seedbed.experiments.stages import Show
-from seedbed.learning.training import silently
+from seedbed.learning.training import no_log
 from seedbed.rounds import synchronous
 from seedbed.serialization import write_atomically
 
@@ -34,7 +34,7 @@ PLAIN, AUTO = "plain", "auto"
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """What one executor gave on one workload.
 
     Attributes:
@@ -56,14 +56,14 @@ class Row:
     chosen: str = ""
 
 
-def bench(
+def run_bench(
     names: Sequence[str] = (),
     *,
     repeat: int = 5,
     threads: int | None = None,
     device: str = "cpu",
     show: Show | None = None,
-) -> list[Row]:
+) -> list[BenchRow]:
     """Time the workloads of these names, all by default.
 
     Args:
@@ -71,14 +71,14 @@ def bench(
         threads: over clients, or processes; None: one for each core. The plain loop has one.
         device: where clients compute.
     """
-    show, threads, there = show or Show(), threads or cores(), usable(device)
+    show, threads, there = show or Show(), threads or cores(), usable_device(device)
     for name in names:
         if name not in WORKLOADS:
-            raise InputError(f"unknown workload {name!r}: {nearest(name, WORKLOADS)}")
+            raise InputError(f"unknown workload {name!r}: {closest_name(name, WORKLOADS)}")
     rows = []
     for name in names or WORKLOADS:
         tick = show.stage(name, repeat + 1)
-        rows += raced(name, WORKLOADS[name], repeat, threads, there, tick, show.note)
+        rows += race_contestants(name, WORKLOADS[name], repeat, threads, there, tick, show.note)
     return rows
 
 
@@ -91,12 +91,12 @@ def gpus(device: str) -> str:
     return f"of {torch.cuda.get_device_name(device)}"
 
 
-def write_json(path: Path, rows: Sequence[Row]) -> None:
+def write_json(path: Path, rows: Sequence[BenchRow]) -> None:
     """The rows, as a list of objects."""
     write_atomically(path, (json.dumps([asdict(row) for row in rows], indent=1) + "\n").encode())
 
 
-def raced(
+def race_contestants(
     name: str,
     workload: Workload,
     repeat: int,
@@ -104,7 +104,7 @@ def raced(
     device: torch.device,
     tick: Callable[[str], None],
     say: Callable[[str], None],
-) -> list[Row]:
+) -> list[BenchRow]:
     rivals: dict[str, Iterator[Params]] = {PLAIN: _plain_rounds(workload, device)}
     chosen: dict[str, str] = {}
     inside: dict[str, float] = {}
@@ -127,7 +127,7 @@ def raced(
     limit *= threads if device.type == "cpu" else 1
     rates = {rival: _steps(workload) / statistics.median(spent) for rival, spent in seconds.items()}
     return [
-        Row(
+        BenchRow(
             name,
             rival,
             rate,
@@ -162,12 +162,12 @@ def operations(workload: Workload) -> float:
 def _runs(executor: str, device: torch.device) -> bool:
     """Whether there: the fused kernel is for processors, and worker processes are not everywhere."""
     if executor.endswith(IN_PROCESSES):
-        return refusal() is None
+        return why_no_workers() is None
     return device.type == "cpu" or executor != "fused"
 
 
 def _plain_rounds(workload: Workload, device: torch.device) -> Iterator[Params]:
-    for params, _ in plain(workload, device):
+    for params, _ in plain_loop(workload, device):
         yield params
 
 
@@ -183,7 +183,7 @@ def _rounds(
     """The params after each round; what `auto` has chosen, and what worker processes take, goes into the dicts."""
     model, source = workload.model().to(device), workload.source()
     said: list[str] = []
-    plans = Plans(say=said.append if executor == AUTO else silently if IN_PROCESSES in executor else say)
+    plans = TuningCache(say=said.append if executor == AUTO else no_log if IN_PROCESSES in executor else say)
     processes = None if executor == AUTO else executor.endswith(IN_PROCESSES)
     engine = make(
         "auto",
@@ -197,7 +197,7 @@ def _rounds(
     algorithm = workload.algorithm(model)
     for round in synchronous(algorithm, engine, algorithm.init(model.params)):
         chosen[executor] = said[0].removeprefix("executor ") if said else ""
-        inside[executor] = engine.peak if isinstance(engine, Planned | Processes) else 0.0
+        inside[executor] = engine.peak if isinstance(engine, AutoEngine | Processes) else 0.0
         yield round.state.params
 
 
@@ -233,11 +233,11 @@ def _settled_memory(device: torch.device) -> float | None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        return megabytes("VmRSS")
+        return memory_use("VmRSS")
     return None
 
 
 def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return megabytes("VmHWM")
+    return memory_use("VmHWM")

@@ -54,7 +54,7 @@ class Workload:
     numbers: float | None = None
 
     def model(self) -> Model:
-        with randomness.initialising(0):
+        with randomness.seeded_init(0):
             return Model(self.module())
 
     def source(self) -> Sampled:
@@ -131,7 +131,7 @@ def four_convolutions() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, WAYS))
 
 
-def numbers(*shape: int) -> Callable[[int, torch.Generator], Tensor]:
+def count_parameters(*shape: int) -> Callable[[int, torch.Generator], Tensor]:
     return lambda count, g: torch.randn(count, *shape, generator=g)
 
 
@@ -143,7 +143,7 @@ WORKLOADS = {
     "mlp": Workload(
         "perceptron 60-64-10",
         lambda: mlp((60,), 10, hidden=(64,)),
-        numbers(60),
+        count_parameters(60),
         classes=10,
         clients=100,
         steps=20,
@@ -152,7 +152,7 @@ WORKLOADS = {
     "cnn": Workload(
         "LEAF FEMNIST CNN, 6.6 M",
         Femnist,
-        numbers(1, 28, 28),
+        count_parameters(1, 28, 28),
         classes=62,
         clients=10,
         steps=10,
@@ -161,7 +161,7 @@ WORKLOADS = {
     "small_cnn": Workload(
         "MNIST CNN, 1.2 M",
         Digits,
-        numbers(1, 28, 28),
+        count_parameters(1, 28, 28),
         classes=10,
         clients=10,
         steps=10,
@@ -180,7 +180,7 @@ WORKLOADS = {
     "maml": Workload(
         "second-order MAML, 5-way 1-shot",
         four_convolutions,
-        numbers(1, 28, 28),
+        count_parameters(1, 28, 28),
         classes=WAYS,
         clients=8,
         steps=2,

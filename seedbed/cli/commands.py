@@ -12,15 +12,15 @@ from rich.table import Table
 from seedbed.cli.console import PlainConsole
 from seedbed.cli.federation import federation_app, join, serve
 from seedbed.cli.options import (
-    Algorithm,
-    Attack,
+    AlgorithmOption,
     Attackers,
+    AttackOption,
     Config,
     Data,
     Delta,
-    Engine,
-    Executor,
-    Processes,
+    EngineOption,
+    ExecutorOption,
+    ProcessesOption,
     Reduce,
     Root,
     Rounds,
@@ -43,7 +43,7 @@ from seedbed.cli.show import (
     result_table,
     summary_table,
 )
-from seedbed.engines.process_group import Ranks, joined, launched
+from seedbed.engines.process_group import ProcessGroup, init_group, is_torchrun
 from seedbed.errors import InputError
 from seedbed.experiments.stages import Show
 
@@ -65,14 +65,14 @@ console = PlainConsole()
 @app.command()
 def run(
     data: Data = None,
-    algorithm: Algorithm = None,
+    algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
     seed: Seed = None,
-    engine: Engine = None,
-    executor: Executor = None,
-    processes: Processes = None,
+    engine: EngineOption = None,
+    executor: ExecutorOption = None,
+    processes: ProcessesOption = None,
     reduce: Reduce = None,
-    attack: Attack = None,
+    attack: AttackOption = None,
     attackers: Attackers = None,
     epsilon: Annotated[
         float | None,
@@ -95,7 +95,7 @@ def run(
     `seedbed run` alone does it on handwriting by writer, with nothing to download. On several processes or machines:
     `torchrun --nproc-per-node 2 -m seedbed run ...`.
     """
-    from seedbed.experiments.launch import start
+    from seedbed.experiments.launch import start_run
 
     asked = {
         "data": data,
@@ -111,8 +111,8 @@ def run(
     }
     named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
-    with joined() as ranks, _shown(ranks, verbose) as show:
-        directory, result = start(asked, [*words, *(set_ or [])], config, out, show)
+    with init_group() as ranks, _shown(ranks, verbose) as show:
+        directory, result = start_run(asked, [*words, *(set_ or [])], config, out, show)
     if ranks.rank == 0:
         _print(result, directory)
 
@@ -120,10 +120,10 @@ def run(
 @app.command()
 def resume(directory: Run) -> None:
     """Go on with a run that was stopped or killed; the end is bit for bit that of a run never stopped."""
-    from seedbed.experiments.launch import go_on
+    from seedbed.experiments.launch import resume_run
 
-    with joined() as ranks, _shown(ranks) as show:
-        result = go_on(directory, show)
+    with init_group() as ranks, _shown(ranks) as show:
+        result = resume_run(directory, show)
     if ranks.rank == 0:
         _print(result, directory)
 
@@ -138,7 +138,7 @@ def compare(
     ] = True,
     rounds: Rounds = None,
     seed: Seed = None,
-    engine: Engine = None,
+    engine: EngineOption = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the runs; default: runs/compare-DATA.")] = None,
     config: Config = None,
     root: Root = None,
@@ -149,7 +149,7 @@ def compare(
     Known clients that are not trained on meanwhile choose a learning rate and how to adapt for each of them.
     """
     from seedbed.experiments.comparison import FACTORS
-    from seedbed.experiments.comparison import compare as compare_runs
+    from seedbed.experiments.comparison import compare_algorithms as compare_runs
     from seedbed.experiments.run_directory import RunDirectory
     from seedbed.reports.comparison_report import comparison_page
 
@@ -174,10 +174,10 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Judge a trained run again: on its own unseen clients, or on every client of other data of the same shape."""
-    from seedbed.experiments.launch import judge_again
+    from seedbed.experiments.launch import evaluate_run
 
     with Bars() as bars:
-        result = judge_again(directory, data, root, set_ or [], bars)
+        result = evaluate_run(directory, data, root, set_ or [], bars)
     console.print(result_table(result))
 
 
@@ -191,9 +191,14 @@ def adapt(
     client: Annotated[str | None, typer.Option(help="Whose examples, where the files hold several clients'.")] = None,
 ) -> None:
     """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine."""
-    from seedbed.experiments.adapt import personalise
+    from seedbed.experiments.adapt import adapt_client
 
-    made = personalise(directory, support, out, steps=steps, query=query, client=client)
+    start: Any = directory
+    if (directory / "node.json").exists() or (directory / "peer.json").exists():
+        from seedbed.deployment.adapt import start_of  # only members need its extras
+
+        start = start_of(directory)
+    made = adapt_client(start, support, out, steps=steps, query=query, client=client)
     for line in made.lines():
         console.print(line, soft_wrap=True)
 
@@ -204,10 +209,10 @@ def audit(
         Path | None, typer.Argument(help="The directory of a run, or a settings file; left out: as `seedbed run`.")
     ] = None,
     data: Data = None,
-    algorithm: Algorithm = None,
+    algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
     seed: Seed = None,
-    engine: Engine = None,
+    engine: EngineOption = None,
     epsilon: Annotated[float | None, typer.Option(help="The claim to audit: the budget ε, such as 4.")] = None,
     delta: Delta = None,
     out: Annotated[
@@ -221,9 +226,9 @@ def audit(
 
     Exit code 0: no claim of the run is refuted; 1: one is; 2: it cannot be audited.
     """
-    from seedbed.audit.run_attacks import audit as audit_subject
-    from seedbed.audit.run_attacks import place_of, written
+    from seedbed.audit.run_attacks import audit_subject, place_of
     from seedbed.audit.subject import subject_of
+    from seedbed.reports.audit_report import write_audit
 
     asked = {
         "data": data,
@@ -237,7 +242,7 @@ def audit(
     with Bars() as bars:
         subject = subject_of(of, asked, set_ or [])
         found = audit_subject(subject, bars)
-    _, page = written(found, out or place_of(subject, of), shlex.join(["seedbed", *sys.argv[1:]]))
+    _, page = write_audit(found, out or place_of(subject, of), shlex.join(["seedbed", *sys.argv[1:]]))
     console.print(audit_table(found))
     for line in audit_lines(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -256,8 +261,8 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="Also write the rows to this file.")] = None,
 ) -> None:
     """How fast clients train on this machine, by each executor, beside a plain PyTorch loop; takes minutes."""
-    from seedbed.bench.race import bench as race
     from seedbed.bench.race import gpus, write_json
+    from seedbed.bench.race import run_bench as race
 
     with Bars() as bars:
         rows = race(workload or (), repeat=repeat, threads=threads, device=device, show=bars)
@@ -321,13 +326,13 @@ def data_pack(
 
     `--data FOLDER` then takes it. What makes clients up (reader.partition=...) and leaves some out is done here.
     """
-    from seedbed.data.readers import pack
+    from seedbed.data.readers import pack_population
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
     population = population_for(settings_from(table_from({"data": data, "root": root}, assignments=set_ or [])))
     with Bars() as bars:
-        pack(population, out, bars.steps(f"packing {population.source}", len(population)))
+        pack_population(population, out, bars.steps(f"packing {population.source}", len(population)))
     console.print(f"{population!r} is in {out}", soft_wrap=True)
 
 
@@ -343,7 +348,7 @@ def data_get(
         console.print(f"{name} is in {get(name, root, download)}", soft_wrap=True)
 
 
-def _shown(ranks: Ranks, verbose: bool = False) -> AbstractContextManager[Show]:
+def _shown(ranks: ProcessGroup, verbose: bool = False) -> AbstractContextManager[Show]:
     """Rank 0's progress bars; the other ranks say nothing."""
     return Bars(verbose) if ranks.rank == 0 else nullcontext(Show())
 
@@ -351,7 +356,7 @@ def _shown(ranks: Ranks, verbose: bool = False) -> AbstractContextManager[Show]:
 @app.callback()
 def _alone(context: typer.Context) -> None:
     """Federated meta-learning: train one start across clients that never share data; each grows its own model."""
-    if launched() and context.invoked_subcommand not in RANKED:
+    if is_torchrun() and context.invoked_subcommand not in RANKED:
         raise InputError(
             f"seedbed {context.invoked_subcommand} runs in one process, without torchrun: only "
             f"{' and '.join(RANKED)} share their work out over ranks"

@@ -9,10 +9,10 @@ from rich.live import Live
 from rich.table import Table
 
 from seedbed.cli.console import PlainConsole
-from seedbed.cli.options import Algorithm, Config, Rounds, Seed, Set, listed
+from seedbed.cli.options import AlgorithmOption, Config, Rounds, Seed, Set, listed
 
 if TYPE_CHECKING:
-    from seedbed.deployment.status import Standing
+    from seedbed.deployment.status import FederationStatus
 
 federation_app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +38,7 @@ def init(
     ],
     host: Host = "localhost",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port that members reach it on.")] = 8443,
-    algorithm: Algorithm = None,
+    algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
     seed: Seed = None,
     config: Config = None,
@@ -49,7 +49,7 @@ def init(
 
     `seedbed federation init heart --nodes basel bern chur --like sample.csv --set reader.target=disease`
     """
-    from seedbed.deployment.flower.init import found
+    from seedbed.deployment.flower.init import init_federation
     from seedbed.experiments.config import read_toml, table_from
 
     asked = {"algorithm": algorithm, "rounds": rounds, "seed": seed}
@@ -59,7 +59,7 @@ def init(
         assignments=set_ or [],
     )
     members = listed(nodes, more)
-    made = found(directory, members, like, given, host=host, port=port)
+    made = init_federation(directory, members, like, given, host=host, port=port)
     form = f"{len(made.classes)} classes ({', '.join(made.classes[:5])})" if made.classes else "numbers to predict"
     console.print(f"{directory}: {made.settings.algorithm}, {made.settings.rounds} rounds, inputs of shape "
                   f"{made.shape.inputs}, {form}", soft_wrap=True)  # fmt: skip
@@ -76,17 +76,17 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Go on looking, until Ctrl-C.")] = False,
 ) -> None:
     """Rounds, members, who is late, bytes, and the last numbers. It changes nothing."""
-    from seedbed.deployment.status import Standing
+    from seedbed.deployment.status import FederationStatus
 
     if not watch:
-        for part in _shown(Standing.of(directory)):
+        for part in _shown(FederationStatus.of(directory)):
             console.print(part)
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
             from rich.console import Group
 
-            standing = Standing.of(directory)
+            standing = FederationStatus.of(directory)
             live.update(Group(*_shown(standing)), refresh=True)
             time.sleep(1)
 
@@ -148,14 +148,14 @@ def serve(
     ] = None,
 ) -> None:
     """Run a federation's server until all rounds are done. Killed and started again, it goes on where it was."""
-    from seedbed.deployment.flower.serve import serve as run
+    from seedbed.deployment.flower.serve import serve_federation as run
 
     figures: Any = None
     if metrics is not None:
-        from seedbed.deployment.metrics import Figures
-        from seedbed.deployment.status import Standing
+        from seedbed.deployment.metrics import MetricsServer
+        from seedbed.deployment.status import FederationStatus
 
-        figures = Figures(lambda: Standing.of(directory), metrics)
+        figures = MetricsServer(lambda: FederationStatus.of(directory), metrics)
         console.print(f"figures: http://127.0.0.1:{figures.port}/metrics", soft_wrap=True)
     try:
         run(directory, listen=listen, port=port, said=_say)
@@ -171,7 +171,7 @@ def join(
     client: Annotated[str | None, typer.Option(help="Whose rows, where the file holds several clients'.")] = None,
 ) -> None:
     """Take part in a federation with your own data, until all rounds are done. Started again, it goes on."""
-    from seedbed.deployment.flower.join import join as run
+    from seedbed.deployment.flower.join import join_federation as run
 
     run(folder, data, client=client, said=_say)
     console.print(f"your own model: `seedbed adapt {folder} --support FILE --out mine.safetensors`", soft_wrap=True)
@@ -181,9 +181,9 @@ def _say(line: str) -> None:
     console.print(f"{time.strftime('%H:%M:%S')}  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _shown(standing: "Standing") -> list[Any]:
+def _shown(standing: "FederationStatus") -> list[Any]:
     """What a person looks at."""
-    from seedbed.deployment.status import ago
+    from seedbed.deployment.status import format_age
 
     table = Table()
     for title in ("member", "now", "last heard of"):
@@ -191,7 +191,9 @@ def _shown(standing: "Standing") -> list[Any]:
     for title in ("last round in", "refused", "to it", "from it"):
         table.add_column(title, justify="right")
     for m in standing.members:
-        table.add_row(m.name, m.state, ago(m.heard), str(m.round or "–"), str(m.refused), _size(m.sent), _size(m.got))
+        table.add_row(
+            m.name, m.state, format_age(m.heard), str(m.round or "–"), str(m.refused), _size(m.sent), _size(m.got)
+        )
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in standing.numbers.items())
     lines = [f"last round: {numbers}"] if numbers else []
     return [standing.title, table, *lines, "privacy: none spent; the server sees each member's updates"]

@@ -20,14 +20,14 @@ Set = Annotated[
 Config = Annotated[
     Path | None, typer.Option(help="Settings from a TOML file or a run's manifest.json; the other options go over it.")
 ]
-Algorithm = Annotated[str | None, typer.Option(help="See `seedbed algorithms`. Default: by the data.")]
+AlgorithmOption = Annotated[str | None, typer.Option(help="See `seedbed algorithms`. Default: by the data.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Everything drawn at random follows from it.")]
-Engine = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]
-Executor = Annotated[
+EngineOption = Annotated[str | None, typer.Option(help="auto, one_by_one or vectorised.")]
+ExecutorOption = Annotated[
     str | None, typer.Option(help="How clients train: auto (measured), loop, stacked, factored, batched or fused.")
 ]
-Processes = Annotated[
+ProcessesOption = Annotated[
     bool | None,
     typer.Option("--processes/--threads", help="What works on clients side by side; default: threads."),
 ]
@@ -38,7 +38,7 @@ Reduce = Annotated[
         help="How messages become one: norm_bounding+nnm+trimmed_mean, trimmed_mean, krum, ...; default: the mean."
     ),
 ]
-Attack = Annotated[
+AttackOption = Annotated[
     str | None,
     typer.Option(
         help="How some clients attack the training. tailored: each round the lie that harms the rule of --reduce the "

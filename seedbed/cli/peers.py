@@ -60,7 +60,7 @@ def init(
 
     `seedbed peers init heart --peers basel=10.0.0.5:7100 bern=10.0.0.9:7100 --like sample.csv`
     """
-    from seedbed.deployment.peers_folder import PEERS, found
+    from seedbed.deployment.peers_folder import PEERS, init_peers
     from seedbed.experiments.config import read_toml, table_from
 
     asked = {"algorithm": algorithm, "rounds": rounds, "seed": seed}
@@ -70,7 +70,7 @@ def init(
         {key: value for key, value in asked.items() if value is not None},
         assignments=[*words, *(set_ or [])],
     )
-    made = found(directory, listed(peers, more), like, given)
+    made = init_peers(directory, listed(peers, more), like, given)
     settings = made.settings
     console.print(
         f"{directory}: {settings.algorithm}, {settings.rounds} rounds, {settings.schedule.topology}, inputs of shape "
@@ -94,7 +94,7 @@ def join(
     patience: Patience = 600.0,
 ) -> None:
     """Be one peer with your own data, until all rounds are done. Killed and started again, it goes on."""
-    from seedbed.deployment.peers_folder import join as be
+    from seedbed.deployment.peers_folder import join_peers as be
 
     model = be(folder, data, said=_say, client=client, listen=listen, deadline=deadline, patience=patience)
     console.print(f"the model: {model}", soft_wrap=True)
@@ -112,14 +112,14 @@ def run(
 
     `torchrun --nproc-per-node 4 -m seedbed peers run DIR --data 'data/{peer}.csv'`
     """
-    from seedbed.deployment.peers_folder import chosen, together
-    from seedbed.deployment.peers_folder import join as be
+    from seedbed.deployment.peers_folder import choose_peer, run_all_peers
+    from seedbed.deployment.peers_folder import join_peers as be
 
     if "{peer}" not in data:
         raise InputError(f"--data {data!r} gives all peers the same file: write {{peer}} where the name stands")
-    folders = chosen(directory)
+    folders = choose_peer(directory)
     if len(folders) > 1:
-        ended = together(folders, data, deadline, patience)
+        ended = run_all_peers(folders, data, deadline, patience)
         console.print(f"{sum(ended.values())} of {len(ended)} peers came to the end", soft_wrap=True)
         raise typer.Exit(0 if all(ended.values()) else 1)
     path = Path(data.replace("{peer}", folders[0].name))
@@ -127,9 +127,9 @@ def run(
 
 
 def _say(line: str, name: str = "") -> None:
-    from seedbed.deployment.peers_folder import spoken
+    from seedbed.deployment.peers_folder import peer_log_line
 
-    words = spoken(json.loads(line))
+    words = peer_log_line(json.loads(line))
     if words:
         begin = time.strftime("%H:%M:%S") + (f"  {name}" if name else "")
         console.print(f"{begin}  {words}", markup=False, highlight=False, soft_wrap=True)

@@ -17,18 +17,19 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from seedbed.algorithms.catalogue import FAMILIES, Entry
+from seedbed.algorithms.catalogue import FAMILIES, CatalogueEntry
 from seedbed.audit.findings import Audit
-from seedbed.bench.race import Row
+from seedbed.bench.race import BenchRow
 from seedbed.cli.console import PlainConsole, printable
-from seedbed.data.readers import Summary
+from seedbed.data.readers import PopulationSummary
 from seedbed.experiments.comparison import Comparison
-from seedbed.experiments.signatures import described
-from seedbed.experiments.stages import COLUMNS, Show
-from seedbed.reports.audit_report import ORDER, spelt
-from seedbed.reports.comparison_report import cell, choices, in_order, meaning
-from seedbed.reports.page import number, plus_minus, shots_of
-from seedbed.reports.run_report import TITLES
+from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.signatures import describe_settings
+from seedbed.experiments.stages import TABLE_COLUMNS, Show
+from seedbed.reports.audit_report import ORDER, spell_command
+from seedbed.reports.comparison_report import cell, choices, meaning, rank_rows
+from seedbed.reports.page import format_number, plus_minus, shots_of
+from seedbed.reports.run_report import TITLES, write_run_report
 
 
 class Speed(ProgressColumn):
@@ -80,6 +81,9 @@ class Bars(Show):
         if self.verbose:
             self.note(text)
 
+    def finished(self, run: RunDirectory) -> None:
+        write_run_report(run)
+
 
 class Download:
     """A bar for each file that is fetched."""
@@ -114,7 +118,7 @@ def result_table(result: Mapping[str, Any], which: str = "unseen") -> Table:
     title = f"{result['algorithm']}: {result['metric']} on {count} {whom}"
     table = Table(title=title, caption="mean ± 95 % interval over clients; in brackets the worst tenth of the clients")
     table.add_column("shots", justify="right")
-    columns = [c for c in COLUMNS if c in next(iter(rows.values()))]
+    columns = [c for c in TABLE_COLUMNS if c in next(iter(rows.values()))]
     for column in columns:
         table.add_column(TITLES[column], justify="right")
     for shots, cells in rows.items():
@@ -123,7 +127,7 @@ def result_table(result: Mapping[str, Any], which: str = "unseen") -> Table:
     return table
 
 
-def bench_table(rows: Sequence[Row]) -> Table:
+def bench_table(rows: Sequence[BenchRow]) -> Table:
     """What `seedbed bench` found."""
     table = Table(caption="ratio: to the plain PyTorch loop, which has one thread; medians of rounds in turn")
     table.add_column("workload")
@@ -149,8 +153,8 @@ def comparison_tables(found: Comparison) -> Iterator[Table]:
         table.add_column("algorithm", no_wrap=True)
         for column in ("unadapted", "adapted", "worst tenth", "behind the best"):
             table.add_column(column, justify="right")
-        for name, row in in_order(found, shots):
-            behind = "" if row.behind is None else number(row.behind[0], found.metric)
+        for name, row in rank_rows(found, shots):
+            behind = "" if row.behind is None else format_number(row.behind[0], found.metric)
             behind += "" if row.behind is None else plus_minus(row.behind[1], found.metric)
             cells = (cell(value, found.metric) for value in (row.unadapted, row.adapted, row.worst_tenth))
             table.add_row(name, *cells, behind)
@@ -179,7 +183,7 @@ def catalogue_tables() -> Iterator[Table]:
         yield table
 
 
-def card(name: str, entry: Entry) -> Iterator[Table]:
+def card(name: str, entry: CatalogueEntry) -> Iterator[Table]:
     """One algorithm whole: what it computes, where it stands among the others, what there is to set."""
     facts = Table(title=name, show_header=False, title_justify="left", expand=True)
     facts.add_column(no_wrap=True)
@@ -200,7 +204,7 @@ def card(name: str, entry: Entry) -> Iterator[Table]:
     for title in ("key", "default"):
         settings.add_column(title, no_wrap=title == "key")
     settings.add_column("meaning", ratio=1)
-    for row in described(entry.factory):
+    for row in describe_settings(entry.factory):
         settings.add_row(*map(Text, row))
     yield settings
 
@@ -227,7 +231,7 @@ def audit_table(found: Audit) -> Table:
     for finding in found.findings:
         for place, row in enumerate(finding.rows):
             figures = (row.figures.get(column) for column in ORDER)
-            cells = ("–" if f is None else spelt(f.value, finding.unit) for f in figures)
+            cells = ("–" if f is None else spell_command(f.value, finding.unit) for f in figures)
             table.add_row("" if place else f"{finding.name}, {finding.unit}", Text(row.case), *cells)
     return table
 
@@ -242,7 +246,7 @@ def audit_lines(found: Audit) -> Iterator[str]:
     yield found.verdict
 
 
-def summary_table(found: Summary) -> Table:
+def summary_table(found: PopulationSummary) -> Table:
     """Clients, sizes, classes and label skew of a population."""
     table = Table(show_header=False, title=found.source)
     kind = "regression" if not found.classes else f"{found.classes} ({_spread(found.classes_per_client)} per client)"
@@ -267,7 +271,8 @@ def _spread(values: tuple[int, float, int]) -> str:
 
 
 def _cell(cell: Mapping[str, Any], metric: str, *, bold: bool) -> Text:
-    text = f"{number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)} ({number(cell['worst_tenth'], metric)})"
+    worst = format_number(cell["worst_tenth"], metric)
+    text = f"{format_number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)} ({worst})"
     return Text(text, style="bold" if bold else "")
 
 

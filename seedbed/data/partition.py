@@ -13,15 +13,15 @@ import numpy.typing as npt
 from torch import Tensor
 
 from seedbed import randomness
-from seedbed.data.population import Population, Rows
+from seedbed.data.population import Population, RowIndices
 from seedbed.errors import InputError
 
-Parts = list[Rows]
+Partition = list[RowIndices]
 How = Literal["iid", "dirichlet", "shards", "quantity"]
 SMALLEST_ALPHA = 1e-300  # below, log(U)/α overflows
 
 
-def iid(n: int, clients: int, *, seed: int = 0) -> Parts:
+def iid(n: int, clients: int, *, seed: int = 0) -> Partition:
     """Equal parts (to within one row) drawn at random.
 
     >>> [len(part) for part in iid(5, 2)]
@@ -31,7 +31,7 @@ def iid(n: int, clients: int, *, seed: int = 0) -> Parts:
     return _sorted(np.array_split(randomness.generator(seed, "partition iid").permutation(n), clients))
 
 
-def dirichlet(labels: npt.ArrayLike, clients: int, alpha: float, *, minimum: int = 1, seed: int = 0) -> Parts:
+def dirichlet(labels: npt.ArrayLike, clients: int, alpha: float, *, minimum: int = 1, seed: int = 0) -> Partition:
     """Label skew: each class is shared out among clients in proportions drawn from Dirichlet(α).
 
     Clients below the minimum are then filled from the largest, one row at a time: there is no redrawing, so
@@ -61,7 +61,7 @@ def dirichlet(labels: npt.ArrayLike, clients: int, alpha: float, *, minimum: int
     return _filled([rng.permutation(part).tolist() for part in parts], minimum)
 
 
-def shards(labels: npt.ArrayLike, clients: int, per_client: int = 2, *, seed: int = 0) -> Parts:
+def shards(labels: npt.ArrayLike, clients: int, per_client: int = 2, *, seed: int = 0) -> Partition:
     """Rows sorted by class are cut into C · per_client shards, dealt at random: few classes for each client.
 
     Source: McMahan et al., AISTATS 2017, arXiv:1602.05629, §3.
@@ -82,7 +82,7 @@ def shards(labels: npt.ArrayLike, clients: int, per_client: int = 2, *, seed: in
     return _sorted([np.concatenate([cut[shard] for shard in mine]) for mine in dealt])
 
 
-def quantity(n: int, clients: int, alpha: float, *, minimum: int = 1, seed: int = 0) -> Parts:
+def quantity(n: int, clients: int, alpha: float, *, minimum: int = 1, seed: int = 0) -> Partition:
     """Size skew: how many rows each client has beyond the minimum follows Dirichlet(α); which ones is random.
 
     >>> parts = quantity(100, 4, 0.5, minimum=5)
@@ -98,7 +98,7 @@ def quantity(n: int, clients: int, alpha: float, *, minimum: int = 1, seed: int 
 
 
 def partitioned(
-    x: Tensor, y: Tensor, parts: Sequence[Rows], names: Sequence[str] | None = None, **fields: Any
+    x: Tensor, y: Tensor, parts: Sequence[RowIndices], names: Sequence[str] | None = None, **fields: Any
 ) -> Population:
     """A population of clients that hold the rows named in `parts`.
 
@@ -145,7 +145,7 @@ def repartition(
     return replace(_dealt(population, parts), unseen=(), notes=(*population.notes, note))
 
 
-def _dealt(population: Population, parts: Sequence[Rows], names: Sequence[str] | None = None) -> Population:
+def _dealt(population: Population, parts: Sequence[RowIndices], names: Sequence[str] | None = None) -> Population:
     width = len(str(len(parts) - 1))
     return replace(
         population,
@@ -174,7 +174,7 @@ def _proportions(rng: np.random.Generator, clients: int, alpha: float) -> npt.ND
     return np.asarray(shares / shares.sum())
 
 
-def _filled(parts: list[list[int]], minimum: int) -> Parts:
+def _filled(parts: list[list[int]], minimum: int) -> Partition:
     """Rows moved from the largest client, each time, to those below the minimum."""
     largest = [(-len(part), i) for i, part in enumerate(parts)]
     heapq.heapify(largest)
@@ -186,5 +186,5 @@ def _filled(parts: list[list[int]], minimum: int) -> Parts:
     return _sorted([np.array(part, np.int64) for part in parts])
 
 
-def _sorted(parts: Sequence[npt.NDArray[Any]]) -> Parts:
+def _sorted(parts: Sequence[npt.NDArray[Any]]) -> Partition:
     return [np.sort(part).astype(np.int64) for part in parts]

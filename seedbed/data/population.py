@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from seedbed import randomness
-from seedbed.data.row_references import Unread, is_later, rows_of
+from seedbed.data.row_references import RowReferences, is_deferred, rows_of
 from seedbed.errors import InputError
 
-Rows = npt.NDArray[np.int64]
+RowIndices = npt.NDArray[np.int64]
 
 
 class Names(Sequence[str]):
@@ -65,8 +65,8 @@ class Population:
 
     x: Tensor
     y: Tensor
-    rows: Rows
-    offsets: Rows
+    rows: RowIndices
+    offsets: RowIndices
     names: Sequence[str]
     classes: tuple[str, ...] = ()
     episodic: bool = False
@@ -74,7 +74,7 @@ class Population:
     source: str = "arrays"
     notes: tuple[str, ...] = ()
     encoding: dict[str, Any] = field(default_factory=dict)
-    verify: Callable[[Rows], None] | None = None
+    verify: Callable[[RowIndices], None] | None = None
 
     @classmethod
     def from_arrays(cls, x: Tensor, y: Tensor, client: Sequence[str] | npt.NDArray[Any], **fields: Any) -> "Population":
@@ -117,7 +117,7 @@ class Population:
         )
 
     @cached_property
-    def sizes(self) -> Rows:
+    def sizes(self) -> RowIndices:
         """[N] how many examples each client has."""
         return np.diff(self.offsets)
 
@@ -126,7 +126,7 @@ class Population:
         """y as a numpy array that shares its memory."""
         return self.y.numpy()
 
-    def rows_of(self, client: int) -> Rows:
+    def rows_of(self, client: int) -> RowIndices:
         """The rows of x and y that are this client's; their data is verified.
 
         Raises:
@@ -134,20 +134,20 @@ class Population:
         """
         return self.verified(self._numbers_of(client))
 
-    def every_row(self) -> Rows:
+    def every_row(self) -> RowIndices:
         """All rows in use; their data is verified."""
         return self.verified(self.rows)
 
-    def verified(self, rows: Rows) -> Rows:
+    def verified(self, rows: RowIndices) -> RowIndices:
         """These rows, once their data is verified."""
         if self.verify is not None:
             self.verify(rows)
         return rows
 
-    def _numbers_of(self, client: int) -> Rows:
+    def _numbers_of(self, client: int) -> RowIndices:
         return self.rows[self.offsets[client] : self.offsets[client + 1]]
 
-    def only(self, clients: Sequence[int] | Rows) -> "Population":
+    def only(self, clients: Sequence[int] | RowIndices) -> "Population":
         """The population of some of the clients, in the order given. A run of neighbours shares the row numbers too."""
         chosen = np.asarray(clients, np.int64)
         first, last = (chosen[0], chosen[-1] + 1) if len(chosen) else (0, 0)
@@ -222,8 +222,8 @@ class Population:
         """The inputs of some rows as models take them: images 0…1, numbers in the default precision, tokens as they
         are."""
         dtype = torch.get_default_dtype()
-        if isinstance(rows, Tensor) and is_later() and self.x.dtype == dtype and self.x.is_contiguous():
-            return Unread(self.x, rows)
+        if isinstance(rows, Tensor) and is_deferred() and self.x.dtype == dtype and self.x.is_contiguous():
+            return RowReferences(self.x, rows)
         x = rows_of(self.x, rows) if isinstance(rows, Tensor) else self.x[rows]
         if x.dtype == torch.uint8:
             return x.to(dtype) / 255
@@ -251,7 +251,7 @@ class Population:
         digest.update("\0".join((*self.names, "", *self.classes)).encode())
         return digest.hexdigest()
 
-    def _with_rows(self, clients: Sequence[int] | Rows, rows: list[Rows]) -> "Population":
+    def _with_rows(self, clients: Sequence[int] | RowIndices, rows: list[RowIndices]) -> "Population":
         sizes = np.array([len(r) for r in rows], np.int64)
         return replace(
             self,
@@ -260,7 +260,7 @@ class Population:
             names=self._named(np.asarray(clients, np.int64)),
         )
 
-    def _named(self, clients: Rows) -> Sequence[str]:
+    def _named(self, clients: RowIndices) -> Sequence[str]:
         """These clients' names."""
         if isinstance(self.names, Names):
             return Names(self.names.array[clients])

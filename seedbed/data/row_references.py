@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 
-class Unread(Tensor):
+class RowReferences(Tensor):
     """[..., *rest]: the rows of a table [M, *rest] at some places [...].
 
     Attributes:
@@ -26,9 +26,9 @@ class Unread(Tensor):
     _read: Tensor | None
 
     @staticmethod
-    def __new__(cls, table: Tensor, places: Tensor) -> "Unread":
+    def __new__(cls, table: Tensor, places: Tensor) -> "RowReferences":
         shape = (*places.shape, *table.shape[1:])
-        made: Unread = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=table.dtype, device=table.device)
+        made: RowReferences = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=table.dtype, device=table.device)
         made.table, made.places, made._read = table, places, None
         return made
 
@@ -40,7 +40,7 @@ class Unread(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        args, kwargs = pytree.tree_map_only(Unread, Unread.read, (args, kwargs or {}))
+        args, kwargs = pytree.tree_map_only(RowReferences, RowReferences.read, (args, kwargs or {}))
         return func(*args, **kwargs)
 
 
@@ -53,7 +53,7 @@ _later: ContextVar[bool] = ContextVar("later", default=False)
 
 
 @contextmanager
-def reading_later(later: bool) -> Iterator[None]:
+def deferred_reads(later: bool) -> Iterator[None]:
     """Within, batches may be `Unread`."""
     token = _later.set(later)
     try:
@@ -62,6 +62,6 @@ def reading_later(later: bool) -> Iterator[None]:
         _later.reset(token)
 
 
-def is_later() -> bool:
+def is_deferred() -> bool:
     """Whether whoever asked for batches can read rows where they lie."""
     return _later.get()

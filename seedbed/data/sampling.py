@@ -14,7 +14,7 @@ import torch
 
 from seedbed import randomness, tree
 from seedbed.data.population import Population
-from seedbed.data.types import Batch, Episode, Noisy, Task, Tree, Triple
+from seedbed.data.types import Batch, Episode, NoisyBatch, Task, Tree, Triple
 from seedbed.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -83,7 +83,7 @@ class TaskSource(Protocol):
         ...
 
 
-class AroundSource:
+class TaskSourceWrapper:
     """A source around another, with `tasks` still to be said: what its clients work on is changed."""
 
     def __init__(self, source: TaskSource):
@@ -122,7 +122,7 @@ class Sampled:
         picks = tree.with_leaves(drawn[0].items, padded)
         real = np.arange(max(steps)) < np.array(steps)[:, None]
         return Task(
-            items=tree.map_parts(self._gather, picks, Picks),
+            items=tree.map_subtrees(self._gather, picks, Picks),
             real=torch.as_tensor(real).to(torch.get_default_dtype()),
             examples=torch.tensor([float(d.examples) for d in drawn], dtype=torch.get_default_dtype()),
         )
@@ -142,14 +142,14 @@ class Sampled:
         return Batch(self.population.inputs(picks.rows), picks.labels, picks.mask.to(dtype))
 
 
-def stacked(tasks: Sequence[Task]) -> Task:
+def stack_tasks(tasks: Sequence[Task]) -> Task:
     """Ready-made tasks of equal batch shapes -> one, short ones padded with repeated items: leaves [C, K, ...]."""
     longest = max(len(t.real) for t in tasks)
-    together: Task = tree.concatenate([lengthened(tree.alone(t), longest) for t in tasks])
+    together: Task = tree.concatenate([pad_steps(tree.unsqueeze0(t), longest) for t in tasks])
     return together
 
 
-def lengthened(tasks: Task, steps: int) -> Task:
+def pad_steps(tasks: Task, steps: int) -> Task:
     """Tasks padded with repeated items, which are not real, to so many: leaves [C, K, ...] -> [C, steps, ...]."""
     clients, before = tasks.real.shape
     if before == steps:
@@ -278,13 +278,13 @@ def triples(size: int = 10, *, steps: int = 1) -> Sampler:
     return sampler
 
 
-def noised(sampler: Sampler, numbers: int) -> Sampler:
+def with_noise(sampler: Sampler, numbers: int) -> Sampler:
     """The episodes of another sampler, each with so many standard normal numbers: for models that draw at random."""
 
     def noisy(client: Client, rng: np.random.Generator) -> Draw:
         drawn = sampler(client, rng)
         noise = rng.standard_normal((len(drawn.items.support.rows), numbers))
-        return drawn._replace(items=Noisy(drawn.items.support, drawn.items.query, noise))  # type: ignore[arg-type]
+        return drawn._replace(items=NoisyBatch(drawn.items.support, drawn.items.query, noise))  # type: ignore[arg-type]
 
     return noisy
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from seedbed import randomness, tree
-from seedbed.data.sampling import AroundSource, TaskSource
+from seedbed.data.sampling import TaskSource, TaskSourceWrapper
 from seedbed.data.types import Task
 from seedbed.errors import InputError
 
-Share = Callable[[int, int], float]  # (client, round) -> how much of its work the client does, 0…1
+WorkShare = Callable[[int, int], float]  # (client, round) -> how much of its work the client does, 0…1
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Stragglers:
         return [client for client in clients if not self.slow(client, round)]
 
 
-class Shortened(AroundSource):
+class ShortenedTasks(TaskSourceWrapper):
     """The tasks of a source, each cut to the items that its client has time for: the first ones, and at least one.
 
     A client still counts by all its examples (n_k), as in FedProx.
@@ -60,7 +60,7 @@ class Shortened(AroundSource):
         share: how much of it they do; the number of items is rounded to the nearest.
     """
 
-    def __init__(self, source: TaskSource, share: Share):
+    def __init__(self, source: TaskSource, share: WorkShare):
         super().__init__(source)
         self.share = share
 

@@ -34,7 +34,7 @@ class Triple(NamedTuple):
     curvature: Batch
 
 
-class Noisy(NamedTuple):
+class NoisyBatch(NamedTuple):
     """An episode, and what a model that draws at random draws on it."""
 
     support: Batch

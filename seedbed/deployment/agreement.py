@@ -22,19 +22,19 @@ from seedbed.data import readers
 from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, Sampler
 from seedbed.data.types import Task
-from seedbed.deployment.federation.protocol import Plan, cap_weights
-from seedbed.deployment.federation.round_policy import Terms
+from seedbed.deployment.federation.protocol import FederationProtocol, cap_weights
+from seedbed.deployment.federation.round_policy import RoundPolicy
 from seedbed.errors import InputError
 from seedbed.experiments import byzantine
 from seedbed.experiments.builder import AnyModel, Learner, Shape
 from seedbed.experiments.config import Settings, settings_from
-from seedbed.experiments.presets import complete
+from seedbed.experiments.presets import complete_settings
 from seedbed.federated import Algorithm, ClientId
 from seedbed.limits import from_json
-from seedbed.rounds.message_validation import Gate
+from seedbed.rounds.message_validation import MessageValidator
 from seedbed.serialization import write_atomically
 
-FILE = "agreement.json"
+AGREEMENT_FILE = "agreement.json"
 ELSEWHERE = {  # sections and settings that a real federation cannot follow, and why
     "unseen": "every member is known",
     "public": "no member gives rows away",
@@ -45,11 +45,11 @@ ELSEWHERE = {  # sections and settings that a real federation cannot follow, and
     "privacy": "accounting for it needs cohorts that are drawn and all answer; that runs in simulation alone so far",
     "secure": "masks run in simulation alone so far",
 }
-LOCAL = (  # each member's own affair, or nothing that is computed
+MEMBER_SETTINGS = (  # each member's own affair, or nothing that is computed
     *("data", "root", "engine", "executor", "workers", "processes", "device", "precision", "kept"),
     *("audit", "evaluation", "rival", "federation", "reader"),
 )
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Agreement:
         asked = settings_from(given)
         form = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
         held = {"cohort": asked.cohort or len(members), "schedule": {**given.get("schedule", {}), "name": schedule}}
-        whole = complete({**_without_nones(given), **held}, form, specific=False)
+        whole = complete_settings({**_without_nones(given), **held}, form, specific=False)
         entry = catalogue.entry(whole.algorithm)
         if entry.same_labels and form.episodic:
             raise InputError(
@@ -126,7 +126,7 @@ class Agreement:
             "classes": list(self.classes),
             **({} if self.cap is None else {"cap": self.cap}),
         }
-        write_atomically(folder / FILE, (json.dumps(table, indent=2, allow_nan=False) + "\n").encode())
+        write_atomically(folder / AGREEMENT_FILE, (json.dumps(table, indent=2, allow_nan=False) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Agreement":
@@ -134,7 +134,7 @@ class Agreement:
         Raises:
             InputError: there is none, or it was altered so that it is none any more.
         """
-        path = folder / FILE
+        path = folder / AGREEMENT_FILE
         try:
             table = from_json(path.read_text(encoding="utf-8"))
             if table["kind"] != "seedbed agreement":
@@ -150,7 +150,9 @@ class Agreement:
                 None if table.get("cap") is None else float(table["cap"]),
             )
         except FileNotFoundError as error:
-            raise InputError(f"{folder} holds no {FILE}: name a folder that `seedbed federation init` made") from error
+            raise InputError(
+                f"{folder} holds no {AGREEMENT_FILE}: name a folder that `seedbed federation init` made"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is no agreement any more ({error}): copy it again from the coordinator"
@@ -171,12 +173,12 @@ class Agreement:
     def algorithm(self) -> Algorithm:
         """As it is trained, with the rule for messages and the cap on weights that were agreed on."""
         made = cap_weights(self.learner.algorithm(self.settings.algorithm, self.model), self.cap)
-        return byzantine.defended(made, self.settings, _no_root, self.settings.cohort or len(self.members))
+        return byzantine.with_robust_rule(made, self.settings, _no_root, self.settings.cohort or len(self.members))
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> FederationProtocol:
         """What is computed, and what travels."""
-        own = self.settings.model_dump(mode="json", exclude={*LOCAL})
+        own = self.settings.model_dump(mode="json", exclude={*MEMBER_SETTINGS})
         agreed = {
             "members": list(self.members),
             "settings": own,
@@ -185,14 +187,14 @@ class Agreement:
             "classes": list(self.classes),
         }
         start = self.algorithm.init(self.model.params)
-        return Plan(self.name, self.algorithm, start, self._example, agreed, self.cap)
+        return FederationProtocol(self.name, self.algorithm, start, self._example, agreed, self.cap)
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> RoundPolicy:
         """How the server holds rounds."""
         asked, settings = self.settings.federation, self.settings
         assert settings.rounds is not None  # complete() has filled it in
-        return Terms(
+        return RoundPolicy(
             rounds=settings.rounds,
             clients=range(len(self.members)),
             cohort=settings.cohort,
@@ -201,7 +203,9 @@ class Agreement:
             deadline=asked.deadline,
             again=asked.again,
             seed=settings.seed,
-            gate=Gate(norm=settings.gate.norm, norm_cap=settings.gate.norm_cap, weight_cap=settings.gate.weight_cap),
+            gate=MessageValidator(
+                norm=settings.gate.norm, norm_cap=settings.gate.norm_cap, weight_cap=settings.gate.weight_cap
+            ),
             explosion=asked.explosion,
             patience=asked.patience,
         )
@@ -215,7 +219,7 @@ class Agreement:
             raise InputError(f"{member!r} is no member of {self.name}: they are {', '.join(self.members)}")
         return self.members.index(member)
 
-    def terms_for(self, clients: Sequence[ClientId]) -> Terms:
+    def terms_for(self, clients: Sequence[ClientId]) -> RoundPolicy:
         """How the server holds rounds with these members; a cohort of all stays one of all."""
         terms = self.terms
         if sorted(clients) == sorted(terms.clients):
@@ -277,7 +281,7 @@ def refuse_names(members: Sequence[str]) -> None:
         InputError: a name is not fit for a member's, and so for a file's.
     """
     for name in members:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
+        if not isinstance(name, str) or not MEMBER_NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be a member's name: use letters, digits, dots, dashes and underscores")
 
 
@@ -290,7 +294,9 @@ def _refuse_members(members: Sequence[str]) -> None:
         raise InputError(f"a federation of {len(members)} learns from nobody: name two members at least")
 
 
-def _refuse_elsewhere(settings: Settings, entry: catalogue.Entry, schedule: Literal["synchronous", "gossip"]) -> None:
+def _refuse_elsewhere(
+    settings: Settings, entry: catalogue.CatalogueEntry, schedule: Literal["synchronous", "gossip"]
+) -> None:
     name = settings.algorithm
     for what in ("public", "teacher", "assign"):
         if entry.takes(what):

@@ -6,14 +6,14 @@ from typing import Any
 
 from seedbed.deployment.agreement import Agreement
 from seedbed.deployment.federation.node import REFUSED
-from seedbed.deployment.member_roster import Roster
+from seedbed.deployment.member_roster import MemberRoster
 from seedbed.deployment.server_folder import RUN, SERVER
 from seedbed.limits import from_json
 
 LOG = "log.jsonl"
 
 
-class Tail:
+class FileTail:
     """The lines that a log gets from now on."""
 
     def __init__(self, path: Path):
@@ -33,7 +33,7 @@ class Tail:
                 yield from_json(line)
 
 
-class News:
+class LogReader:
     """What the server half does.
 
     Attributes:
@@ -43,7 +43,7 @@ class News:
     def __init__(self, directory: Path):
         folder = directory / SERVER
         self._folder, self._founders = folder, Agreement.read(folder).members
-        self._tail = Tail(folder / RUN / LOG)
+        self._tail = FileTail(folder / RUN / LOG)
         self.round = 0
         self._numbers: Mapping[str, float] = {}
 
@@ -54,13 +54,13 @@ class News:
                 self._numbers = record["info"]
             if record["event"] == "COMMITTED":
                 self.round = record["round"]
-            names = Roster.read(self._folder, self._founders).names
-            line = spoken(record, names, self._numbers)
+            names = MemberRoster.read(self._folder, self._founders).names
+            line = server_log_line(record, names, self._numbers)
             if line:
                 said(line)
 
 
-def spoken(record: Mapping[str, Any], members: Sequence[str], numbers: Mapping[str, float] = {}) -> str | None:
+def server_log_line(record: Mapping[str, Any], members: Sequence[str], numbers: Mapping[str, float] = {}) -> str | None:
     """A line about an event of the server's log; None: it is not for people.
 
     Args:
@@ -101,7 +101,7 @@ def spoken(record: Mapping[str, Any], members: Sequence[str], numbers: Mapping[s
     return None
 
 
-def spoken_by_node(record: Mapping[str, Any]) -> str | None:
+def node_log_line(record: Mapping[str, Any]) -> str | None:
     """A line about an event of a node's log."""
     event = record["event"]
     if event == "worked":

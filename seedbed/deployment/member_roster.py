@@ -17,7 +17,7 @@ ROSTER = "roster.json"
 
 
 @dataclass(frozen=True)
-class Roster:
+class MemberRoster:
     """Of a federation.
 
     Attributes:
@@ -29,7 +29,7 @@ class Roster:
     removed: frozenset[str] = frozenset()
 
     @classmethod
-    def read(cls, server: Path, founders: Sequence[str]) -> "Roster":
+    def read(cls, server: Path, founders: Sequence[str]) -> "MemberRoster":
         """
         Args:
             server: the server's folder; without the file there, the founders are the members.
@@ -57,7 +57,7 @@ class Roster:
         """Members by number."""
         return {number: name for number, name in enumerate(self.names) if name not in self.removed}
 
-    def with_member(self, name: str) -> "Roster":
+    def with_member(self, name: str) -> "MemberRoster":
         """
         Raises:
             InputError: it is a member.
@@ -65,9 +65,9 @@ class Roster:
         if name in self.present.values():
             raise InputError(f"{name!r} is a member already: `renew-key` makes it new keys")
         names = self.names if name in self.names else (*self.names, name)
-        return Roster(names, self.removed - {name})
+        return MemberRoster(names, self.removed - {name})
 
-    def without(self, name: str) -> "Roster":
+    def without(self, name: str) -> "MemberRoster":
         """
         Raises:
             InputError: it is no member, or one of the last two.
@@ -75,7 +75,7 @@ class Roster:
         self.number(name)
         if len(self.present) <= 2:
             raise InputError(f"{name!r} is one of two members: a federation has two at least")
-        return Roster(self.names, self.removed | {name})
+        return MemberRoster(self.names, self.removed | {name})
 
     def number(self, name: str) -> ClientId:
         """

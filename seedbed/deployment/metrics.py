@@ -4,13 +4,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from seedbed.deployment.status import Member, Standing
+from seedbed.deployment.status import FederationStatus, Member
 from seedbed.errors import InputError
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Figures:
+class MetricsServer:
     """Serves `/metrics` until it is closed.
 
     Args:
@@ -20,13 +20,13 @@ class Figures:
         InputError: the port is taken.
     """
 
-    def __init__(self, standing: Callable[[], Standing], port: int, *, listen: str = "127.0.0.1"):
+    def __init__(self, standing: Callable[[], FederationStatus], port: int, *, listen: str = "127.0.0.1"):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path.split("?")[0] != "/metrics":
                     self.send_error(404)
                     return
-                page = text(standing()).encode()
+                page = prometheus_text(standing()).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", TYPE)
                 self.send_header("Content-Length", str(len(page)))
@@ -50,12 +50,12 @@ class Figures:
         self._server.server_close()
 
 
-def text(standing: Standing) -> str:
+def prometheus_text(standing: FederationStatus) -> str:
     """The page, in Prometheus's text format."""
     return "".join(f"{line}\n" for line in _lines(standing))
 
 
-def _lines(standing: Standing) -> Iterator[str]:
+def _lines(standing: FederationStatus) -> Iterator[str]:
     at, members = standing.at, standing.members
     heard = {m.name: m.heard.timestamp() for m in members if m.heard}
     yield from _metric("round", "gauge", "Round at work, from 1.", {"": at.round})

@@ -16,25 +16,25 @@ from typing import Any
 from seedbed.algorithms import catalogue
 from seedbed.deployment.agreement import Agreement
 from seedbed.deployment.peers import address_book, peer_state
-from seedbed.deployment.peers.address_book import Circle
-from seedbed.deployment.peers.network import Network
+from seedbed.deployment.peers.address_book import AddressBook
+from seedbed.deployment.peers.network import PeerNetwork
 from seedbed.deployment.peers.output import METRICS, MODEL
 from seedbed.deployment.peers.peer import Peer
-from seedbed.deployment.peers.peer_loop import run
-from seedbed.deployment.peers.peer_policy import Terms
+from seedbed.deployment.peers.peer_loop import run_peer
+from seedbed.deployment.peers.peer_policy import PeerPolicy
 from seedbed.errors import InputError
-from seedbed.experiments.scheduling import refuse_senseless
+from seedbed.experiments.scheduling import refuse_schedule
 from seedbed.federated import ServerState
 from seedbed.limits import from_json
-from seedbed.serialization import made_whole, refuse_used, write_atomically
+from seedbed.serialization import atomic_folder, require_empty_folder, write_atomically
 from seedbed.tree import Tree
 
 PEERS, PEER, RUN = "peers", "peer.json", "run"
-PORT = 7100  # of the first peer, where no addresses are given; the others have the next
+FIRST_PEER_PORT = 7100  # of the first peer, where no addresses are given; the others have the next
 DEADLINE, PATIENCE = 60.0, 600.0
 
 
-def found(directory: Path, peers: Sequence[str], like: str, given: Mapping[str, Any]) -> Agreement:
+def init_peers(directory: Path, peers: Sequence[str], like: str, given: Mapping[str, Any]) -> Agreement:
     """Make a folder of peers: for each what it must have, and its secret.
 
     Args:
@@ -43,16 +43,16 @@ def found(directory: Path, peers: Sequence[str], like: str, given: Mapping[str, 
     Raises:
         InputError: the folder is not empty; the settings cannot be followed between peers.
     """
-    refuse_used(directory, "new peers")
+    require_empty_folder(directory, "new peers")
     names, addresses = _named(peers)
     agreement = Agreement.make(
         f"{directory.name}-{secrets.token_hex(4)}", names, like, {"algorithm": "dpsgd"} | dict(given), schedule="gossip"
     )
     _refuse_simulated_failures(agreement)
-    refuse_senseless(agreement.settings, catalogue.entry(agreement.settings.algorithm), len(names))
-    terms_of(agreement)
-    Circle(addresses, [bytes(32)] * len(names))  # what is wrong with addresses is said before anything is written
-    with made_whole(directory) as beside:
+    refuse_schedule(agreement.settings, catalogue.entry(agreement.settings.algorithm), len(names))
+    peer_policy_of(agreement)
+    AddressBook(addresses, [bytes(32)] * len(names))  # what is wrong with addresses is said before anything is written
+    with atomic_folder(directory) as beside:
         _write(beside, agreement, addresses)
     return agreement
 
@@ -61,18 +61,18 @@ def _write(directory: Path, agreement: Agreement, addresses: Sequence[str]) -> N
     folders = [directory / PEERS / name for name in agreement.members]
     for folder in folders:
         folder.mkdir(parents=True, mode=0o700)
-    met = Circle(addresses, [address_book.write_secret(folder) for folder in folders])
+    met = AddressBook(addresses, [address_book.write_peer_secret(folder) for folder in folders])
     for folder, name in zip(folders, agreement.members, strict=True):
         agreement.write(folder)
         met.write(folder)
         write_atomically(folder / PEER, (json.dumps({"peer": name}) + "\n").encode())
 
 
-def terms_of(agreement: Agreement, deadline: float = DEADLINE, patience: float = PATIENCE) -> Terms:
+def peer_policy_of(agreement: Agreement, deadline: float = DEADLINE, patience: float = PATIENCE) -> PeerPolicy:
     settings = agreement.settings
     asked, rounds = settings.schedule, settings.rounds
     assert rounds is not None  # complete() has filled it in
-    return Terms(
+    return PeerPolicy(
         names=agreement.members,
         rounds=rounds,
         topology=asked.topology,
@@ -85,7 +85,7 @@ def terms_of(agreement: Agreement, deadline: float = DEADLINE, patience: float =
     )
 
 
-def join(
+def join_peers(
     folder: Path,
     data: Path,
     *,
@@ -104,14 +104,14 @@ def join(
         listen, deadline, patience: see `Network` and `Terms`.
     """
     name, agreement, met = _opened(folder)
-    own, terms = agreement.number(name), terms_of(agreement, deadline, patience)
+    own, terms = agreement.number(name), peer_policy_of(agreement, deadline, patience)
     source, _ = agreement.own(name, data, client=client)
-    secret = address_book.read_secret(folder, met.keys[own])
+    secret = address_book.read_peer_secret(folder, met.keys[own])
     peer = Peer(agreement.plan, terms, own, source, met.pairs(own, secret), folder / RUN, said=said)
     try:
-        network = Network(met, own, terms.contacts(own), secret, listen, largest=peer.letters.largest)
+        network = PeerNetwork(met, own, terms.contacts(own), secret, listen, largest=peer.letters.largest)
         try:
-            for _ in run(peer, network):
+            for _ in run_peer(peer, network):
                 pass
         finally:
             network.close()
@@ -120,7 +120,7 @@ def join(
     return folder / RUN / MODEL
 
 
-def chosen(directory: Path, environment: Mapping[str, str] = os.environ) -> list[Path]:
+def choose_peer(directory: Path, environment: Mapping[str, str] = os.environ) -> list[Path]:
     """The folders of the peers that this process is to be: under torchrun the one of its rank, else all.
 
     Raises:
@@ -142,7 +142,7 @@ def chosen(directory: Path, environment: Mapping[str, str] = os.environ) -> list
     return [directory / PEERS / names[rank]]
 
 
-def together(folders: Sequence[Path], data: str, deadline: float, patience: float) -> dict[str, bool]:
+def run_all_peers(folders: Sequence[Path], data: str, deadline: float, patience: float) -> dict[str, bool]:
     """Peers of one machine, each in a process of its own that says its lines here: who came to a good end."""
     words = [sys.executable, "-m", "seedbed", "peers", "run", str(folders[0].parents[1]), "--data", data]
     words += [f"--deadline={deadline}", f"--patience={patience}"]
@@ -159,7 +159,7 @@ def together(folders: Sequence[Path], data: str, deadline: float, patience: floa
         raise
 
 
-def what_a_peer_has(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
+def peer_contents(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
     """The agreement; what a client is sent from this peer's model as it is now; what the peer's own has kept, or None.
 
     Raises:
@@ -167,7 +167,7 @@ def what_a_peer_has(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
     """
     name, agreement, _ = _opened(folder)
     own, plan = agreement.number(name), agreement.plan
-    there = peer_state.load(folder / RUN, plan, peer_state.of_whom(plan, terms_of(agreement), own))
+    there = peer_state.load_peer_state(folder / RUN, plan, peer_state.state_owner(plan, peer_policy_of(agreement), own))
     if there is None:
         raise InputError(f"{folder} has no model yet: `seedbed peers join {folder} --data FILE` makes one")
     state: ServerState = there.state
@@ -180,14 +180,14 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
     return [from_json(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _opened(folder: Path) -> tuple[str, Agreement, Circle]:
+def _opened(folder: Path) -> tuple[str, Agreement, AddressBook]:
     try:
         name = str(from_json((folder / PEER).read_text())["peer"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} is no peer's folder ({PEER}: {error}): name one of DIR/{PEERS}/ of `seedbed peers init DIR`"
         ) from error
-    return name, Agreement.read(folder), Circle.read(folder)
+    return name, Agreement.read(folder), AddressBook.read(folder)
 
 
 def _named(peers: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -195,7 +195,7 @@ def _named(peers: Sequence[str]) -> tuple[list[str], list[str]]:
     for number, peer in enumerate(peers):
         name, sign, address = peer.partition("=")
         names.append(name)
-        addresses.append(address if sign else f"127.0.0.1:{PORT + number}")
+        addresses.append(address if sign else f"127.0.0.1:{FIRST_PEER_PORT + number}")
     alone = [peer for peer in peers if "=" not in peer]
     if alone and len(alone) < len(peers):
         raise InputError(f"{alone[0]} has no address, but others do: give each as NAME=HOST:PORT, or none")
@@ -210,7 +210,7 @@ def _refuse_simulated_failures(agreement: Agreement) -> None:
             )
 
 
-def spoken(record: Mapping[str, Any]) -> str | None:
+def peer_log_line(record: Mapping[str, Any]) -> str | None:
     """A line about an event of a peer's log; None: it is not for people."""
     event, who = record["event"], ", ".join(record.get("peers", ())) or record.get("peer", "")
     begin = f"round {record['round'] + 1}: " if "round" in record else ""

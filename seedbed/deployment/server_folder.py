@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from seedbed.deployment.agreement import Agreement
-from seedbed.deployment.federation.node import LAST, Node, remembered
+from seedbed.deployment.federation.node import LAST, Node, load_node_state
 from seedbed.deployment.federation.server import Members, Server
 from seedbed.deployment.federation.transport import Transport
-from seedbed.deployment.flower.addresses import joined, parted
-from seedbed.deployment.member_roster import Roster
+from seedbed.deployment.flower.addresses import join_address, parse_address
+from seedbed.deployment.member_roster import MemberRoster
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 from seedbed.limits import from_json
-from seedbed.serialization import fill, from_bytes, write_atomically
+from seedbed.serialization import fill_template, tensors_from_bytes, write_atomically
 from seedbed.tree import Tree
 
 SERVER, NODES, RUN = "server", "nodes", "run"
 SECRETS, SECRET = "secrets", "secret.key"
 NODE = "node.json"
-HELD = "held"  # locked by the process that serves or joins, before it does anything else
+HELD_FILE = "held"  # locked by the process that serves or joins, before it does anything else
 UNCAPPED = (
     "this federation was made before weights had a cap: a member's weight counts as sent, and a round needs every "
     "member's answer; a new one (`seedbed federation init`) has a cap and a quorum of two thirds"
@@ -37,7 +37,7 @@ UNCAPPED = (
 
 
 @dataclass(frozen=True)
-class Place:
+class FederationFolder:
     """Where a node is in its federation, as node.json says.
 
     Attributes:
@@ -54,14 +54,16 @@ class Place:
         write_atomically(folder / NODE, (json.dumps(table, indent=2) + "\n").encode())
 
     @classmethod
-    def read(cls, folder: Path) -> "Place":
+    def read(cls, folder: Path) -> "FederationFolder":
         """
         Raises:
             InputError: the folder is no node's.
         """
         try:
             table: Mapping[str, Any] = from_json((folder / NODE).read_text())
-            return cls(str(table["member"]), joined(*parted(str(table["server"]))), _whole(table.get("number")))
+            return cls(
+                str(table["member"]), join_address(*parse_address(str(table["server"]))), _whole(table.get("number"))
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder} is no node's folder ({NODE}: {error}): name the one that the coordinator gave you"
@@ -78,8 +80,8 @@ def open_server(directory: Path, transport: Transport, *, said: Callable[[str], 
     agreement = Agreement.read(folder)
 
     def members() -> Members:
-        present = Roster.read(folder, agreement.members).present
-        keys = {c: read_secret(folder / SECRETS / f"{name}.key") for c, name in present.items()}
+        present = MemberRoster.read(folder, agreement.members).present
+        keys = {c: read_node_secret(folder / SECRETS / f"{name}.key") for c, name in present.items()}
         return Members(agreement.terms_for(list(keys)), keys)
 
     return Server(agreement.plan, agreement.terms, {}, folder / RUN, transport, said=said, members=members)
@@ -92,29 +94,29 @@ def open_node(folder: Path, data: Path, *, client: str | None = None) -> Node:
         data: a file or folder of the form agreed on.
         client: whose rows, where it holds several clients'.
     """
-    agreement, place = Agreement.read(folder), Place.read(folder)
+    agreement, place = Agreement.read(folder), FederationFolder.read(folder)
     number = _number(agreement, place)
     source, _ = agreement.own(place.member, data, client=client, number=number)
-    return Node(agreement.plan, number, source, read_secret(folder / SECRET), folder / RUN)
+    return Node(agreement.plan, number, source, read_node_secret(folder / SECRET), folder / RUN)
 
 
-def what_a_node_has(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
+def node_contents(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
     """The agreement; what the server sent of the last model; what the member's client has kept, or None.
 
     Raises:
         InputError: the rounds are not over yet.
     """
-    agreement, place = Agreement.read(folder), Place.read(folder)
+    agreement, place = Agreement.read(folder), FederationFolder.read(folder)
     path, plan = folder / RUN / LAST, agreement.plan
     if not path.exists():
         raise InputError(
             f"{folder} has no model yet: it gets it when all rounds are done (`seedbed join` waits for it)"
         )
-    sent = fill(plan.sent, from_bytes(path.read_bytes(), str(path)), "sent")
-    return agreement, sent, remembered(plan, _number(agreement, place), folder / RUN).kept
+    sent = fill_template(plan.sent, tensors_from_bytes(path.read_bytes(), str(path)), "sent")
+    return agreement, sent, load_node_state(plan, _number(agreement, place), folder / RUN).kept
 
 
-def _number(agreement: Agreement, place: Place) -> ClientId:
+def _number(agreement: Agreement, place: FederationFolder) -> ClientId:
     return agreement.number(place.member) if place.number is None else place.number
 
 
@@ -124,7 +126,7 @@ def _whole(number: Any) -> int | None:
     return number
 
 
-def read_secret(path: Path) -> bytes:
+def read_node_secret(path: Path) -> bytes:
     """
     Raises:
         InputError: it is not there.

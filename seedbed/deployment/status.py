@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from seedbed.deployment.agreement import Agreement
 from seedbed.deployment.federation.journal import scan
-from seedbed.deployment.federation.state_machine import Progress, progress
+from seedbed.deployment.federation.state_machine import FederationState, replay_journal
 from seedbed.deployment.log_lines import LOG
-from seedbed.deployment.member_roster import Roster
+from seedbed.deployment.member_roster import MemberRoster
 from seedbed.deployment.server_folder import RUN, SERVER
 from seedbed.limits import from_json
 
-State = Literal["not there", "asked", "answered", "refused", "not asked", "has the model", "removed"]
+MemberState = Literal["not there", "asked", "answered", "refused", "not asked", "has the model", "removed"]
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Member:
     """
 
     name: str
-    state: State = "not there"
+    state: MemberState = "not there"
     heard: datetime | None = None
     round: int = 0
     refused: int = 0
@@ -39,7 +39,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Standing:
+class FederationStatus:
     """A federation at a moment.
 
     Attributes:
@@ -48,7 +48,7 @@ class Standing:
     """
 
     agreement: Agreement
-    at: Progress
+    at: FederationState
     serving: bool
     members: tuple[Member, ...]
     numbers: Mapping[str, float] = field(default_factory=dict)
@@ -69,15 +69,15 @@ class Standing:
         return f"{self.agreement.name}: {where}{again}; the server is {'running' if self.serving else 'not running'}"
 
     @classmethod
-    def of(cls, directory: Path) -> "Standing":
+    def of(cls, directory: Path) -> "FederationStatus":
         """
         Raises:
             InputError: the folder is no federation's, or its journal was altered.
         """
         folder = directory / SERVER
         agreement = Agreement.read(folder)
-        at = progress(scan(folder / RUN / "journal.log"))
-        roster = Roster.read(folder, agreement.members)
+        at = replay_journal(scan(folder / RUN / "journal.log"))
+        roster = MemberRoster.read(folder, agreement.members)
         members = tuple(Member(name) for name in roster.names)
         _follow(members, _events(folder / RUN / LOG), at)
         for number, member in enumerate(members):
@@ -86,7 +86,7 @@ class Standing:
         return cls(agreement, at, _is_held(folder / RUN / "lock"), members, _numbers(folder / RUN / "metrics.jsonl"))
 
 
-def _follow(members: tuple[Member, ...], events: Iterator[Mapping[str, Any]], at: Progress) -> None:
+def _follow(members: tuple[Member, ...], events: Iterator[Mapping[str, Any]], at: FederationState) -> None:
     """Add up what the log says."""
     since: dict[tuple[int, str], int] = {}  # counts of a server that was stopped end with it: they are added up
     for event in events:
@@ -111,7 +111,7 @@ def _follow(members: tuple[Member, ...], events: Iterator[Mapping[str, Any]], at
                     since[int(client), way] = count
 
 
-def _state(number: int, member: Member, at: Progress, rounds: int) -> State:
+def _state(number: int, member: Member, at: FederationState, rounds: int) -> MemberState:
     if at.round > rounds:
         return member.state
     if number in at.accepted:
@@ -147,7 +147,7 @@ def _is_held(path: Path) -> bool:
     return False
 
 
-def ago(when: datetime | None) -> str:
+def format_age(when: datetime | None) -> str:
     """In words: '12 s', '3 min', '2 h', '5 days'; '–' for never."""
     if when is None:
         return "–"

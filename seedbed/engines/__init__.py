@@ -8,24 +8,24 @@ from torch import nn
 
 from seedbed.data.sampling import TaskSource
 from seedbed.engines import process_group
-from seedbed.engines.autotune import IN_PROCESSES, Make, Planned, Plans
-from seedbed.engines.client_state_store import OnDisk
-from seedbed.engines.crew import refusal
+from seedbed.engines.autotune import IN_PROCESSES, AutoEngine, Make, TuningCache
+from seedbed.engines.client_state_store import ClientStateStore
+from seedbed.engines.crew import why_no_workers
 from seedbed.engines.distributed import Distributed
 from seedbed.engines.one_by_one import OneByOne, one_thread
 from seedbed.engines.processes import Processes
 from seedbed.engines.vectorised import Vectorised
-from seedbed.errors import InputError, nearest
-from seedbed.executors.cuda_graphs import Recorder
-from seedbed.executors.factored import Factoring
-from seedbed.executors.fused import Fused
-from seedbed.executors.loop import looping
+from seedbed.errors import InputError, closest_name
+from seedbed.executors.cuda_graphs import GraphRecorder
+from seedbed.executors.factored import FactoredExecutor
+from seedbed.executors.fused import FusedExecutor
+from seedbed.executors.loop import loop_executor
 from seedbed.federated import Engine
-from seedbed.learning.training import Executor, Say, silently
+from seedbed.learning.training import Executor, Log, no_log
 
 ENGINES = ("auto", "one_by_one", "vectorised")
 LOCKSTEP = 16  # clients that share products with large factored matrices
-PIECE = 5  # of them in a worker process: a piece of work, however many processes there are
+CLIENTS_A_PIECE = 5  # of them in a worker process: a piece of work, however many processes there are
 EXECUTORS = {
     "loop": "one_by_one",
     "stacked": "vectorised",
@@ -44,10 +44,10 @@ def make(
     workers: int | None = None,
     executor: str = "auto",
     processes: bool | None = None,
-    plans: Plans = Plans(),
+    plans: TuningCache = TuningCache(),
     each: bool = False,
     summed: bool = False,
-    kept: OnDisk | None = None,
+    kept: ClientStateStore | None = None,
 ) -> Engine:
     """The engine of this name with the executor of this name; `auto` measures which is fastest. Under torchrun it is
     every rank's of a `Distributed`.
@@ -70,7 +70,7 @@ def make(
             them or here.
     """
     mine = _own(name, source, module, workers, executor, processes, plans, kept)
-    return Distributed(mine, source, each=each) if process_group.launched() or summed else mine
+    return Distributed(mine, source, each=each) if process_group.is_torchrun() or summed else mine
 
 
 def _own(
@@ -80,14 +80,14 @@ def _own(
     workers: int | None,
     executor: str,
     processes: bool | None,
-    plans: Plans,
-    kept: OnDisk | None,
+    plans: TuningCache,
+    kept: ClientStateStore | None,
 ) -> Engine:
     """The engine of this process."""
     if name not in ENGINES:
-        raise InputError(f"unknown engine {name!r}: {nearest(name, ENGINES)}")
+        raise InputError(f"unknown engine {name!r}: {closest_name(name, ENGINES)}")
     if executor not in ("auto", *EXECUTORS):
-        raise InputError(f"unknown executor {executor!r}: {nearest(executor, ['auto', *EXECUTORS])}")
+        raise InputError(f"unknown executor {executor!r}: {closest_name(executor, ['auto', *EXECUTORS])}")
     if executor != "auto" and name not in ("auto", EXECUTORS[executor]):
         raise InputError(
             f"the executor {executor} is one of the engine {EXECUTORS[executor]}, not of {name}: leave one of them out"
@@ -95,12 +95,12 @@ def _own(
     if processes:
         _refuse_processes(name, executor)
     elsewhere = any(p.device.type != "cpu" for p in module.parameters())
-    threads = workers or (1 if elsewhere else max(1, cores() // process_group.beside()))
+    threads = workers or (1 if elsewhere else max(1, cores() // process_group.local_world_size()))
     if executor != "auto":
         return make_executing(executor, threads, plans.say, kept, processes=bool(processes))(source)
     usual = choose(module) if name == "auto" else name
     judge = plain_executor(usual)
-    if process_group.launched() or kept is not None:
+    if process_group.is_torchrun() or kept is not None:
         judge = plain_executor("one_by_one") if processes else judge
         return make_executing(judge, threads, plans.say, kept, processes=bool(processes))(source)
     also = EXECUTORS.values() if elsewhere else ["one_by_one"]
@@ -108,7 +108,7 @@ def _own(
     makes = {e: make_executing(e, threads) for e in tried}
     if processes:
         makes |= {e + IN_PROCESSES: make_executing(e, threads, processes=True) for e in tried if e in ALONE}
-    return Planned(source, makes, judge=judge, plans=plans, workers=threads)
+    return AutoEngine(source, makes, judge=judge, plans=plans, workers=threads)
 
 
 def _refuse_processes(name: str, executor: str) -> None:
@@ -118,13 +118,13 @@ def _refuse_processes(name: str, executor: str) -> None:
             f"the {what} computes many clients at once, in one process: leave processes=true out, or use an executor "
             f"that has worker processes ({', '.join(ALONE)})"
         )
-    reason = refusal()
+    reason = why_no_workers()
     if reason is not None:
         raise InputError(reason)
 
 
 def make_executing(
-    executor: str, threads: int, say: Say = silently, kept: OnDisk | None = None, *, processes: bool = False
+    executor: str, threads: int, say: Log = no_log, kept: ClientStateStore | None = None, *, processes: bool = False
 ) -> Make:
     """An engine whose clients train by this executor, for any source.
 
@@ -134,21 +134,21 @@ def make_executing(
         processes: with worker processes instead of threads, for those of ALONE.
     """
     if executor == "batched":
-        return partial(_stacked, partial(Fused, threads, say, compiled=False), say, kept)
+        return partial(_stacked, partial(FusedExecutor, threads, say, compiled=False), say, kept)
     if executor not in ALONE:
-        return partial(_stacked, partial(Fused, threads, say) if executor == "fused" else None, say, kept)
+        return partial(_stacked, partial(FusedExecutor, threads, say) if executor == "fused" else None, say, kept)
 
     def make(source: TaskSource) -> OneByOne | Processes:
         heard: list[str] = []
         tell = heard.append if processes else say
         engine = (
-            OneByOne(source, workers=threads, executor=looping, kept=kept, recorder=Recorder(say=tell))
+            OneByOne(source, workers=threads, executor=loop_executor, kept=kept, recorder=GraphRecorder(say=tell))
             if executor == "loop"
             else OneByOne(
                 source,
                 workers=threads,
-                executor=Factoring(say=tell),
-                lockstep=PIECE if processes else LOCKSTEP,
+                executor=FactoredExecutor(say=tell),
+                lockstep=CLIENTS_A_PIECE if processes else LOCKSTEP,
                 kept=kept,
             )
         )
@@ -157,9 +157,11 @@ def make_executing(
     return make
 
 
-def _stacked(executor: Callable[[], Executor] | None, say: Say, kept: OnDisk | None, source: TaskSource) -> Vectorised:
+def _stacked(
+    executor: Callable[[], Executor] | None, say: Log, kept: ClientStateStore | None, source: TaskSource
+) -> Vectorised:
     """Each engine has an executor of its own."""
-    return Vectorised(source, executor=executor and executor(), kept=kept, recorder=Recorder(say=say))
+    return Vectorised(source, executor=executor and executor(), kept=kept, recorder=GraphRecorder(say=say))
 
 
 def cores() -> int:
@@ -184,12 +186,12 @@ def choose(module: nn.Module) -> str:
 __all__ = [
     "ENGINES",
     "EXECUTORS",
+    "AutoEngine",
+    "ClientStateStore",
     "Distributed",
-    "OnDisk",
     "OneByOne",
-    "Planned",
-    "Plans",
     "Processes",
+    "TuningCache",
     "Vectorised",
     "choose",
     "cores",

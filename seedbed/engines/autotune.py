@@ -20,20 +20,20 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.data.sampling import AroundSource, TaskSource
+from seedbed.data.sampling import TaskSource, TaskSourceWrapper
 from seedbed.data.types import Task
 from seedbed.engines.one_by_one import OneByOne
 from seedbed.engines.processes import Processes
 from seedbed.engines.vectorised import Vectorised
 from seedbed.errors import InputError
-from seedbed.executors.cpp_compiler import built, cache, library, processor
-from seedbed.executors.factored import Factoring, rows_of, worth
-from seedbed.executors.fused import Fused
+from seedbed.executors.cpp_compiler import cache, library, library_path, processor
+from seedbed.executors.factored import FactoredExecutor, examples_per_task, is_worthwhile
+from seedbed.executors.fused import FusedExecutor
 from seedbed.executors.fused.cpp_launch import KERNEL
-from seedbed.federated import Algorithm, ClientId, Group, ServerState
+from seedbed.federated import Algorithm, ClientId, MessageBatch, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.learning.optimizers import Optimizer
-from seedbed.learning.training import Say, silently
+from seedbed.learning.training import Log, no_log
 from seedbed.limits import from_json
 from seedbed.serialization import write_atomically
 from seedbed.tree import Tree
@@ -41,11 +41,11 @@ from seedbed.tree import Tree
 Owner = OneByOne | Vectorised | Processes
 Make = Callable[[TaskSource], Owner]
 
-FEW = {
+TRIAL_CLIENTS = {
     "loop": 3,
     "factored": 8,
 }  # clients that are tried one after another, or in lockstep; those at once are tried all
-MOST = 256  # clients that are tried at once
+MAX_TRIAL_CLIENTS = 256  # clients that are tried at once
 WHOLE, TIMES = 0.1, 3  # seconds of a trial below which it is repeated with all steps; how often
 SHORT, LONG = 1, 3  # steps of a trial: what a step costs is half of the difference
 COMPILING = 0.005  # seconds of a round from which on it is worth while to compile a kernel for it
@@ -61,7 +61,7 @@ class Choice(NamedTuple):
     why: str
 
 
-class Tried(NamedTuple):
+class Trial(NamedTuple):
     """What trying an executor gave: seconds that a round would take, or why it cannot."""
 
     seconds: float
@@ -69,7 +69,7 @@ class Tried(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plans:
+class TuningCache:
     """Choices on disk.
 
     Args:
@@ -80,7 +80,7 @@ class Plans:
 
     own: Path | None = None
     shared: Path | None = None
-    say: Say = silently
+    say: Log = no_log
 
     def known(self, what: str, size: str) -> Choice | None:
         """The choice for what is computed, in this run or at this size in any."""
@@ -119,12 +119,12 @@ class Plans:
         return None if self.shared is None else self.shared / f"{_key(what + chr(0) + size)}.json"
 
 
-def shared_plans() -> Path:
+def shared_tuning_cache() -> Path:
     """Where the choices of this user's runs lie."""
     return cache() / "plans"
 
 
-class Planned:
+class AutoEngine:
     """An engine that measures which of several is fastest for what it is asked, and asks that one.
 
     Args:
@@ -134,7 +134,9 @@ class Planned:
         workers: how many the engines have.
     """
 
-    def __init__(self, source: TaskSource, makes: Mapping[str, Make], *, judge: str, plans: Plans, workers: int = 1):
+    def __init__(
+        self, source: TaskSource, makes: Mapping[str, Make], *, judge: str, plans: TuningCache, workers: int = 1
+    ):
         self.source, self._makes, self._judge, self._plans, self._workers = source, makes, judge, plans, workers
         self._engine, self._name = makes[judge](source), judge
         self._for: Algorithm | None = None
@@ -153,7 +155,7 @@ class Planned:
         """MB that its worker processes take at most beyond what they share; 0: it has none."""
         return self._engine.peak if isinstance(self._engine, Processes) else 0.0
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         if sent and algorithm is not self._for:
             self._use(self._chosen(algorithm, sent, round).executor)
             self._for = algorithm
@@ -195,23 +197,23 @@ class Planned:
         """What is computed, in words that are the same in every process."""
         model = [(name, str(leaf.dtype), tuple(leaf.shape)) for name, leaf in tree.named_leaves(_any(sent)).items()]
         machine = (processor(), torch.__version__, os.cpu_count(), self._workers, _device_name(_device(sent)))
-        return repr((described(algorithm.client), model, sorted(self._makes), machine))
+        return repr((describe_function(algorithm.client), model, sorted(self._makes), machine))
 
     def _measured(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Choice:
         began = time.perf_counter()
-        found: dict[str, Tried] = {}
+        found: dict[str, Trial] = {}
         for name in self._makes:
             reason = self._hopeless(name, found, sent)
-            found[name] = Tried(math.inf, reason) if reason else self._tried(name, algorithm, sent, round)
+            found[name] = Trial(math.inf, reason) if reason else self._tried(name, algorithm, sent, round)
         best = min(found, key=lambda name: found[name].seconds)
         words = [f"{name} {_said(tried)}" for name, tried in sorted(found.items(), key=lambda pair: pair[1].seconds)]
         spent = time.perf_counter() - began
         return Choice(best, f"a round of {len(sent)} clients takes {'; '.join(words)}; tried in {spent:.1f} s")
 
-    def _hopeless(self, name: str, found: Mapping[str, Tried], sent: Mapping[ClientId, Tree]) -> str:
+    def _hopeless(self, name: str, found: Mapping[str, Trial], sent: Mapping[ClientId, Tree]) -> str:
         """Why it need not be tried, as others have shown; empty: it must be."""
         quickest = min((tried.seconds for tried in found.values()), default=math.inf)
-        if _compiles(name, sent) and quickest < COMPILING and not built(KERNEL).exists():
+        if _compiles(name, sent) and quickest < COMPILING and not library_path(KERNEL).exists():
             return "a round is too short to compile for"
         threads = found.get(name.removesuffix(IN_PROCESSES))
         if threads is None:
@@ -223,11 +225,11 @@ class Planned:
         far = threads.seconds / self._workers > quickest  # as if threads gave nothing at all, and processes everything
         return "as in threads, it is too slow" if far else ""
 
-    def _tried(self, name: str, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Tried:
+    def _tried(self, name: str, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Trial:
         """Predict a round's seconds from trials of few steps; nothing that clients keep is changed."""
-        at_once = name in AT_ONCE
+        at_once = name in GROUPED_EXECUTORS
         some = sorted(sent, key=lambda c: (self.source.size(c), c))
-        some = some[:: -(-len(some) // MOST)] if at_once else some[len(some) // 2 :][: self._few(name)]
+        some = some[:: -(-len(some) // MAX_TRIAL_CLIENTS)] if at_once else some[len(some) // 2 :][: self._few(name)]
         whole = self.source.tasks([some[-1]], round)
         steps, seconds, engines = len(whole.real[0]), dict[int, float](), dict[int, Owner]()
 
@@ -240,30 +242,30 @@ class Planned:
             if _compiles(name, sent):
                 library(KERNEL)
             if name.startswith("factored"):
-                _refuse_small(sent[some[-1]], rows_of(whole))
+                _refuse_small(sent[some[-1]], examples_per_task(whole))
             for cut in (SHORT, LONG, SHORT, LONG):  # the better of two: the first warms up, and others use the machine
                 seconds[cut] = min(time_of(cut), seconds.get(cut, math.inf))
             a_step = max(0.0, seconds[LONG] - seconds[SHORT]) / (LONG - SHORT)
             found = seconds[SHORT] + a_step * max(0, steps - SHORT)
             if found < WHOLE:  # too little to be told from what others do meanwhile, and quickly done whole
                 found = min(time_of(steps) for _ in range(TIMES))
-        except (Refused, InputError) as reason:
-            return Tried(math.inf, str(reason))
+        except (ExecutorRefused, InputError) as reason:
+            return Trial(math.inf, str(reason))
         except Exception as error:
             if name == self._judge or _device(sent).type == "cpu":
                 raise
-            return Tried(math.inf, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")  # a GPU's own, as OOM
+            return Trial(math.inf, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")  # a GPU's own, as OOM
         finally:
             for engine in engines.values():
                 if isinstance(engine, Processes):
                     engine.close()
-        return Tried(found * len(sent) / len(some))
+        return Trial(found * len(sent) / len(some))
 
     def _made(self, name: str, cut: int, sent: Mapping[ClientId, Tree], round: int) -> Owner:
         """An engine whose clients take so many steps at most."""
         engine = self._makes[name](_Cut(self.source, cut))
         if isinstance(engine, Processes) and (lack := engine.lack(sent, round)):
-            raise Refused(lack)
+            raise ExecutorRefused(lack)
         return engine
 
     def _timed(
@@ -274,34 +276,34 @@ class Planned:
         messages = [group.messages for group in engine.ask(algorithm, sent, round)]
         if algorithm.reduce.linear and not algorithm.unlike:
             values, weights = [m.value for m in messages], [m.weight for m in messages]
-            tree.dense(algorithm.reduce(tree.concatenate(values), torch.cat(weights)))
+            tree.form_unformed(algorithm.reduce(tree.concatenate(values), torch.cat(weights)))
         if (device := _device(sent)).type != "cpu":
             torch.accelerator.synchronize(device)  # it computes on while Python is done
         spent = time.perf_counter() - began
         executor = None if isinstance(engine, Processes) else engine.executor  # in processes it is another's copy
-        if isinstance(executor, Fused | Factoring) and not executor.trained:
-            raise Refused(next(iter(executor.refused), "clients do not train by `train`"))
+        if isinstance(executor, FusedExecutor | FactoredExecutor) and not executor.trained:
+            raise ExecutorRefused(next(iter(executor.refused), "clients do not train by `train`"))
         return spent
 
     def _few(self, name: str) -> int:
         """How many clients to try: as many for each worker, for one that idles would count against the executor."""
-        return -(-FEW[name.removesuffix(IN_PROCESSES)] // self._workers) * self._workers
+        return -(-TRIAL_CLIENTS[name.removesuffix(IN_PROCESSES)] // self._workers) * self._workers
 
 
-class Refused(Exception):
+class ExecutorRefused(Exception):
     """An executor cannot do what it is tried on."""
 
 
 def _refuse_small(sent: Tree, rows: int) -> None:
     """A trial is of few steps: whether factored matrices pay depends on all."""
-    if not any(leaf.ndim == 2 and rows < worth(leaf) for leaf in tree.leaves(sent)):
-        raise Refused(f"no dense layer is large enough for {rows} examples of a client")
+    if not any(leaf.ndim == 2 and rows < is_worthwhile(leaf) for leaf in tree.leaves(sent)):
+        raise ExecutorRefused(f"no dense layer is large enough for {rows} examples of a client")
 
 
-AT_ONCE = ("stacked", "batched", "fused")  # whose clients are computed together
+GROUPED_EXECUTORS = ("stacked", "batched", "fused")  # whose clients are computed together
 
 
-class _Cut(AroundSource):
+class _Cut(TaskSourceWrapper):
     """The same tasks, of so many items at most."""
 
     def __init__(self, source: TaskSource, items: int):
@@ -338,7 +340,7 @@ def _can(executor: str, sent: Mapping[ClientId, Tree]) -> bool:
     return True
 
 
-def _said(tried: Tried) -> str:
+def _said(tried: Trial) -> str:
     return f"cannot ({tried.refused})" if tried.refused else f"{1000 * tried.seconds:.3g} ms"
 
 
@@ -346,7 +348,7 @@ def _any(sent: Mapping[ClientId, Tree]) -> Tree:
     return next(iter(sent.values()))
 
 
-def described(value: Any, depth: int = DEPTH) -> str:
+def describe_function(value: Any, depth: int = DEPTH) -> str:
     """A function and what it closes over, in words that are the same in every process.
 
     >>> from seedbed.learning.optimizers import sgd
@@ -358,10 +360,10 @@ def described(value: Any, depth: int = DEPTH) -> str:
     if depth == 0:
         return type(value).__qualname__
     if is_dataclass(value) and not isinstance(value, type):
-        inside = [described(getattr(value, field.name), depth - 1) for field in fields(value)]
+        inside = [describe_function(getattr(value, field.name), depth - 1) for field in fields(value)]
     else:
         cells = getattr(value, "__closure__", None) or ()
-        inside = [described(cell.cell_contents, depth - 1) for cell in cells if _is_full(cell)]
+        inside = [describe_function(cell.cell_contents, depth - 1) for cell in cells if _is_full(cell)]
     name = getattr(value, "__qualname__", type(value).__qualname__)
     return f"{getattr(value, '__module__', '')}.{name}({', '.join(inside)})"
 

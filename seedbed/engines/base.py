@@ -10,7 +10,7 @@ from seedbed.federated import Algorithm, ClientId
 from seedbed.tree import Tree
 
 
-class Owning:
+class BaseEngine:
     """The clients of an engine, with `ask` and `evaluate` still to be said.
 
     Args:
@@ -27,16 +27,16 @@ class Owning:
 
     def kept_by(self, algorithm: Algorithm, client: ClientId, sent: Tree) -> Tree:
         """What a client has kept, or for one not asked before, what it makes of what it is sent."""
-        return tree.beside(self._kept[client], sent) if client in self._kept else algorithm.remember(sent)
+        return tree.to_device_of(self._kept[client], sent) if client in self._kept else algorithm.remember(sent)
 
     def tasks(self, source: TaskSource, clients: Sequence[ClientId], round: int, sent: Tree) -> Task:
         """The clients' tasks, on the device where what they are sent lies."""
-        return cast(Task, tree.beside(source.tasks(clients, round), sent))
+        return cast(Task, tree.to_device_of(source.tasks(clients, round), sent))
 
     def keep(self, client: ClientId, kept: Tree) -> None:
         """Put away what a client keeps, if it is anything."""
         if tree.leaves(kept):
-            self._kept[client] = tree.dense(kept)
+            self._kept[client] = tree.form_unformed(kept)
 
     def memory(self) -> Mapping[ClientId, Tree]:
         return self._kept

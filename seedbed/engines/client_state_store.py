@@ -23,16 +23,16 @@ from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 from seedbed.limits import from_json
-from seedbed.serialization import blank, outline, write_atomically, writing
+from seedbed.serialization import explain_write_errors, meta_tree_of, tree_schema, write_atomically
 from seedbed.tree import Tree
 
 SAFE = 2  # checkpoints that can be gone back to
-ALIGNED = 8  # bytes: where leaves start in a slot
-KINDS = "kinds.json"
+SLOT_ALIGNMENT = 8  # bytes: where leaves start in a slot
+KINDS_FILE = "kinds.json"
 MOST_CLIENTS, MOST_SLOTS = 2**28, 2**28
 
 
-class Entry(NamedTuple):
+class StoreEntry(NamedTuple):
     """Where a client's state is."""
 
     kind: int
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     sum: int  # crc32 of its bytes
 
 
-class OnDisk(MutableMapping[ClientId, Tree]):
+class ClientStateStore(MutableMapping[ClientId, Tree]):
     """{client: what it keeps}, in the files of a folder.
 
     Args:
@@ -50,14 +50,14 @@ class OnDisk(MutableMapping[ClientId, Tree]):
     """
 
     def __init__(self, folder: Path):
-        with writing(folder):
+        with explain_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._kinds: list[Slots] = []
+        self._kinds: list[SlotFile] = []
         self._entries = np.zeros((0, 3), np.int64)  # [N, 3] of `Entry`, the slot counted from 1: 0 is none
         self._count = 0
         self._fresh: set[ClientId] = set()  # whose slot no checkpoint knows of
-        self._retired: list[tuple[int, Entry]] = []  # by how many checkpoints there were; no client's any more
+        self._retired: list[tuple[int, StoreEntry]] = []  # by how many checkpoints there were; no client's any more
         self._checkpoints = 0
         self._said = b""  # of the kinds
 
@@ -74,10 +74,10 @@ class OnDisk(MutableMapping[ClientId, Tree]):
         return self._kinds[entry.kind].tree_of(data)
 
     def __setitem__(self, client: ClientId, kept: Tree) -> None:
-        outlined = outline(kept)
+        outlined = tree_schema(kept)
         kind = next((i for i, slots in enumerate(self._kinds) if slots.outline == outlined), len(self._kinds))
         if kind == len(self._kinds):
-            self._kinds.append(Slots(self.folder / f"{kind}.bin", outlined, blank(outlined)))
+            self._kinds.append(SlotFile(self.folder / f"{kind}.bin", outlined, meta_tree_of(outlined)))
         slots, old = self._kinds[kind], self._entry(client)
         data = slots.bytes_of(kept)
         if old is not None and old.kind == kind and client in self._fresh:
@@ -113,12 +113,12 @@ class OnDisk(MutableMapping[ClientId, Tree]):
     def checkpoint(self) -> dict[str, Tensor]:
         """Everything flushed to disk, and where it is: what `restore` takes. Slots that only older ones know are
         free."""
-        with writing(self.folder):
+        with explain_write_errors(self.folder):
             for slots in self._kinds:
                 os.fsync(slots.file)
         kinds = json.dumps([slots.outline for slots in self._kinds]).encode()
         if kinds != self._said:
-            write_atomically(self.folder / KINDS, kinds)
+            write_atomically(self.folder / KINDS_FILE, kinds)
             self._said = kinds
         self._checkpoints += 1
         self._fresh.clear()
@@ -136,14 +136,16 @@ class OnDisk(MutableMapping[ClientId, Tree]):
             InputError: the files are not there.
         """
         clients, entries = index["clients"].numpy(), index["entries"].numpy()
-        path = self.folder / KINDS
+        path = self.folder / KINDS_FILE
         try:
             kinds = list(from_json(path.read_text())) if len(clients) else []
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{path}, of what clients keep, cannot be read ({error}): put it back") from error
-        likes = [blank(outlined, f"{path}, of what clients keep,") for outlined in kinds]
+        likes = [meta_tree_of(outlined, f"{path}, of what clients keep,") for outlined in kinds]
         _refuse_odd_index(clients, entries, len(kinds), path)
-        self._kinds = [Slots(self.folder / f"{i}.bin", *kind) for i, kind in enumerate(zip(kinds, likes, strict=True))]
+        self._kinds = [
+            SlotFile(self.folder / f"{i}.bin", *kind) for i, kind in enumerate(zip(kinds, likes, strict=True))
+        ]
         self._entries = np.zeros((int(clients.max(initial=-1)) + 1, 3), np.int64)
         self._entries[clients] = entries
         self._count, self._fresh, self._retired, self._checkpoints = len(clients), set(), [], 0
@@ -153,13 +155,13 @@ class OnDisk(MutableMapping[ClientId, Tree]):
             slots.refuse_short(slots.count)
             slots.free = np.setdiff1d(np.arange(slots.count), taken).tolist()
 
-    def _entry(self, client: ClientId) -> Entry | None:
+    def _entry(self, client: ClientId) -> StoreEntry | None:
         if not 0 <= client < len(self._entries) or not self._entries[client, 1]:
             return None
         kind, slot, check = self._entries[client].tolist()
-        return Entry(kind, slot - 1, check)
+        return StoreEntry(kind, slot - 1, check)
 
-    def _retire(self, client: ClientId, old: Entry | None) -> None:
+    def _retire(self, client: ClientId, old: StoreEntry | None) -> None:
         """A state that is no client's any more; free at once where no checkpoint knows of it."""
         if old is not None and client in self._fresh:
             self._kinds[old.kind].free.append(old.slot)
@@ -181,7 +183,7 @@ def _refuse_odd_index(clients: npt.NDArray[Any], entries: npt.NDArray[Any], kind
         )
 
 
-class Slots:
+class SlotFile:
     """A file of equal slots, one for each state of a structure. It takes room on the disk as slots are written.
 
     Args:
@@ -192,10 +194,12 @@ class Slots:
     def __init__(self, path: Path, outline: Any, like: Tree):
         self.path, self.outline, self.like = path, outline, like
         sizes = [x.numel() * x.element_size() for x in tree.leaves(self.like)]
-        self.places = np.concatenate([[0], np.cumsum([-(-size // ALIGNED) * ALIGNED for size in sizes])]).tolist()
+        self.places = np.concatenate(
+            [[0], np.cumsum([-(-size // SLOT_ALIGNMENT) * SLOT_ALIGNMENT for size in sizes])]
+        ).tolist()
         self.free: list[int] = []
         self.count = 0
-        with writing(path):
+        with explain_write_errors(path):
             self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def __del__(self) -> None:
@@ -212,7 +216,7 @@ class Slots:
         return self.count - 1
 
     def write(self, slot: int, data: bytes) -> None:
-        with writing(self.path):
+        with explain_write_errors(self.path):
             os.pwrite(self.file, data, slot * self.size)
 
     def read(self, slot: int) -> bytearray:

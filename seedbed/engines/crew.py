@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 
 from seedbed.engines import process_group
-from seedbed.engines.handing import Memory, Piece
-from seedbed.engines.memory_info import keep_freed, megabytes
+from seedbed.engines.handing import SharedMemory, SharedPiece
+from seedbed.engines.memory_info import keep_freed_memory, memory_use
 from seedbed.errors import InputError
 from seedbed.serialization import loaded
 from seedbed.tree import Tree
 
-TRIES = 3  # of a piece of work whose worker dies
+MAX_TRIES = 3  # of a piece of work whose worker dies
 # Seconds after which a worker is taken to be stuck, and replaced: at least, as many times what the longest piece has
 # taken, and before there is one.
 PATIENCE, SLOWER, AT_FIRST = 60.0, 20.0, 600.0
@@ -52,13 +52,13 @@ _registry: dict[Any, Any] = {}  # of warnings that were passed on, so that each 
 Do = Callable[[Any, Tree], tuple[Any, Tree]]  # words and a tree -> others
 
 
-def refusal() -> str | None:
+def why_no_workers() -> str | None:
     """Why no worker processes can be used here, and the way out; None: they can."""
     if sys.platform != "linux":
         return f"worker processes need Linux, and this is {sys.platform}: use threads (processes=false)"
     if not Path("/proc/self/status").exists():
         return "worker processes need /proc, which is not mounted here: use threads (processes=false)"
-    if process_group.launched():
+    if process_group.is_torchrun():
         return "under torchrun each rank is a process already: start more of them, or use threads (processes=false)"
     if torch.accelerator.is_available():
         return (
@@ -68,7 +68,7 @@ def refusal() -> str | None:
     return None
 
 
-class Given(NamedTuple):
+class WorkItem(NamedTuple):
     """A piece of work."""
 
     words: Any  # as JSON takes them
@@ -89,7 +89,7 @@ class Worker:
     at: int | None = None
     began: float = 0.0  # when it was told to
 
-    def tell(self, number: int, call: int, memory: Memory, known: Piece, given: Piece) -> None:
+    def tell(self, number: int, call: int, memory: SharedMemory, known: SharedPiece, given: SharedPiece) -> None:
         self.at, self.began = number, time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):  # it is dead, which is heard soon
             socket.send_fds(self.line, [TOLD.pack(call, *known, *given)], [memory.file])
@@ -101,8 +101,8 @@ class Worker:
             data, files, _, _ = socket.recv_fds(self.line, MADE.size, 1)
         if not data:
             return None
-        with Memory(files[0]) as memory:
-            return memory.read(Piece(*MADE.unpack(data)), known)
+        with SharedMemory(files[0]) as memory:
+            return memory.read(SharedPiece(*MADE.unpack(data)), known)
 
     def end(self) -> int:
         """Its status."""
@@ -115,7 +115,7 @@ class Worker:
             return 0
 
 
-class Crew:
+class WorkerPool:
     """Workers that all do the same, forked when there is something to do and kept until `close`.
 
     Args:
@@ -135,7 +135,7 @@ class Crew:
         _dismiss(self._workers, os.getpid())
 
     def run(
-        self, give: Callable[[int], Given], order: Sequence[int], known: Sequence[Tensor]
+        self, give: Callable[[int], WorkItem], order: Sequence[int], known: Sequence[Tensor]
     ) -> dict[int, tuple[Any, Tree]]:
         """{number: what comes of the piece}.
 
@@ -147,12 +147,12 @@ class Crew:
             InputError: a piece's workers died so often that it must be its fault.
             Exception: what the first of the pieces that failed has raised.
         """
-        call = Call(give, deque(order), known)
+        call = PoolCall(give, deque(order), known)
         self._calls += 1
         try:
             while len(self._workers) < min(self.size, len(order)):
                 self._hire()
-            with Memory() as memory:
+            with SharedMemory() as memory:
                 there = memory.write({}, list(known))
 
                 def tell(worker: Worker, number: int) -> None:
@@ -232,10 +232,10 @@ class Crew:
 
 
 @dataclass
-class Call:
+class PoolCall:
     """How far the pieces of a call are."""
 
-    give: Callable[[int], Given]
+    give: Callable[[int], WorkItem]
     left: deque[int]
     known: Sequence[Tensor]
     found: dict[int, tuple[Any, Tree]] = field(default_factory=dict)
@@ -253,7 +253,7 @@ class Call:
         if number is None:
             return None
         self.deaths[number] += 1
-        if self.deaths[number] == TRIES:
+        if self.deaths[number] == MAX_TRIES:
             raise InputError(_died(self.give(number).called, status))
         return number
 
@@ -302,15 +302,15 @@ def _forked() -> int:
 def _be_a_worker(do: Do, parent: int, line: socket.socket, others: Sequence[int]) -> NoReturn:
     try:
         _settle_in(parent, others)
-        begun, last, known = megabytes("VmRSS"), 0, list[Tensor]()
+        begun, last, known = memory_use("VmRSS"), 0, list[Tensor]()
         while True:
             data, files, _, _ = socket.recv_fds(line, TOLD.size, 1)
             call, *places = TOLD.unpack(data)
-            with Memory(files[0]) as memory:
+            with SharedMemory(files[0]) as memory:
                 if call != last:
-                    last, known = call, memory.read(Piece(*places[:2]))[1]
-                words, whole = memory.read(Piece(*places[2:]), known)
-            with Memory() as memory:
+                    last, known = call, memory.read(SharedPiece(*places[:2]))[1]
+                words, whole = memory.read(SharedPiece(*places[2:]), known)
+            with SharedMemory() as memory:
                 piece = _made(do, words, whole, memory, known, begun)
                 del whole
                 socket.send_fds(line, [MADE.pack(*piece)], [memory.file])
@@ -324,7 +324,7 @@ def _settle_in(parent: int, others: Sequence[int]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if _libc is not None:
         _libc.prctl(DIES_WITH_ITS_PARENT, signal.SIGKILL)
-    keep_freed()
+    keep_freed_memory()
     if os.getppid() != parent:
         os._exit(1)  # it was too late
     for file in others:
@@ -340,7 +340,7 @@ def _stream(file: int) -> TextIO:
     return open(file, "w", buffering=1, errors="replace", closefd=False)
 
 
-def _made(do: Do, words: Any, whole: Tree, memory: Memory, known: Sequence[Tensor], begun: float) -> Piece:
+def _made(do: Do, words: Any, whole: Tree, memory: SharedMemory, known: Sequence[Tensor], begun: float) -> SharedPiece:
     """Where what comes of a piece is, or what went wrong."""
     with warnings.catch_warnings(record=True) as warned:
         try:
@@ -352,7 +352,7 @@ def _made(do: Do, words: Any, whole: Tree, memory: Memory, known: Sequence[Tenso
 
 def _about(warned: Sequence[warnings.WarningMessage], begun: float) -> dict[str, Any]:
     passed_on = [(w.category.__module__, w.category.__qualname__, str(w.message), w.filename, w.lineno) for w in warned]
-    return {"warned": passed_on, "peak": megabytes("VmHWM") - begun}
+    return {"warned": passed_on, "peak": memory_use("VmHWM") - begun}
 
 
 # ---- errors that cross over -------------------------------------------------------------------------------------
@@ -390,6 +390,6 @@ def _died(what: str, status: int) -> str:
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended by itself with code {status}"
     why = ", as the system does where memory runs out" if status == -signal.SIGKILL else ""
     return (
-        f"a worker process {how}{why}, {TRIES} times in a row over {what}: use fewer workers (workers=1), or threads "
-        "(processes=false); what came before is intact"
+        f"a worker process {how}{why}, {MAX_TRIES} times in a row over {what}: use fewer workers (workers=1), or "
+        "threads (processes=false); what came before is intact"
     )

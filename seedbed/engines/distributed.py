@@ -17,17 +17,20 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.data.sampling import TaskSource
 from seedbed.data.types import Task
-from seedbed.engines.exact_sum import LARGEST, ExactSum, largest
+from seedbed.engines.exact_sum import LARGEST_TERM, ExactSum, largest
 from seedbed.engines.one_by_one import one_thread
-from seedbed.engines.process_group import Ranks, here
+from seedbed.engines.process_group import ProcessGroup, current_group
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Engine, Group, Message, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, Message, MessageBatch, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.limits import from_json
-from seedbed.serialization import blank, outline, pack, unpack
+from seedbed.serialization import meta_tree_of, pack_tree, tree_schema, unpack_tree
 from seedbed.tree import Tree
 
-HELD, LEAST = 2**30, 32  # bytes of messages that an engine may hold; clients that it is asked for at least
+MAX_HELD_BYTES, MIN_ASKED = (
+    2**30,
+    32,
+)  # bytes of messages that an engine may hold; clients that it is asked for at least
 
 
 class Distributed:
@@ -44,26 +47,26 @@ class Distributed:
         ranks: None: those that this process has joined, or it alone.
     """
 
-    def __init__(self, engine: Engine, source: TaskSource, *, each: bool = False, ranks: Ranks | None = None):
+    def __init__(self, engine: Engine, source: TaskSource, *, each: bool = False, ranks: ProcessGroup | None = None):
         self.engine, self.source, self.each = engine, source, each
-        self.ranks = here() if ranks is None else ranks
+        self.ranks = current_group() if ranks is None else ranks
         self._homes: dict[ClientId, int] = {}  # where what a client keeps is
 
     @property
     def population(self) -> Sequence[ClientId]:
         return self.engine.population
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterable[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterable[MessageBatch]:
         share = self._share(list(sent), self.source)
         groups = self._asked(algorithm, {c: sent[c] for c in share}, round)
         whole = self.each or algorithm.unlike or not algorithm.reduce.linear
         device = next((leaf.device for one in sent.values() for leaf in tree.leaves(one)), None)
         return self._gathered(groups, share, device) if whole else self._summed(groups, share, device)
 
-    def _asked(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+    def _asked(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         """Some clients after others, so that the engine never holds more messages than `HELD` has room for."""
         clients, size = list(sent), max((tree.nbytes(one) for one in sent.values()), default=0)
-        some = max(LEAST, HELD // max(1, size))
+        some = max(MIN_ASKED, MAX_HELD_BYTES // max(1, size))
         for start in range(0, len(clients), some):
             yield from self.engine.ask(algorithm, {c: sent[c] for c in clients[start : start + some]}, round)
 
@@ -71,7 +74,7 @@ class Distributed:
         self, algorithm: Algorithm, state: ServerState, source: TaskSource, metric: Metric
     ) -> dict[ClientId, Tensor]:
         share = self._share(source.clients, source)
-        mine = self.engine.evaluate(algorithm, state, Only(source, share), metric) if share else {}
+        mine = self.engine.evaluate(algorithm, state, LocalOnly(source, share), metric) if share else {}
         scores = {c: s for part in self._everybodys(dict(mine)) for c, s in part.items()}
         return {c: scores[c] for c in source.clients}
 
@@ -91,33 +94,33 @@ class Distributed:
         """This rank's of some clients, in the order given."""
         if self.ranks.size == 1:
             return list(clients)
-        mine = set(dealt(clients, source, self._homes, self.ranks.size)[self.ranks.rank])
+        mine = set(assign_clients(clients, source, self._homes, self.ranks.size)[self.ranks.rank])
         return [c for c in clients if c in mine]
 
     def _everybodys(self, mine: Tree) -> list[Tree]:
-        return [unpack(data) for data in self.ranks.gather(pack(mine))]
+        return [unpack_tree(data) for data in self.ranks.gather(pack_tree(mine))]
 
     # ---- every message to every rank ---------------------------------------------------------------------------
 
     def _gathered(
-        self, groups: Iterable[Group], share: Sequence[ClientId], device: torch.device | None
-    ) -> Iterator[Group]:
+        self, groups: Iterable[MessageBatch], share: Sequence[ClientId], device: torch.device | None
+    ) -> Iterator[MessageBatch]:
         mine = list(groups)
         said = [[list(group.clients), dict(group.lost)] for group in mine]
         told = self._tell({"groups": said, "keep": self._keeping(share)})
-        found = self.ranks.gather(pack([group.messages for group in mine]))
+        found = self.ranks.gather(pack_tree([group.messages for group in mine]))
         for rank, (header, data) in enumerate(zip(told, found, strict=True)):
-            messages = [group.messages for group in mine] if rank == self.ranks.rank else unpack(data)
+            messages = [group.messages for group in mine] if rank == self.ranks.rank else unpack_tree(data)
             for (clients, lost), stacked in zip(header["groups"], messages, strict=True):
                 placed = tree.map(lambda x: x.to(device), stacked)
-                yield Group(clients, placed, None, {int(c): why for c, why in lost.items()})
+                yield MessageBatch(clients, placed, None, {int(c): why for c, why in lost.items()})
 
     # ---- sums ------------------------------------------------------------------------------------------------------
 
     def _summed(
-        self, groups: Iterable[Group], share: Sequence[ClientId], device: torch.device | None
-    ) -> Iterator[Group]:
-        mine = Partial()
+        self, groups: Iterable[MessageBatch], share: Sequence[ClientId], device: torch.device | None
+    ) -> Iterator[MessageBatch]:
+        mine = PartialSum()
         for group in groups:
             mine.add(group)
         said = {"clients": mine.clients, "lost": mine.lost, "keep": self._keeping(share)}
@@ -130,14 +133,14 @@ class Distributed:
             )
         if like is None:
             return
-        total = mine.sum or ExactSum(sum(x.numel() for x in tree.leaves(blank(like))), device)
+        total = mine.sum or ExactSum(sum(x.numel() for x in tree.leaves(meta_tree_of(like))), device)
         if any(header["coarse"] for header in told):
             total.widen()
         self.ranks.add(total.grids)
         members = sorted(c for header in told for c in header["clients"])
         lost = {int(c): why for header in told for c, why in header["lost"].items()}
-        mean = tree.stack([_mean(total.total(), blank(like))])
-        yield Group(members[:1], mean if members else tree.index(mean, []), [members] if members else [], lost)
+        mean = tree.stack([_mean(total.total(), meta_tree_of(like))])
+        yield MessageBatch(members[:1], mean if members else tree.index(mean, []), [members] if members else [], lost)
 
     def _keeping(self, share: Collection[ClientId]) -> list[ClientId]:
         """Who of this rank's clients is at home here; nobody where there is no other place."""
@@ -152,7 +155,7 @@ class Distributed:
         return told
 
 
-class Partial:
+class PartialSum:
     """One rank's part of a round's sum: value, numbers for people, and weight, as one vector."""
 
     def __init__(self) -> None:
@@ -161,14 +164,14 @@ class Partial:
         self.clients: list[ClientId] = []
         self.lost: dict[ClientId, str] = {}
 
-    def add(self, group: Group) -> None:
+    def add(self, group: MessageBatch) -> None:
         """Add a group's messages that are sound.
 
         Raises:
             InputError: their structure is another than of those before.
         """
         message, weight = group.messages, group.messages.weight
-        outlined = outline(_one(message))
+        outlined = tree_schema(_one(message))
         if self.sum is None:
             self.outline = outlined
             self.sum = ExactSum(sum(x[0].numel() for x in _numbers(message)), weight.device)
@@ -189,7 +192,7 @@ class Partial:
         self.lost |= {c: why for c, why in zip(group.clients, wrong, strict=True) if why} | dict(group.lost)
 
 
-class Only:
+class LocalOnly:
     """A source of some clients of another."""
 
     def __init__(self, source: TaskSource, clients: Sequence[ClientId]):
@@ -202,7 +205,7 @@ class Only:
         return self.source.tasks(clients, round)
 
 
-def dealt(
+def assign_clients(
     clients: Sequence[ClientId], source: TaskSource, homes: Mapping[ClientId, int], ranks: int
 ) -> list[list[ClientId]]:
     """Clients in shares of about the same work: those at home somewhere there, the largest of the others first.
@@ -248,4 +251,4 @@ def _wrong(most: float, weight: float) -> str:
         return "not finite"
     if weight <= 0:
         return "weight not above 0"
-    return "" if most <= LARGEST else "too large to be summed"
+    return "" if most <= LARGEST_TERM else "too large to be summed"

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-STEPS = (2.0**-60, 2.0**-20, 2.0**20)  # of the fine, the middle and the coarse grid
+GRID_STEPS = (2.0**-60, 2.0**-20, 2.0**20)  # of the fine, the middle and the coarse grid
 COARSE = 2.0**19  # above this a number needs the coarse grid
-LARGEST = 2.0**58  # so that 2²³ of them can be added up in 64 bits
-BLOCK, ROWS = 2**15, 2**12  # numbers at once, so that they stay in the cache; messages at once: exact below 2⁵³
+LARGEST_TERM = 2.0**58  # so that 2²³ of them can be added up in 64 bits
+SUM_BLOCK, ROWS = 2**15, 2**12  # numbers at once, so that they stay in the cache; messages at once: exact below 2⁵³
 
 
 class ExactSum:
@@ -31,7 +31,7 @@ class ExactSum:
     @property
     def coarse(self) -> bool:
         """Whether a number needed the coarse grid."""
-        return len(self.grids) == len(STEPS)
+        return len(self.grids) == len(GRID_STEPS)
 
     def widen(self) -> None:
         """Have the coarse grid."""
@@ -52,18 +52,18 @@ class ExactSum:
             return
         if float((largest(rows) * weights[:, 0]).max()) > COARSE:
             self.widen()
-        width = max(1, BLOCK // len(rows)) if rows.device.type == "cpu" else rows.shape[1]
+        width = max(1, SUM_BLOCK // len(rows)) if rows.device.type == "cpu" else rows.shape[1]
         for start in range(0, rows.shape[1], width):
             rest = rows[:, start : start + width].double() * weights
             place = slice(at + start, at + start + rest.shape[1])
             for grid in range(len(self.grids) - 1, -1, -1):
-                whole = (rest * (1 / STEPS[grid])).round_()
-                rest.sub_(whole, alpha=STEPS[grid])
+                whole = (rest * (1 / GRID_STEPS[grid])).round_()
+                rest.sub_(whole, alpha=GRID_STEPS[grid])
                 self.grids[grid, place] += whole.sum(0).to(torch.int64)
 
     def total(self) -> Tensor:
         """[D] in double precision."""
-        parts = [grid.double() * step for grid, step in zip(self.grids, STEPS, strict=False)]
+        parts = [grid.double() * step for grid, step in zip(self.grids, GRID_STEPS, strict=False)]
         return torch.stack(parts[::-1]).sum(0)
 
 

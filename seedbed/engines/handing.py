@@ -1,7 +1,7 @@
 """Trees that one process hands to another in memory that both map: written once, and read without copying.
 
 A piece is a header (JSON, which says what is in it) and the leaves' bytes, from the start of a page on. A tensor that
-both sides have is named by its number, and a factored matrix (`seedbed.lowrank.factored_matrix`) is handed over as its rows.
+both sides have is named by its number. A factored matrix (`seedbed.lowrank.factored_matrix`) is passed as its rows.
 """
 
 import json
@@ -15,43 +15,43 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.limits import from_json
-from seedbed.lowrank.factored_matrix import Factored, Rows, Stacked, dense
-from seedbed.serialization import blank, outline
+from seedbed.lowrank.factored_matrix import Factored, OuterProducts, StackedFactored, as_dense_leaf
+from seedbed.serialization import meta_tree_of, tree_schema
 from seedbed.tree import Tree
 
-ALIGNED = 64  # bytes: where leaves start, as PyTorch's own do
-HEAD = 8  # bytes: the length of the header
+LEAF_ALIGNMENT = 64  # bytes: where leaves start, as PyTorch's own do
+HEADER_BYTES = 8  # bytes: the length of the header
 
 
-class Named(NamedTuple):
+class NamedTuplePart(NamedTuple):
     """A tensor that both sides have: which of them."""
 
     number: Tensor  # []
 
 
-class Parts(NamedTuple):
+class FactoredParts(NamedTuple):
     """A factored matrix by its parts."""
 
     like: Tensor  # [0, O, I], of its type
     multiples: Tensor  # of each base, in double precision, as Python's numbers are
-    bases: tuple[Tensor | Named, ...]
+    bases: tuple[Tensor | NamedTuplePart, ...]
     sums: tuple[tuple[Tensor, Tensor, Tensor], ...]  # coefficients [n], inputs [n, I], slopes [n, O]
 
 
-class Several(NamedTuple):
+class SharedTrees(NamedTuple):
     """Factored matrices that are stacked."""
 
-    members: tuple[Parts, ...]
+    members: tuple[FactoredParts, ...]
 
 
-class Piece(NamedTuple):
+class SharedPiece(NamedTuple):
     """Where something that was handed over lies, in bytes from the start of the memory."""
 
     start: int
     length: int
 
 
-class Memory:
+class SharedMemory:
     """Memory without a name, for whoever has its file (Linux). It is gone when nobody has or maps it any more.
 
     Args:
@@ -62,13 +62,13 @@ class Memory:
         self.file = os.memfd_create("seedbed") if file is None else file
         self._end = 0  # of what is written
 
-    def __enter__(self) -> "Memory":
+    def __enter__(self) -> "SharedMemory":
         return self
 
     def __exit__(self, *error: object) -> None:
         os.close(self.file)  # what is read stays readable
 
-    def write(self, words: Any, whole: Tree, known: Sequence[Tensor] = ()) -> Piece:
+    def write(self, words: Any, whole: Tree, known: Sequence[Tensor] = ()) -> SharedPiece:
         """Put a tree after what is there.
 
         Args:
@@ -78,28 +78,28 @@ class Memory:
         whole = _taken_apart(whole, known)
         leaves = [leaf.detach() for leaf in tree.leaves(whole)]
         orders = [_order(leaf) for leaf in leaves]
-        head = json.dumps([words, outline(whole), orders]).encode()
+        head = json.dumps([words, tree_schema(whole), orders]).encode()
         places, length = _places(len(head), leaves)
         start = self._end
-        self._put(start, len(head).to_bytes(HEAD, "little") + head)
+        self._put(start, len(head).to_bytes(HEADER_BYTES, "little") + head)
         for place, leaf, order in zip(places, leaves, orders, strict=True):
             if leaf.numel():
                 data = leaf if order is None else leaf.permute(order)
                 self._put(start + place, data.contiguous().reshape(-1).view(torch.uint8).numpy())
         self._end = -(-(start + length) // mmap.PAGESIZE) * mmap.PAGESIZE
         os.ftruncate(self.file, self._end)
-        return Piece(start, length)
+        return SharedPiece(start, length)
 
-    def read(self, piece: Piece, known: Sequence[Tensor] = ()) -> tuple[Any, Tree]:
+    def read(self, piece: SharedPiece, known: Sequence[Tensor] = ()) -> tuple[Any, Tree]:
         """The words and the tree of a piece. Its leaves are the memory itself."""
         # PyTorch's own mapping: Python's keeps the file open for as long as there is a tensor, and files are few.
         size = piece.start + piece.length
         held = torch.from_file(f"/proc/self/fd/{self.file}", shared=True, size=size, dtype=torch.uint8)[piece.start :]
-        end = HEAD + int.from_bytes(held[:HEAD].numpy().tobytes(), "little")
-        words, outlined, orders = from_json(held[HEAD:end].numpy().tobytes())
-        like = blank(outlined, "what another process handed over")
+        end = HEADER_BYTES + int.from_bytes(held[:HEADER_BYTES].numpy().tobytes(), "little")
+        words, outlined, orders = from_json(held[HEADER_BYTES:end].numpy().tobytes())
+        like = meta_tree_of(outlined, "what another process handed over")
         shapes = tree.leaves(like)
-        places, _ = _places(end - HEAD, shapes)
+        places, _ = _places(end - HEADER_BYTES, shapes)
         found = [_leaf(held, *where) for where in zip(places, shapes, orders, strict=True)]
         return words, _put_together(tree.with_leaves(like, found), known)
 
@@ -112,9 +112,9 @@ class Memory:
 
 def _places(head: int, leaves: Sequence[Tensor]) -> tuple[list[int], int]:
     """Where leaves lie behind a header of so many bytes, and where the last one ends."""
-    places, end = [], HEAD + head
+    places, end = [], HEADER_BYTES + head
     for leaf in leaves:
-        start = -(-end // ALIGNED) * ALIGNED
+        start = -(-end // LEAF_ALIGNMENT) * LEAF_ALIGNMENT
         places.append(start)
         end = start + leaf.numel() * leaf.element_size()
     return places, end
@@ -143,18 +143,18 @@ def _taken_apart(whole: Tree, known: Sequence[Tensor]) -> Tree:
     """The tree with tensors that are known named, and factored matrices as their parts."""
     numbers = {id(leaf): number for number, leaf in enumerate(known)}
 
-    def plain(x: Tensor) -> Tensor | Named:
-        return Named(torch.tensor(numbers[id(x)])) if id(x) in numbers else dense(x)
+    def plain(x: Tensor) -> Tensor | NamedTuplePart:
+        return NamedTuplePart(torch.tensor(numbers[id(x)])) if id(x) in numbers else as_dense_leaf(x)
 
-    def parts(matrix: Factored) -> Parts:
+    def parts(matrix: Factored) -> FactoredParts:
         multiples = torch.tensor([a for a, _ in matrix.bases], dtype=torch.float64)
         sums = tuple((c, *rows.first(len(c))) for c, rows in matrix.sums)
         like = torch.empty(0, *matrix.shape, dtype=matrix.dtype)
-        return Parts(like, multiples, tuple(plain(base) for _, base in matrix.bases), sums)
+        return FactoredParts(like, multiples, tuple(plain(base) for _, base in matrix.bases), sums)
 
     def leaf(x: Tensor) -> Any:
-        if isinstance(x, Stacked):
-            return Several(tuple(parts(member) for member in x.members))
+        if isinstance(x, StackedFactored):
+            return SharedTrees(tuple(parts(member) for member in x.members))
         return parts(x) if isinstance(x, Factored) else plain(x)
 
     return tree.map(leaf, whole)
@@ -163,19 +163,19 @@ def _taken_apart(whole: Tree, known: Sequence[Tensor]) -> Tree:
 def _put_together(whole: Tree, known: Sequence[Tensor]) -> Tree:
     """The tree that was taken apart."""
 
-    def plain(x: Tensor | Named) -> Tensor:
-        return known[int(x.number)] if isinstance(x, Named) else x
+    def plain(x: Tensor | NamedTuplePart) -> Tensor:
+        return known[int(x.number)] if isinstance(x, NamedTuplePart) else x
 
-    def matrix(parts: Parts) -> Factored:
+    def matrix(parts: FactoredParts) -> Factored:
         bases = tuple(zip(parts.multiples.tolist(), map(plain, parts.bases), strict=True))
         sums = []
         for c, inputs, slopes in parts.sums:
-            rows = Rows()
+            rows = OuterProducts()
             rows.add(inputs, slopes)
             sums.append((c, rows))
         like = torch.empty((), dtype=parts.like.dtype).expand(parts.like.shape[1:])
         return Factored(bases, tuple(sums), like)
 
-    whole = tree.map_parts(lambda several: Stacked([matrix(p) for p in several.members]), whole, Several)
-    whole = tree.map_parts(matrix, whole, Parts)
-    return tree.map_parts(plain, whole, Named)
+    whole = tree.map_subtrees(lambda several: StackedFactored([matrix(p) for p in several.members]), whole, SharedTrees)
+    whole = tree.map_subtrees(matrix, whole, FactoredParts)
+    return tree.map_subtrees(plain, whole, NamedTuplePart)

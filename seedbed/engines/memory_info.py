@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-LIMITS = (  # of a container: what it may use, and uses; by version of the interface
+CGROUP_FILES = (  # of a container: what it may use, and uses; by version of the interface
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
@@ -17,7 +17,7 @@ FREED_STAYS = {-3: 2**25, -1: 2**30}
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded now: a forked worker must not
 
 
-def keep_freed() -> None:
+def keep_freed_memory() -> None:
     """For a process that is Seedbed's own: what its tensors free stays its own, for the next ones.
 
     Second-order MAML takes a fifth less time by it, for a page that the system gives anew is filled with zeros first.
@@ -27,7 +27,7 @@ def keep_freed() -> None:
             _libc.mallopt(option, number)
 
 
-def megabytes(field: str, place: str = "/proc/self/status") -> float:
+def memory_use(field: str, place: str = "/proc/self/status") -> float:
     """A field of this process's status, such as VmRSS, or of /proc/meminfo.
 
     Raises:
@@ -37,12 +37,12 @@ def megabytes(field: str, place: str = "/proc/self/status") -> float:
     return int(line.split()[1]) / 1024
 
 
-def available() -> float | None:
+def available_memory() -> float | None:
     """MB that can still be used, by the machine and by the container; None: the system does not tell."""
     found = []
     with suppress(OSError, ValueError):
-        found.append(megabytes("MemAvailable", "/proc/meminfo"))
-    for most, used in LIMITS:
+        found.append(memory_use("MemAvailable", "/proc/meminfo"))
+    for most, used in CGROUP_FILES:
         with suppress(OSError, ValueError):
             found.append((int(Path(most).read_text()) - int(Path(used).read_text())) / 2**20)
     return min(found, default=None)

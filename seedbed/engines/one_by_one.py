@@ -15,19 +15,19 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.data.sampling import TaskSource
-from seedbed.engines.base import Owning
-from seedbed.executors.cuda_graphs import Recorder, evened
-from seedbed.executors.lockstep import in_lockstep
-from seedbed.federated import Algorithm, ClientId, Group, ServerState
+from seedbed.engines.base import BaseEngine
+from seedbed.executors.cuda_graphs import GraphRecorder, pad_lengths
+from seedbed.executors.lockstep import run_in_lockstep
+from seedbed.federated import Algorithm, ClientId, MessageBatch, ServerState
 from seedbed.learning.objectives import Metric
-from seedbed.learning.training import Executor, trained_by
+from seedbed.learning.training import Executor, use_executor
 from seedbed.tree import Tree
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-class OneByOne(Owning):
+class OneByOne(BaseEngine):
     """The reference engine.
 
     Args:
@@ -47,26 +47,26 @@ class OneByOne(Owning):
         executor: Executor | None = None,
         lockstep: int = 1,
         kept: MutableMapping[ClientId, Tree] | None = None,
-        recorder: Recorder | None = None,
+        recorder: GraphRecorder | None = None,
     ):
         super().__init__(source, kept=kept)
-        self.recorder = (recorder or Recorder()) if workers == lockstep == 1 else None
+        self.recorder = (recorder or GraphRecorder()) if workers == lockstep == 1 else None
         self.workers, self.lockstep = workers, lockstep
         self.executor = executor
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
-        def run(client: ClientId) -> tuple[ClientId, Group, Tree]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
+        def run(client: ClientId) -> tuple[ClientId, MessageBatch, Tree]:
             task = self.tasks(self.source, [client], round, sent[client])
             given = sent[client], self.kept_by(algorithm, client, sent[client])
             # Nobody differentiates through a client: see `learning.training.gradient`.
-            with torch.no_grad(), trained_by(self.executor):
+            with torch.no_grad(), use_executor(self.executor):
                 if self.recorder and self.recorder.records(sent[client]):
-                    even = tree.index(evened(task), 0)
+                    even = tree.index(pad_lengths(task), 0)
                     message, kept = self.recorder.run(algorithm, algorithm.client, *given, even)
                 else:
                     message, kept = algorithm.client(*given, tree.index(task, 0))
-            return client, Group([client], tree.alone(message)), kept
+            return client, MessageBatch([client], tree.unsqueeze0(message)), kept
 
         for client, group, kept in self._side_by_side(run, sent) if self.lockstep == 1 else self._met(run, sent):
             self.keep(client, kept)
@@ -90,7 +90,7 @@ class OneByOne(Owning):
 
     def _met(self, run: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
         with one_thread():
-            yield from in_lockstep(run, list(items), self.lockstep, self.workers)
+            yield from run_in_lockstep(run, list(items), self.lockstep, self.workers)
 
     def _side_by_side(self, run: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
         """map, in order, over the workers; each computes with one core, as many are at work.

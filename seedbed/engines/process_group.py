@@ -23,7 +23,7 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun
 MEETING = "seedbed meets at"
 
 
-class Ranks(Protocol):
+class ProcessGroup(Protocol):
     """The ranks of a run, seen from one of them. Every rank must make the same calls in the same order."""
 
     @property
@@ -41,7 +41,7 @@ class Ranks(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """A process by itself."""
 
     rank, size = 0, 1
@@ -53,7 +53,7 @@ class Alone:
         """The sum over one."""
 
 
-class Together:
+class JoinedProcesses:
     """The ranks that torch.distributed has joined."""
 
     def __init__(self) -> None:
@@ -74,36 +74,36 @@ class Together:
             dist.all_reduce(numbers)
 
 
-def here() -> Ranks:
+def current_group() -> ProcessGroup:
     """The ranks that this process has joined, or it alone."""
-    return Together() if dist.is_available() and dist.is_initialized() else Alone()
+    return JoinedProcesses() if dist.is_available() and dist.is_initialized() else SingleProcess()
 
 
-def launched() -> bool:
+def is_torchrun() -> bool:
     """Whether torchrun (or what sets the same variables) has started this process."""
     return all(name in os.environ for name in LAUNCHED)
 
 
-def decided(flag: bool) -> bool:
+def broadcast_flag(flag: bool) -> bool:
     """What rank 0 says: for what depends on a clock."""
-    ranks = here()
+    ranks = current_group()
     return flag if ranks.size == 1 else bool(ranks.gather(b"yes" if flag else b"")[0])
 
 
-def beside() -> int:
+def local_world_size() -> int:
     """How many ranks share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_torchrun() else 1
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def init_group() -> Iterator[ProcessGroup]:
     """Inside, this process and the others that torchrun has started are ranks of one run; elsewhere it is alone.
 
     Raises:
         InputError: the others cannot be reached.
     """
-    if not launched():
-        yield Alone()
+    if not is_torchrun():
+        yield SingleProcess()
         return
     gpu = torch.cuda.is_available() and dist.is_nccl_available()
     if gpu:
@@ -113,7 +113,7 @@ def joined() -> Iterator[Ranks]:
         met = PrefixStore(_meeting(store, rank, size), store)
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", store=met, rank=rank, world_size=size)
     try:
-        yield Together()
+        yield JoinedProcesses()
     finally:
         dist.destroy_process_group()
 

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.data.sampling import TaskSource
-from seedbed.engines.crew import Crew, Given, refusal
-from seedbed.engines.memory_info import available
+from seedbed.engines.crew import WorkerPool, WorkItem, why_no_workers
+from seedbed.engines.memory_info import available_memory
 from seedbed.engines.one_by_one import OneByOne
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Group, ServerState
+from seedbed.federated import Algorithm, ClientId, MessageBatch, ServerState
 from seedbed.learning.objectives import Metric
-from seedbed.learning.training import Executor, Say, silently
+from seedbed.learning.training import Executor, Log, no_log
 from seedbed.tree import Tree
 
-COPIES = 3  # of the weights that a client has: its own, their gradient, and what it sends
+WEIGHT_COPIES = 3  # of the weights that a client has: its own, their gradient, and what it sends
 MB = 2**20
 
 
@@ -45,13 +45,13 @@ class Processes:
             times over the same clients.
     """
 
-    def __init__(self, engine: OneByOne, *, heard: list[str] | None = None, say: Say = silently):
-        reason = refusal()
+    def __init__(self, engine: OneByOne, *, heard: list[str] | None = None, say: Log = no_log):
+        reason = why_no_workers()
         if reason is not None:
             raise InputError(reason)
         self.engine, self.workers = engine, engine.workers
         self._heard, self._said, self.say = [] if heard is None else heard, set[str](), say
-        self._crew: Crew | None = None
+        self._crew: WorkerPool | None = None
         self._for: Algorithm | None = None
 
     @property
@@ -66,17 +66,17 @@ class Processes:
     def executor(self) -> Executor | None:
         return self.engine.executor
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         if not sent:
             return
         crew, new = self._crew_for(algorithm, sent, round)
         known = list({id(x): x for payload in sent.values() for x in tree.leaves(payload)}.values())
         pieces, kept = self._pieces(list(sent)), self.engine.memory()
 
-        def give(number: int) -> Given:
+        def give(number: int) -> WorkItem:
             some = pieces[number]
-            had = {c: tree.dense(kept[c]) for c in some if c in kept}
-            return Given({"round": round}, ({c: sent[c] for c in some}, had), _called(some))
+            had = {c: tree.form_unformed(kept[c]) for c in some if c in kept}
+            return WorkItem({"round": round}, ({c: sent[c] for c in some}, had), _called(some))
 
         found = crew.run(give, self._longest_first(pieces), known)
         for number, some in enumerate(pieces):
@@ -86,7 +86,7 @@ class Processes:
             for client, its in fresh.items():
                 self.engine.keep(client, tree.map(torch.clone, its))  # the memory that it lies in is a round's
             for client, message in zip(some, messages, strict=True):
-                yield Group([client], message)
+                yield MessageBatch([client], message)
         if new:
             self.say(f"processes: a worker took {crew.peak:.0f} MB at most beyond what it shares")
 
@@ -109,7 +109,7 @@ class Processes:
 
     def lack(self, sent: Mapping[ClientId, Tree], round: int) -> str:
         """How much memory is missing for such a round, and the way out; empty: it is enough."""
-        needs, free = self._needs(sent, round), available()
+        needs, free = self._needs(sent, round), available_memory()
         if free is None or needs <= free:
             return ""
         return (
@@ -122,12 +122,12 @@ class Processes:
         weights = max(_megabytes(payload) for payload in sent.values())
         task = _megabytes(self.engine.source.tasks([largest], round))
         workers = min(self.workers, len(sent))
-        return workers * (COPIES * weights + task) + len(sent) * weights
+        return workers * (WEIGHT_COPIES * weights + task) + len(sent) * weights
 
     def _who(self, sent: Mapping[ClientId, Tree], needs: float) -> str:
         return f"processes: {self.workers} workers and the messages of {len(sent)} clients need about {needs:.0f} MB"
 
-    def _crew_for(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> tuple[Crew, bool]:
+    def _crew_for(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> tuple[WorkerPool, bool]:
         """Workers that run this algorithm, and whether they are new."""
         if self._crew is not None and algorithm is self._for:
             return self._crew, False
@@ -146,7 +146,7 @@ class Processes:
             messages = [group.messages for group in alone.ask(algorithm, sent, words["round"])]
             return {"said": heard}, (messages, fresh)
 
-        self._crew, self._for = Crew(do, self.workers), algorithm
+        self._crew, self._for = WorkerPool(do, self.workers), algorithm
         return self._crew, True
 
     def _pieces(self, clients: Sequence[ClientId]) -> list[Sequence[ClientId]]:
@@ -173,7 +173,7 @@ class Processes:
             self.say(line)
 
     def _say_beforehand(self, sent: Mapping[ClientId, Tree], round: int) -> None:
-        lack, free = self.lack(sent, round), available()
+        lack, free = self.lack(sent, round), available_memory()
         rest = "" if free is None else f"; {free:.0f} are available"
         self.say(lack or f"{self._who(sent, self._needs(sent, round))} beside what they share{rest}")
 

@@ -8,25 +8,25 @@ from torch import Tensor
 from torch.func import vmap
 
 from seedbed import tree
-from seedbed.data.row_references import reading_later
+from seedbed.data.row_references import deferred_reads
 from seedbed.data.sampling import TaskSource
-from seedbed.engines.base import Owning
+from seedbed.engines.base import BaseEngine
 from seedbed.engines.one_by_one import one_thread
 from seedbed.errors import InputError
-from seedbed.executors.cuda_graphs import Recorder, evened
-from seedbed.executors.fused import Fused
-from seedbed.federated import Algorithm, ClientId, Group, ServerState
+from seedbed.executors.cuda_graphs import GraphRecorder, pad_lengths
+from seedbed.executors.fused import FusedExecutor
+from seedbed.federated import Algorithm, ClientId, MessageBatch, ServerState
 from seedbed.learning.objectives import Metric
-from seedbed.learning.training import Executor, trained_by
+from seedbed.learning.training import Executor, use_executor
 from seedbed.tree import Tree
 
-CHUNK, WIDE = 128, 1024  # clients at once, on a processor and on a GPU
-COPIES = 16  # of what it is sent that a client is taken to need on a GPU
+CPU_CHUNK, GPU_CHUNK = 128, 1024  # clients at once, on a processor and on a GPU
+GPU_COPIES = 16  # of what it is sent that a client is taken to need on a GPU
 EPISODES = 16  # of a client at once, in evaluation
 ALIKE, FEW = 4, 32  # a chunk of at least FEW clients ends where they become ALIKE times as large as its first
 
 
-class Vectorised(Owning):
+class Vectorised(BaseEngine):
     """vmap over chunks of clients of like size.
 
     Args:
@@ -45,28 +45,28 @@ class Vectorised(Owning):
         chunk: int | None = None,
         executor: Executor | None = None,
         kept: MutableMapping[ClientId, Tree] | None = None,
-        recorder: Recorder | None = None,
+        recorder: GraphRecorder | None = None,
     ):
         super().__init__(source, kept=kept)
         self.executor = executor
         self.chunk = chunk
-        self.recorder = recorder or Recorder()
+        self.recorder = recorder or GraphRecorder()
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         kept = {c: self.kept_by(algorithm, c, sent[c]) for c in sent}
         for clients in _chunks(sent, kept, self.source, self._width(sent)):
             payload, dims = _together([sent[c] for c in clients])
             recorded = self.recorder.records(payload)
-            with reading_later(isinstance(self.executor, Fused) and self.executor.compiled and not recorded):
+            with deferred_reads(isinstance(self.executor, FusedExecutor) and self.executor.compiled and not recorded):
                 tasks = self.tasks(self.source, clients, round, payload)
             run = vmap(algorithm.client, in_dims=(dims, 0, 0))
-            given = payload, tree.stack([kept[c] for c in clients]), evened(tasks) if recorded else tasks
-            with trained_by(self.executor):
+            given = payload, tree.stack([kept[c] for c in clients]), pad_lengths(tasks) if recorded else tasks
+            with use_executor(self.executor):
                 messages, after = _explained(self.recorder.run, algorithm, run, *given)
             if tree.leaves(after):
                 for i, client in enumerate(clients):
                     self.keep(client, tree.index(after, i))
-            yield Group(clients, messages)
+            yield MessageBatch(clients, messages)
 
     def evaluate(
         self, algorithm: Algorithm, state: ServerState, source: TaskSource, metric: Metric
@@ -94,9 +94,9 @@ class Vectorised(Owning):
         """How many clients at once. It depends on what memory a GPU has, not on what is free: results round by it."""
         first = next((leaf for one in sent.values() for leaf in tree.leaves(one)), None)
         if self.chunk is not None or first is None or not first.is_cuda:
-            return self.chunk or CHUNK
-        room = torch.cuda.get_device_properties(first.device).total_memory // COPIES
-        return max(1, min(WIDE, room // max(tree.nbytes(one) for one in sent.values())))
+            return self.chunk or CPU_CHUNK
+        room = torch.cuda.get_device_properties(first.device).total_memory // GPU_COPIES
+        return max(1, min(GPU_CHUNK, room // max(tree.nbytes(one) for one in sent.values())))
 
 
 def _chunks(

@@ -15,7 +15,7 @@ from seedbed.errors import InputError
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-pthread", "-shared", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
-PATIENCE = 300  # seconds that a compiler may take
+COMPILE_TIMEOUT = 300  # seconds that a compiler may take
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def library(name: str) -> ctypes.CDLL:
     Raises:
         InputError: there is no compiler, or it cannot compile it.
     """
-    place = built(name)
+    place = library_path(name)
     return ctypes.CDLL(str(place if place.exists() else _compiled(name, place)))
 
 
@@ -34,7 +34,7 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seedbed"
 
 
-def built(name: str) -> Path:
+def library_path(name: str) -> Path:
     """Where the library lies, or will: another source, flag, compiler or processor is another place."""
     parts = (source(name), *FLAGS, compiler() or "", processor())
     return cache() / "kernels" / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
@@ -72,7 +72,7 @@ def _compiled(name: str, place: Path) -> Path:
             code, made = Path(folder, Path(name).name), Path(folder, "made.so")
             code.write_text(source(name))
             words = [found, *FLAGS, str(code), "-o", str(made)]
-            done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=COMPILE_TIMEOUT)
             if done.returncode:
                 said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
                 raise InputError(f"{found} cannot compile {code.name} ({said})")

@@ -15,20 +15,24 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.data.sampling import lengthened
+from seedbed.data.sampling import pad_steps
 from seedbed.data.types import Task
-from seedbed.learning.training import Say, silently
+from seedbed.learning.training import Log, no_log
 from seedbed.tree import Tree
 
-Flat = Callable[..., list[Tensor]]
-Record = Callable[[Flat, Sequence[Tensor]], Flat]  # a function and inputs that it may keep -> the same, recorded
+FlatFunction = Callable[..., list[Tensor]]
+RecordFunction = Callable[
+    [FlatFunction, Sequence[Tensor]], FlatFunction
+]  # a function and inputs that it may keep -> the same, recorded
 
-MOST = 16  # recordings that are kept: each holds copies of its inputs and results
+MAX_RECORDINGS = 16  # recordings that are kept: each holds copies of its inputs and results
 NEAR = 1e-3  # how far a replay may be from plain computation, as a part of the largest number
-EXACT = 8  # steps up to which tasks keep their length; longer ones are recorded in EXACT / 2 lengths to a doubling
+EXACT_LENGTHS = (
+    8  # steps up to which tasks keep their length; longer ones are recorded in EXACT / 2 lengths to a doubling
+)
 
 
-def cuda_graph(function: Flat, inputs: Sequence[Tensor]) -> Flat:
+def cuda_graph(function: FlatFunction, inputs: Sequence[Tensor]) -> FlatFunction:
     """A function of tensors of one GPU as a CUDA graph.
 
     Raises:
@@ -62,12 +66,12 @@ def _memory(device: torch.device) -> Any:
 @dataclass
 class _Recording:
     owner: Any  # whose function it is: held, so that no other has its id
-    replay: Flat | None  # None: it cannot be recorded
+    replay: FlatFunction | None  # None: it cannot be recorded
     like: Tree  # of what the function gives
     believed: bool = False
 
 
-class Recorder:
+class GraphRecorder:
     """Runs functions of trees, those that it has recorded by replaying them.
 
     Args:
@@ -77,7 +81,7 @@ class Recorder:
         replayed: how many times a recording was used.
     """
 
-    def __init__(self, record: Record | None = None, say: Say = silently):
+    def __init__(self, record: RecordFunction | None = None, say: Log = no_log):
         self._record, self._say = record or cuda_graph, say
         self._anywhere = record is not None
         self._known: dict[Any, _Recording] = {}
@@ -109,7 +113,7 @@ class Recorder:
             if not known.believed:
                 found = self._compared(known, found, function(*trees))
         self._known[key] = known  # last, as the one used last
-        while len(self._known) > MOST:
+        while len(self._known) > MAX_RECORDINGS:
             self._known.pop(next(iter(self._known)))
         return found
 
@@ -128,13 +132,13 @@ class Recorder:
 
     def _compared(self, known: _Recording, found: Tree, want: Tree) -> Tree:
         known.believed = True
-        if not all(near(a, b) for a, b in zip(tree.leaves(found), tree.leaves(want), strict=True)):
+        if not all(agrees_up_to_rounding(a, b) for a, b in zip(tree.leaves(found), tree.leaves(want), strict=True)):
             known.replay = None
             self._say("recorded clients gave something else than plainly computed ones: the recording is not used")
         return want
 
 
-def evened(task: Task) -> Task:
+def pad_lengths(task: Task) -> Task:
     """Tasks of [C, K, ...] with some more steps that are not real, so that few lengths are recorded.
 
     >>> from seedbed.data.types import Task
@@ -142,8 +146,8 @@ def evened(task: Task) -> Task:
     [3, 8, 10, 20, 32]
     """
     steps = task.real.shape[1]
-    grain = 1 if steps <= EXACT else 2 ** ((steps - 1).bit_length() - EXACT.bit_length() + 1)
-    return lengthened(task, -(-steps // grain) * grain)
+    grain = 1 if steps <= EXACT_LENGTHS else 2 ** ((steps - 1).bit_length() - EXACT_LENGTHS.bit_length() + 1)
+    return pad_steps(task, -(-steps // grain) * grain)
 
 
 def _kind(part: Tree) -> Any:
@@ -151,7 +155,7 @@ def _kind(part: Tree) -> Any:
     return repr(tree.kind(part)), tuple((leaf.dtype, leaf.device) for leaf in tree.leaves(part))
 
 
-def near(a: Tensor, b: Tensor) -> bool:
+def agrees_up_to_rounding(a: Tensor, b: Tensor) -> bool:
     """Whether two ways on a GPU have computed the same, up to rounding; NaN is NaN."""
     scale = float(b.abs().nan_to_num(0, 0, 0).max()) if b.numel() else 0.0
     return torch.allclose(a.double(), b.double(), rtol=NEAR, atol=NEAR * scale, equal_nan=True)

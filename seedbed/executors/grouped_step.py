@@ -15,35 +15,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seedbed import tree
-from seedbed.executors.loop import Path, unmasked
-from seedbed.executors.max_pool import quick
-from seedbed.learning.objectives import Near, Supervised
-from seedbed.learning.training import (
-    Item,
-    Local,
-    Objective,
-    Params,
-    Trained,
-    differentiable,
-    found_gradients,
-)
-from seedbed.lowrank.factored_matrix import Heard, heard_linears
+from seedbed.executors.loop import ClientTrainer, without_mask
+from seedbed.executors.max_pool import fast_max_pool
+from seedbed.learning.objectives import Proximal, Supervised
+from seedbed.learning.training import Item, LocalWork, Objective, Params, TrainResult, differentiable, use_gradients
+from seedbed.lowrank.factored_matrix import GradRecorder, record_linears
 
 PLAIN = (bool, int, float, str, torch.Size, torch.dtype, torch.device, torch.layout, type(None))
 
 
-class NotAbreast(Exception):
+class NotGroupable(Exception):
     """An objective does what cannot be done for all clients at once: its way hangs on a client's numbers."""
 
 
-class Each(Tensor):
+class ClientBatchTensor(Tensor):
     """A tensor of each client's, all of one shape."""
 
     members: list[Tensor]
 
-    def __new__(cls, members: list[Tensor]) -> "Each":
+    def __new__(cls, members: list[Tensor]) -> "ClientBatchTensor":
         first = members[0]
-        made: Each = Tensor._make_wrapper_subclass(cls, first.shape, dtype=first.dtype, device=first.device)
+        made: ClientBatchTensor = Tensor._make_wrapper_subclass(
+            cls, first.shape, dtype=first.dtype, device=first.device
+        )
         made.members = members
         return made
 
@@ -52,11 +46,11 @@ class Each(Tensor):
         kwargs = kwargs or {}
         # Inside an autograd.Function of the model's own there is no graph: what is done there would have no gradient.
         if not torch.is_grad_enabled() or "out" in kwargs or _overwrites_shared(func, args):
-            raise NotAbreast
+            raise NotGroupable
         if func is F.linear and not kwargs and _all_heard(args[1]):
             return _linear(*args)
         count = len(_first_of((args, kwargs)).members)
-        quickly = quick(func)
+        quickly = fast_max_pool(func)
         return _joined([quickly(*_of(args, i), **_of(kwargs, i)) for i in range(count)])
 
     @classmethod
@@ -64,7 +58,7 @@ class Each(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """What passes by `__torch_function__`."""
-        raise NotAbreast
+        raise NotGroupable
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Each({len(self.members)} of {self.members[0]!r})"
@@ -74,22 +68,22 @@ def _overwrites_shared(func: Any, args: Any) -> bool:
     """Whether all clients would write over one tensor."""
     name = getattr(func, "__name__", "")
     writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-    return writes and not isinstance(args[0], Each)
+    return writes and not isinstance(args[0], ClientBatchTensor)
 
 
 def _all_heard(weight: Any) -> bool:
-    return isinstance(weight, Each) and all(isinstance(member, Heard) for member in weight.members)
+    return isinstance(weight, ClientBatchTensor) and all(isinstance(member, GradRecorder) for member in weight.members)
 
 
-def _linear(x: Any, weight: Each, bias: Any = None) -> Any:
+def _linear(x: Any, weight: ClientBatchTensor, bias: Any = None) -> Any:
     count = len(weight.members)
-    found = heard_linears([_of(x, i) for i in range(count)], weight.members)  # type: ignore[arg-type]
+    found = record_linears([_of(x, i) for i in range(count)], weight.members)  # type: ignore[arg-type]
     return _joined([y if bias is None else y + _of(bias, i) for i, y in enumerate(found)])
 
 
 def _of(given: Any, i: int) -> Any:
     """What client i has of it."""
-    if isinstance(given, Each):
+    if isinstance(given, ClientBatchTensor):
         return given.members[i]
     if type(given) in (tuple, list):
         return type(given)([_of(part, i) for part in given])
@@ -100,7 +94,7 @@ def _of(given: Any, i: int) -> Any:
 
 def _first_of(given: Any) -> Any:
     """An Each in it."""
-    if isinstance(given, Each):
+    if isinstance(given, ClientBatchTensor):
         return given
     parts = given.values() if type(given) is dict else given if type(given) in (tuple, list) else ()
     return next((found for part in parts if (found := _first_of(part)) is not None), None)
@@ -111,15 +105,15 @@ def _joined(found: Sequence[Any]) -> Any:
     first = found[0]
     if isinstance(first, Tensor):
         if any(x.shape != first.shape or x.dtype != first.dtype for x in found):
-            raise NotAbreast
-        return Each(list(found))
+            raise NotGroupable
+        return ClientBatchTensor(list(found))
     if isinstance(first, tuple | list) and not isinstance(first, torch.Size):
         if any(len(x) != len(first) for x in found):
-            raise NotAbreast
+            raise NotGroupable
         parts = [_joined(part) for part in zip(*found, strict=True)]
         return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
     if not isinstance(first, PLAIN) or any(x != first for x in found):
-        raise NotAbreast
+        raise NotGroupable
     return first
 
 
@@ -131,20 +125,22 @@ def gradients(objective: Objective, params: Sequence[Params], items: Sequence[It
     """
     with torch.enable_grad():
         leaves = [[differentiable(leaf) for leaf in tree.leaves(own)] for own in params]
-        together = tree.with_leaves(params[0], [Each(list(column)) for column in zip(*leaves, strict=True)])
-        values = objective(together, tree.map(lambda *xs: Each(list(xs)), *items))
-        if not isinstance(values, Each):
-            raise NotAbreast
-        return found_gradients(values.members, leaves, params)
+        together = tree.with_leaves(
+            params[0], [ClientBatchTensor(list(column)) for column in zip(*leaves, strict=True)]
+        )
+        values = objective(together, tree.map(lambda *xs: ClientBatchTensor(list(xs)), *items))
+        if not isinstance(values, ClientBatchTensor):
+            raise NotGroupable
+        return use_gradients(values.members, leaves, params)
 
 
-def stepped_abreast(locals: Sequence[Local]) -> list[Trained]:
+def grouped_train(locals: Sequence[LocalWork]) -> list[TrainResult]:
     """A step for every real item of each client, the first steps of all together, then the second ones, and so on.
 
     Raises:
         NotAbreast, NotFactorable: they must be trained one by one.
     """
-    paths = [Path(local, in_place=False) for local in locals]
+    paths = [ClientTrainer(local, in_place=False) for local in locals]
     while going := [path for path in paths if path.goes_on]:
         found = _slopes([path.objective for path in going], [p.params for p in going], [p.item for p in going])
         for path, (grads, loss) in zip(going, found, strict=True):
@@ -155,38 +151,40 @@ def stepped_abreast(locals: Sequence[Local]) -> list[Trained]:
 def _slopes(
     objectives: Sequence[Objective], params: Sequence[Params], items: Sequence[Item]
 ) -> list[tuple[Params, Tensor]]:
-    pulls = [objective for objective in objectives if isinstance(objective, Near)]
+    pulls = [objective for objective in objectives if isinstance(objective, Proximal)]
     if not pulls:
         return gradients(objectives[0], params, items)
     found = _slopes([pull.objective for pull in pulls], params, items)
     return [pull.pulled(own, *one) for pull, own, one in zip(pulls, params, found, strict=True)]
 
 
-def alike(a: Local, b: Local) -> bool:
+def can_group(a: LocalWork, b: LocalWork) -> bool:
     """Whether two clients can go abreast: one loss but for what pulls them, one shape of all that they have."""
     return (
         _pulls(a.objective) == _pulls(b.objective)
-        and isinstance(core(a.objective), Supervised)
-        and core(a.objective) == core(b.objective)
+        and isinstance(core_objective(a.objective), Supervised)
+        and core_objective(a.objective) == core_objective(b.objective)
         and _shapes(a) == _shapes(b)
         and [type(leaf) for leaf in tree.leaves(a.params)] == [type(leaf) for leaf in tree.leaves(b.params)]
     )
 
 
-def unmasked_all(locals: Sequence[Local]) -> Sequence[Local]:
+def all_without_mask(locals: Sequence[LocalWork]) -> Sequence[LocalWork]:
     """Clients that go abreast, without masks where the examples of all are real."""
-    plain = [local._replace(objective=unmasked(local.objective, local.task)) for local in locals]
-    return plain if all(core(one.objective) == core(plain[0].objective) for one in plain) else locals
+    plain = [local._replace(objective=without_mask(local.objective, local.task)) for local in locals]
+    return (
+        plain if all(core_objective(one.objective) == core_objective(plain[0].objective) for one in plain) else locals
+    )
 
 
-def core(objective: Objective) -> Objective:
+def core_objective(objective: Objective) -> Objective:
     """An objective without what pulls it."""
-    return core(objective.objective) if isinstance(objective, Near) else objective
+    return core_objective(objective.objective) if isinstance(objective, Proximal) else objective
 
 
 def _pulls(objective: Objective) -> int:
-    return 1 + _pulls(objective.objective) if isinstance(objective, Near) else 0
+    return 1 + _pulls(objective.objective) if isinstance(objective, Proximal) else 0
 
 
-def _shapes(local: Local) -> Any:
+def _shapes(local: LocalWork) -> Any:
     return tree.kind(local.params), tree.kind(tree.index(local.task.items, 0))

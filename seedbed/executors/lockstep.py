@@ -18,24 +18,26 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from seedbed.learning.training import Local, Trained
+from seedbed.learning.training import LocalWork, TrainResult
 
 A = TypeVar("A")
 B = TypeVar("B")
-Together = Callable[[Sequence[Local], int], Sequence[Trained]]  # trains clients together, in so many threads
+TrainTogether = Callable[
+    [Sequence[LocalWork], int], Sequence[TrainResult]
+]  # trains clients together, in so many threads
 
-PARTS = 4  # that the columns of a common product are dealt out in: the same however many threads there are
+COLUMN_PARTS = 4  # that the columns of a common product are dealt out in: the same however many threads there are
 NUMBERS = 2**20  # a matrix with fewer stays in the cache, and every client multiplies by itself
 
-_here: ContextVar[Callable[[Together, Local], Trained] | None] = ContextVar("here", default=None)
+_here: ContextVar[Callable[[TrainTogether, LocalWork], TrainResult] | None] = ContextVar("here", default=None)
 
 
-def here() -> Callable[[Together, Local], Trained] | None:
+def current_lockstep() -> Callable[[TrainTogether, LocalWork], TrainResult] | None:
     """How a client that is in a meeting trains with the others; None: it is in none."""
     return _here.get()
 
 
-class Meeting:
+class Lockstep:
     """Some clients that train together.
 
     Args:
@@ -46,8 +48,8 @@ class Meeting:
     def __init__(self, clients: int, workers: int):
         self._active, self._workers, self._changed = clients, workers, threading.Condition()
         self._slots = threading.Semaphore(workers)
-        self._asked: dict[int, tuple[Together, Local]] = {}
-        self._given: dict[int, Trained | BaseException] = {}
+        self._asked: dict[int, tuple[TrainTogether, LocalWork]] = {}
+        self._given: dict[int, TrainResult | BaseException] = {}
         self._over: BaseException | None = None
 
     def attend(self, seat: int, run: Callable[[A], B], item: A) -> B:
@@ -81,20 +83,20 @@ class Meeting:
                 self._changed.notify_all()
             raise
 
-    def _trained(self, asked: dict[int, tuple[Together, Local]]) -> dict[int, Trained | BaseException]:
-        given: dict[int, Trained | BaseException] = {}
-        by_way: dict[Together, list[int]] = {}
+    def _trained(self, asked: dict[int, tuple[TrainTogether, LocalWork]]) -> dict[int, TrainResult | BaseException]:
+        given: dict[int, TrainResult | BaseException] = {}
+        by_way: dict[TrainTogether, list[int]] = {}
         for seat in sorted(asked):
             by_way.setdefault(asked[seat][0], []).append(seat)
         for together, seats in by_way.items():
             try:
-                ends: Sequence[Trained | BaseException] = together([asked[s][1] for s in seats], self._workers)
+                ends: Sequence[TrainResult | BaseException] = together([asked[s][1] for s in seats], self._workers)
             except Exception as error:  # every one of them is told
                 ends = [error] * len(seats)
             given.update(zip(seats, ends, strict=True))
         return given
 
-    def _train(self, seat: int, together: Together, local: Local) -> Trained:
+    def _train(self, seat: int, together: TrainTogether, local: LocalWork) -> TrainResult:
         self._slots.release()
         with self._changed:
             self._asked[seat] = together, local
@@ -102,12 +104,12 @@ class Meeting:
             self._changed.wait_for(lambda: seat in self._given or self._over is not None)
             found = self._given.pop(seat, self._over)
         self._slots.acquire()
-        if isinstance(found, Trained):
+        if isinstance(found, TrainResult):
             return found
         raise found if found is not None else AssertionError("woken for nothing")
 
 
-class Products:
+class SharedProducts:
     """Products of threads that wait for one another, each with the rows of some clients.
 
     Args:
@@ -152,7 +154,7 @@ class Products:
         for seats in by_matrix.values():
             rows = [asked[s][0] for s in seats]
             try:
-                product = in_parts(torch.cat(rows), asked[seats[0]][1], self._helpers)
+                product = split_columns(torch.cat(rows), asked[seats[0]][1], self._helpers)
                 products: Sequence[Tensor | BaseException] = torch.split(product, [len(x) for x in rows])
             except Exception as error:  # every one of them is told
                 products = [error] * len(seats)
@@ -160,11 +162,11 @@ class Products:
         self._changed.notify_all()
 
 
-def in_parts(x: Tensor, matrix: Tensor, helpers: ThreadPoolExecutor | None = None) -> Tensor:
+def split_columns(x: Tensor, matrix: Tensor, helpers: ThreadPoolExecutor | None = None) -> Tensor:
     """x·matrix: [B, I] -> [B, O], of a large matrix some columns at a time; None: by this thread."""
     if matrix.numel() < NUMBERS:
         return x @ matrix
-    product, some = x.new_empty(len(x), matrix.shape[1]), -(-matrix.shape[1] // PARTS)
+    product, some = x.new_empty(len(x), matrix.shape[1]), -(-matrix.shape[1] // COLUMN_PARTS)
 
     def part(start: int) -> Tensor:
         columns = slice(start, start + some)
@@ -175,11 +177,11 @@ def in_parts(x: Tensor, matrix: Tensor, helpers: ThreadPoolExecutor | None = Non
     return product
 
 
-def in_lockstep(run: Callable[[A], B], items: Sequence[A], clients: int, workers: int) -> Iterator[B]:
+def run_in_lockstep(run: Callable[[A], B], items: Sequence[A], clients: int, workers: int) -> Iterator[B]:
     """map, in order, over so many clients together at a time."""
     for start in range(0, len(items), clients):
         some = items[start : start + clients]
-        meeting = Meeting(len(some), workers)
+        meeting = Lockstep(len(some), workers)
         with ThreadPoolExecutor(len(some)) as pool:
             seats = [pool.submit(meeting.attend, seat, run, item) for seat, item in enumerate(some)]
             meeting.lead()

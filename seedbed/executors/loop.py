@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.data.types import Batch, Task
-from seedbed.executors.max_pool import Pooling
-from seedbed.learning.objectives import Near, Predict, Supervised, cross_entropy, near
-from seedbed.learning.training import Item, Local, Objective, Params, Trained, gradient, one_step_at_a_time
+from seedbed.executors.max_pool import MaxPoolSwitch
+from seedbed.learning.objectives import Predict, Proximal, Supervised, cross_entropy, proximal
+from seedbed.learning.training import Item, LocalWork, Objective, Params, TrainResult, gradient, one_step_at_a_time
 from seedbed.tree import Tree
 
 
-def looping(local: Local) -> Trained:
+def loop_executor(local: LocalWork) -> TrainResult:
     """Train on the real items; any model, any algorithm.
 
     Off the CPU it is the reference: to know which items are real, a GPU would be waited for.
@@ -30,30 +30,30 @@ def looping(local: Local) -> Trained:
     if overwrite is not None:
         params = tree.map(torch.clone, params)
         state = state if state is None else tree.map(torch.clone, state)
-    return stepped(Local(objective, optimizer, params, task, state), in_place=True)
+    return train_by_steps(LocalWork(objective, optimizer, params, task, state), in_place=True)
 
 
-def stepped(local: Local, *, in_place: bool) -> Trained:
+def train_by_steps(local: LocalWork, *, in_place: bool) -> TrainResult:
     """A step for every real item.
 
     Args:
         in_place: over the params and the state that are given, where the optimiser knows how.
     """
-    path = Path(local._replace(objective=unmasked(local.objective, local.task)), in_place=in_place)
-    with Pooling():
+    path = ClientTrainer(local._replace(objective=without_mask(local.objective, local.task)), in_place=in_place)
+    with MaxPoolSwitch():
         while path.goes_on:
             path.step(*gradient(path.objective, path.params, path.item))
     return path.end()
 
 
-class Path:
+class ClientTrainer:
     """A client on its way through its real items.
 
     Args:
         in_place: see `stepped`.
     """
 
-    def __init__(self, local: Local, *, in_place: bool):
+    def __init__(self, local: LocalWork, *, in_place: bool):
         self.objective, self._optimizer, params, self._task, state = local
         self._overwrite = self._optimizer.overwrite if in_place else None
         self._left = [k for k, real in enumerate(self._task.real.tolist()) if real][::-1]
@@ -80,13 +80,13 @@ class Path:
         else:
             self._state = self._overwrite(grads, self._state, self.params)
 
-    def end(self) -> Trained:
+    def end(self) -> TrainResult:
         """What came of it."""
-        return Trained(self.params, self._losses / self._task.steps, self._state)
+        return TrainResult(self.params, self._losses / self._task.steps, self._state)
 
 
 @dataclass(frozen=True)
-class Unmasked:
+class UnmaskedLoss:
     """A mean cross-entropy over examples that are all real: one operation of PyTorch."""
 
     predict: Predict
@@ -95,13 +95,13 @@ class Unmasked:
         return F.cross_entropy(self.predict(params, batch.x), batch.y)
 
 
-def unmasked(objective: Objective, task: Task) -> Objective:
+def without_mask(objective: Objective, task: Task) -> Objective:
     """The same objective, without masks where all examples of a task are real."""
-    if isinstance(objective, Near):
-        return near(unmasked(objective.objective, task), objective.anchor, objective.mu)
+    if isinstance(objective, Proximal):
+        return proximal(without_mask(objective.objective, task), objective.anchor, objective.mu)
     batch = task.items
     if not isinstance(objective, Supervised) or objective.loss is not cross_entropy or not isinstance(batch, Batch):
         return objective
     if not bool(batch.mask[task.real.bool()].eq(1).all()):
         return objective
-    return Unmasked(objective.predict)
+    return UnmaskedLoss(objective.predict)

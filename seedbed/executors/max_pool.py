@@ -21,22 +21,22 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from seedbed.errors import InputError
-from seedbed.executors.cpp_compiler import built, library
-from seedbed.lowrank.factored_matrix import checkpointed
+from seedbed.executors.cpp_compiler import library, library_path
+from seedbed.lowrank.factored_matrix import checkpoint_linear
 
 SOURCE = "pooling.cpp"
-TYPES = {torch.float32: "float32", torch.float64: "float64"}
+POOL_KERNELS = {torch.float32: "float32", torch.float64: "float64"}
 NARROW, SMALL = 4, 4096  # sides, and numbers in all, below which it is left to PyTorch
 
 
-class Pooling(TorchFunctionMode):
+class MaxPoolSwitch(TorchFunctionMode):
     """Within, models pool by the kernel where they can."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return quick(func)(*args, **(kwargs or {}))
+        return fast_max_pool(func)(*args, **(kwargs or {}))
 
 
-def quick(func: Callable[..., Any]) -> Callable[..., Any]:
+def fast_max_pool(func: Callable[..., Any]) -> Callable[..., Any]:
     """A function of PyTorch, or what does the same in less time."""
     return max_pool2d if func is F.max_pool2d or func is torch.max_pool2d else func
 
@@ -65,12 +65,12 @@ def _suits(x: Tensor) -> bool:
     return (
         type(x) is Tensor
         and x.device.type == "cpu"
-        and x.dtype in TYPES
+        and x.dtype in POOL_KERNELS
         and x.ndim in (3, 4)
         and min(x.shape[-2:]) >= NARROW
         and x.numel() >= SMALL
         and (x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last))
-        and not checkpointed()
+        and not checkpoint_linear()
     )
 
 
@@ -84,7 +84,7 @@ class _Kernel:
     def ready(self) -> bool:
         if self._library is None and self._asked != os.getpid():
             self._asked = os.getpid()
-            if built(SOURCE).exists():
+            if library_path(SOURCE).exists():
                 self._make()
             else:
                 threading.Thread(target=self._make, daemon=True).start()
@@ -98,7 +98,7 @@ class _Kernel:
         """pool, spread or take between planes and what is pooled of them."""
         planes, (height, width) = x[..., 0, 0].numel(), x.shape[-2:]
         where = (ctypes.c_void_p(t.data_ptr()) for t in (x, y, places))
-        getattr(self._library, f"{what}_{TYPES[x.dtype]}")(*where, *map(ctypes.c_int64, (planes, height, width)))
+        getattr(self._library, f"{what}_{POOL_KERNELS[x.dtype]}")(*where, *map(ctypes.c_int64, (planes, height, width)))
 
 
 _kernel = _Kernel()

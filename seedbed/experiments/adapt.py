@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -16,25 +16,21 @@ from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, batches
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
-from seedbed.experiments import byzantine
-from seedbed.experiments.builder import AnyModel, Learner, Shape, built
+from seedbed.experiments.builder import AnyModel, Learner, Shape, build_model
 from seedbed.experiments.config import ModelSettings, settings_from
 from seedbed.experiments.launch import trained_start
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.federated import NEWCOMER, Algorithm
 from seedbed.learning.finetuning import FineTuning
-from seedbed.limits import first_line, from_json
-from seedbed.models import Model, Several
-from seedbed.models.split import Split
-from seedbed.serialization import from_bytes, to_bytes, write_atomically
+from seedbed.limits import first_line_of, from_json
+from seedbed.models import Model, ModelZoo
+from seedbed.models.split import SplitNet
+from seedbed.serialization import tensors_from_bytes, trees_to_bytes, write_atomically
 from seedbed.tree import Tree
-
-if TYPE_CHECKING:
-    from seedbed.deployment.agreement import Agreement
 
 
 @dataclass(frozen=True)
-class Personal:
+class PersonalModel:
     """A client's own model.
 
     Attributes:
@@ -51,7 +47,7 @@ class Personal:
 
 
 @dataclass(frozen=True)
-class Made:
+class AdaptResult:
     """What `seedbed adapt` did."""
 
     out: Path
@@ -66,19 +62,19 @@ class Made:
         return lines + [f"{self.metric} on {name}: {score:.4g}" for name, score in self.scores.items()]
 
 
-def personalise(
-    directory: Path,
+def adapt_client(
+    start: "AdaptationStart | Path",
     support: Path,
     out: Path,
     *,
     steps: int | None = None,
     query: Path | None = None,
     client: str | None = None,
-) -> Made:
+) -> AdaptResult:
     """Adapt a run's start to a support set and write the model.
 
     Args:
-        directory: a run's, whose client is a newcomer; or a node's or a peer's folder, whose client is its member.
+        start: a run's directory, whose start a newcomer adapts; or what `seedbed.deployment.adapt` reads of a member.
         steps: adaptation steps; None: the algorithm's own, or those that validation clients liked best.
         query: labelled examples to score the model on.
         client: whose examples, where the files hold several clients'.
@@ -87,7 +83,7 @@ def personalise(
     """
     if out.exists():
         raise InputError(f"{out} exists: choose another --out")
-    start = _start(directory)
+    start = start if isinstance(start, AdaptationStart) else start_of_run(start)
     learner, shape, encoding = start.learner, start.learner.shape, start.encoding
     examples = readers.read_like(support, encoding, client=client)
     asked = None if query is None else readers.read_like(query, encoding, client=client)
@@ -107,29 +103,29 @@ def personalise(
     )
     sent = start.sent(algorithm)
     kept = algorithm.remember(sent) if start.kept is None else start.kept
-    params = algorithm.personalise(sent, kept, tree.beside(_batch(examples), sent))
+    params = algorithm.personalise(sent, kept, tree.to_device_of(_batch(examples), sent))
     model, asked_model = start.model, learner.settings.model
-    if isinstance(model, Several):
+    if isinstance(model, ModelZoo):
         word = model.meant(params)
         model, asked_model, params = model.models[word], asked_model.like(word), params[word]
     whole = {n: p for n, p in params.items() if n in model.params}
     metadata = {
         "kind": "seedbed personal model",
         "model": asked_model.model_dump_json(),
-        "split": json.dumps(isinstance(model.module, Split)),
+        "split": json.dumps(isinstance(model.module, SplitNet)),
         "inputs": json.dumps(shape.inputs),
         "classes": json.dumps(examples.classes),
         "algorithm": start.name,
         "targets": str(shape.targets),
     }
-    write_atomically(out, to_bytes(whole, metadata))
+    write_atomically(out, trees_to_bytes(whole, metadata))
     scores: dict[str, float] = {}
     if asked is not None:
-        scores["the query set"] = float(learner.metric(model)(whole, tree.beside(_batch(asked), whole)))
-    return Made(out, len(examples.rows), examples.classes, scores, learner.metric_name)
+        scores["the query set"] = float(learner.metric(model)(whole, tree.to_device_of(_batch(asked), whole)))
+    return AdaptResult(out, len(examples.rows), examples.classes, scores, learner.metric_name)
 
 
-class _Start(NamedTuple):
+class AdaptationStart(NamedTuple):
     """What a client adapts from."""
 
     learner: Learner
@@ -142,12 +138,8 @@ class _Start(NamedTuple):
     kept: Tree | None = None  # what the client has kept; None: nothing, as a newcomer
 
 
-def _start(directory: Path) -> _Start:
-    """Of a run's directory: a newcomer's; of a node's or a peer's folder: that of the member itself."""
-    if (directory / "node.json").exists():
-        return _of_node(directory)
-    if (directory / "peer.json").exists():
-        return _of_peer(directory)
+def start_of_run(directory: Path) -> AdaptationStart:
+    """What a client that was never seen in training adapts from."""
     run = RunDirectory.open(directory)
     manifest = run.manifest
     learner = Learner(settings_from(manifest["settings"]), Shape.of(manifest["shape"]))
@@ -157,28 +149,9 @@ def _start(directory: Path) -> _Start:
         return algorithm.send(trained.state, NEWCOMER)
 
     encoding = manifest["data"]["encoding"]
-    return _Start(learner, encoding, trained.name, trained.model, trained.options, trained.finetuning_for, sent)
-
-
-def _of_node(folder: Path) -> _Start:
-    from seedbed.deployment.server_folder import what_a_node_has  # here, for its extras: plain runs need none of them
-
-    return _of_member(*what_a_node_has(folder))
-
-
-def _of_peer(folder: Path) -> _Start:
-    from seedbed.deployment.peers_folder import what_a_peer_has  # here, for its extras
-
-    return _of_member(*what_a_peer_has(folder))
-
-
-def _of_member(agreement: "Agreement", sent: Tree, kept: Tree | None) -> _Start:
-    settings = agreement.settings
-    own = byzantine.kept_by_the_algorithm(kept, settings) if kept is not None else None
-    return _Start(
-        agreement.learner, dict(agreement.encoding), settings.algorithm, agreement.model, settings.options,
-        lambda shots: None, lambda algorithm: sent, own,
-    )  # fmt: skip
+    return AdaptationStart(
+        learner, encoding, trained.name, trained.model, trained.options, trained.finetuning_for, sent
+    )
 
 
 def _batch(population: Population) -> Batch:
@@ -188,7 +161,7 @@ def _batch(population: Population) -> Batch:
     return batch
 
 
-def load(path: str | Path) -> Personal:
+def load_personal(path: str | Path) -> PersonalModel:
     """A model that `seedbed adapt` has written.
 
     Raises:
@@ -202,15 +175,15 @@ def load(path: str | Path) -> Personal:
         raise InputError(f"{path} cannot be read as safetensors ({error})") from error
     if metadata.get("kind") != "seedbed personal model":
         raise InputError(f"{path} was not written by `seedbed adapt`")
-    params = from_bytes(path.read_bytes(), str(path))
+    params = tensors_from_bytes(path.read_bytes(), str(path))
     try:
         asked = ModelSettings.model_validate_json(metadata["model"])
         classes, inputs = from_json(metadata["classes"]), from_json(metadata["inputs"])
         outputs, split = len(classes) or int(metadata["targets"]), bool(from_json(metadata["split"]))
         with torch.device("meta"):  # what it says must fit what it holds, before memory is taken
-            shapes = {name: x.shape for name, x in built(asked, inputs, outputs, split=split).params.items()}
+            shapes = {name: x.shape for name, x in build_model(asked, inputs, outputs, split=split).params.items()}
         if shapes != {name: x.shape for name, x in params.items()}:
             raise ValueError("its tensors are not those of the model that it names")
-        return Personal(built(asked, inputs, outputs, split=split), params, tuple(map(str, classes)))
+        return PersonalModel(build_model(asked, inputs, outputs, split=split), params, tuple(map(str, classes)))
     except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}): make it again by `seedbed adapt`") from error
+        raise InputError(f"{path} is damaged ({first_line_of(error)}): make it again by `seedbed adapt`") from error

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seedbed import engines, models, randomness, tree
 from seedbed.algorithms import catalogue
-from seedbed.algorithms.feddf import in_turn
+from seedbed.algorithms.feddf import assign_architectures
 from seedbed.attacks import Attack
 from seedbed.data import sampling
 from seedbed.data.augment import with_distortions, with_rotations
@@ -26,11 +26,11 @@ from seedbed.evaluation import as_newcomers, per_example
 from seedbed.experiments import byzantine
 from seedbed.experiments.config import ModelSettings, Settings, known_keys
 from seedbed.experiments.costs import Costs, costs
-from seedbed.experiments.factories import build
-from seedbed.experiments.multi_rank import looks_at_each
-from seedbed.experiments.privacy_plan import Promise, refuse_unprotected
-from seedbed.experiments.scheduling import refuse_senseless
-from seedbed.experiments.secure_aggregation import Secured, one_message
+from seedbed.experiments.factories import build_from_settings
+from seedbed.experiments.multi_rank import needs_each_message
+from seedbed.experiments.privacy_plan import PrivacyPromise, refuse_unprotected
+from seedbed.experiments.scheduling import refuse_schedule
+from seedbed.experiments.secure_aggregation import SecurePlan, one_message
 from seedbed.federated import Algorithm, Engine
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import unadapted
@@ -38,15 +38,15 @@ from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import Adapt, Metric, supervised
-from seedbed.learning.parameter_generation import numbers
-from seedbed.models import Model, Several
+from seedbed.learning.parameter_generation import noise_length
+from seedbed.models import Model, ModelZoo
 from seedbed.models.layers import layers_of
-from seedbed.models.precision import settle
-from seedbed.models.split import Halves, Split
+from seedbed.models.precision import set_precision
+from seedbed.models.split import SplitHalves, SplitNet
 
-AnyModel = Model | Several
+AnyModel = Model | ModelZoo
 SEVERAL = {True: ("conv:32", "conv:16", "mlp:64"), False: ("mlp:64", "mlp:32-32", "linear")}  # for images, or not
-LARGEST = 2**31  # numbers of an example, classes or clients
+LARGEST_SHAPE = 2**31  # numbers of an example, classes or clients
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -73,7 +73,7 @@ class Shape:
             raise InputError(f"the shape of the data cannot be read ({error}): restore the file") from error
         numbers = (*made.inputs, made.classes, made.targets, made.clients)
         whole = all(type(n) is int and n >= 0 for n in numbers) and isinstance(made.episodic, bool)
-        if not whole or math.prod(made.inputs) > LARGEST or max(numbers) > LARGEST:
+        if not whole or math.prod(made.inputs) > LARGEST_SHAPE or max(numbers) > LARGEST_SHAPE:
             raise InputError(f"{str(made)[:120]} is no shape that data can have: restore the file")
         return made
 
@@ -95,45 +95,45 @@ class Learner:
         self._score = objectives.squared_error if regression else objectives.correct
         self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
         self.teacher: Teacher = _no_teacher
-        self.device = usable(settings.device)
-        settle(settings.precision, self.device)
+        self.device = usable_device(settings.device)
+        set_precision(settings.precision, self.device)
 
-    def outputs(self, entry: catalogue.Entry) -> int:
+    def outputs(self, entry: catalogue.CatalogueEntry) -> int:
         """How many outputs the model has: a way each in episodes, unless labels are the data's own."""
         if self.shape.classes == 0:
             return self.shape.targets
         ways = self.shape.episodic and not self._new_classes(entry)
         return self.settings.evaluation.ways if ways else self.shape.classes
 
-    def model(self, entry: catalogue.Entry) -> AnyModel:
+    def model(self, entry: catalogue.CatalogueEntry) -> AnyModel:
         """The initial model that an algorithm trains, a function of the seed.
 
         Batch normalisation is for those alone whose clients keep its statistics: their rivals have none.
         """
         asked, outputs = self.settings.model, self.outputs(entry)
-        with randomness.initialising(self.settings.seed):
+        with randomness.seeded_init(self.settings.seed):
             if not entry.takes("assign"):
                 asked = asked if entry.normalises else asked.model_copy(update={"norm": "group"})
                 return self._built(asked, outputs, split=entry.takes("tail"))
-            words = asked.several or SEVERAL[models.is_image(self.shape.inputs)]
+            words = asked.several or SEVERAL[models.is_image_shape(self.shape.inputs)]
             if len(set(words)) < len(words):
                 raise InputError(f"model.several={list(words)} names an architecture twice: each must be another")
             made = {word: self._built(asked.like(word), outputs) for word in words}
-            return Several(made)
+            return ModelZoo(made)
 
-    def teacher_model(self, entry: catalogue.Entry) -> Model:
+    def teacher_model(self, entry: catalogue.CatalogueEntry) -> Model:
         """The initial teacher."""
         asked = self.settings.model
         wide = {"hidden": tuple(4 * h for h in asked.hidden), "channels": 4 * asked.channels}
         asked = asked.like(asked.teacher) if asked.teacher else asked.model_copy(update=wide)
-        with randomness.initialising(self.settings.seed):
+        with randomness.seeded_init(self.settings.seed):
             return self._built(asked, self.outputs(entry))
 
     def _built(self, asked: ModelSettings, outputs: int, *, split: bool = False) -> Model:
-        made = built(asked, self.shape.inputs, outputs, split=split)
+        made = build_model(asked, self.shape.inputs, outputs, split=split)
         return made.to(self.device, precision=self.settings.precision)
 
-    def initial_teacher(self, entry: catalogue.Entry) -> Teacher:
+    def initial_teacher(self, entry: catalogue.CatalogueEntry) -> Teacher:
         """A teacher that knows nothing."""
         model = self.teacher_model(entry)
         return partial(model.predict, model.params)
@@ -142,7 +142,7 @@ class Learner:
         return per_example(model.predict, self._score)
 
     def finetuning(
-        self, model: AnyModel, entry: catalogue.Entry, ways: int, how: FineTuning, at: Sequence[int] = ()
+        self, model: AnyModel, entry: catalogue.CatalogueEntry, ways: int, how: FineTuning, at: Sequence[int] = ()
     ) -> Adapt:
         """Fine-tuning that begins with `starting_head`; `at`: as of `finetune`."""
 
@@ -152,12 +152,12 @@ class Learner:
 
         return model.each(made)
 
-    def starting_head(self, model: AnyModel, entry: catalogue.Entry, ways: int) -> Adapt:
+    def starting_head(self, model: AnyModel, entry: catalogue.CatalogueEntry, ways: int) -> Adapt:
         """What precedes fine-tuning: a head of zeros where an episode's classes are new, else nothing."""
         made = self._new_classes(entry)
         return model.each(lambda m: fresh_head(ways=ways, width=m.width, head=m.head)) if made else unadapted
 
-    def _refuse_more(self, entry: catalogue.Entry, name: str, ways: int | None) -> None:
+    def _refuse_more(self, entry: catalogue.CatalogueEntry, name: str, ways: int | None) -> None:
         """A head that is neither solved nor made afresh has as many classes as it was trained with, and no more."""
         trained = self.settings.task.ways if entry.items == "episodes" else 0
         asked, has = trained if ways is None else ways, self.outputs(entry)
@@ -168,7 +168,7 @@ class Learner:
                 f"with evaluation.ways={asked}"
             )
 
-    def _new_classes(self, entry: catalogue.Entry) -> bool:
+    def _new_classes(self, entry: catalogue.CatalogueEntry) -> bool:
         """Whether clients are judged by other classes than the algorithm is trained on."""
         return self.shape.episodic and entry.items in ("batches", "full")
 
@@ -225,7 +225,7 @@ class Learner:
                 "pfedhn with personal_head=false would generate heads for the classes of training, but in N-way "
                 "episodes their labels are drawn afresh: leave personal_head out, or use autoregressive"
             )
-        algorithm: Algorithm = build(entry.factory, options, context, also=known_keys())
+        algorithm: Algorithm = build_from_settings(entry.factory, options, context, also=known_keys())
         start = self.starting_head(model, entry, ways)
         return algorithm if entry.finetunes or start is unadapted else as_newcomers(algorithm, start)
 
@@ -248,7 +248,9 @@ class Learner:
         if items == "noisy_episodes":
             model = self.model(catalogue.entry(self.settings.algorithm))
             assert isinstance(model, Model)  # one that is generated is of one architecture
-            return sampling.noised(self.sampler("episodes", examples=examples), numbers(model.params, layers_of(model)))
+            return sampling.with_noise(
+                self.sampler("episodes", examples=examples), noise_length(model.params, layers_of(model))
+            )
         if items == "triples":
             if episodic:
                 raise InputError("batches=3 needs clients as tasks, but this data makes N-way episodes: use batches=2")
@@ -272,25 +274,25 @@ class Learner:
             )
         return sampling.batches(task.size, epochs=task.epochs, steps=steps)
 
-    def _held(self, entry: catalogue.Entry, model: AnyModel) -> dict[str, Any]:
+    def _held(self, entry: catalogue.CatalogueEntry, model: AnyModel) -> dict[str, Any]:
         """What algorithms may ask for beside the loss: the model's parts, public inputs, the teacher."""
         held: dict[str, Any] = {"predict": model.predict, "teacher": self.teacher, "task_loss": self.loss}
         if isinstance(model, Model):
             held["head"] = model.head
         if entry.takes("assign"):
-            held["assign"] = in_turn
-        if isinstance(model.module, Split):
-            halves = Halves(model.module)
+            held["assign"] = assign_architectures
+        if isinstance(model.module, SplitNet):
+            halves = SplitHalves(model.module)
             held |= {"extract": halves.extract, "exit": halves.exit, "tail": halves.tail}
         if entry.takes("public"):
             # A run without its data adapts clients, for which public inputs are not looked at: one row of zeros.
             x = torch.zeros(1, *self.shape.inputs) if self.public is None else self.public.x
-            held["public"] = tree.beside(x, model.params)
-            held["labels"] = None if self.public is None else tree.beside(self.public.y, model.params)
+            held["public"] = tree.to_device_of(x, model.params)
+            held["labels"] = None if self.public is None else tree.to_device_of(self.public.y, model.params)
         return held
 
 
-def usable(device: str) -> torch.device:
+def usable_device(device: str) -> torch.device:
     """The device of this name.
 
     Raises:
@@ -310,17 +312,17 @@ def _no_teacher(x: Tensor) -> Tensor:
     raise AssertionError("a teacher is there in training alone")
 
 
-def built(asked: ModelSettings, inputs: Sequence[int], outputs: int, *, split: bool = False) -> Model:
+def build_model(asked: ModelSettings, inputs: Sequence[int], outputs: int, *, split: bool = False) -> Model:
     """The model that settings name; split: with a server's net on its features."""
     made = models.by_name(asked.name, inputs, outputs, hidden=asked.hidden, channels=asked.channels, norm=asked.norm)
     if not split:
         return Model(made, head="head")
     large = asked.like(asked.server)
     tail = models.by_name(large.name, (made.head.in_features,), outputs, hidden=large.hidden)
-    return Model(Split(made, tail), head="tail.head")
+    return Model(SplitNet(made, tail), head="tail.head")
 
 
-HELD = 2**31  # bytes of messages that a round may hold before they are summed as they come
+HELD_BYTES = 2**31  # bytes of messages that a round may hold before they are summed as they come
 
 
 class Experiment:
@@ -336,7 +338,7 @@ class Experiment:
     def __init__(self, settings: Settings, population: Population):
         self.settings, self.population = settings, population
         self.notes: list[str] = []  # what `check` changed
-        self.plans = engines.Plans()  # where the executors that are chosen are kept
+        self.plans = engines.TuningCache()  # where the executors that are chosen are kept
         _refuse_hopeless(population, settings.data)
         entry = catalogue.entry(settings.algorithm)
         if entry.same_labels and population.episodic:
@@ -354,8 +356,8 @@ class Experiment:
         inputs, classes = tuple(population.x.shape[1:]), len(self.train.classes)
         self.shape = Shape(inputs, classes, targets, population.episodic, len(self.train))
         self.learner = Learner(settings, self.shape)
-        self.privacy: Promise | None = None  # what `plan_privacy` has found
-        self.secured: Secured | None = None  # what `check` has found
+        self.privacy: PrivacyPromise | None = None  # what `plan_privacy` has found
+        self.secured: SecurePlan | None = None  # what `check` has found
         self.public = public
         if public is not None:
             self.learner.public = Batch(
@@ -395,7 +397,7 @@ class Experiment:
         if self.held_out is not None:
             place = {name: i for i, name in enumerate(self.held_out.names)}
             self.held_out = self.held_out.only([place[name] for name in self.train.names])
-        refuse_senseless(self.settings, entry, len(self.train))
+        refuse_schedule(self.settings, entry, len(self.train))
         refuse_unprotected(self.settings, entry)
         self._check_unseen()
 
@@ -404,15 +406,15 @@ class Experiment:
         size, honest = 1, 1
         if self.secured is not None and self.settings.privacy.epsilon is not None:
             size, honest = self._message_size(), self.secured.honest
-        self.privacy = Promise.of(self.settings, len(self.train), size=size, honest=honest)
+        self.privacy = PrivacyPromise.of(self.settings, len(self.train), size=size, honest=honest)
 
-    def _planned_secured(self, entry: catalogue.Entry) -> Secured | None:
+    def _planned_secured(self, entry: catalogue.CatalogueEntry) -> SecurePlan | None:
         """Secure aggregation as asked for; some choose how clients adapt wherever something is open."""
         options, asked = self.settings.options, self.settings.evaluation.baselines or bool(self.settings.tune)
         chosen = asked or entry.tuned(options) or entry.own_steps(options)
         private = self.settings.privacy.epsilon is not None
         choosing = len(self.validation()[1]) if chosen and not private else 0
-        return Secured.of(self.settings, entry, len(self.train), choosing)
+        return SecurePlan.of(self.settings, entry, len(self.train), choosing)
 
     def _message_size(self) -> int:
         """How many numbers a client's message holds."""
@@ -422,7 +424,7 @@ class Experiment:
         message = one_message(self.engine(source, model), algorithm, model.params)
         return sum(leaf.numel() for leaf in tree.leaves(message.value))
 
-    def _check_model(self, entry: catalogue.Entry) -> None:
+    def _check_model(self, entry: catalogue.CatalogueEntry) -> None:
         """What is said of a model, or set apart, must be of use to the algorithm."""
         name, asked = self.settings.algorithm, self.settings.model
         if asked.several and not entry.takes("assign"):
@@ -435,7 +437,7 @@ class Experiment:
         if entry.takes("public") and self.public is None:
             raise InputError(f"{name} needs public inputs: set a part of the clients' rows apart, as in public=0.1")
 
-    def _check_normalisation(self, entry: catalogue.Entry, model: AnyModel) -> None:
+    def _check_normalisation(self, entry: catalogue.CatalogueEntry, model: AnyModel) -> None:
         name = self.settings.algorithm
         if entry.normalises and not (isinstance(model, Model) and model.normalising):
             raise InputError(
@@ -532,7 +534,7 @@ class Experiment:
         task = tree.index(source.tasks([0], 0), 0)
         return costs(lambda: learner.algorithm(name, model, options=options), model, task)
 
-    def stragglers(self, entry: catalogue.Entry) -> Stragglers:
+    def stragglers(self, entry: catalogue.CatalogueEntry) -> Stragglers:
         """Who is slow in a round of training; nobody where all data is in one place."""
         return Stragglers(0.0 if entry.pooled else self.settings.stragglers.part, self.settings.seed)
 
@@ -590,9 +592,9 @@ class Experiment:
         sampler = self.sampler(catalogue.entry(name).items_for(self.settings.options))
         root = partial(byzantine.root_of, self.train, sampler, self.settings)
         messages = clients if self.settings.secure.groups is None else self.settings.secure.groups
-        return byzantine.defended(algorithm, self.settings, root, messages)
+        return byzantine.with_robust_rule(algorithm, self.settings, root, messages)
 
-    def engine(self, source: TaskSource, model: AnyModel, kept: engines.OnDisk | None = None) -> Engine:
+    def engine(self, source: TaskSource, model: AnyModel, kept: engines.ClientStateStore | None = None) -> Engine:
         asked = self.settings
         return engines.make(
             asked.engine,
@@ -602,7 +604,7 @@ class Experiment:
             executor=self._executor(model),
             processes=asked.processes,
             plans=self.plans,
-            each=looks_at_each(asked),
+            each=needs_each_message(asked),
             summed=self._too_many(source, model),
             kept=kept,
         )
@@ -611,7 +613,7 @@ class Experiment:
         """Whether the messages of a round should not all be held; nobody must need to see each."""
         clients = self.settings.cohort or len(source.clients)
         needs = clients * tree.nbytes(model.params)
-        if needs <= HELD or looks_at_each(self.settings):
+        if needs <= HELD_BYTES or needs_each_message(self.settings):
             return False
         self.plans.say(f"messages of a round, about {needs / 2**30:.1f} GB, are summed as they come")
         return True
@@ -634,7 +636,7 @@ class Experiment:
         source = self.source(name, self.train, options)
         clients = list(source.clients)[:16]
         task = source.tasks(clients, 0)
-        batches = tree.parts(task.items, Batch)
+        batches = tree.subtrees(task.items, Batch)
         examples = sum(float((batch.mask * task.real[:, :, None]).sum()) for batch in batches)
         return max(1, round(self.costs(name, options).passes * examples / len(clients)))
 

@@ -12,19 +12,19 @@ from seedbed.errors import InputError
 from seedbed.evaluation import summarise
 from seedbed.experiments.builder import Experiment
 from seedbed.experiments.config import Settings
-from seedbed.experiments.launch import begin, go_on, plan
-from seedbed.experiments.privacy_plan import Promise
+from seedbed.experiments.launch import begin_run, plan_run, resume_run
+from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.run_directory import LOCK, RunDirectory
 from seedbed.experiments.stages import Show
-from seedbed.locks import held
+from seedbed.locks import hold_lock
 from seedbed.privacy.differential.accountant import Release, epsilon
-from seedbed.serialization import writing
+from seedbed.serialization import explain_write_errors
 
 FACTORS = (0.3, 1.0, 3.0, 10.0)  # on learning rates; validation clients choose one
 
 
 @dataclass(frozen=True)
-class Cell:
+class ComparisonCell:
     """A number over seeds.
 
     Attributes:
@@ -35,12 +35,12 @@ class Cell:
     spread: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float], interval: float | None = None) -> "Cell":
+    def of(cls, values: Sequence[float], interval: float | None = None) -> "ComparisonCell":
         return cls(fmean(values), stdev(values) if len(values) > 1 else interval)
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """An algorithm's cells at one number of shots.
 
     Attributes:
@@ -48,9 +48,9 @@ class Row:
             interval of that; None for the best itself, and where there are fewer than two clients.
     """
 
-    unadapted: Cell
-    adapted: Cell
-    worst_tenth: Cell
+    unadapted: ComparisonCell
+    adapted: ComparisonCell
+    worst_tenth: ComparisonCell
     behind: tuple[float, float] | None = None
 
 
@@ -76,7 +76,7 @@ class Budget:
         )
 
     @classmethod
-    def of(cls, promises: Sequence[Promise]) -> "Budget | None":
+    def of(cls, promises: Sequence[PrivacyPromise]) -> "Budget | None":
         """The composition of these runs' releases; None: none is private."""
         if not promises:
             return None
@@ -107,12 +107,12 @@ class Comparison:
     budget: int
     clients: int
     seeds: tuple[int, ...]
-    rows: Mapping[str, Mapping[str, Row]]
+    rows: Mapping[str, Mapping[str, ComparisonRow]]
     chosen: Mapping[str, Sequence[Mapping[str, Any]]]
     privacy: Budget | None = None
 
 
-def compare(
+def compare_algorithms(
     names: Sequence[str],
     asked: Mapping[str, Any],
     assignments: Iterable[str],
@@ -132,7 +132,7 @@ def compare(
     assignments = ["evaluation.baselines=false", "evaluation.curve=false", *assignments]
 
     def planned(name: str, **more: Any) -> Experiment:
-        return plan({**asked, **more, "algorithm": name}, assignments, config, specific=False)
+        return plan_run({**asked, **more, "algorithm": name}, assignments, config, specific=False)
 
     first = planned(names[0])
     for name in names[1:]:
@@ -144,16 +144,16 @@ def compare(
     privacy = Budget.of([e.privacy for e in experiments.values() if e.privacy is not None])
     if privacy is not None:
         show.note(str(privacy))
-    with writing(base):
+    with explain_write_errors(base):
         base.mkdir(parents=True, exist_ok=True)
-    with held(base / LOCK, "comparison"):
+    with hold_lock(base / LOCK, "comparison"):
         for (name, seed), experiment in experiments.items():
             path = base / f"{name}-{seed}"
             if (path / "manifest.json").exists():
                 _refuse_other(path, experiment.settings)
-                result = go_on(path, show)
+                result = resume_run(path, show)
             else:
-                result = begin(experiment, path, show)[1]
+                result = begin_run(experiment, path, show)[1]
             results.setdefault(name, []).append(result)
     one = results[names[0]][0]
     found = Comparison(
@@ -176,7 +176,9 @@ def compare(
     return found, base
 
 
-def _rows(results: Mapping[str, Sequence[Mapping[str, Any]]], shots: str, *, higher_is_better: bool) -> dict[str, Row]:
+def _rows(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], shots: str, *, higher_is_better: bool
+) -> dict[str, ComparisonRow]:
     """Each algorithm's row; all saw the same clients and episodes, so that they are compared client by client."""
     cells = {name: [result["unseen"][shots] for result in made] for name, made in results.items()}
     sign = 1 if higher_is_better else -1
@@ -189,10 +191,10 @@ def _rows(results: Mapping[str, Sequence[Mapping[str, Any]]], shots: str, *, hig
     for name, made in cells.items():
         interval = {column: made[0][column]["ci95"] for column in ("unadapted", "adapted")}
         gap = summarise([sign * (b - a) for a, b in zip(scores(name), scores(best), strict=True)])
-        rows[name] = Row(
-            Cell.of([cell["unadapted"]["mean"] for cell in made], interval["unadapted"]),
-            Cell.of([cell["adapted"]["mean"] for cell in made], interval["adapted"]),
-            Cell.of([cell["adapted"]["worst_tenth"] for cell in made]),
+        rows[name] = ComparisonRow(
+            ComparisonCell.of([cell["unadapted"]["mean"] for cell in made], interval["unadapted"]),
+            ComparisonCell.of([cell["adapted"]["mean"] for cell in made], interval["adapted"]),
+            ComparisonCell.of([cell["adapted"]["worst_tenth"] for cell in made]),
             None if name == best or gap.clients < 2 else (gap.mean, gap.ci95),
         )
     return rows

@@ -15,18 +15,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from seedbed.errors import InputError, nearest
+from seedbed.errors import InputError, closest_name
 from seedbed.limits import from_json, from_toml
 from seedbed.models.precision import Precision
-from seedbed.rounds.gossip import Order
+from seedbed.rounds.gossip import GossipOrder
 from seedbed.rounds.mixing import Topology
 
 Positive = Annotated[int, Field(ge=1)]
-Several = Annotated[  # at least one; a number alone is one
+Architectures = Annotated[  # at least one; a number alone is one
     tuple[Positive, ...], Field(min_length=1), BeforeValidator(lambda k: (k,) if isinstance(k, int) else k)
 ]
 
-Factors = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+RateFactors = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
 
 
 def _part(value: float) -> float:
@@ -35,7 +35,7 @@ def _part(value: float) -> float:
     return value
 
 
-Part = Annotated[int | float, AfterValidator(_part)]
+Fraction = Annotated[int | float, AfterValidator(_part)]
 
 
 class Section(BaseModel):
@@ -54,7 +54,7 @@ class TaskSettings(Section):
     size: int | None = Field(default=10, ge=1, description="examples of a mini-batch; none: all")
     epochs: float = Field(default=1, gt=0, description="passes over a client's data a round, for mini-batches")
     steps: int | None = Field(default=None, ge=1, description="mini-batches a round exactly, instead of epochs")
-    support: Part = Field(default=0.5, description="client as task: support part, a fraction or a count")
+    support: Fraction = Field(default=0.5, description="client as task: support part, a fraction or a count")
     distortions: int = Field(default=1, ge=1, description="images: versions of each, all but one slightly distorted")
     rotations: bool = Field(
         default=False, description="images: classes turned by 90°, 180°, 270° are new training classes"
@@ -65,7 +65,7 @@ class EvaluationSettings(Section):
     """How unseen clients are judged."""
 
     ways: int = Field(default=5, ge=2, description="episodes: classes")
-    shots: Several | None = Field(
+    shots: Architectures | None = Field(
         default=None,
         description="examples per class (episodes) or per client; none: 1 and 5, or what the clients' sizes allow",
     )
@@ -104,7 +104,7 @@ class ScheduleSettings(Section):
         "have links of one direction, for push_sum",
     )
     density: float = Field(default=0.5, gt=0, le=1, description="erdos_renyi: how probable a link is")
-    order: Order = Field(
+    order: GossipOrder = Field(
         default="adapt_then_combine",
         description="gossip: mix after the step; or step from the mixed point with a message of the point before it",
     )
@@ -127,7 +127,7 @@ class ModelSettings(Section):
     name: Literal["auto", "mlp", "linear", "conv"] = Field(
         default="auto", description="auto: conv for images, else mlp"
     )
-    hidden: Several = Field(default=(64,), description="mlp: width of each hidden layer")
+    hidden: Architectures = Field(default=(64,), description="mlp: width of each hidden layer")
     channels: int = Field(default=48, ge=1, description="conv: channels")
     norm: Literal["group", "batch"] = Field(
         default="group",
@@ -185,7 +185,9 @@ class AttackSettings(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str | None = Field(default=None, description="which attack; none: nobody attacks")
-    part: Part = Field(default=0.2, description="known clients that attack, a fraction or a count; drawn by the seed")
+    part: Fraction = Field(
+        default=0.2, description="known clients that attack, a fraction or a count; drawn by the seed"
+    )
 
 
 class ReduceSettings(Section):
@@ -222,7 +224,7 @@ class PrivacySettings(Section):
     quantile: float = Field(
         default=0.5, gt=0, lt=1, description="the share of clients that such a clip leaves as they are"
     )
-    honest: Part = Field(
+    honest: Fraction = Field(
         default=2 / 3,
         description="distributed: clients of a round whose noise is counted on, a fraction or a count; if fewer are "
         "left, the round is given up",
@@ -247,7 +249,7 @@ class SecureSettings(Section):
         description="masks: how many others hold shares of a client's secrets; none: the fewest that hold what is "
         "assumed, all others up to 40 clients",
     )
-    threshold: Part | None = Field(
+    threshold: Fraction | None = Field(
         default=None,
         description="masks: how many of these must stay, and how many must collude to unmask it: more than this part "
         "of them, or a count; none: the largest that spares the lost",
@@ -361,7 +363,7 @@ class Settings(Section):
     hold_out: float = Field(
         default=0.2, ge=0, lt=1, description="client as task: rows of known clients kept for testing"
     )
-    public: Part | Literal[0] = Field(
+    public: Fraction | Literal[0] = Field(
         default=0,
         description="rows of training clients taken away from them as a public set: a fraction or a count",
     )
@@ -370,7 +372,7 @@ class Settings(Section):
         ge=1,
         description="examples a client passes through its model a round; none: as task.* says",
     )
-    tune: Factors = Field(
+    tune: RateFactors = Field(
         default=(),
         description="factors on the learning rates that `seedbed algorithms NAME` names, of which validation clients "
         "choose one; empty: none",
@@ -488,5 +490,5 @@ def _first(error: ValidationError) -> str:
     key = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
         own = "" if "." in key else "; an algorithm's own settings go under [options]"
-        return f"unknown setting {key!r}: {nearest(key, known_keys())}{own}"
+        return f"unknown setting {key!r}: {closest_name(key, known_keys())}{own}"
     return f"setting {key}={found['input']!r} cannot be used: {found['msg'].removeprefix('Value error, ')}"

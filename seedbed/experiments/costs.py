@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from seedbed import tree
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm
-from seedbed.models import Model, Several
-from seedbed.models.split import Split
+from seedbed.models import Model, ModelZoo
+from seedbed.models.split import SplitNet
 
 
 class Costs(NamedTuple):
@@ -27,7 +27,7 @@ class Costs(NamedTuple):
     kept: float
 
 
-def costs(make: Callable[[], Algorithm], model: Model | Several, task: Task) -> Costs:
+def costs(make: Callable[[], Algorithm], model: Model | ModelZoo, task: Task) -> Costs:
     """Run the algorithm's client once on a task, [K, B, ...], that it begins with.
 
     Args:
@@ -39,14 +39,14 @@ def costs(make: Callable[[], Algorithm], model: Model | Several, task: Task) -> 
         nonlocal rows
         rows += len(inputs[0])
 
-    models = model.models.values() if isinstance(model, Several) else [model]
-    modules = [one.module.edge if isinstance(one.module, Split) else one.module for one in models]
+    models = model.models.values() if isinstance(model, ModelZoo) else [model]
+    modules = [one.module.edge if isinstance(one.module, SplitNet) else one.module for one in models]
     handles = [module.register_forward_pre_hook(count) for module in modules]
     algorithm = make()  # now, so that copies of the model that it takes are counted at too
     sent = algorithm.send(algorithm.init(model.params), 0)
     message, kept = algorithm.client(sent, algorithm.remember(sent), task)
     for handle in handles:
         handle.remove()
-    given = sum(batch.mask.numel() for batch in tree.parts(task.items, Batch))
+    given = sum(batch.mask.numel() for batch in tree.subtrees(task.items, Batch))
     sizes = [tree.nbytes(what) / tree.nbytes(model.params) for what in (sent, message.value, kept)]
     return Costs(rows / given, *sizes)

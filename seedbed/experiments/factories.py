@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from seedbed.errors import InputError, nearest
+from seedbed.errors import InputError, closest_name
 from seedbed.learning import optimizers
 from seedbed.learning.optimizers import Optimizer, Schedule
 
@@ -35,7 +35,7 @@ GIVEN = (
 )  # fmt: skip
 
 
-def build(
+def build_from_settings(
     factory: Callable[..., Any],
     given: Mapping[str, Any],
     context: Mapping[str, Any],
@@ -58,13 +58,13 @@ def build(
     for name, value in given.items():
         if name not in known or (name in context and not _is_plain(context[name])):
             whole = where + ".".join([name, *value] if isinstance(value, Mapping) and len(value) == 1 else [name])
-            names = [*(where + known for known in settable(factory, context)), *also]
-            raise InputError(f"unknown setting {whole!r}: {nearest(whole, names)}")
+            names = [*(where + known for known in settable_parameters(factory, context)), *also]
+            raise InputError(f"unknown setting {whole!r}: {closest_name(whole, names)}")
         arguments[name] = _parse(hints[name], value, known[name].default, context, f"{where}{name}")
     return factory(**arguments)
 
 
-def settable(factory: Callable[..., Any], context: Mapping[str, Any] = {}) -> list[str]:
+def settable_parameters(factory: Callable[..., Any], context: Mapping[str, Any] = {}) -> list[str]:
     """The names that `build` takes for a factory, nested ones with a dot.
 
     >>> settable(optimizers.sgd)
@@ -73,7 +73,7 @@ def settable(factory: Callable[..., Any], context: Mapping[str, Any] = {}) -> li
     names = []
     for name, parameter in inspect.signature(factory).parameters.items():
         if isinstance(parameter.default, Optimizer):
-            names += [f"{name}.{inner}" for inner in ["name", *settable(OPTIMIZERS[parameter.default.name])]]
+            names += [f"{name}.{inner}" for inner in ["name", *settable_parameters(OPTIMIZERS[parameter.default.name])]]
         elif name not in context or _is_plain(context[name]):
             names.append(name)
     return names
@@ -115,9 +115,9 @@ def _parse(hint: Any, value: Any, default: Any, context: Mapping[str, Any], wher
         table = _table(value, where, OPTIMIZERS)
         name = str(table.pop("name", default.name))
         if name not in OPTIMIZERS:
-            raise InputError(f"unknown optimiser {where}={name!r}: {nearest(name, OPTIMIZERS)}")
+            raise InputError(f"unknown optimiser {where}={name!r}: {closest_name(name, OPTIMIZERS)}")
         same = dict(default.settings) if name == default.name else {}
-        return build(OPTIMIZERS[name], same | table, context, where=f"{where}.")
+        return build_from_settings(OPTIMIZERS[name], same | table, context, where=f"{where}.")
     if hint == Schedule | None:
         if callable(value):
             return value
@@ -129,8 +129,8 @@ def _parse(hint: Any, value: Any, default: Any, context: Mapping[str, Any], wher
         table = _table(value, where, SCHEDULES)
         name = str(table.pop("name", "constant"))
         if name not in SCHEDULES:
-            raise InputError(f"unknown schedule {where}={name!r}: {nearest(name, SCHEDULES)}")
-        return build(SCHEDULES[name], table, context, where=f"{where}.")
+            raise InputError(f"unknown schedule {where}={name!r}: {closest_name(name, SCHEDULES)}")
+        return build_from_settings(SCHEDULES[name], table, context, where=f"{where}.")
     try:
         parsed = TypeAdapter(hint).validate_python(value)
     except ValidationError as error:

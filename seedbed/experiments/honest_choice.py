@@ -13,7 +13,7 @@ import torch
 
 from seedbed import randomness
 from seedbed.algorithms.cross_fitted import cross_fitted
-from seedbed.data.sampling import AroundSource, TaskSource
+from seedbed.data.sampling import TaskSource, TaskSourceWrapper
 from seedbed.federated import Algorithm, ClientId, Engine, Params, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.rounds import synchronous
@@ -40,7 +40,7 @@ class Way:
 Losses = Mapping[str, Mapping[ClientId, float]]  # by way and client
 
 
-class Among(AroundSource):
+class Among(TaskSourceWrapper):
     """A source of some of its clients."""
 
     def __init__(self, source: TaskSource, clients: Sequence[ClientId]):

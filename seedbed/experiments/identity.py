@@ -21,7 +21,7 @@ LEFT_OUT = ("settings.data", "settings.root", "settings.workers", "settings.chec
 LEFT_OUT_SECTIONS = ("settings.audit.", "settings.federation.")
 NOTED = ("settings.device", "versions.")  # changes after which the last bits may differ
 COMPUTES = ("versions.seedbed", "versions.torch", "versions.numpy")  # a private run keeps them to the patch
-ROUNDS = "settings.rounds"
+ROUNDS_KEY = "settings.rounds"
 
 
 def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {key: found[key] for key in found if key not in LEFT_OUT and not key.startswith(LEFT_OUT_SECTIONS)}
 
 
-def digest(of: Identity) -> str:
+def identity_digest(of: Identity) -> str:
     """
     >>> digest({"settings.seed": 0, "data.examples": 3}) == digest({"data.examples": 3, "settings.seed": 0})
     True
@@ -73,17 +73,17 @@ def refuse_changed(run: str, began: Identity, now: Identity) -> list[str]:
     """
     changed = differences(began, now)
     for key, old, new in changed:
-        if key == ROUNDS and old is not None and new is not None:
+        if key == ROUNDS_KEY and old is not None and new is not None:
             _refuse_rounds(run, began, old, new)
         elif not key.startswith(NOTED) or is_private(began):
             raise InputError(_refusal(run, key, old, new, private=is_private(began) and key.startswith(NOTED)))
     noted = [f"{key.partition('.')[2]} {old} → {new}" for key, old, new in changed if key.startswith(NOTED)]
     lines = [f"{', '.join(noted)} since the run began: the last bits of what follows may differ"] if noted else []
-    return lines + [f"rounds {old} → {new}: {new - old} more" for key, old, new in changed if key == ROUNDS]
+    return lines + [f"rounds {old} → {new}: {new - old} more" for key, old, new in changed if key == ROUNDS_KEY]
 
 
 def has_rounds_to_add(began: Identity, now: Identity) -> bool:
-    return bool((now.get(ROUNDS) or 0) > (began.get(ROUNDS) or 0))
+    return bool((now.get(ROUNDS_KEY) or 0) > (began.get(ROUNDS_KEY) or 0))
 
 
 def _is_patch(key: str, old: Any, new: Any, *, private: bool) -> bool:

@@ -13,11 +13,10 @@ from seedbed.errors import InputError, Stopped
 from seedbed.experiments import multi_rank
 from seedbed.experiments.builder import Experiment, Learner, Shape
 from seedbed.experiments.config import Settings, read_toml, settings_from, table_from
-from seedbed.experiments.presets import complete
+from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.run_directory import RunDirectory, versions
-from seedbed.experiments.stages import Pipeline, Show, Trained
-from seedbed.reports.run_report import report
-from seedbed.serialization import fill, from_bytes
+from seedbed.experiments.stages import Pipeline, Show, TrainedStart
+from seedbed.serialization import fill_template, tensors_from_bytes
 
 JUDGING = {"evaluation", "options", "engine", "executor", "workers", "drop_short"}  # what may be other than in training
 
@@ -31,29 +30,29 @@ def population_for(settings: Settings, like: dict[str, Any] | None = None) -> Po
     return readers.read(settings.data, root=settings.root, drop_short=settings.drop_short, like=like, **settings.reader)
 
 
-def start(
+def start_run(
     asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, out: Path | None, show: Show
 ) -> tuple[Path, dict[str, Any]]:
     """A new run; returns its directory and its result. Arguments and errors: see `plan`.
 
     Under torchrun every rank calls it; a run that the directory holds already, by the same command, is gone on with.
     """
-    return begin(multi_rank.agreed(lambda: plan(asked, assignments, config)), out, show)
+    return begin_run(multi_rank.agree_over_ranks(lambda: plan_run(asked, assignments, config)), out, show)
 
 
-def begin(experiment: Experiment, out: Path | None, show: Show) -> tuple[Path, dict[str, Any]]:
+def begin_run(experiment: Experiment, out: Path | None, show: Show) -> tuple[Path, dict[str, Any]]:
     """A new run as planned; returns its directory and its result."""
     for note in experiment.notes:
         show.note(note)
     settings = experiment.settings
     path = out or Path("runs") / f"{Path(settings.data).stem}-{settings.algorithm}-{settings.seed}"
     manifest = _manifest(experiment)
-    multi_rank.refuse_unlike(manifest)
-    with multi_rank.everywhere(path, manifest) as run:
+    multi_rank.require_same_manifest(manifest)
+    with multi_rank.open_on_ranks(path, manifest) as run:
         return path, _finish(run, experiment, show)
 
 
-def plan(
+def plan_run(
     asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, *, specific: bool = True
 ) -> Experiment:
     """What a run would be, checked.
@@ -71,8 +70,8 @@ def plan(
     )
     given |= _absolute(settings_from(given))
     population = population_for(settings_from(given))
-    experiment = Experiment(complete(given, population, specific=specific), population)
-    multi_rank.refuse_senseless(experiment.settings)
+    experiment = Experiment(complete_settings(given, population, specific=specific), population)
+    multi_rank.refuse_on_ranks(experiment.settings)
     experiment.check()
     experiment.plan_privacy()
     return experiment
@@ -88,18 +87,18 @@ def _absolute(settings: Settings) -> dict[str, Any]:
     return places
 
 
-def go_on(path: Path, show: Show) -> dict[str, Any]:
+def resume_run(path: Path, show: Show) -> dict[str, Any]:
     """Resume the run in this directory; a finished one just gives its result. Under torchrun every rank calls it.
 
     Raises:
         InputError: settings, data, clients or versions are no longer those that the run was started with; a
             checkpoint is damaged; another process works in the directory.
     """
-    with multi_rank.everywhere(path) as run:
-        return _finish(run, multi_rank.agreed(lambda: _experiment(run)), show)
+    with multi_rank.open_on_ranks(path) as run:
+        return _finish(run, multi_rank.agree_over_ranks(lambda: _experiment(run)), show)
 
 
-def judge_again(
+def evaluate_run(
     path: Path, data: str | None, root: str | None, assignments: Iterable[str], show: Show
 ) -> dict[str, Any]:
     """The table of a finished run's algorithm, made afresh: on its own unseen clients, or on all clients of `data`."""
@@ -118,7 +117,7 @@ def judge_again(
     like = None if data is None else run.manifest["data"]["encoding"]
     experiment = Experiment(settings, population_for(settings, like))
     if data is None:
-        refuse_changed(experiment, run)
+        refuse_changed_data(experiment, run)
     expected = Shape.of(run.manifest["shape"])
     if experiment.shape.inputs != expected.inputs:
         raise InputError(f"{settings.data} has inputs of shape {experiment.shape.inputs}, the run's {expected.inputs}")
@@ -133,7 +132,7 @@ def judge_again(
     return {**run.result, "unseen": table}
 
 
-def trained_start(run: RunDirectory, learner: Learner) -> Trained:
+def trained_start(run: RunDirectory, learner: Learner) -> TrainedStart:
     """The start that a finished run has trained, read from its files."""
     settings = learner.settings
     model = learner.model(catalogue.entry(settings.algorithm))
@@ -148,11 +147,11 @@ def trained_start(run: RunDirectory, learner: Learner) -> Trained:
             f"{path} holds {len(data)} bytes that are not those written: put it back, or remove result.json beside it "
             f"and `seedbed resume {run.path}` makes both again"
         )
-    params = fill(state.params, from_bytes(data, str(path)), "params")
-    return Trained(settings.algorithm, model, state._replace(params=params), run.finetuning(), run.options())
+    params = fill_template(state.params, tensors_from_bytes(data, str(path)), "params")
+    return TrainedStart(settings.algorithm, model, state._replace(params=params), run.finetuning(), run.options())
 
 
-def refuse_changed(experiment: Experiment, run: RunDirectory) -> None:
+def refuse_changed_data(experiment: Experiment, run: RunDirectory) -> None:
     """Data that is no longer what the run was started on."""
     if experiment.fingerprint != run.manifest["data"]["fingerprint"]:
         raise InputError(
@@ -166,8 +165,8 @@ def _experiment(run: RunDirectory) -> Experiment | None:
         return None
     settings = settings_from(run.manifest["settings"])
     experiment = Experiment(settings, population_for(settings))
-    multi_rank.refuse_senseless(settings)
-    refuse_changed(experiment, run)
+    multi_rank.refuse_on_ranks(settings)
+    refuse_changed_data(experiment, run)
     experiment.check()
     experiment.plan_privacy()
     return experiment
@@ -176,20 +175,18 @@ def _experiment(run: RunDirectory) -> Experiment | None:
 def _finish(run: RunDirectory, experiment: Experiment | None, show: Show) -> dict[str, Any]:
     """Whatever the run has not done yet."""
     if experiment is None:
-        return _reported(run, run.result or {})
+        return _finished(run, run.result or {}, show)
     run.recover()
     for note in run.bind(_manifest(experiment)):
         show.note(note)
     try:
-        return _reported(run, Pipeline(run, experiment, show).execute())
+        return _finished(run, Pipeline(run, experiment, show).execute(), show)
     except KeyboardInterrupt as stop:
         raise Stopped(f"stopped; `seedbed resume {run.path}` goes on from the last checkpoint") from stop
 
 
-def _reported(run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
-    """The result, its report written if it is not there yet."""
-    if not (run.path / "report.html").exists():
-        run.write("report.html", report(run.manifest, run.metrics(), result).encode())
+def _finished(run: RunDirectory, result: dict[str, Any], show: Show) -> dict[str, Any]:
+    show.finished(run)
     return result
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from seedbed.algorithms.fed_lbfgs import PATH, fed_lbfgs, solutions
-from seedbed.data.sampling import AroundSource, TaskSource
+from seedbed.data.sampling import TaskSource, TaskSourceWrapper
 from seedbed.data.types import Task
 from seedbed.federated import Engine, Params
 from seedbed.learning.lbfgs import is_done
@@ -22,7 +22,7 @@ class Fit(NamedTuple):
     rounds: int
 
 
-class Remembered(AroundSource):
+class Remembered(TaskSourceWrapper):
     """A source whose clients work on the same task in every round, drawn once."""
 
     def __init__(self, source: TaskSource):

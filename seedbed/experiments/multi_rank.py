@@ -13,21 +13,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from seedbed.engines.process_group import here, launched
+from seedbed.engines.process_group import current_group, is_torchrun
 from seedbed.errors import InputError
 from seedbed.experiments.config import GateSettings, Settings
 from seedbed.experiments.run_directory import LOCK, RunDirectory
 from seedbed.limits import from_json, inside
-from seedbed.locks import held
-from seedbed.serialization import pack, unpack, writing
+from seedbed.locks import hold_lock
+from seedbed.serialization import explain_write_errors, pack_tree, unpack_tree
 from seedbed.tree import Tree
 
 A = TypeVar("A")
 GOES_ON = "the run goes on there; wait until it has ended, or stop it first"
-ALIKE = ("seedbed", "torch", "numpy")  # versions that must be the same everywhere
+SAME_VERSIONS = ("seedbed", "torch", "numpy")  # versions that must be the same everywhere
 
 
-def agreed(make: Callable[[], A]) -> A:
+def agree_over_ranks(make: Callable[[], A]) -> A:
     """What each rank makes, if all can; else all end, and the first of those that cannot says why.
 
     Raises:
@@ -39,7 +39,7 @@ def agreed(make: Callable[[], A]) -> A:
         made = make()
     except InputError as reason:
         error = reason
-    ranks = here()
+    ranks = current_group()
     failed = [rank for rank, said in enumerate(ranks.gather(b"" if error is None else b"cannot")) if said]
     if error is not None and failed[0] == ranks.rank:
         raise error
@@ -48,21 +48,21 @@ def agreed(make: Callable[[], A]) -> A:
     return made  # type: ignore[return-value]
 
 
-def refuse_senseless(settings: Settings) -> None:
+def refuse_on_ranks(settings: Settings) -> None:
     """What cannot be had on several ranks."""
-    if settings.privacy.epsilon is not None and here().size > 1:
+    if settings.privacy.epsilon is not None and current_group().size > 1:
         raise InputError(
-            f"--epsilon {settings.privacy.epsilon:g} on {here().size} ranks: the secret that noise follows from would "
-            "have to be on all of them; run it in one process"
+            f"--epsilon {settings.privacy.epsilon:g} on {current_group().size} ranks: the secret that noise follows from "
+            "would have to be on all of them; run it in one process"
         )
-    if settings.kept == "disk" and here().size > 1:
+    if settings.kept == "disk" and current_group().size > 1:
         raise InputError(
-            f"kept=disk on {here().size} ranks: each would have a part, and the run's directory only that of rank 0; "
-            "leave it out, or run in one process"
+            f"kept=disk on {current_group().size} ranks: each would have a part, and the run's "
+            "directory only that of rank 0; leave it out, or run in one process"
         )
 
 
-def refuse_unlike(manifest: Mapping[str, Any]) -> None:
+def require_same_manifest(manifest: Mapping[str, Any]) -> None:
     """Ranks that would not compute the same run.
 
     Raises:
@@ -70,26 +70,26 @@ def refuse_unlike(manifest: Mapping[str, Any]) -> None:
     """
     settings = {key: value for key, value in manifest["settings"].items() if key not in ("data", "root")}
     mine = {
-        "versions": {name: manifest["versions"][name] for name in ALIKE},
+        "versions": {name: manifest["versions"][name] for name in SAME_VERSIONS},
         "settings": settings,
         "data": manifest["data"]["fingerprint"],
     }
-    first, *others = (from_json(said) for said in here().gather(json.dumps(mine).encode()))
+    first, *others = (from_json(said) for said in current_group().gather(json.dumps(mine).encode()))
 
     def check() -> None:
         for rank, other in enumerate(others, 1):
-            if other != first and here().rank == 0:
+            if other != first and current_group().rank == 0:
                 what, theirs, ours = _unlike(other, first)
                 raise InputError(
                     f"rank {rank} has other {what} than rank 0 ({theirs} instead of {ours}): start all ranks by the "
                     "same command, on copies of the same data"
                 )
 
-    agreed(check)
+    agree_over_ranks(check)
 
 
 @contextmanager
-def everywhere(path: Path, manifest: Mapping[str, Any] | None = None) -> Iterator[RunDirectory]:
+def open_on_ranks(path: Path, manifest: Mapping[str, Any] | None = None) -> Iterator[RunDirectory]:
     """The run in rank 0's directory, which no other process gets meanwhile; elsewhere in a copy that goes afterwards.
 
     Args:
@@ -98,19 +98,19 @@ def everywhere(path: Path, manifest: Mapping[str, Any] | None = None) -> Iterato
     Raises:
         InputError: there is none, the directory holds something else, or another process works in it.
     """
-    ranks = here()
+    ranks = current_group()
     with ExitStack() as stack:
-        agreed(lambda: stack.enter_context(_held(path, manifest)) if ranks.rank == 0 else None)
+        agree_over_ranks(lambda: stack.enter_context(_held(path, manifest)) if ranks.rank == 0 else None)
         if ranks.size == 1:
             yield RunDirectory(path)
             return
-        files = ranks.gather(pack(_files(path)) if ranks.rank == 0 else b"")[0]
+        files = ranks.gather(pack_tree(_files(path)) if ranks.rank == 0 else b"")[0]
         if ranks.rank == 0:
             yield RunDirectory(path)
             return
         copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seedbed-")))
         (copy / "checkpoints").mkdir()
-        copy_files(unpack(files, "what rank 0 sent of its run directory"), copy)
+        copy_files(unpack_tree(files, "what rank 0 sent of its run directory"), copy)
         yield RunDirectory(copy)
 
 
@@ -135,19 +135,19 @@ def _held(path: Path, manifest: Mapping[str, Any] | None) -> Iterator[None]:
     if manifest is None and RunDirectory.open(path).is_done():
         yield  # nothing will be written, so that it may lie where nothing can be
         return
-    if manifest is not None and not (path / LOCK).exists() and not (launched() and there):
+    if manifest is not None and not (path / LOCK).exists() and not (is_torchrun() and there):
         RunDirectory.refuse_used(path)
-        with writing(path):
+        with explain_write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-    with held(path / LOCK, "process", way=GOES_ON):
-        if manifest is None or (launched() and _is_of(path, manifest)):
+    with hold_lock(path / LOCK, "process", way=GOES_ON):
+        if manifest is None or (is_torchrun() and _is_of(path, manifest)):
             RunDirectory.open(path)
         else:
             RunDirectory.create(path, manifest)
         yield
 
 
-def looks_at_each(settings: Settings) -> bool:
+def needs_each_message(settings: Settings) -> bool:
     """Whether somebody around the engine looks at every message, so that a sum would not do."""
     return (
         settings.schedule.name not in (None, "synchronous")

@@ -13,7 +13,7 @@ from seedbed.models import Model
 ROWS = 64
 
 
-def rounding(experiment: Experiment) -> str:
+def precision_error(experiment: Experiment) -> str:
     """How far the initial model's gradients are from those in single precision, on some of the training rows."""
     learner, train = experiment.learner, experiment.train
     model = learner.model(catalogue.entry("fedavg"))
@@ -22,7 +22,7 @@ def rounding(experiment: Experiment) -> str:
     labels = torch.as_tensor(train.labels[rows])
     if train.episodic:  # labels mean something in an episode alone
         labels = torch.arange(len(rows)) % model.params[f"{model.head}.weight"].shape[0]
-    batch = tree.beside(Batch(train.inputs(rows), labels, torch.ones(len(rows))), model.params)
+    batch = tree.to_device_of(Batch(train.inputs(rows), labels, torch.ones(len(rows))), model.params)
     with torch.no_grad():
         low, full = (
             gradient(supervised(m.predict, learner.loss), m.params, batch)[0]

@@ -43,7 +43,7 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
 }
 
 
-def complete(given: Mapping[str, Any], population: Population, *, specific: bool = True) -> Settings:
+def complete_settings(given: Mapping[str, Any], population: Population, *, specific: bool = True) -> Settings:
     """Settings with nothing left open, for this data.
 
     Args:

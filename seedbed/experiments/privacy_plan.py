@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seedbed.algorithms.catalogue import Entry
+from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.errors import InputError
 from seedbed.experiments.config import PrivacySettings, Settings
 from seedbed.experiments.run_directory import versions
@@ -21,30 +21,37 @@ from seedbed.privacy.differential.accountant import (
     noise_for,
     skellam_for,
 )
-from seedbed.privacy.differential.binding import digest
-from seedbed.privacy.differential.central import Adaptive, private
-from seedbed.privacy.differential.distributed_noise import Distributed
+from seedbed.privacy.differential.binding import digest_of
+from seedbed.privacy.differential.central import Adaptive, with_privacy
+from seedbed.privacy.differential.distributed_noise import DistributedNoise
 from seedbed.privacy.differential.joint_ledger import OFF, Joint, JointLedger, default_folder
-from seedbed.privacy.differential.ledger import Ledger, Releases, charged
+from seedbed.privacy.differential.ledger import Ledger, Releases, charge_rounds
 from seedbed.privacy.differential.local_noise import LocallyNoised
-from seedbed.privacy.differential.mechanisms import Banded, Independent, InTurn, Local, Mechanism, TreeAggregation
+from seedbed.privacy.differential.mechanisms import (
+    Banded,
+    Independent,
+    InTurn,
+    LocalPrivacy,
+    Mechanism,
+    TreeAggregation,
+)
 from seedbed.privacy.differential.noise import Noise, key_file
 from seedbed.rounds import Round
 
 KEY, LEDGER, RELEASES = "noise.key", "ledger.jsonl", "releases.jsonl"
 HOPELESS = 1000.0  # noise in a number of the mean, in clips, above which nothing of the clients is left
 RARE = 1e-3  # the chance that some client takes part more often than is said
-PLACES = ("data", "root")  # settings that say where the data lie
+PLACE_SETTINGS = ("data", "root")  # settings that say where the data lie
 ALIKE = ("seedbed", "python", "torch", "numpy")  # versions that a private run keeps
-IN_TURN: dict[str, type[TreeAggregation] | type[Banded] | type[Local]] = {
+IN_TURN: dict[str, type[TreeAggregation] | type[Banded] | type[LocalPrivacy]] = {
     "tree": TreeAggregation,
     "banded": Banded,
-    "local": Local,
+    "local": LocalPrivacy,
 }
 
 
 @dataclass(frozen=True)
-class Promise:
+class PrivacyPromise:
     """What a run promises, known before it begins.
 
     Attributes:
@@ -65,7 +72,7 @@ class Promise:
     honest: int = 1
 
     @classmethod
-    def of(cls, settings: Settings, clients: int, *, size: int = 1, honest: int = 1) -> "Promise | None":
+    def of(cls, settings: Settings, clients: int, *, size: int = 1, honest: int = 1) -> "PrivacyPromise | None":
         """The plan for so many known clients; None: no privacy is asked for.
 
         Args:
@@ -100,7 +107,7 @@ class Promise:
         found._refuse_hopeless()
         return found
 
-    def _with_noise(self) -> "Promise":
+    def _with_noise(self) -> "PrivacyPromise":
         """The noise for the budget, on the grid that this plan's noise takes."""
         mechanism = self.mechanism(Noise(bytes(32)))
         [(release, times)] = mechanism.spent(self.rounds).items()
@@ -126,7 +133,7 @@ class Promise:
         name = self.settings.mechanism or "gaussian"
         if name == "distributed":
             assert self.settings.clip is not None  # Promise.of refuses it
-            return Distributed(*args, self.seed, self.size, self.honest, self.settings.clip)
+            return DistributedNoise(*args, self.seed, self.size, self.honest, self.settings.clip)
         return Independent(*args) if name == "gaussian" else IN_TURN[name](*args, self.seed)
 
     @property
@@ -195,7 +202,7 @@ class Promise:
             lines.append(
                 f"Against: everybody, the server too, who sees each client's noised message in at most {times}."
             )
-        elif isinstance(mechanism, Distributed):
+        elif isinstance(mechanism, DistributedNoise):
             lines.append(
                 f"Against: everybody, the server too, who sees noisy sums alone, and who takes part. Each client adds "
                 f"a share of the noise, sized so that {self.honest} of a round's {self.expected} suffice: a sum over "
@@ -221,7 +228,7 @@ class Promise:
             f"Price: noise of {self._loudest(mechanism):.3g} clips in every number of a sum over about {self.expected} "
             f"clients{few}.",
             "Withheld, as ε does not cover them: losses, "
-            + ("" if isinstance(mechanism, Distributed) else "who and how many took part, ")
+            + ("" if isinstance(mechanism, DistributedNoise) else "who and how many took part, ")
             + "scores on known clients, and fine-tuning chosen on them.",
             "Not covered: scores on unseen clients, who only judge; the number of clients; what reading the data made "
             "of all rows (means of columns, names of classes); manifest.json and checkpoints/, the operator's own.",
@@ -241,9 +248,9 @@ class Promise:
 
     def _loudest(self, mechanism: Mechanism) -> float:
         """The noise in a sum, in clips: of distributed noise when nobody is lost, of local noise of all clients."""
-        if isinstance(mechanism, Local):
+        if isinstance(mechanism, LocalPrivacy):
             return self.noise_multiplier * 2 * math.sqrt(self.expected)
-        more = self.expected / self.honest if isinstance(mechanism, Distributed) else 1.0
+        more = self.expected / self.honest if isinstance(mechanism, DistributedNoise) else 1.0
         return self.noise_multiplier * math.sqrt(more)
 
 
@@ -251,7 +258,7 @@ def _factor(epsilon: float) -> str:
     return f"e^{epsilon:.3g} = {math.exp(epsilon):.3g}" if epsilon < 20 else f"e^{epsilon:.3g}: no protection"
 
 
-def refuse_unprotected(settings: Settings, entry: Entry) -> None:
+def refuse_unprotected(settings: Settings, entry: CatalogueEntry) -> None:
     """What would release something of known clients beside the model: with a budget, it cannot be had."""
     name, why = settings.algorithm, ""
     if settings.privacy.epsilon is None:
@@ -279,17 +286,17 @@ def refuse_unprotected(settings: Settings, entry: Entry) -> None:
         raise InputError(f"--epsilon cannot be kept: {why}; leave one of the two out")
 
 
-def terms_of(settings: Settings, fingerprint: str) -> dict[str, Any]:
+def noise_terms(settings: Settings, fingerprint: str) -> dict[str, Any]:
     """What a private run's releases depend on beside its key and state: every setting, the data and the versions.
 
     Where the data lie is left out: their fingerprint says what they are.
     """
-    table = settings.model_dump(mode="json", exclude=set(PLACES))
+    table = settings.model_dump(mode="json", exclude=set(PLACE_SETTINGS))
     used = {f"version of {name}": version for name, version in versions().items() if name in ALIKE}
     return {"data": fingerprint, **used, **dict(_flat("", table))}
 
 
-def joint_of(folder: Path, plan: Promise, fingerprint: str) -> Joint | str | None:
+def joint_of(folder: Path, plan: PrivacyPromise, fingerprint: str) -> Joint | str | None:
     """What all private runs on the data with this fingerprint cost together, this one charged first; or, where the
     default ledger cannot be written, why that is not counted; None: it was opted out of.
 
@@ -318,7 +325,7 @@ def _flat(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-class Protection:
+class PrivacyPlan:
     """A plan at work in a run's directory: its key, its ledger, and what they are wrapped around.
 
     noise.key is secret: whoever has it can take the noise off. It is there while rounds may have to be computed again,
@@ -330,11 +337,11 @@ class Protection:
             that goes on with others is refused.
     """
 
-    def __init__(self, folder: Path, plan: Promise, terms: Mapping[str, Any]):
+    def __init__(self, folder: Path, plan: PrivacyPromise, terms: Mapping[str, Any]):
         self.plan, self._key_path, ledger = plan, folder / KEY, folder / LEDGER
         self._has_key = self._key_path.exists() or not ledger.exists()
         key = key_file(self._key_path) if self._has_key else Noise(bytes(32))
-        self.context = digest(terms)
+        self.context = digest_of(terms)
         self.mechanism = plan.mechanism(key.bound(self.context))
         what: dict[str, Any] = {
             "mechanism": plan.settings.mechanism,
@@ -342,7 +349,7 @@ class Protection:
             "expected": plan.expected,
             "population": plan.population,
         }
-        if isinstance(self.mechanism, Distributed):
+        if isinstance(self.mechanism, DistributedNoise):
             what |= {"honest": plan.honest, "size": plan.size, "clip": plan.settings.clip}
         if self._has_key:
             what["key"] = key.fingerprint
@@ -353,18 +360,18 @@ class Protection:
             joint_of(folder, plan, str(terms["data"]))
 
     def algorithm(self, algorithm: Algorithm) -> Algorithm:
-        return private(algorithm, self.mechanism, clip=self.plan.clip, context=self.context)
+        return with_privacy(algorithm, self.mechanism, clip=self.plan.clip, context=self.context)
 
     def engine(self, engine: Engine) -> Engine:
-        if not isinstance(self.mechanism, Local):
+        if not isinstance(self.mechanism, LocalPrivacy):
             return engine
         assert self.plan.settings.clip is not None  # Promise.of refuses it
         return LocallyNoised(engine, self.mechanism, clip=self.plan.settings.clip)
 
     @property
-    def distributed(self) -> Distributed | None:
+    def distributed(self) -> DistributedNoise | None:
         """The mechanism whose noise clients add to what is summed securely."""
-        return self.mechanism if isinstance(self.mechanism, Distributed) else None
+        return self.mechanism if isinstance(self.mechanism, DistributedNoise) else None
 
     def rounds(self, rounds: Iterator[Round], done: int) -> Iterator[Round]:
         """The rounds after so many, each charged first."""
@@ -373,7 +380,7 @@ class Protection:
                 f"{self._key_path} is gone, but rounds are left: with another key they would be second releases of "
                 "what the ledger counts once; restore the file, or start another run"
             )
-        return charged(rounds, self.ledger, self.mechanism, done=done, releases=self.releases)
+        return charge_rounds(rounds, self.ledger, self.mechanism, done=done, releases=self.releases)
 
     def finish(self) -> None:
         """After the last round: nothing is left to compute again, so that nobody needs the key."""

@@ -7,7 +7,7 @@ from seedbed.experiments.config import Settings
 from seedbed.rounds import Round
 
 
-class Heard:
+class RoundWatcher:
     """Watches rounds: passes a word on each to a progress bar, and remembers what else there is to say.
 
     Args:
@@ -21,7 +21,7 @@ class Heard:
         self.cut: list[float] = []
 
     def __call__(self, round: Round) -> None:
-        self.tick(word(round.info))
+        self.tick(round_line(round.info))
         self.cut.append(round.info.get("cut", 0.0))
         for client, why in round.refused.items():
             known = 0 <= client < len(self.names)
@@ -38,7 +38,7 @@ class Heard:
             )
 
 
-def word(info: Mapping[str, float]) -> str:
+def round_line(info: Mapping[str, float]) -> str:
     """How training goes, beside its progress bar.
 
     >>> word({"loss": 0.5, "time": 12.25, "staleness": 1.0})

@@ -27,10 +27,17 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import InputError
-from seedbed.experiments.identity import Identity, as_far_as, digest, has_rounds_to_add, identity, refuse_changed
+from seedbed.experiments.identity import (
+    Identity,
+    as_far_as,
+    has_rounds_to_add,
+    identity,
+    identity_digest,
+    refuse_changed,
+)
 from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.limits import from_json, inside
-from seedbed.serialization import from_bytes, to_bytes, write_atomically, writing
+from seedbed.serialization import explain_write_errors, tensors_from_bytes, trees_to_bytes, write_atomically
 from seedbed.temporary import clear
 from seedbed.tree import Tree
 
@@ -61,11 +68,11 @@ class RunDirectory:
         """
         cls.refuse_used(path)
         run, made_by = cls(path), identity(manifest)
-        with writing(path):
+        with explain_write_errors(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         try:
-            run.write(JOURNAL, _line({MADE_BY: made_by, "digest": digest(made_by)}).encode())
-            run.write_json("manifest.json", {**manifest, "digest": digest(made_by)})
+            run.write(JOURNAL, _line({MADE_BY: made_by, "digest": identity_digest(made_by)}).encode())
+            run.write_json("manifest.json", {**manifest, "digest": identity_digest(made_by)})
         except InputError:
             with suppress(OSError):
                 for name in (JOURNAL, LOCK):
@@ -159,7 +166,7 @@ class RunDirectory:
             InputError: a change that a resume may not bring.
         """
         began, now = self.began(), identity(manifest)
-        if began is not None and digest(began) == digest(now):
+        if began is not None and identity_digest(began) == identity_digest(now):
             return []
         if began is None:
             stated = identity(self.manifest)
@@ -167,14 +174,14 @@ class RunDirectory:
         else:
             notes = refuse_changed(str(self.path), began, now)
             self._remove(UNFINISHED if has_rounds_to_add(began, now) else ())
-        self._append({MADE_BY: now, "digest": digest(now)})
+        self._append({MADE_BY: now, "digest": identity_digest(now)})
         if began is None:
-            self.write_json("manifest.json", {**self.manifest, "digest": digest(now)})
+            self.write_json("manifest.json", {**self.manifest, "digest": identity_digest(now)})
         return notes
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
-            with writing(self.path / name):
+            with explain_write_errors(self.path / name):
                 (self.path / name).unlink(missing_ok=True)
 
     # ---- choices ------------------------------------------------------------------------------------------------
@@ -196,7 +203,7 @@ class RunDirectory:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        with writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a") as file:
+        with explain_write_errors(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -205,7 +212,7 @@ class RunDirectory:
 
     def save(self, stage: str, round: int, trees: Mapping[str, Tree]) -> None:
         """Checkpoint: the file first, then the journal line that makes it count, then older files go."""
-        data = to_bytes(trees)
+        data = trees_to_bytes(trees)
         file = f"checkpoints/{stage}-{round:06d}.safetensors"
         self.write(file, data)
         record = {
@@ -219,7 +226,7 @@ class RunDirectory:
         self._append(record)
         mine = (self.path / "checkpoints").glob(f"{stage}-[0-9]*.safetensors")  # not those of stage fedavg-probe
         for old in sorted(mine, key=lambda file: int(file.stem.rpartition("-")[2]))[:-KEPT_CHECKPOINTS]:
-            with writing(old):
+            with explain_write_errors(old):
                 old.unlink()
 
     def recover(self) -> None:
@@ -266,27 +273,27 @@ class RunDirectory:
                 f"checkpoint {path} (round {record['round']}) {what}: put it back, or remove line {number} and what "
                 f"follows it from {self.path / 'journal.jsonl'} to go on from round {before}"
             )
-        return record["round"], from_bytes(data, str(path))
+        return record["round"], tensors_from_bytes(data, str(path))
 
     def _settle_metrics(self) -> int:
         """Flush metrics.jsonl to disk, before a journal line counts it; its size."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return 0
-        with writing(path), open(path, "ab") as metrics:
+        with explain_write_errors(path), open(path, "ab") as metrics:
             os.fsync(metrics.fileno())
             return metrics.tell()
 
     def _digest(self) -> str | None:
         """Of what the next checkpoint is bound to."""
         if self._bound is None and (began := self.began()) is not None:
-            self._bound = digest(began)
+            self._bound = identity_digest(began)
         return self._bound
 
     def _append(self, line: Mapping[str, Any]) -> None:
         """Add a line to the journal, on disk when this returns."""
         path = self.path / JOURNAL
-        with writing(path), open(path, "a") as journal:
+        with explain_write_errors(path), open(path, "a") as journal:
             journal.write(_line(line))
             journal.flush()
             os.fsync(journal.fileno())
@@ -339,7 +346,7 @@ def _parsed(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     if isinstance(line, dict) and isinstance(line.get(MADE_BY), dict):
-        return line if line.get("digest") == digest(line[MADE_BY]) else None
+        return line if line.get("digest") == identity_digest(line[MADE_BY]) else None
     return line if isinstance(line, dict) and line.keys() >= RECORD else None
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from seedbed.algorithms.catalogue import Entry
+from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.errors import InputError
 from seedbed.experiments.config import ScheduleSettings, Settings
 from seedbed.federated import Algorithm, Engine, ServerState
@@ -12,25 +12,25 @@ from seedbed.rounds import (
     asynchronous,
     equal_latency,
     gossip,
-    links_of,
     lognormal_latency,
     mixing,
     synchronous,
+    topology_links,
 )
-from seedbed.rounds.message_validation import Gate
+from seedbed.rounds.message_validation import MessageValidator
 from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES
 from seedbed.rounds.round import Rest, refuse_other_than
 
 # (algorithm, engine, start, rounds done, what the last of them left to go on from)
-Schedule = Callable[[Algorithm, Engine, ServerState, int, Rest | None], Iterator[Round]]
+ScheduleRunner = Callable[[Algorithm, Engine, ServerState, int, Rest | None], Iterator[Round]]
 
-OWN = {  # which settings are whose
+SCHEDULE_SETTINGS = {  # which settings are whose
     "synchronous": (),
     "asynchronous": ("concurrency", "buffer", "latency", "spread", "jitter"),
     "gossip": ("topology", "density", "order", "link_failure", "peer_failure"),
 }
 SERVERLESS = "it is for peers without a server"
-REASONS = {  # an algorithm's own schedule, or any (None); the one asked for
+SCHEDULE_REASONS = {  # an algorithm's own schedule, or any (None); the one asked for
     (None, "gossip"): "there each peer steps on its own message alone",
     (None, "asynchronous"): "its server steps on the whole cohort at once",
     ("asynchronous", "synchronous"): "it weighs late replies, and there nobody is late",
@@ -46,7 +46,7 @@ def schedule_for(
     *,
     answering: Answering | None = None,
     own_cohorts: bool = False,
-) -> Schedule:
+) -> ScheduleRunner:
     """The schedule that is asked for, of so many clients.
 
     Args:
@@ -76,7 +76,7 @@ def schedule_for(
         )
     if asked.name == "gossip":
         exchange = mixing(
-            links_of(asked.topology, clients, density=asked.density, seed=seed),
+            topology_links(asked.topology, clients, density=asked.density, seed=seed),
             directed=asked.topology in DIRECTED,
             link_failure=asked.link_failure,
             peer_failure=asked.peer_failure,
@@ -92,7 +92,7 @@ def schedule_for(
         cohort=None if own_cohorts else cohort,
         seed=seed,
         done=done,
-        gate=Gate(**settings.gate.model_dump()),
+        gate=MessageValidator(**settings.gate.model_dump()),
         answering=answering,
     )
 
@@ -110,17 +110,17 @@ def _at_once(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
     return min(asked.concurrency or settings.cohort or clients, clients)
 
 
-def refuse_senseless(settings: Settings, entry: Entry, clients: int) -> None:
+def refuse_schedule(settings: Settings, entry: CatalogueEntry, clients: int) -> None:
     """A schedule that the algorithm makes no sense on, or settings that nothing would come of."""
     asked, algorithm = settings.schedule, settings.algorithm
     if asked.name not in entry.rounds:
         why = "a baseline exchanges nothing" if entry.paper.startswith("baseline") else None
-        why = why or REASONS.get((entry.rounds[0], str(asked.name))) or REASONS[None, str(asked.name)]
+        why = why or SCHEDULE_REASONS.get((entry.rounds[0], str(asked.name))) or SCHEDULE_REASONS[None, str(asked.name)]
         raise InputError(
             f"{algorithm} does not run on schedule.name={asked.name}: {why}; leave schedule.name out "
             f"({algorithm} runs on {' or '.join(entry.rounds)})"
         )
-    for owner, names in OWN.items():
+    for owner, names in SCHEDULE_SETTINGS.items():
         for name in names:
             value = getattr(asked, name)
             if owner != asked.name and value != ScheduleSettings.model_fields[name].default:

@@ -6,27 +6,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seedbed import tree
-from seedbed.algorithms.catalogue import Entry
+from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.data.sampling import TaskSource
 from seedbed.errors import InputError
 from seedbed.experiments.config import GateSettings, SecureSettings, Settings
 from seedbed.federated import Algorithm, Engine, Message, Params
 
 if TYPE_CHECKING:  # the extra [privacy] is needed by those alone who ask for it
-    from seedbed.privacy.differential.distributed_noise import Distributed
-    from seedbed.privacy.secure.encoding import Encoding
-    from seedbed.privacy.secure.mechanisms import Form
+    from seedbed.privacy.differential.distributed_noise import DistributedNoise
+    from seedbed.privacy.secure.encoding import MessageEncoding
+    from seedbed.privacy.secure.mechanisms import SumMechanism
 
-LEAST = 3  # clients of a sum: of a sum of two, each knows the other's
+MIN_SUM_CLIENTS = 3  # clients of a sum: of a sum of two, each knows the other's
 SEEING = ("alie", "ipm", "mimic", "min_max", "min_sum", "tailored", "after_adaptation")  # need each honest message
-OWN = {
+SECURE_SETTINGS = {
     "masks": ("neighbours", "threshold", "malicious", "colluding", "lost"),
     "shares": ("servers",),
 }  # which settings are whose
 
 
 @dataclass(frozen=True)
-class Secured:
+class SecurePlan:
     """What a run lets its server see.
 
     Attributes:
@@ -41,11 +41,11 @@ class Secured:
     cohort: int
     clients: int
     choosing: int = 0
-    honest: int = LEAST
+    honest: int = MIN_SUM_CLIENTS
     private: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, entry: Entry, clients: int, choosing: int) -> "Secured | None":
+    def of(cls, settings: Settings, entry: CatalogueEntry, clients: int, choosing: int) -> "SecurePlan | None":
         """The plan for so many known clients; None: no secure aggregation is asked for.
 
         Raises:
@@ -58,9 +58,9 @@ class Secured:
             return None
         _refuse_beside(settings, entry)
         honest = settings.privacy.honest
-        counted = honest if isinstance(honest, int) else max(LEAST, math.ceil(honest * cohort - 1e-9))
+        counted = honest if isinstance(honest, int) else max(MIN_SUM_CLIENTS, math.ceil(honest * cohort - 1e-9))
         private = settings.privacy.epsilon is not None
-        plan = cls(asked, settings.seed, cohort, clients, choosing, counted if private else LEAST, private)
+        plan = cls(asked, settings.seed, cohort, clients, choosing, counted if private else MIN_SUM_CLIENTS, private)
         plan._refuse_small(min(cohort, clients - choosing))
         return plan
 
@@ -75,23 +75,23 @@ class Secured:
         algorithm: Algorithm,
         source: TaskSource,
         params: Params,
-        mechanism: "Distributed | None" = None,
+        mechanism: "DistributedNoise | None" = None,
     ) -> Engine:
         """The engine with only sums coming out of it.
 
         Args:
             mechanism: whose noise the clients add; None: none.
         """
-        from seedbed.privacy.secure.groups import losing
-        from seedbed.privacy.secure.sum_engine import Summed, refuse_unsummable
+        from seedbed.privacy.secure.groups import lose_at_random
+        from seedbed.privacy.secure.sum_engine import SecureSumEngine, refuse_unsummable
 
         refuse_unsummable(algorithm, self.messages)
-        return Summed(
+        return SecureSumEngine(
             engine,
             self._encoding(engine, algorithm, source, params, mechanism),
             self.form,
             groups=self.messages,
-            losing=losing(self.settings.dropout, self.seed),
+            losing=lose_at_random(self.settings.dropout, self.seed),
             seed=self.seed,
         )
 
@@ -101,27 +101,27 @@ class Secured:
         algorithm: Algorithm,
         source: TaskSource,
         params: Params,
-        mechanism: "Distributed | None",
-    ) -> "Encoding":
-        from seedbed.privacy.secure.encoding import Weighted
-        from seedbed.privacy.secure.fixed_point import Grid
-        from seedbed.privacy.secure.noised_sum import Noised
+        mechanism: "DistributedNoise | None",
+    ) -> "MessageEncoding":
+        from seedbed.privacy.secure.encoding import WeightedEncoding
+        from seedbed.privacy.secure.fixed_point import FixedPointGrid
+        from seedbed.privacy.secure.noised_sum import NoisedEncoding
 
         if mechanism is not None:
-            return Noised(mechanism)
+            return NoisedEncoding(mechanism)
         cap = self.settings.cap
         if cap is None and float(one_message(engine, algorithm, params).weight) > 1:
             cap = max(float(source.tasks([c], 0).examples) for c in source.clients)
-        return Weighted(Grid(self.settings.clip, self.settings.bits, self.cohort, cap))
+        return WeightedEncoding(FixedPointGrid(self.settings.clip, self.settings.bits, self.cohort, cap))
 
     @property
-    def form(self) -> "Form":
-        from seedbed.privacy.secure.mechanisms import Masks, Shares
+    def form(self) -> "SumMechanism":
+        from seedbed.privacy.secure.mechanisms import MaskedSums, SharedSums
 
         asked = self.settings
         if asked.form == "shares":
-            return Shares(asked.servers, self.honest)
-        return Masks(
+            return SharedSums(asked.servers, self.honest)
+        return MaskedSums(
             asked.neighbours,
             asked.threshold,
             self.honest,
@@ -132,25 +132,25 @@ class Secured:
 
     def _refuse_small(self, clients: int) -> None:
         """Sums over too few, or masks that protect nobody, in the smallest rounds that there will be."""
-        from seedbed.privacy.secure.fixed_point import Grid
-        from seedbed.privacy.secure.mechanisms import Masks
+        from seedbed.privacy.secure.fixed_point import FixedPointGrid
+        from seedbed.privacy.secure.mechanisms import MaskedSums
 
         smallest, form = clients // self.messages, self.form
         largest = -(-self.cohort // self.messages)
-        if smallest < LEAST:
+        if smallest < MIN_SUM_CLIENTS:
             of = f"secure.groups={self.messages} of {clients} clients" if self.messages > 1 else f"{clients} clients"
             fewer = ", or fewer groups" if self.messages > 1 else ""
             if clients < self.cohort:
                 of += f" ({self.choosing} of the {self.clients} known ones choose how clients adapt)"
             raise InputError(
-                f"{of} a round would be sums over {smallest}, but the least is {LEAST}: of a sum over two, each knows "
-                f"the other's update; ask more clients (cohort){fewer}"
+                f"{of} a round would be sums over {smallest}, but the least is {MIN_SUM_CLIENTS}: of a sum over two, "
+                f"each knows the other's update; ask more clients (cohort){fewer}"
             )
         if self.honest > clients:
             raise InputError(f"privacy.honest={self.honest} of {clients} clients a round: name fewer")
-        if isinstance(form, Masks):
+        if isinstance(form, MaskedSums):
             for size in {smallest, largest}:
-                form.plan(size, 2, Grid(clients=largest), 0)
+                form.plan(size, 2, FixedPointGrid(clients=largest), 0)
 
     def table(self, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """For result.json.
@@ -209,10 +209,10 @@ class Secured:
         )
 
     def _model(self) -> str:
-        from seedbed.privacy.secure.mechanisms import Masks
+        from seedbed.privacy.secure.mechanisms import MaskedSums
 
         asked, form = self.settings, self.form
-        if not isinstance(form, Masks):
+        if not isinstance(form, MaskedSums):
             return (
                 f"Against: {asked.servers} servers that follow the protocol, as long as one of them does not collude "
                 "with the others (additive shares)."
@@ -251,7 +251,7 @@ def one_message(engine: Engine, algorithm: Algorithm, params: Params) -> Message
     return message
 
 
-def _refuse_beside(settings: Settings, entry: Entry) -> None:
+def _refuse_beside(settings: Settings, entry: CatalogueEntry) -> None:
     """What cannot be had together with secure aggregation."""
     name, asked, private = settings.algorithm, settings.secure, settings.privacy.epsilon is not None
     why = _library()
@@ -274,7 +274,7 @@ def _refuse_beside(settings: Settings, entry: Entry) -> None:
     elif private and (asked.clip, asked.bits, asked.cap) != (8, 20, None):
         why = "with --epsilon the grid follows from privacy.clip: leave secure.clip, secure.bits and secure.cap out"
     else:
-        for owner, names in OWN.items():
+        for owner, names in SECURE_SETTINGS.items():
             for key in names:
                 if owner != asked.form and getattr(asked, key) != SecureSettings.model_fields[key].default:
                     why = f"secure.{key} is a setting of secure.form={owner}: leave it out"

@@ -33,7 +33,7 @@ COMMON = {  # names that mean the same everywhere, where a docstring does not sa
 }
 
 
-def described(factory: Callable[..., Any]) -> Iterator[tuple[str, str, str]]:
+def describe_settings(factory: Callable[..., Any]) -> Iterator[tuple[str, str, str]]:
     """(key, default, meaning) of what there is to set.
 
     >>> from seedbed.algorithms.fedprox import fedprox
@@ -77,7 +77,7 @@ def value(default: Any) -> str:
     return f"`{default}`"
 
 
-def first_line(factory: Callable[..., Any]) -> str:
+def first_line_of_doc(factory: Callable[..., Any]) -> str:
     return " ".join((inspect.getdoc(factory) or "").split("\n\n")[0].split())
 
 

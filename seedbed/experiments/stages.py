@@ -8,34 +8,34 @@ from typing import Any
 
 from seedbed import evaluation
 from seedbed.algorithms import catalogue
-from seedbed.attacks import Triggered
+from seedbed.attacks import TriggeredTasks
 from seedbed.attacks.attack import Poison
 from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, TaskSource
-from seedbed.data.stragglers import Shortened
-from seedbed.engines import OnDisk, Plans
-from seedbed.engines.autotune import shared_plans
+from seedbed.data.stragglers import ShortenedTasks
+from seedbed.engines import ClientStateStore, TuningCache
+from seedbed.engines.autotune import shared_tuning_cache
 from seedbed.errors import Diverged, InputError
-from seedbed.evaluation import Summary
+from seedbed.evaluation import ScoreSummary
 from seedbed.experiments import byzantine
 from seedbed.experiments.builder import AnyModel, Experiment
 from seedbed.experiments.config import ScheduleSettings
 from seedbed.experiments.factories import setting
-from seedbed.experiments.precision_check import rounding
-from seedbed.experiments.privacy_plan import Protection, joint_of, terms_of
-from seedbed.experiments.progress import Heard, word
+from seedbed.experiments.precision_check import precision_error
+from seedbed.experiments.privacy_plan import PrivacyPlan, joint_of, noise_terms
+from seedbed.experiments.progress import RoundWatcher, round_line
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.scheduling import replies, schedule_for
-from seedbed.experiments.train_stage import train_stage, unguarded
-from seedbed.experiments.tuning import Judge, Tried, best, choose_finetuning, choose_own_steps, scaled
+from seedbed.experiments.train_stage import run_train_stage, without_guard
+from seedbed.experiments.tuning import Judge, TriedRates, best_trial, choose_finetuning, choose_own_steps, scale_rates
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Scored
-from seedbed.privacy.differential.central import public
-from seedbed.serialization import to_bytes
+from seedbed.privacy.differential.central import public_info
+from seedbed.serialization import trees_to_bytes
 from seedbed.tree import Tree
 
-COLUMNS = ("unadapted", "adapted", "fedavg_finetuned", "local")
+TABLE_COLUMNS = ("unadapted", "adapted", "fedavg_finetuned", "local")
 CURVE_STEPS = (0, 1, 3, 10)
 
 
@@ -51,6 +51,9 @@ class Show:
 
     def detail(self, text: str) -> None:
         """Something for users who ask for more."""
+
+    def finished(self, run: RunDirectory) -> None:
+        """A run has its result: the place to write its report."""
 
 
 class ByName(Mapping[str, Tree]):
@@ -75,7 +78,7 @@ class ByName(Mapping[str, Tree]):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedStart:
     """An algorithm's start after training, and how its clients adapt, for each number of shots."""
 
     name: str
@@ -92,7 +95,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How an algorithm is trained.
 
     Attributes:
@@ -104,7 +107,7 @@ class Plan:
     schedule: ScheduleSettings
 
     @property
-    def probe(self) -> "Plan":
+    def probe(self) -> "TrainingPlan":
         """A quarter of the rounds."""
         return replace(self, stage=f"{self.stage}-probe", rounds=max(1, self.rounds // 4))
 
@@ -115,17 +118,17 @@ class Pipeline:
     def __init__(self, run: RunDirectory, experiment: Experiment, show: Show | None = None):
         self.run, self.experiment, self.show = run, experiment, show or Show()
         self.settings, self.learner = experiment.settings, experiment.learner
-        own, shared = run.path / "executors.json", shared_plans()
+        own, shared = run.path / "executors.json", shared_tuning_cache()
         asked = self.settings.executor == "auto"
-        experiment.plans = Plans(own, shared, self.show.detail if asked else self.show.note)
+        experiment.plans = TuningCache(own, shared, self.show.detail if asked else self.show.note)
         self.tuning: dict[str, Any] = {}  # what `tune` chose, by algorithm
 
     def execute(self) -> dict[str, Any]:
         """Run whatever is not done yet; returns the result that is also written."""
         if self.settings.precision != "float32":
-            self.show.note(rounding(self.experiment))
+            self.show.note(precision_error(self.experiment))
         main = self.train(self.settings.algorithm, self.settings.options, self._plan)
-        model = to_bytes({"params": main.state.params})
+        model = trees_to_bytes({"params": main.state.params})
         self.run.write("model.safetensors", model)
         rivals = self.rivals(main) if self.settings.evaluation.baselines else {}
         promise, secured = self.experiment.privacy, self.experiment.secured
@@ -155,14 +158,14 @@ class Pipeline:
 
     # ---- training ----------------------------------------------------------------------------------------------
 
-    def train(self, name: str, options: Mapping[str, Any], plan: Plan) -> Trained:
+    def train(self, name: str, options: Mapping[str, Any], plan: TrainingPlan) -> TrainedStart:
         """Train the named algorithm on all known clients; as validation clients like best where that is open."""
         if catalogue.entry(name).takes("teacher"):
             self.learner.teacher = self.teacher(catalogue.entry(name))
         options, finetuning = self.choose(name, options, plan)
         return replace(self._trained(name, options, self.experiment.train, plan), finetuning=finetuning)
 
-    def teacher(self, entry: catalogue.Entry) -> Teacher:
+    def teacher(self, entry: catalogue.CatalogueEntry) -> Teacher:
         """The teacher, trained first: on the public set with its labels if there is one, or else by FedAvg."""
         model = self.learner.teacher_model(entry)
         public = self.experiment.public
@@ -174,7 +177,7 @@ class Pipeline:
         algorithm, engine = self.learner.algorithm(name, model, options=options), self.experiment.engine(source, model)
         if self.experiment.secured and public is None:
             engine = self.experiment.secured.engine(engine, algorithm, source, model.params)
-        state = train_stage(
+        state = run_train_stage(
             self.run,
             "teacher",
             algorithm,
@@ -183,24 +186,24 @@ class Pipeline:
             schedule=schedule_for(self.settings, synchronous, len(source.clients)),
             rounds=rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
-            watch=lambda round: tick(word(round.info)),
+            watch=lambda round: tick(round_line(round.info)),
         )
         return partial(model.predict, state.params)
 
     @property
-    def _plan(self) -> Plan:
+    def _plan(self) -> TrainingPlan:
         assert self.settings.rounds is not None  # complete() has filled it in
-        return Plan(self.settings.algorithm, self.settings.rounds, self.settings.schedule)
+        return TrainingPlan(self.settings.algorithm, self.settings.rounds, self.settings.schedule)
 
     @property
-    def _rival_plan(self) -> Plan:
+    def _rival_plan(self) -> TrainingPlan:
         """Synchronous rounds, in which clients do as many pieces of work as in the run."""
         asked, clients = ScheduleSettings(name="synchronous"), len(self.experiment.train)
         of, ours = (replies(self.settings, schedule, clients) for schedule in (asked, self.settings.schedule))
         stage = "fedavg" if self.settings.algorithm != "fedavg" else "fedavg-synchronous"
-        return Plan(stage, max(1, round(self._plan.rounds * ours / of)), asked)
+        return TrainingPlan(stage, max(1, round(self._plan.rounds * ours / of)), asked)
 
-    def _trained(self, name: str, options: Mapping[str, Any], clients: Population, plan: Plan) -> Trained:
+    def _trained(self, name: str, options: Mapping[str, Any], clients: Population, plan: TrainingPlan) -> TrainedStart:
         entry = catalogue.entry(name)
         budget = None if name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, options, examples=budget)
@@ -208,14 +211,14 @@ class Pipeline:
         cohort = min(self.settings.cohort or len(source.clients), len(source.clients))
         algorithm = self.experiment.defended(name, self.learner.algorithm(name, model, options=options), cohort)
         slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
-        shortened = source if dropped or slow.part == 0 else Shortened(source, slow.share)
+        shortened = source if dropped or slow.part == 0 else ShortenedTasks(source, slow.share)
         protection = self._protection()
         algorithm = protection.algorithm(algorithm) if protection else algorithm
-        store = OnDisk(self.run.path / "kept" / plan.stage) if self.settings.kept == "disk" else None
+        store = ClientStateStore(self.run.path / "kept" / plan.stage) if self.settings.kept == "disk" else None
         engine = self._surrounded(algorithm, shortened, model, protection, store)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
-        heard = Heard(tick, clients.names)
-        state = train_stage(
+        heard = RoundWatcher(tick, clients.names)
+        state = run_train_stage(
             self.run,
             plan.stage,
             algorithm,
@@ -231,23 +234,23 @@ class Pipeline:
             rounds=plan.rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             watch=heard,
-            guard=protection.rounds if protection else unguarded,
+            guard=protection.rounds if protection else without_guard,
             store=store,
         )
         if protection:
             protection.finish()
-            state = public(state)
+            state = public_info(state)
         for line in heard.notes(self.settings):
             self.show.note(f"{plan.stage}: {line}")
-        own = partial(byzantine.kept_by_the_algorithm, settings=self.settings)
+        own = partial(byzantine.rule_of_algorithm, settings=self.settings)
         memory = {} if entry.pooled else ByName(clients.names, engine.memory(), own)
-        return Trained(name, model, state, {}, options, memory)
+        return TrainedStart(name, model, state, {}, options, memory)
 
-    def _protection(self) -> Protection | None:
+    def _protection(self) -> PrivacyPlan | None:
         promise = self.experiment.privacy
         if promise is None:
             return None
-        return Protection(self.run.path, promise, terms_of(self.settings, self._fingerprint))
+        return PrivacyPlan(self.run.path, promise, noise_terms(self.settings, self._fingerprint))
 
     @property
     def _fingerprint(self) -> str:
@@ -259,8 +262,8 @@ class Pipeline:
         algorithm: Algorithm,
         source: TaskSource,
         model: AnyModel,
-        protection: Protection | None,
-        kept: OnDisk | None,
+        protection: PrivacyPlan | None,
+        kept: ClientStateStore | None,
     ) -> Engine:
         """The engine of these clients, some of whom may be hostile, within what the run puts around it.
 
@@ -268,15 +271,15 @@ class Pipeline:
         sums come.
         """
         attack, attackers = self.experiment.attack(model), byzantine.attackers_of(self.settings, source)
-        engine = self.experiment.engine(byzantine.poisoned(source, attack, attackers), model, kept)
+        engine = self.experiment.engine(byzantine.with_poison(source, attack, attackers), model, kept)
         engine = protection.engine(engine) if protection else engine
-        engine = byzantine.attacked(engine, attack, attackers, algorithm.init(model.params), self.settings)
+        engine = byzantine.with_attack(engine, attack, attackers, algorithm.init(model.params), self.settings)
         secured, noise = self.experiment.secured, protection.distributed if protection else None
         return secured.engine(engine, algorithm, source, model.params, noise) if secured else engine
 
     # ---- rivals ------------------------------------------------------------------------------------------------
 
-    def rivals(self, main: Trained) -> dict[str, Trained]:
+    def rivals(self, main: TrainedStart) -> dict[str, TrainedStart]:
         """FedAvg with fine-tuning, and local only: each with the fine-tuning that validation clients like best.
 
         Under privacy another FedAvg would be another release, and known clients may choose nothing: local only is left,
@@ -285,7 +288,7 @@ class Pipeline:
         if self.experiment.privacy:
             model = self.learner.model(catalogue.entry("fedavg"))
             blank = self.learner.algorithm("fedavg", model, options=self.settings.rival).init(model.params)
-            alone = Trained("fedavg", model, blank, {}, self.settings.rival)
+            alone = TrainedStart("fedavg", model, blank, {}, self.settings.rival)
             return {
                 "local": replace(alone, finetuning=_ways(self._choose(alone, self.experiment.unseen, "local", "local")))
             }
@@ -299,7 +302,7 @@ class Pipeline:
     # ---- choosing ----------------------------------------------------------------------------------------------
 
     def choose(
-        self, name: str, options: Mapping[str, Any], plan: Plan
+        self, name: str, options: Mapping[str, Any], plan: TrainingPlan
     ) -> tuple[Mapping[str, Any], dict[int, FineTuning]]:
         """Learning rates, and how to adapt for each number of shots, chosen on clients that no probe has seen.
 
@@ -310,23 +313,23 @@ class Pipeline:
         usual = {k: FineTuning() for k in self.experiment.shots} if entry.tuned(options) else {}
         if self.experiment.privacy:
             return options, usual
-        tried = [(f, scaled(entry, options, f)) for f in self.settings.tune] or [(1.0, options)]
+        tried = [(f, scale_rates(entry, options, f)) for f in self.settings.tune] or [(1.0, options)]
         if not (self.settings.tune or entry.tuned(options) or entry.own_steps(options)):
             return options, {}
         rest, validation = self.experiment.validation()
         if len(rest) == 0:
             return options, usual
-        found: list[Tried] = []
+        found: list[TriedRates] = []
         for number, (factor, asked) in enumerate(tried):
             probing = replace(plan.probe, stage=f"{plan.probe.stage}_{number}") if self.settings.tune else plan.probe
             try:
                 probe = self._trained(name, asked, rest, probing)
             except Diverged:
                 continue
-            found.append(Tried(factor, asked, self._choose(probe, validation, name, probing.stage)))
+            found.append(TriedRates(factor, asked, self._choose(probe, validation, name, probing.stage)))
         if not found:
             raise InputError(f"{name} diverges with each factor of tune={list(self.settings.tune)}: add smaller ones")
-        chosen = best(found)
+        chosen = best_trial(found)
         if self.settings.tune:
             self.tuning[name] = {
                 "rates": {key: setting(entry.factory, chosen.options, key) for key in entry.rates},
@@ -335,7 +338,7 @@ class Pipeline:
             }
         return chosen.options, _ways(chosen.adapting)
 
-    def _choose(self, trained: Trained, clients: Population, what: str, stage: str) -> dict[int, Scored]:
+    def _choose(self, trained: TrainedStart, clients: Population, what: str, stage: str) -> dict[int, Scored]:
         """How to adapt a probe, for each number of shots; written down, so that a resumed run need not choose again."""
         tick = self.show.stage(f"fine-tuning of {what}", len(self.experiment.shots))
         learner, chosen = self.learner, {}
@@ -359,7 +362,7 @@ class Pipeline:
             tick(str(found.how or ""))
         return chosen
 
-    def _chosen(self, trained: Trained, shots: int, judge: Judge) -> Scored:
+    def _chosen(self, trained: TrainedStart, shots: int, judge: Judge) -> Scored:
         entry, learner = catalogue.entry(trained.name), self.learner
         if entry.tuned(trained.options):
             path = partial(learner.finetuning, trained.model, entry, self.settings.evaluation.ways)
@@ -378,7 +381,7 @@ class Pipeline:
 
     # ---- judging -----------------------------------------------------------------------------------------------
 
-    def table(self, main: Trained, rivals: Mapping[str, Trained], clients: Population) -> dict[str, Any]:
+    def table(self, main: TrainedStart, rivals: Mapping[str, TrainedStart], clients: Population) -> dict[str, Any]:
         """Every column for every number of shots, on the same episodes of clients never seen in training."""
         tick = self.show.stage("judging on unseen clients", len(self.experiment.shots) * (2 + len(rivals)))
         few = self.settings.evaluation.rival_episodes
@@ -394,7 +397,7 @@ class Pipeline:
                 tick(f"{shots} shots")
         return rows
 
-    def seen(self, main: Trained) -> dict[str, Any]:
+    def seen(self, main: TrainedStart) -> dict[str, Any]:
         """The run's own algorithm on clients it was trained on."""
         tick = self.show.stage("judging on known clients", 2 * len(self.experiment.shots))
         rows: dict[str, Any] = {}
@@ -412,7 +415,7 @@ class Pipeline:
         """Whether a curve is asked for, of an algorithm whose clients take steps."""
         return self.settings.evaluation.curve and catalogue.entry(self.settings.algorithm).takes_steps
 
-    def curve(self, main: Trained) -> dict[str, Any]:
+    def curve(self, main: TrainedStart) -> dict[str, Any]:
         """The score on unseen clients over adaptation steps, for each number of shots."""
         tick = self.show.stage("adaptation curve", len(self.experiment.shots) * len(CURVE_STEPS))
         curve: dict[str, Any] = {}
@@ -424,7 +427,7 @@ class Pipeline:
                 tick(f"{steps} steps")
         return curve
 
-    def attacked(self, main: Trained) -> dict[str, Any]:
+    def attacked(self, main: TrainedStart) -> dict[str, Any]:
         """Who attacked; for a backdoor, on how many of unseen clients' other classes it gives its target."""
         attack = self.experiment.attack(main.model)
         if attack is None:
@@ -442,8 +445,8 @@ class Pipeline:
             }
         return {"attack": said}
 
-    def _openings(self, main: Trained, trigger: Poison, shots: int) -> dict[str, Any]:
-        source = Triggered(self.experiment.judged(self.experiment.unseen, shots, purpose="judge unseen"), trigger)
+    def _openings(self, main: TrainedStart, trigger: Poison, shots: int) -> dict[str, Any]:
+        source = TriggeredTasks(self.experiment.judged(self.experiment.unseen, shots, purpose="judge unseen"), trigger)
         return {
             "unadapted": _cells(self.judge(main, source, shots, plain=True)),
             "adapted": _cells(self.judge(main, source, shots)),
@@ -451,14 +454,14 @@ class Pipeline:
 
     def judge(
         self,
-        trained: Trained,
+        trained: TrainedStart,
         source: TaskSource,
         shots: int,
         *,
         plain: bool = False,
         steps: int | None = None,
         known: bool = False,
-    ) -> Summary:
+    ) -> ScoreSummary:
         """Score a trained start on the source's clients.
 
         Args:
@@ -471,14 +474,14 @@ class Pipeline:
             assert isinstance(source, Sampled)
             place = {name: i for i, name in enumerate(self.experiment.train.names)}
             numbers = [place[name] for name in source.population.names]
-            algorithm = evaluation.renumbered(algorithm, numbers)
+            algorithm = evaluation.renumber_clients(algorithm, numbers)
         else:
             algorithm = evaluation.to_newcomers(algorithm)
         if plain:
             start = self.learner.starting_head(
                 trained.model, catalogue.entry(trained.name), self.settings.evaluation.ways
             )
-            algorithm = evaluation.before_adapting(algorithm, start)
+            algorithm = evaluation.without_adaptation(algorithm, start)
         engine = self.experiment.engine(source, trained.model)
         if known:
             assert isinstance(source, Sampled)
@@ -493,7 +496,7 @@ class Pipeline:
             higher_is_better=self.learner.higher_is_better,
         )
 
-    def _algorithm(self, trained: Trained, shots: int | None = None, steps: int | None = None) -> Algorithm:
+    def _algorithm(self, trained: TrainedStart, shots: int | None = None, steps: int | None = None) -> Algorithm:
         return self.learner.algorithm(
             trained.name,
             trained.model,
@@ -508,7 +511,7 @@ def _ways(scored: Mapping[int, Scored]) -> dict[int, FineTuning]:
     return {shots: each.how for shots, each in scored.items() if each.how is not None}
 
 
-def _cells(summary: Summary) -> dict[str, Any]:
+def _cells(summary: ScoreSummary) -> dict[str, Any]:
     """A table cell's numbers, as result.json has them; an interval that one client cannot give is null."""
     cells = asdict(summary)
     return cells | {"ci95": None if summary.clients == 1 else summary.ci95}

@@ -8,7 +8,7 @@ from typing import Any
 from seedbed.experiments.config import Settings
 
 
-def toml(table: Mapping[str, Any], section: str = "") -> str:
+def to_toml(table: Mapping[str, Any], section: str = "") -> str:
     """Settings as a TOML text that can be pasted into a file; what is None is left out.
 
     >>> print(toml({"rounds": 5, "task": {"shots": [1, 5]}, "cohort": None}))
@@ -18,7 +18,7 @@ def toml(table: Mapping[str, Any], section: str = "") -> str:
     shots = [1, 5]
     """
     plain = [f"{_key(k)} = {_value(v)}" for k, v in table.items() if v is not None and not isinstance(v, Mapping)]
-    inner = [toml(v, f"{section}{_key(k)}.") for k, v in table.items() if isinstance(v, Mapping) and v]
+    inner = [to_toml(v, f"{section}{_key(k)}.") for k, v in table.items() if isinstance(v, Mapping) and v]
     head = [f"[{section[:-1]}]"] if section and plain else []
     return "\n\n".join(part for part in ["\n".join(head + plain), *inner] if part)
 
@@ -37,7 +37,7 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def nones(settings: Mapping[str, Any]) -> Iterator[str]:
+def null_settings(settings: Mapping[str, Any]) -> Iterator[str]:
     """Settings that are None where the default is not: TOML cannot say so, the command line can."""
     default = Settings().model_dump()
     for name, value in settings.items():

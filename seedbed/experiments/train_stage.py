@@ -5,37 +5,37 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
 
-from seedbed.engines.client_state_store import OnDisk
-from seedbed.engines.process_group import decided
+from seedbed.engines.client_state_store import ClientStateStore
+from seedbed.engines.process_group import broadcast_flag
 from seedbed.experiments.run_directory import RunDirectory
-from seedbed.experiments.scheduling import Schedule
+from seedbed.experiments.scheduling import ScheduleRunner
 from seedbed.federated import Algorithm, Engine, Params, ServerState
 from seedbed.privacy.differential.ledger import NOT_NAMED
 from seedbed.rounds import Round
-from seedbed.serialization import fill
+from seedbed.serialization import fill_template
 
 Watch = Callable[[Round], None]  # shown every round, in order
 Guard = Callable[[Iterator[Round], int], Iterator[Round]]  # (rounds, how many lie behind) -> the same rounds
 
 
-def unguarded(rounds: Iterator[Round], done: int) -> Iterator[Round]:
+def without_guard(rounds: Iterator[Round], done: int) -> Iterator[Round]:
     """The rounds as they are."""
     return rounds
 
 
-def train_stage(
+def run_train_stage(
     run: RunDirectory,
     stage: str,
     algorithm: Algorithm,
     engine: Engine,
     params: Params,
     *,
-    schedule: Schedule,
+    schedule: ScheduleRunner,
     rounds: int,
     checkpoint_seconds: float,
     watch: Watch,
-    guard: Guard = unguarded,
-    store: OnDisk | None = None,
+    guard: Guard = without_guard,
+    store: ClientStateStore | None = None,
 ) -> ServerState:
     """Train for so many rounds, or for those that are left after the stage's last checkpoint.
 
@@ -51,7 +51,7 @@ def train_stage(
     found = run.latest(stage)
     if found is not None:
         done, tensors = found
-        state = fill(state, tensors, "state")
+        state = fill_template(state, tensors, "state")
         rest = {name.removeprefix("rest."): t for name, t in tensors.items() if name.startswith("rest.")}
         if store is None:
             _recall(algorithm, engine, state, tensors)
@@ -67,7 +67,7 @@ def train_stage(
         run.log({"stage": stage, "round": round.number, **took_part, **round.info, **refused})
         watch(round)
         last = round.number == rounds
-        if last or decided(time.monotonic() - saved >= checkpoint_seconds):
+        if last or broadcast_flag(time.monotonic() - saved >= checkpoint_seconds):
             memory = {"kept": {str(c): kept for c, kept in engine.memory().items()}} if store is None else {}
             index = {} if store is None else {"index": store.checkpoint()}
             run.save(stage, round.number, {"state": round.state, **memory, **index, "rest": round.rest()})
@@ -80,4 +80,6 @@ def train_stage(
 def _recall(algorithm: Algorithm, engine: Engine, state: ServerState, tensors: Mapping[str, Tensor]) -> None:
     """Give clients back what they kept."""
     clients = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("kept.")})
-    engine.recall({c: fill(algorithm.remember(algorithm.send(state, c)), tensors, f"kept.{c}") for c in clients})
+    engine.recall(
+        {c: fill_template(algorithm.remember(algorithm.send(state, c)), tensors, f"kept.{c}") for c in clients}
+    )

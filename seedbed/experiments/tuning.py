@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from seedbed.algorithms.catalogue import Entry
+from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.data.sampling import TaskSource
 from seedbed.experiments.factories import setting, with_setting
-from seedbed.federated import Algorithm, Engine, ServerState, adapting
-from seedbed.learning.finetuning import FineTuning, Scored, along
+from seedbed.federated import Algorithm, Engine, ServerState, personalise_by
+from seedbed.learning.finetuning import FineTuning, Scored, adapt_along_path
 from seedbed.learning.objectives import Adapt, Metric
 
 HEAD_RATES, HEAD_STEPS = (0.01, 0.1, 1.0), (20, 100)
@@ -20,7 +20,7 @@ RATES, STEPS = (0.01, 0.1), (5, 20)
 OWN_STEPS = (1, 5, 20)  # beside none
 
 
-class Tried(NamedTuple):
+class TriedRates(NamedTuple):
     """Settings with their learning rates multiplied by a factor, and how clients adapt then, by number of shots."""
 
     factor: float
@@ -33,7 +33,7 @@ class Tried(NamedTuple):
         return fmean(scored.score for scored in self.adapting.values())
 
 
-S = TypeVar("S", Scored, Tried)
+S = TypeVar("S", Scored, TriedRates)
 
 
 class Judge(NamedTuple):
@@ -67,8 +67,8 @@ def choose_finetuning(
     """
 
     def path(how: FineTuning, at: Sequence[int]) -> Iterator[Scored]:
-        on_the_way = replace(algorithm, personalise=adapting(adapt(how, at)))
-        for steps, mean in zip(at, judge.scores(on_the_way, metric=along(judge.metric)), strict=True):
+        on_the_way = replace(algorithm, personalise=personalise_by(adapt(how, at)))
+        for steps, mean in zip(at, judge.scores(on_the_way, metric=adapt_along_path(judge.metric)), strict=True):
             reached = replace(how, head_steps=steps) if how.layers == "head" else replace(how, steps=steps)
             yield Scored(mean, reached)
 
@@ -80,26 +80,26 @@ def choose_finetuning(
             for lr in HEAD_RATES
             for each in path(FineTuning("head", head_steps=HEAD_STEPS[-1], head_lr=lr), HEAD_STEPS)
         ]
-        head = best(heads).how
+        head = best_trial(heads).how
         assert head is not None
         both = replace(head, layers="head_then_all", steps=longest)
         found += heads + [each for lr in RATES for each in path(replace(both, lr=lr), STEPS)]
-    return best(found)
+    return best_trial(found)
 
 
 def choose_own_steps(algorithm: Callable[[FineTuning], Algorithm], judge: Judge, *, has_rate: bool) -> Scored:
     """The best number of an algorithm's own adaptation steps, none included, and their rate if it can be set."""
     ways = [FineTuning("own", steps=k, lr=lr) for lr in (RATES if has_rate else (0.0,)) for k in OWN_STEPS]
     none = replace(ways[0], steps=0)
-    return best(Scored(judge.scores(algorithm(how))[0], how) for how in (none, *ways))
+    return best_trial(Scored(judge.scores(algorithm(how))[0], how) for how in (none, *ways))
 
 
-def best(found: Iterable[S]) -> S:
+def best_trial(found: Iterable[S]) -> S:
     """The first of the highest score; what diverged has none."""
     return max(found, key=lambda scored: -math.inf if math.isnan(scored.score) else scored.score)
 
 
-def scaled(entry: Entry, options: Mapping[str, Any], factor: float) -> Mapping[str, Any]:
+def scale_rates(entry: CatalogueEntry, options: Mapping[str, Any], factor: float) -> Mapping[str, Any]:
     """The settings with each of the entry's learning rates times the factor.
 
     >>> from seedbed.algorithms.catalogue import CATALOGUE

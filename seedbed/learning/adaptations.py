@@ -13,15 +13,15 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.data.types import Batch, Episode
 from seedbed.learning.guarding import guarded_path
-from seedbed.learning.head_steps import NotAHead, guarded_head_steps, head_steps
-from seedbed.learning.objectives import Adapt, after, hessian_free, recomputed
+from seedbed.learning.head_steps import NotALinearHead, guarded_head_steps, head_steps
+from seedbed.learning.objectives import Adapt, hessian_free, meta_objective, recompute_forward
 from seedbed.learning.training import Objective, Params, gradient
 
 Moves = Callable[[str], bool]  # which parameters adapt, by name
-Order = Literal["exact", "recomputed", "first", "hessian_free"]
+MetaGradient = Literal["exact", "recomputed", "first", "hessian_free"]
 
 
-def everything(name: str) -> bool:
+def all_parameters(name: str) -> bool:
     """All parameters adapt."""
     return True
 
@@ -31,7 +31,7 @@ def unadapted(params: Params, support: Batch) -> Params:
     return params
 
 
-def chain(*adaptations: Adapt) -> Adapt:
+def chain_adaptations(*adaptations: Adapt) -> Adapt:
     """One adaptation after another on the same support set."""
 
     def adapt(params: Params, support: Batch) -> Params:
@@ -48,7 +48,7 @@ def gradient_steps(
     lr: float,
     steps: int = 1,
     first_order: bool = False,
-    moves: Moves = everything,
+    moves: Moves = all_parameters,
 ) -> Adapt:
     """φ ← φ − α∇L(φ; support), so many times: MAML's inner loop (Finn et al., ICML 2017, Algorithm 1).
 
@@ -63,7 +63,7 @@ def gradient_steps(
     def adapt(params: Params, support: Batch) -> Params:
         still = {n: p for n, p in params.items() if not moves(n)}
         moving = {n: p for n, p in params.items() if moves(n)}
-        with suppress(NotAHead):
+        with suppress(NotALinearHead):
             return {**params, **head_steps(loss, still, moving, support, lr=lr, steps=steps, first_order=first_order)}
         for _ in range(steps):
             g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, support, beside=still)
@@ -73,7 +73,7 @@ def gradient_steps(
     return adapt
 
 
-def guarded_steps(loss: Objective, *, lr: float, steps: int = 1, moves: Moves = everything) -> Adapt:
+def guarded_steps(loss: Objective, *, lr: float, steps: int = 1, moves: Moves = all_parameters) -> Adapt:
     """As `gradient_steps`, but a step that raises the loss on the support set is taken back, and the next goes half as
     far (`guarding`): how clients adapt when training is over.
     """
@@ -81,7 +81,7 @@ def guarded_steps(loss: Objective, *, lr: float, steps: int = 1, moves: Moves = 
     def adapt(params: Params, support: Batch) -> Params:
         still = {n: p for n, p in params.items() if not moves(n)}
         moving = {n: p for n, p in params.items() if moves(n)}
-        with suppress(NotAHead):
+        with suppress(NotALinearHead):
             return {**params, **guarded_head_steps(loss, still, moving, support, lr=lr, steps=steps)}
 
         def part(some: Params, item: Batch) -> Tensor:
@@ -99,24 +99,26 @@ def guarded_steps(loss: Objective, *, lr: float, steps: int = 1, moves: Moves = 
     return adapt
 
 
-def maml(loss: Objective, *, lr: float, steps: int = 1, order: Order = "exact", delta: float = 1e-2) -> Objective:
+def maml(
+    loss: Objective, *, lr: float, steps: int = 1, order: MetaGradient = "exact", delta: float = 1e-2
+) -> Objective:
     """The loss on the query set after gradient steps on the support set, by the order of its gradient.
 
     recomputed: exact, in memory that does not grow with the steps, for more time (`objectives.recomputed`).
     """
     if order == "recomputed":
-        return recomputed(loss, lr=lr, steps=steps)
+        return recompute_forward(loss, lr=lr, steps=steps)
     if order == "hessian_free":
         return hessian_free(loss, lr=lr, steps=steps, delta=delta)
-    return after(gradient_steps(loss, lr=lr, steps=steps, first_order=order == "first"), loss)
+    return meta_objective(gradient_steps(loss, lr=lr, steps=steps, first_order=order == "first"), loss)
 
 
 RATE = "rate:"  # the prefix of a learned learning rate's name
 DONE = "rounds:done"  # how many rounds there were, sent along for `multi_step`
-Each = Literal["number", "tensor_and_step"]  # what has a learned rate of its own
+RateGranularity = Literal["number", "tensor_and_step"]  # what has a learned rate of its own
 
 
-def rates_for(params: Params, lr: float, *, each: Each = "number", steps: int = 1) -> Params:
+def rates_for(params: Params, lr: float, *, each: RateGranularity = "number", steps: int = 1) -> Params:
     """Learned learning rates, all starting at lr, under names of their own.
 
     Args:
@@ -126,8 +128,8 @@ def rates_for(params: Params, lr: float, *, each: Each = "number", steps: int = 
     return {RATE + n: rate for n, rate in rates.items()}
 
 
-def learned_path(
-    loss: Objective, *, steps: int = 1, each: Each = "number"
+def learned_rates_path(
+    loss: Objective, *, steps: int = 1, each: RateGranularity = "number"
 ) -> Callable[[Params, Batch], Sequence[Params]]:
     """φ_0, φ_1, ..., φ_steps with φ_{k+1} = φ_k − a ⊙ ∇L(φ_k; support) and learned rates a, as `rates_for` makes them.
 
@@ -147,9 +149,9 @@ def learned_path(
     return path
 
 
-def learned_steps(loss: Objective, *, steps: int = 1, each: Each = "number") -> Adapt:
+def learned_steps(loss: Objective, *, steps: int = 1, each: RateGranularity = "number") -> Adapt:
     """The last of `learned_path`."""
-    path = learned_path(loss, steps=steps, each=each)
+    path = learned_rates_path(loss, steps=steps, each=each)
     return lambda params, support: path(params, support)[-1]
 
 

@@ -14,7 +14,7 @@ from seedbed.data.types import Batch, Task
 from seedbed.learning.training import Objective, Params
 
 
-class Normalised(Protocol):
+class WithBatchStatistics(Protocol):
     """What must be known of such a model; `Model` has it."""
 
     @property
@@ -32,18 +32,18 @@ class Normalised(Protocol):
         ...
 
 
-def normalised(loss: Objective, model: Normalised) -> Objective:
+def with_batch_statistics(loss: Objective, model: WithBatchStatistics) -> Objective:
     """The loss of a batch under the batch's own statistics, differentiated through them: how such a model trains."""
     return lambda params, batch: loss(model.measure(params, batch.x, batch.mask), batch)
 
 
-def measured(model: Normalised, params: Params, task: Task) -> Params:
+def measure_statistics(model: WithBatchStatistics, params: Params, task: Task) -> Params:
     """The params with the statistics of all real examples of a task of batches."""
     mask = task.items.mask * task.real[:, None]  # [K, B]
     return model.measure(params, task.items.x.flatten(0, 1), mask.flatten())
 
 
-def measured_once(model: Normalised, params: Params, support: Batch) -> Params:
+def measure_statistics_once(model: WithBatchStatistics, params: Params, support: Batch) -> Params:
     """The params as they are where they have statistics, else with those of the support set."""
     counts = [params[n] for n in model.statistics if n.endswith(".count")]
     if not counts:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 
-class Factors(NamedTuple):
+class BlockFactors(NamedTuple):
     inverse: Tensor  # [..., W, N, N]  of K + diag(d_k) among the real variables of each class, 0 elsewhere
     schur: Tensor  # [..., N, N]  Cholesky factor of the system for ν
 
 
-def factor(kernel: Tensor, d: Tensor, real: Tensor) -> Factors:
+def factor_blocks(kernel: Tensor, d: Tensor, real: Tensor) -> BlockFactors:
     """What `solve` needs.
 
     Args:
@@ -34,10 +34,10 @@ def factor(kernel: Tensor, d: Tensor, real: Tensor) -> Factors:
     eye = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device).expand_as(blocks)
     inverse = both * torch.cholesky_solve(eye, _cholesky(blocks))
     missing = 1 - real.amax(-1)
-    return Factors(inverse, _cholesky(inverse.sum(-3) + torch.diag_embed(missing)))
+    return BlockFactors(inverse, _cholesky(inverse.sum(-3) + torch.diag_embed(missing)))
 
 
-def solve(factors: Factors, r: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+def solve_blocks(factors: BlockFactors, r: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """x [..., N, W] and ν [..., N, 1] for the right sides r [..., N, W] and e [..., N, 1]."""
     apart = _times(factors.inverse, r)
     nu = torch.cholesky_solve(apart.sum(-1, keepdim=True) - e, factors.schur)

@@ -36,7 +36,7 @@ def divergence(temperature: float = 1.0) -> Loss:
     return loss
 
 
-def taught_by(teacher: Teacher) -> Teach:
+def with_teacher(teacher: Teacher) -> Teach:
     """A teacher that is a model: it has an answer to every example."""
     return lambda batch: batch._replace(y=teacher(batch.x).detach())
 
@@ -55,7 +55,7 @@ def imitation(predict: Predict, teach: Teach, apart: Loss) -> Objective:
     return objective
 
 
-def distilled(
+def distillation_loss(
     loss: Objective, predict: Predict, teach: Teach, *, alpha: float = 0.5, temperature: float = 2.0
 ) -> Objective:
     """L = (1 − α)·L_task + α·T²·KL(σ(z_t/T) ‖ σ(z_s/T)), each the mean over a batch's real examples.
@@ -73,7 +73,7 @@ def distilled(
     return lambda params, batch: (1 - alpha) * loss(params, batch) + alpha * imitate(params, batch)
 
 
-def in_turn(x: Tensor, y: Tensor, *, steps: int, size: int) -> Task:
+def cycle_batches(x: Tensor, y: Tensor, *, steps: int, size: int) -> Task:
     """Mini-batches that everybody draws alike from public inputs: rows in turn, from the first again after the last.
 
     x [P, ...] and y [P, ...], numbers -> a task of K = steps batches of at most `size`. Nothing is drawn at random, so
@@ -103,7 +103,7 @@ def imitate_scores(
         steps, size: mini-batches, and public inputs in each.
         apart: what is minimised: a `divergence`.
     """
-    task = in_turn(x, scores.detach(), steps=steps, size=size)
+    task = cycle_batches(x, scores.detach(), steps=steps, size=size)
     task = task if wanted is None else task._replace(real=task.real * wanted)
     return train(supervised(predict, apart), optimizer, params, task).params if steps else params
 

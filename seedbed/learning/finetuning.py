@@ -89,7 +89,7 @@ def finetune(model: Tunable, how: FineTuning, *, start: Adapt = unadapted, at: S
     return adapt
 
 
-def along(metric: Metric) -> Metric:
+def adapt_along_path(metric: Metric) -> Metric:
     """A metric of params stacked along a path: scores [P]."""
 
     def each(stacked: Params, batch: Batch) -> Tensor:

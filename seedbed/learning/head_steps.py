@@ -27,11 +27,11 @@ from seedbed.data.types import Batch
 from seedbed.learning.guarding import guarded_path
 from seedbed.learning.objectives import Predict, Supervised, cross_entropy
 from seedbed.learning.training import Objective, Params, gradient
-from seedbed.lowrank.factored_matrix import METADATA, Lazy
-from seedbed.lowrank.fast_weights import Fast, is_fast
+from seedbed.lowrank.factored_matrix import METADATA, UnformedMatrix
+from seedbed.lowrank.fast_weights import FastWeights, is_fast
 
 
-class NotAHead(Exception):
+class NotALinearHead(Exception):
     """What moves is not just the linear layer in which the model ends, or its features are not known; why."""
 
 
@@ -48,13 +48,13 @@ def head_steps(
         NotAHead: the steps must go through the whole model.
     """
     if not isinstance(loss, Supervised) or not steps:
-        raise NotAHead("the loss is not supervised(predict, loss), or there are no steps")
+        raise NotALinearHead("the loss is not supervised(predict, loss), or there are no steps")
     weight, *bias = _layer(moving)
     w = moving[weight]
     with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
         x, z = _passed(loss.predict, {**still, **moving}, support.x, [moving[n] for n in (weight, *bias)])
     d = _summed_slopes(loss, support, x, z, lr=lr, steps=steps, one=float(len(bias)))
-    g = {weight: Fast(w, None, ((1.0, x, d),)) if is_fast(w) else d.T @ x} | {n: d.sum(0) for n in bias}
+    g = {weight: FastWeights(w, None, ((1.0, x, d),)) if is_fast(w) else d.T @ x} | {n: d.sum(0) for n in bias}
     return tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
 
 
@@ -67,7 +67,7 @@ def guarded_head_steps(
         NotAHead: the steps must go through the whole model.
     """
     if not isinstance(loss, Supervised) or not steps:
-        raise NotAHead("the loss is not supervised(predict, loss), or there are no steps")
+        raise NotALinearHead("the loss is not supervised(predict, loss), or there are no steps")
     weight, *bias = _layer(moving)
     x, z = _passed(loss.predict, {**still, **moving}, support.x, [moving[n] for n in (weight, *bias)])
     (rows, _), (*places, outputs) = x.shape, z.shape
@@ -93,9 +93,9 @@ def _layer(moving: Params) -> list[str]:
     found = {p.ndim: n for n, p in moving.items() if isinstance(p, Tensor)}
     names = [found[ndim] for ndim in (2, 1) if ndim in found]
     if 2 not in found or len(names) < len(moving):
-        raise NotAHead("what moves is not one weight, or one weight and one bias")
-    if isinstance(moving[names[0]], Lazy) and not is_fast(moving[names[0]]):
-        raise NotAHead("the weight is factored, and is not differentiated yet")
+        raise NotALinearHead("what moves is not one weight, or one weight and one bias")
+    if isinstance(moving[names[0]], UnformedMatrix) and not is_fast(moving[names[0]]):
+        raise NotALinearHead("the weight is factored, and is not differentiated yet")
     return names
 
 
@@ -148,16 +148,16 @@ class _Watching(TorchFunctionMode):
         if func in METADATA:
             return func(*args, **kwargs)
         if self.gave is not None:
-            raise NotAHead("something is computed after the layer that moves")
+            raise NotALinearHead("something is computed after the layer that moves")
         kind = self.layer[0].device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            raise NotAHead("products are in another precision")
+            raise NotALinearHead("products are in another precision")
         uses = sum(any(part is p for p in self.layer) for part in _parts((args, kwargs)))
         if not uses:
             return func(*args, **kwargs)
         whole = len(args) > len(self.layer) and all(a is p for a, p in zip(args[1:], self.layer, strict=False))
         if func is not F.linear or not whole or uses != len(self.layer):
-            raise NotAHead("what moves is used otherwise than as one linear layer")
+            raise NotALinearHead("what moves is used otherwise than as one linear layer")
         self.given, self.gave = args[0], func(*args, **kwargs)
         return self.gave
 
@@ -171,9 +171,9 @@ def _passed(predict: Predict, params: Params, x: Tensor, layer: Sequence[Tensor]
         torch.set_rng_state(before[0])
         for state in before[1:]:
             torch.cuda.set_rng_state(state, x.device)
-        raise NotAHead("the model draws random numbers")
+        raise NotALinearHead("the model draws random numbers")
     if watching.given is None or z is not watching.gave:
-        raise NotAHead("the model does not end in the layer that moves")
+        raise NotALinearHead("the model does not end in the layer that moves")
     return watching.given.reshape(-1, watching.given.shape[-1]), z
 
 

@@ -19,7 +19,7 @@ LOGISTIC = {"logistic:log_lambda": 0.0}
 SVM = {"svm:log_scale": 0.0}
 
 
-def learned_numbers(start: Mapping[str, float], like: Tensor) -> Params:
+def learned_scalars(start: Mapping[str, float], like: Tensor) -> Params:
     """A head's own learned numbers where they start: RIDGE (R2D2's log λ, log a and b), LOGISTIC or SVM."""
     return {n: torch.full((), v, dtype=like.dtype, device=like.device) for n, v in start.items()}
 
@@ -91,8 +91,8 @@ def logistic_head(features: Predict, *, ways: int, head: str = "head", steps: in
             # (Hf + Y − P)/P; certainty is cut at 1e-20, far beyond what an answer can show.
             p = p.clamp_min(1e-20)
             r = scores - (p * scores).sum(-1, keepdim=True) + y / p - 1
-            a, _ = class_block_solver.solve(
-                class_block_solver.factor(kernel, strength / p, real), r, torch.zeros_like(r[:, :1])
+            a, _ = class_block_solver.solve_blocks(
+                class_block_solver.factor_blocks(kernel, strength / p, real), r, torch.zeros_like(r[:, :1])
             )
         w = (x.T @ a).to(f.dtype)  # [F+1, N]
         bias = torch.where(present, w[-1], EXCLUDED)

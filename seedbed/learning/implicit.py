@@ -8,16 +8,16 @@ from torch.func import grad_and_value
 from seedbed import tree
 from seedbed.data.types import Episode
 from seedbed.learning.adaptations import gradient_steps
-from seedbed.learning.objectives import Adapt, hessian_vector, near, with_gradient
+from seedbed.learning.objectives import Adapt, hessian_vector, proximal, with_gradient
 from seedbed.learning.training import Objective, Params
 
 
 def proximal_steps(loss: Objective, *, lam: float, lr: float, steps: int) -> Adapt:
     """φ ≈ argmin L(φ; support) + (λ/2)‖φ − θ‖² by gradient steps from θ."""
-    return lambda theta, support: gradient_steps(near(loss, theta, lam), lr=lr, steps=steps)(theta, support)
+    return lambda theta, support: gradient_steps(proximal(loss, theta, lam), lr=lr, steps=steps)(theta, support)
 
 
-def implicit(loss: Objective, *, lam: float, lr: float, steps: int, cg_steps: int) -> Objective:
+def implicit_gradient(loss: Objective, *, lam: float, lr: float, steps: int, cg_steps: int) -> Objective:
     """The loss on the query set after `proximal_steps`, with the gradient (I + ∇²L_A(φ)/λ)⁻¹·∇L_B(φ).
 
     Rajeswaran, Finn, Kakade and Levine, NeurIPS 2019, eq. 6, exact where φ is the minimiser. Nothing of the inner steps

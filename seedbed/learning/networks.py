@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from seedbed.learning.training import Params
 
 
-def dense(rng: np.random.Generator, name: str, inputs: int, outputs: int) -> Params:
+def init_dense(rng: np.random.Generator, name: str, inputs: int, outputs: int) -> Params:
     """A linear layer: weights normal of variance 1/I, bias 0."""
     weight = rng.standard_normal((outputs, inputs)) / max(1, inputs) ** 0.5
     dtype = torch.get_default_dtype()
@@ -26,15 +26,15 @@ def apply_dense(params: Params, name: str, x: Tensor) -> Tensor:
     return F.linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
 
 
-def perceptron(rng: np.random.Generator, name: str, sizes: tuple[int, ...]) -> Params:
+def init_mlp(rng: np.random.Generator, name: str, sizes: tuple[int, ...]) -> Params:
     """Linear layers of these widths, ReLU between them."""
     layers: Params = {}
     for i, (inputs, outputs) in enumerate(pairwise(sizes)):
-        layers |= dense(rng, f"{name}.{i}", inputs, outputs)
+        layers |= init_dense(rng, f"{name}.{i}", inputs, outputs)
     return layers
 
 
-def apply_perceptron(params: Params, name: str, x: Tensor) -> Tensor:
+def apply_mlp(params: Params, name: str, x: Tensor) -> Tensor:
     """[..., I] -> [..., O]."""
     layers = sum(n.startswith(f"{name}.") and n.endswith(".weight") for n in params)
     for i in range(layers):
@@ -42,9 +42,9 @@ def apply_perceptron(params: Params, name: str, x: Tensor) -> Tensor:
     return x
 
 
-def gru(rng: np.random.Generator, name: str, inputs: int, hidden: int) -> Params:
+def init_gru(rng: np.random.Generator, name: str, inputs: int, hidden: int) -> Params:
     """A gated recurrent unit."""
-    return dense(rng, f"{name}.input", inputs, 3 * hidden) | dense(rng, f"{name}.state", hidden, 3 * hidden)
+    return init_dense(rng, f"{name}.input", inputs, 3 * hidden) | init_dense(rng, f"{name}.state", hidden, 3 * hidden)
 
 
 def apply_gru(params: Params, name: str, x: Tensor, h: Tensor) -> Tensor:

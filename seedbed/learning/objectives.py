@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.data.types import Batch, Episode, Triple
-from seedbed.learning.training import Explicit, Item, Objective, Params, gradient
+from seedbed.learning.training import ExplicitGradient, Item, Objective, Params, gradient
 
 Adapt = Callable[[Params, Batch], Params]  # how a model adapts to a support set
 Predict = Callable[[Params, Tensor], Tensor]  # (params, x [B, ...]) -> predictions [B, ...]
@@ -110,11 +110,11 @@ def softmax_regression(*, weight: str = "weight", bias: str = "bias") -> Objecti
         value = ((norm - (scores * hot).sum(-1, keepdim=True)) * share).sum()
         return {weight: p.T @ batch.x, bias: p.sum(0)}, value.detach()
 
-    return Explicit(supervised(logits, cross_entropy), slope)
+    return ExplicitGradient(supervised(logits, cross_entropy), slope)
 
 
 @dataclass(frozen=True)
-class Near(Explicit):
+class Proximal(ExplicitGradient):
     """What `near` gives: an objective that executors can look into."""
 
     objective: Objective
@@ -127,7 +127,7 @@ class Near(Explicit):
         return tree.axpy(self.mu, away, slope), value + self.mu / 2 * tree.squared_norm(tree.detach(away))
 
 
-def near(objective: Objective, anchor: Params, mu: float | Tensor) -> Near:
+def proximal(objective: Objective, anchor: Params, mu: float | Tensor) -> Proximal:
     """objective + (μ/2)·‖params − anchor‖²: FedProx's, Ditto's and pFedMe's pull, of gradient μ(params − anchor)."""
 
     def value(params: Params, item: Item) -> Tensor:
@@ -136,11 +136,11 @@ def near(objective: Objective, anchor: Params, mu: float | Tensor) -> Near:
     def slope(params: Params, item: Item) -> tuple[Params, Tensor]:
         return made.pulled(params, *gradient(objective, params, item))
 
-    made = Near(value, slope, objective, anchor, mu)
+    made = Proximal(value, slope, objective, anchor, mu)
     return made
 
 
-def tilted(objective: Objective, direction: Params) -> Objective:
+def with_linear_term(objective: Objective, direction: Params) -> Objective:
     """The objective with `direction` added to its gradient, and its value as it was: SCAFFOLD's correction."""
 
     def tilt(params: Params, item: Item) -> Tensor:
@@ -150,7 +150,7 @@ def tilted(objective: Objective, direction: Params) -> Objective:
     return tilt
 
 
-def after(adapt: Adapt, loss: Objective) -> Objective:
+def meta_objective(adapt: Adapt, loss: Objective) -> Objective:
     """The meta-learning objective: the loss on the query set, after adapting to the support set."""
 
     def objective(params: Params, episode: Episode) -> Tensor:
@@ -210,7 +210,7 @@ def hessian_free(loss: Objective, *, lr: float, steps: int, delta: float = 1e-2)
     return objective
 
 
-def recomputed(loss: Objective, *, lr: float, steps: int) -> Objective:
+def recompute_forward(loss: Objective, *, lr: float, steps: int) -> Objective:
     """The MAML objective with its exact gradient, in memory that does not grow with the steps.
 
     Value: L_B(φ_K). Gradient: Π_k (I − α∇²L_A(φ_k))·∇L_B(φ_K), the factors from the last step to the first, each by an

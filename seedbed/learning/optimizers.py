@@ -195,7 +195,7 @@ def adagrad(
     return _adaptive("adagrad", given, accumulate)
 
 
-def annealed(optimizer: Optimizer, schedule: Schedule) -> Optimizer:
+def with_schedule(optimizer: Optimizer, schedule: Schedule) -> Optimizer:
     """The optimiser with every step multiplied by the schedule's factor, whatever rate it was built with."""
 
     def init(params: Params) -> Tree:

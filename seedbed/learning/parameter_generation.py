@@ -30,15 +30,15 @@ from torch.nn import functional as F
 from seedbed import randomness, tree
 from seedbed.data.types import Batch
 from seedbed.learning.heads import one_hot
-from seedbed.learning.networks import apply_dense, apply_gru, apply_perceptron, dense, gru, perceptron
+from seedbed.learning.networks import apply_dense, apply_gru, apply_mlp, init_dense, init_gru, init_mlp
 from seedbed.learning.objectives import Predict
 from seedbed.learning.training import Params
 
 PSI = "generator:"  # the prefix of the generator's own parameters
-NARROW = -3.0  # log σ before anything is learned
+INITIAL_LOG_SIGMA = -3.0  # log σ before anything is learned
 
 
-class Layer(NamedTuple):
+class GeneratedLayer(NamedTuple):
     """A layer whose parameters can be generated."""
 
     names: tuple[str, ...]  # of its parameters, each [R, ...]
@@ -54,7 +54,7 @@ class Generator(NamedTuple):
 
 
 def autoregressive_generator(
-    layers: Sequence[Layer],
+    layers: Sequence[GeneratedLayer],
     *,
     width: int = 128,
     size: int = 2048,
@@ -76,24 +76,24 @@ def autoregressive_generator(
 
     last = layers[-1]
 
-    def cut(rows: Tensor, layer: Layer) -> int:
+    def cut(rows: Tensor, layer: GeneratedLayer) -> int:
         """How many rows of [R, W] make a block."""
         return 1 if layer is last else max(1, min(len(rows), size // rows.shape[1]))
 
     def init(theta: Params) -> Params:
         rng = randomness.generator(seed, "generator")
-        psi = gru(rng, "gru", 3 * width, width)
+        psi = init_gru(rng, "gru", 3 * width, width)
         for number, layer in enumerate(layers):
             rows = _rows(theta, layer)
             each = cut(rows, layer)
             told, made = 1 if layer is last else len(_rows(theta, last)), each * rows.shape[1]
-            psi |= perceptron(rng, f"{number}.encode", (layer.width + told, width, width))
-            psi |= dense(rng, f"{number}.told", told, width)
-            psi |= perceptron(rng, f"{number}.head", (2 * width, width, made * (2 if gaussian else 1)))
-            psi |= dense(rng, f"{number}.back", made, width)
+            psi |= init_mlp(rng, f"{number}.encode", (layer.width + told, width, width))
+            psi |= init_dense(rng, f"{number}.told", told, width)
+            psi |= init_mlp(rng, f"{number}.head", (2 * width, width, made * (2 if gaussian else 1)))
+            psi |= init_dense(rng, f"{number}.back", made, width)
             psi |= {f"{number}.place": rows.new_zeros(-(-len(rows) // each), width)}
             psi |= {f"{number}.scale": torch.full_like(rows, scale)}
-        return {**theta, **{PSI + n: p for n, p in tree.beside(psi, theta).items()}}
+        return {**theta, **{PSI + n: p for n, p in tree.to_device_of(psi, theta).items()}}
 
     def generate(params: Params, support: Batch, noise: Tensor | None = None) -> Params:
         psi = {n.removeprefix(PSI): p for n, p in params.items() if n.startswith(PSI)}
@@ -107,18 +107,18 @@ def autoregressive_generator(
             for place in range(-(-len(theta) // each)):
                 here = slice(place * each, (place + 1) * each)
                 told = targets[:, here] if layer is last else targets
-                code = apply_perceptron(psi, f"{number}.encode", torch.cat([seen, told], 1)).relu()
+                code = apply_mlp(psi, f"{number}.encode", torch.cat([seen, told], 1)).relu()
                 factor = apply_dense(psi, f"{number}.told", told)
                 code = code * (1 + (factor.tanh() if support.y.is_floating_point() else factor))
                 e = torch.tanh((code * support.mask[:, None]).sum(0) / support.mask.sum().clamp_min(1))
                 g = apply_gru(psi, "gru", torch.cat([e, psi[f"{number}.place"][place], back]), g)
                 count = len(theta[here])  # the last block of a layer may be short
-                move, *spread = apply_perceptron(psi, f"{number}.head", torch.cat([g, e])).view(
-                    -1, each, theta.shape[1]
-                )[:, :count]
+                move, *spread = apply_mlp(psi, f"{number}.head", torch.cat([g, e])).view(-1, each, theta.shape[1])[
+                    :, :count
+                ]
                 if noise is not None:
                     drawn = noise[used : used + move.numel()].view_as(move)
-                    move, used = move + (NARROW + spread[0]).exp() * drawn, used + drawn.numel()
+                    move, used = move + (INITIAL_LOG_SIGMA + spread[0]).exp() * drawn, used + drawn.numel()
                 blocks.append(theta[here] + scales[here] * move)
                 back = apply_dense(psi, f"{number}.back", F.pad(blocks[-1], (0, 0, 0, each - count)).flatten())
             phi |= _from_rows(torch.cat(blocks), phi, layer)
@@ -127,17 +127,17 @@ def autoregressive_generator(
     return Generator(init, generate)
 
 
-def numbers(theta: Params, layers: Sequence[Layer]) -> int:
+def noise_length(theta: Params, layers: Sequence[GeneratedLayer]) -> int:
     """How many numbers are generated, and so how long the noise is."""
     return sum(_rows(theta, layer).numel() for layer in layers)
 
 
-def _rows(params: Params, layer: Layer) -> Tensor:
+def _rows(params: Params, layer: GeneratedLayer) -> Tensor:
     """A layer's parameters side by side: [R, W]."""
     return torch.cat([params[n].reshape(len(params[n]), -1) for n in layer.names], 1)
 
 
-def _from_rows(rows: Tensor, like: Params, layer: Layer) -> Params:
+def _from_rows(rows: Tensor, like: Params, layer: GeneratedLayer) -> Params:
     """[R, W] -> the layer's parameters by name."""
     widths = [like[n][0].numel() for n in layer.names]
     return {n: part.reshape(like[n].shape) for n, part in zip(layer.names, torch.split(rows, widths, 1), strict=True)}

@@ -6,10 +6,10 @@ from seedbed.data.types import Task
 from seedbed.errors import InputError
 from seedbed.learning.adaptations import Moves
 from seedbed.learning.optimizers import Optimizer
-from seedbed.learning.training import Item, Objective, Params, Trained, train
+from seedbed.learning.training import Item, Objective, Params, TrainResult, train
 
 
-def within(module: str) -> Moves:
+def inside_part(module: str) -> Moves:
     """The parameters of the module of this name.
 
     >>> within("head")("head.weight"), within("head")("header.weight")
@@ -18,35 +18,35 @@ def within(module: str) -> Moves:
     return lambda name: name.startswith(f"{module}.")
 
 
-def outside(module: str) -> Moves:
+def outside_part(module: str) -> Moves:
     """All parameters but those of the module of this name."""
     return lambda name: not name.startswith(f"{module}.")
 
 
-def nothing(name: str) -> bool:
+def empty_part(name: str) -> bool:
     """No parameters."""
     return False
 
 
-def part(params: Params, chosen: Moves) -> Params:
+def part_named(params: Params, chosen: Moves) -> Params:
     """The chosen parameters alone, in their order."""
     return {n: p for n, p in params.items() if chosen(n)}
 
 
 def train_part(
     objective: Objective, optimizer: Optimizer, params: Params, task: Task, *, moves: Moves, epochs: int = 1
-) -> Trained:
+) -> TrainResult:
     """Train the parameters that move, on so many passes over a task's items; the others are not differentiated.
 
     The result has all parameters, the loss of the last pass, and the optimiser's state for those that move.
     """
-    moving = part(params, moves)
+    moving = part_named(params, moves)
     still = {n: p for n, p in params.items() if n not in moving}
 
     def loss(some: Params, item: Item) -> torch.Tensor:
         return objective({**still, **some}, item)
 
-    trained = Trained(moving, torch.zeros_like(task.examples), None)
+    trained = TrainResult(moving, torch.zeros_like(task.examples), None)
     for _ in range(epochs):
         trained = train(loss, optimizer, trained.params, task, state=trained.state)
     return trained._replace(params={**params, **trained.params})
@@ -54,7 +54,7 @@ def train_part(
 
 def refuse_no_parts(params: Params, head: str) -> None:
     """Head and body must both be there, for the one to be shared and the other not."""
-    inside = part(params, within(head))
+    inside = part_named(params, inside_part(head))
     if not inside:
         raise InputError(f"head={head!r} names no parameters of the model: name its last linear layer")
     if len(inside) == len(params):

@@ -12,9 +12,9 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.data.types import Task
 from seedbed.errors import InputError
-from seedbed.learning.objectives import near
+from seedbed.learning.objectives import proximal
 from seedbed.learning.optimizers import Optimizer
-from seedbed.learning.training import Item, Objective, Params, Trained, train
+from seedbed.learning.training import Item, Objective, Params, TrainResult, train
 from seedbed.tree import Tree
 
 
@@ -31,14 +31,14 @@ def require_linear(optimizer: Optimizer, algorithm: str) -> Optimizer:
 
 def train_measured(
     objective: Objective, optimizer: Optimizer, params: Params, task: Task, *, mu: float = 0.0
-) -> tuple[Trained, Tensor]:
+) -> tuple[TrainResult, Tensor]:
     """Train near `params`, and measure: what training gave, and the path's length η·Σ_k a_k [].
 
     Args:
         optimizer: a linear one.
         mu: μ of the pull (μ/2)‖w − params‖²; 0: none.
     """
-    pulled = near(objective, params, mu) if mu else objective
+    pulled = proximal(objective, params, mu) if mu else objective
 
     def probed(both: Tree, item: Item) -> Tensor:
         q = both["probe"]

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from seedbed.learning import class_block_solver
-from seedbed.learning.class_block_solver import Factors
+from seedbed.learning.class_block_solver import BlockFactors
 
 BACKOFF = 0.995  # the part of the way to the nearest bound that a step may go
-CLOSED = 1e-30  # a mean of S∘Z below which a task is left as it is, while others may go on
+GAP_TOLERANCE = 1e-30  # a mean of S∘Z below which a task is left as it is, while others may go on
 
 
 def svm_dual(kernel: Tensor, y: Tensor, real: Tensor, *, c: float = 0.1, iterations: int = 15) -> Tensor:
@@ -46,7 +46,7 @@ def svm_dual(kernel: Tensor, y: Tensor, real: Tensor, *, c: float = 0.1, iterati
     return found
 
 
-class Point(NamedTuple):
+class InteriorPoint(NamedTuple):
     """Where the interior point method is."""
 
     alpha: Tensor  # [..., N, W]
@@ -55,21 +55,21 @@ class Point(NamedTuple):
     z: Tensor  # [..., N, W]  > 0
 
 
-def interior_point(kernel: Tensor, y: Tensor, real: Tensor, *, c: float, iterations: int) -> Point:
+def interior_point(kernel: Tensor, y: Tensor, real: Tensor, *, c: float, iterations: int) -> InteriorPoint:
     """The optimum and its multipliers. Arguments as of `svm_dual`; nothing here is to be differentiated through."""
     p = _inside(kernel, y, real, c)
     for _ in range(iterations):
-        factors = class_block_solver.factor(kernel, p.z / p.slack, real)
+        factors = class_block_solver.factor_blocks(kernel, p.z / p.slack, real)
         gap = _gap(p.slack, p.z, real)
         predicted = _newton(factors, kernel, y, real, p, p.slack * p.z)
         ahead = _moved(p, predicted, _room(p, predicted, real))
-        centring = (_gap(ahead.slack, ahead.z, real) / gap.clamp_min(CLOSED)) ** 3 * gap
+        centring = (_gap(ahead.slack, ahead.z, real) / gap.clamp_min(GAP_TOLERANCE)) ** 3 * gap
         corrected = _newton(factors, kernel, y, real, p, p.slack * p.z + predicted.slack * predicted.z - centring)
-        p = _moved(p, corrected, torch.where(gap > CLOSED, _room(p, corrected, real, BACKOFF), 0.0))
+        p = _moved(p, corrected, torch.where(gap > GAP_TOLERANCE, _room(p, corrected, real, BACKOFF), 0.0))
     return p
 
 
-def kkt_residual(kernel: Tensor, y: Tensor, real: Tensor, p: Point, *, c: float) -> Tensor:
+def kkt_residual(kernel: Tensor, y: Tensor, real: Tensor, p: InteriorPoint, *, c: float) -> Tensor:
     """The largest violation of any of the KKT conditions, for each task: [...]."""
     rows = real.amax(-1)
     found = (
@@ -107,13 +107,13 @@ class _Dual(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         kernel, alpha, free = ctx.saved_tensors
-        factors = class_block_solver.factor(kernel, torch.zeros_like(free), free)
-        moved, _ = class_block_solver.solve(factors, gradients[0], torch.zeros_like(alpha[..., :1]))
+        factors = class_block_solver.factor_blocks(kernel, torch.zeros_like(free), free)
+        moved, _ = class_block_solver.solve_blocks(factors, gradients[0], torch.zeros_like(alpha[..., :1]))
         product = -moved @ alpha.mT
         return (product + product.mT) / 2, None, None, None, None
 
 
-def _inside(kernel: Tensor, y: Tensor, real: Tensor, c: float) -> Point:
+def _inside(kernel: Tensor, y: Tensor, real: Tensor, c: float) -> InteriorPoint:
     """A strictly feasible point: a for the right class, −a over the others, and ν so low that Z ≥ 1.
 
     a = ½√(C·min(C, 1/max K)) lies between half the bound and the scale of a hard margin's solution.
@@ -127,24 +127,26 @@ def _inside(kernel: Tensor, y: Tensor, real: Tensor, c: float) -> Point:
     pull = y - kernel @ alpha
     nu = torch.where(real > 0, pull, torch.inf).amin(-1, keepdim=True)
     nu = torch.where(nu.isinf(), 0.0, nu) - 1
-    return Point(alpha, nu, slack, torch.where(real > 0, pull - nu, 1.0))
+    return InteriorPoint(alpha, nu, slack, torch.where(real > 0, pull - nu, 1.0))
 
 
-def _newton(factors: Factors, kernel: Tensor, y: Tensor, real: Tensor, p: Point, product: Tensor) -> Point:
+def _newton(
+    factors: BlockFactors, kernel: Tensor, y: Tensor, real: Tensor, p: InteriorPoint, product: Tensor
+) -> InteriorPoint:
     """The Newton step that brings S∘Z down by `product`, and all else to where it must be."""
     residual = kernel @ p.alpha - y + p.z + p.nu
-    alpha, nu = class_block_solver.solve(factors, product / p.slack - residual, -p.alpha.sum(-1, keepdim=True))
-    return Point(alpha, nu, -alpha, real * (p.z * alpha - product) / p.slack)
+    alpha, nu = class_block_solver.solve_blocks(factors, product / p.slack - residual, -p.alpha.sum(-1, keepdim=True))
+    return InteriorPoint(alpha, nu, -alpha, real * (p.z * alpha - product) / p.slack)
 
 
-def _room(p: Point, step: Point, real: Tensor, backoff: float = 1.0) -> Tensor:
+def _room(p: InteriorPoint, step: InteriorPoint, real: Tensor, backoff: float = 1.0) -> Tensor:
     """How much of a step, at most 1, leaves S and Z positive (times `backoff`): [..., 1, 1]."""
     s, z = (torch.where(real * d < 0, -x / d, torch.inf) for x, d in ((p.slack, step.slack), (p.z, step.z)))
     return (backoff * torch.minimum(s, z).amin((-2, -1), keepdim=True)).clamp_max(1)
 
 
-def _moved(p: Point, step: Point, length: Tensor) -> Point:
-    return Point(*(a + length * b for a, b in zip(p, step, strict=True)))
+def _moved(p: InteriorPoint, step: InteriorPoint, length: Tensor) -> InteriorPoint:
+    return InteriorPoint(*(a + length * b for a, b in zip(p, step, strict=True)))
 
 
 def _gap(slack: Tensor, z: Tensor, real: Tensor) -> Tensor:

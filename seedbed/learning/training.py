@@ -13,8 +13,8 @@ from torch.func import grad_and_value
 from seedbed import tree
 from seedbed.data.types import Task
 from seedbed.learning.optimizers import Optimizer
-from seedbed.lowrank.factored_matrix import Factored, Heard, NotFactorable
-from seedbed.lowrank.fast_weights import is_fast, slopes
+from seedbed.lowrank.factored_matrix import Factored, GradRecorder, NotFactorable
+from seedbed.lowrank.fast_weights import fast_gradients, is_fast
 from seedbed.tree import Tree
 
 Params = Any
@@ -23,7 +23,7 @@ Objective = Callable[[Params, Item], Tensor]  # -> loss []
 
 
 @dataclass(frozen=True)
-class Explicit:
+class ExplicitGradient:
     """An objective that comes with its gradient in closed form, which saves deriving it.
 
     Args:
@@ -38,7 +38,7 @@ class Explicit:
         return self.value(params, item)
 
 
-class Trained(NamedTuple):
+class TrainResult(NamedTuple):
     params: Params
     loss: Tensor  # []  mean of the items' losses, each before its step
     state: Tree  # the optimiser's, for those who go on with it
@@ -61,24 +61,24 @@ def gradient(objective: Objective, params: Params, item: Item, *, beside: Params
     Args:
         beside: other parameters that the objective uses.
     """
-    if isinstance(objective, Explicit):
+    if isinstance(objective, ExplicitGradient):
         return objective.slope(params, item)
     if torch.is_grad_enabled() or not tree.leaves(params):
         if any(is_fast(leaf) for leaf in tree.leaves((params, beside))):
             return _gradient_through(objective, params, item, beside)
-        grads, value = grad_and_value(objective)(tree.dense(params), item)
+        grads, value = grad_and_value(objective)(tree.form_unformed(params), item)
         return grads, value.detach()
     try:
         return _plain_gradient(objective, params, item)
     except NotFactorable:
-        return _plain_gradient(objective, tree.dense(params), item)
+        return _plain_gradient(objective, tree.form_unformed(params), item)
 
 
 def _gradient_through(objective: Objective, params: Params, item: Item, beside: Params) -> tuple[Params, Tensor]:
     """By plain autograd, to be differentiated again; matrices that are not formed stay so."""
     others = [leaf for leaf in tree.leaves(beside) if is_fast(leaf)]
     leaves = tree.leaves(params)
-    grads, value = slopes(lambda points: objective(tree.with_leaves(params, points), item), leaves, others)
+    grads, value = fast_gradients(lambda points: objective(tree.with_leaves(params, points), item), leaves, others)
     return tree.with_leaves(params, grads), value.detach()
 
 
@@ -87,43 +87,43 @@ def _plain_gradient(objective: Objective, params: Params, item: Item) -> tuple[P
     with torch.enable_grad():
         leaves = [differentiable(leaf) for leaf in tree.leaves(params)]
         value = objective(tree.with_leaves(params, leaves), item)
-        [found] = found_gradients([value], [leaves], [params])
+        [found] = use_gradients([value], [leaves], [params])
     return found
 
 
 def differentiable(leaf: Tensor) -> Tensor:
     """A leaf of params with respect to which the gradient can be taken; of a factored matrix with room it is heard."""
     if isinstance(leaf, Factored) and leaf.grows:
-        return Heard(leaf)
-    plain: Tensor = tree.dense(leaf)
+        return GradRecorder(leaf)
+    plain: Tensor = tree.form_unformed(leaf)
     return plain.detach().requires_grad_()
 
 
-def found_gradients(
+def use_gradients(
     values: Sequence[Tensor], leaves: Sequence[Sequence[Tensor]], params: Sequence[Params]
 ) -> list[tuple[Params, Tensor]]:
     """The gradients of some losses [], each with respect to the `differentiable` leaves of its own params, and the
     losses cut from the graph: by one backward pass."""
-    sources = [leaf.tick if isinstance(leaf, Heard) else leaf for own in leaves for leaf in own]
+    sources = [leaf.tick if isinstance(leaf, GradRecorder) else leaf for own in leaves for leaf in own]
     grads = iter(torch.autograd.grad(values, sources, materialize_grads=True))
     pairs = [[(leaf, next(grads)) for leaf in own] for own in leaves]
-    found = [[leaf.gradient() if isinstance(leaf, Heard) else g for leaf, g in own] for own in pairs]
+    found = [[leaf.gradient() if isinstance(leaf, GradRecorder) else g for leaf, g in own] for own in pairs]
     return [
         (tree.with_leaves(like, own), value.detach()) for like, own, value in zip(params, found, values, strict=True)
     ]
 
 
-def train(objective: Objective, optimizer: Optimizer, params: Params, task: Task, *, state: Tree = None) -> Trained:
+def train(objective: Objective, optimizer: Optimizer, params: Params, task: Task, *, state: Tree = None) -> TrainResult:
     """Train on a task's items, one optimiser step each; the optimiser's state is made afresh unless one is given.
 
     What an engine has put in its place (`trained_by`) may do it in another way, but to the same result.
     """
-    local = Local(objective, optimizer, params, task, state)
+    local = LocalWork(objective, optimizer, params, task, state)
     executor = _executor.get()
     return executor(local) if executor else one_step_at_a_time(local)
 
 
-class Local(NamedTuple):
+class LocalWork(NamedTuple):
     """A piece of local training: what `train` is asked."""
 
     objective: Objective
@@ -133,20 +133,20 @@ class Local(NamedTuple):
     state: Tree
 
 
-Say = Callable[[str], None]  # tells people something in a line
+Log = Callable[[str], None]  # tells people something in a line
 
 
-def silently(text: str) -> None:
+def no_log(text: str) -> None:
     """Nobody is told."""
 
 
-Executor = Callable[[Local], Trained]  # does what it is asked, exactly: as `one_step_at_a_time`, up to rounding
+Executor = Callable[[LocalWork], TrainResult]  # does what it is asked, exactly: as `one_step_at_a_time`, up to rounding
 
 _executor: ContextVar[Executor | None] = ContextVar("executor", default=None)
 
 
 @contextmanager
-def trained_by(executor: Executor | None) -> Iterator[None]:
+def use_executor(executor: Executor | None) -> Iterator[None]:
     """Within, `train` is done by this executor; None: one step at a time."""
     token = _executor.set(executor)
     try:
@@ -155,7 +155,7 @@ def trained_by(executor: Executor | None) -> Iterator[None]:
         _executor.reset(token)
 
 
-def one_step_at_a_time(local: Local) -> Trained:
+def one_step_at_a_time(local: LocalWork) -> TrainResult:
     """The reference: what `train` means."""
     objective, optimizer, params, task, state = local
 
@@ -166,7 +166,7 @@ def one_step_at_a_time(local: Local) -> Trained:
 
     state = optimizer.init(params) if state is None else state
     params, state, loss = fold(step, (params, state, torch.zeros_like(task.examples)), task)
-    return Trained(params, loss / task.steps, state)
+    return TrainResult(params, loss / task.steps, state)
 
 
 def mean_gradient(objective: Objective, params: Params, task: Task) -> tuple[Params, Tensor]:

@@ -22,10 +22,10 @@ from torch.utils import _pytree as pytree
 
 MOST_BASES = 2  # of more given matrices the sum is formed
 SMALLEST = 1e-120  # of a shorter matrix's squared length parts may be lost
-BLOCK = 512  # rows that are multiplied out at a time: of as many a product of matrices is at its full speed
+PRODUCT_BLOCK = 512  # rows that are multiplied out at a time: of as many a product of matrices is at its full speed
 
 
-class Rows:
+class OuterProducts:
     """What a layer was given [n, I] and the gradients at what it gave [n, O], of all steps so far.
 
     It only ever grows, so that a matrix made of the first rows stays what it is.
@@ -69,7 +69,7 @@ _multiply: ContextVar[Multiply] = ContextVar("multiply", default=torch.matmul)
 
 
 @contextmanager
-def multiplied_by(multiply: Multiply) -> Iterator[None]:
+def multiplying(multiply: Multiply) -> Iterator[None]:
     """Within, rows [B, I] times a given matrix [I, O] are multiplied by this function: clients may share a product."""
     token = _multiply.set(multiply)
     try:
@@ -79,10 +79,10 @@ def multiplied_by(multiply: Multiply) -> Iterator[None]:
 
 
 Bases = tuple[tuple[float, Tensor], ...]  # a multiple of each given matrix [O, I]
-Sums = tuple[tuple[Tensor, Rows], ...]  # a coefficient [n] on each of the first n outer products
+RowSums = tuple[tuple[Tensor, OuterProducts], ...]  # a coefficient [n] on each of the first n outer products
 
 
-class Lazy(Tensor):
+class UnformedMatrix(Tensor):
     """A tensor that is formed when it must be. `dense()` gives it; any operation that a subclass does not know works
     on that."""
 
@@ -98,7 +98,7 @@ class Lazy(Tensor):
         if func in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if args and isinstance(args[0], Lazy) and _overwrites(func):
+        if args and isinstance(args[0], UnformedMatrix) and _overwrites(func):
             raise TypeError(f"{func.__name__} would change a matrix that is not formed: form it first (tree.dense)")
         for kind in _kinds(args):
             if func in kind.known:
@@ -125,14 +125,14 @@ def _overwrites(func: Any) -> bool:
 
 
 def _formed_all(args: Any) -> Any:
-    return pytree.tree_map_only(Lazy, lambda x: x.dense(), args)
+    return pytree.tree_map_only(UnformedMatrix, lambda x: x.dense(), args)
 
 
-def _kinds(args: Any) -> set[type[Lazy]]:
-    return {type(x) for x in pytree.tree_leaves(args) if isinstance(x, Lazy)}
+def _kinds(args: Any) -> set[type[UnformedMatrix]]:
+    return {type(x) for x in pytree.tree_leaves(args) if isinstance(x, UnformedMatrix)}
 
 
-def shell(cls: Any, shape: Sequence[int], like: Tensor) -> Any:
+def unformed_like(cls: Any, shape: Sequence[int], like: Tensor) -> Any:
     """A tensor of this class without numbers."""
     return Tensor._make_wrapper_subclass(cls, torch.Size(shape), dtype=like.dtype, device=like.device)
 
@@ -143,14 +143,14 @@ METADATA = {
 } | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex, Tensor.__len__}
 
 
-class Longest(NamedTuple):
+class LongestRow(NamedTuple):
     """‖s·W‖ ≤ s·norm + lost for s in [0, 1], whatever rounding does; `lost` is of numbers too small for their type."""
 
     norm: float
     lost: float
 
 
-class Factored(Lazy):
+class Factored(UnformedMatrix):
     """Σ_b a_b·B_b + Σ_r c_r·d_r x_rᵀ: [O, I].
 
     Args:
@@ -160,21 +160,21 @@ class Factored(Lazy):
     """
 
     bases: Bases
-    sums: Sums
+    sums: RowSums
     _dense: Tensor | None
 
-    def __new__(cls, bases: Bases, sums: Sums, like: Tensor) -> "Factored":
-        made: Factored = shell(cls, like.shape, like)
+    def __new__(cls, bases: Bases, sums: RowSums, like: Tensor) -> "Factored":
+        made: Factored = unformed_like(cls, like.shape, like)
         made.bases, made.sums, made._dense = bases, sums, None
         return made
 
     @classmethod
-    def of(cls, matrix: Tensor, rows: Rows) -> "Factored":
+    def of(cls, matrix: Tensor, rows: OuterProducts) -> "Factored":
         """A given matrix [O, I] whose steps will add to these rows. It must not be changed meanwhile."""
         return cls(((1.0, matrix),), ((matrix.new_empty(0), rows),), matrix)
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> OuterProducts:
         """Where the rows of its steps go."""
         return self.sums[0][1]
 
@@ -202,19 +202,19 @@ class Factored(Lazy):
             total.add_(base, alpha=a)
         return total
 
-    def _blocks(self) -> Iterator[list[tuple[Tensor, Rows]]]:
+    def _blocks(self) -> Iterator[list[tuple[Tensor, OuterProducts]]]:
         """The sums, some at a time: the rows of all clients side by side would be as large again."""
-        block: list[tuple[Tensor, Rows]] = []
+        block: list[tuple[Tensor, OuterProducts]] = []
         for c, rows in self.sums:
             if len(c):
                 block.append((c, rows))
-            if sum(len(c) for c, _ in block) >= BLOCK:
+            if sum(len(c) for c, _ in block) >= PRODUCT_BLOCK:
                 yield block
                 block = []
         if block:
             yield block
 
-    def longest(self) -> "Longest | None":
+    def longest(self) -> "LongestRow | None":
         """How long it is at most, whichever way it is formed, without forming it; None: form it to know.
 
         ‖Σ_r c_r d_r x_rᵀ‖² = Σ_rs c_r c_s (d_r·d_s)(x_r·x_s), in double precision. With A the same sum over absolute
@@ -227,7 +227,7 @@ class Factored(Lazy):
         if self.bases or self.dtype not in (torch.float32, torch.float64) or not _multiplies_exactly(self.device):
             return None
         if not len(c):
-            return Longest(0.0, 0.0)
+            return LongestRow(0.0, 0.0)
         n, (outputs, columns), kind = len(c), self.shape, torch.finfo(self.dtype)
         scaled = c[:, None] * slopes
         one, other, unscaled = (x.norm(dim=1) for x in (scaled, inputs, slopes))
@@ -240,7 +240,7 @@ class Factored(Lazy):
         if error > math.sqrt(square) / 1000 or unsure > square / 1000:
             return None
         lost = n * (math.sqrt(outputs) * float(inputs.norm()) + math.sqrt(outputs * columns)) + (unscaled @ other)
-        return Longest(math.sqrt(square + unsure) + error, kind.tiny * float(lost))
+        return LongestRow(math.sqrt(square + unsure) + error, kind.tiny * float(lost))
 
     def _all_rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """c [n], x [n, I], d [n, O] of all sums together."""
@@ -259,7 +259,7 @@ class Factored(Lazy):
         bases: dict[int, tuple[float, Tensor]] = {}
         for a, base in (*self.bases, *other.bases):
             bases[id(base)] = (bases[id(base)][0] + a if id(base) in bases else a, base)
-        sums: dict[int, tuple[Tensor, Rows]] = {}
+        sums: dict[int, tuple[Tensor, OuterProducts]] = {}
         for c, rows in (*self.sums, *other.sums):
             sums[id(rows)] = (_added(sums[id(rows)][0], c) if id(rows) in sums else c, rows)
         return Factored(tuple((a, b) for a, b in bases.values() if a != 0), tuple(sums.values()), self)
@@ -302,7 +302,7 @@ class Factored(Lazy):
         return bool(bound < torch.finfo(self.dtype).max / 2)
 
     def _product(self, x: Tensor, *, transposed: bool) -> Tensor:
-        return products([self], [x], transposed=transposed)[0]
+        return batched_matmul([self], [x], transposed=transposed)[0]
 
     def by_rows(self, x: Tensor, total: Tensor | None, *, transposed: bool) -> Tensor:
         """A total and the rows' share of a product with x, in memory of its own; None: that share alone."""
@@ -314,14 +314,14 @@ class Factored(Lazy):
         return met @ far if total is None else torch.addmm(total, met, far)
 
 
-def products(matrices: Sequence[Factored], xs: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
+def batched_matmul(matrices: Sequence[Factored], xs: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
     """x·Wᵀ of each matrix W and its x [B, I], or of x [B, O] x·W if not transposed.
 
     Where all are made of the same given matrices, each of those is multiplied once by the rows of all.
     """
     bases = [[id(base) for _, base in matrix.bases] for matrix in matrices]
     if any(other != bases[0] for other in bases):
-        found = [products([m], [x], transposed=transposed) for m, x in zip(matrices, xs, strict=True)]
+        found = [batched_matmul([m], [x], transposed=transposed) for m, x in zip(matrices, xs, strict=True)]
         return [product for [product] in found]
     totals: list[Tensor | None] = [None] * len(xs)
     for k, (_, base) in enumerate(matrices[0].bases):
@@ -344,7 +344,7 @@ def _multiplies_exactly(device: torch.device) -> bool:
     return torch.get_float32_matmul_precision() == "highest"
 
 
-def _joined_rows(sums: Sequence[tuple[Tensor, Rows]]) -> tuple[Tensor, Tensor, Tensor]:
+def _joined_rows(sums: Sequence[tuple[Tensor, OuterProducts]]) -> tuple[Tensor, Tensor, Tensor]:
     """c [n], x [n, I], d [n, O] of these sums together; of one alone they are not copied."""
     columns = zip(*((c, *rows.first(len(c))) for c, rows in sums), strict=True)
     c, inputs, slopes = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
@@ -374,7 +374,9 @@ def _as_base(matrix: Tensor) -> Factored:
 
 def _plain(x: Any, like: Tensor) -> bool:
     """Whether x is a dense matrix like this one, that can go along as a base."""
-    return isinstance(x, Tensor) and not isinstance(x, Lazy) and x.shape == like.shape and x.dtype == like.dtype
+    return (
+        isinstance(x, Tensor) and not isinstance(x, UnformedMatrix) and x.shape == like.shape and x.dtype == like.dtype
+    )
 
 
 def _add(a: Any, b: Any, *, alpha: float = 1) -> Any:
@@ -405,7 +407,7 @@ def _div(a: Any, b: Any, **given: Any) -> Any:
 
 def _is_number(x: Any) -> bool:
     if isinstance(x, Tensor):
-        return x.ndim == 0 and not isinstance(x, Lazy) and not x.requires_grad
+        return x.ndim == 0 and not isinstance(x, UnformedMatrix) and not x.requires_grad
     return isinstance(x, int | float)
 
 
@@ -421,11 +423,11 @@ def _zeros_like(x: Factored, **given: Any) -> Any:
 
 def _stack(matrices: Sequence[Tensor], dim: int = 0) -> Any:
     known = [x for x in matrices if isinstance(x, Factored)]
-    return Stacked(known) if dim == 0 and len(known) == len(matrices) else NotImplemented
+    return StackedFactored(known) if dim == 0 and len(known) == len(matrices) else NotImplemented
 
 
 def _linear(x: Tensor, weight: Any, bias: Tensor | None = None) -> Any:
-    if not isinstance(weight, Factored) or isinstance(x, Lazy) or not weight.grows:
+    if not isinstance(weight, Factored) or isinstance(x, UnformedMatrix) or not weight.grows:
         return NotImplemented
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return NotImplemented
@@ -448,14 +450,14 @@ Factored.known = {
 }
 
 
-class Stacked(Lazy):
+class StackedFactored(UnformedMatrix):
     """Factored matrices stacked: [C, O, I]. It knows how to be taken apart, joined, and summed with weights."""
 
     members: list[Factored]
     _dense: Tensor | None
 
-    def __new__(cls, members: list[Factored]) -> "Stacked":
-        made: Stacked = shell(cls, (len(members), *members[0].shape), members[0])
+    def __new__(cls, members: list[Factored]) -> "StackedFactored":
+        made: StackedFactored = unformed_like(cls, (len(members), *members[0].shape), members[0])
         made.members, made._dense = members, None
         return made
 
@@ -466,23 +468,23 @@ class Stacked(Lazy):
         return self._dense
 
 
-def _item(x: Stacked, i: Any) -> Any:
+def _item(x: StackedFactored, i: Any) -> Any:
     if isinstance(i, int):
         return x.members[i]
     if isinstance(i, list) and i and all(isinstance(k, int) for k in i):
-        return Stacked([x.members[k] for k in i])
+        return StackedFactored([x.members[k] for k in i])
     return NotImplemented
 
 
 def _cat(stacks: Sequence[Tensor], dim: int = 0) -> Any:
-    if dim or not all(isinstance(x, Stacked) for x in stacks):
+    if dim or not all(isinstance(x, StackedFactored) for x in stacks):
         return NotImplemented
-    return Stacked([member for x in stacks for member in x.members])  # type: ignore[attr-defined]
+    return StackedFactored([member for x in stacks for member in x.members])  # type: ignore[attr-defined]
 
 
 def _tensordot(weights: Any, x: Any, dims: Any = 2, out: None = None) -> Any:
     """Σ_c w_c·x_c: the matrices' rows one after another, each with its weight."""
-    if dims != 1 or not isinstance(x, Stacked) or isinstance(weights, Lazy) or weights.ndim != 1:
+    if dims != 1 or not isinstance(x, StackedFactored) or isinstance(weights, UnformedMatrix) or weights.ndim != 1:
         return NotImplemented
     total = x.members[0].times(float(weights[0]))
     for w, member in zip(weights[1:].tolist(), x.members[1:], strict=True):
@@ -491,21 +493,21 @@ def _tensordot(weights: Any, x: Any, dims: Any = 2, out: None = None) -> Any:
 
 
 def _unsqueeze(x: Tensor, dim: int) -> Any:
-    return Stacked([x]) if dim == 0 and isinstance(x, Factored) else NotImplemented
+    return StackedFactored([x]) if dim == 0 and isinstance(x, Factored) else NotImplemented
 
 
 Factored.known |= {Tensor.unsqueeze: _unsqueeze}
-Stacked.known = {Tensor.__getitem__: _item, torch.cat: _cat, torch.tensordot: _tensordot}
+StackedFactored.known = {Tensor.__getitem__: _item, torch.cat: _cat, torch.tensordot: _tensordot}
 
 
-def dense(x: Tensor) -> Tensor:
+def as_dense_leaf(x: Tensor) -> Tensor:
     """A leaf as a plain tensor."""
-    return x.dense() if isinstance(x, Lazy) else x
+    return x.dense() if isinstance(x, UnformedMatrix) else x
 
 
-def finite(stacked: Tensor) -> Tensor:
+def is_finite_leaf(stacked: Tensor) -> Tensor:
     """Which of C stacked tensors hold finite numbers alone, formed or not: [C, ...] -> [C]."""
-    if isinstance(stacked, Stacked):
+    if isinstance(stacked, StackedFactored):
         if all(member.surely_finite() for member in stacked.members):
             return torch.ones(len(stacked.members), dtype=torch.bool, device=stacked.device)
         stacked = stacked.dense()
@@ -515,11 +517,11 @@ def finite(stacked: Tensor) -> Tensor:
     return torch.isfinite(rows).all(1)
 
 
-def inner(x: Tensor, y: Tensor) -> Tensor:
+def inner_product(x: Tensor, y: Tensor) -> Tensor:
     """Σ of the entries' products of two tensors, formed or not: []."""
-    if isinstance(x, Factored) and not isinstance(y, Heard):
+    if isinstance(x, Factored) and not isinstance(y, GradRecorder):
         return x.inner(y)
-    if isinstance(y, Factored) and not isinstance(x, Heard):
+    if isinstance(y, Factored) and not isinstance(x, GradRecorder):
         return y.inner(x)
     return (x * y).sum()
 
@@ -531,7 +533,7 @@ class NotFactorable(Exception):
     """A matrix whose gradient is wanted was used otherwise than as the weight of a linear layer."""
 
 
-class Heard(Lazy):
+class GradRecorder(UnformedMatrix):
     """A factored matrix while the gradient with respect to it is taken: a layer's weight, and nothing else.
 
     `tick` is differentiated in its place; the rows that backward passes by are its gradient.
@@ -541,8 +543,8 @@ class Heard(Lazy):
     tick: Tensor
     before: int
 
-    def __new__(cls, matrix: Factored) -> "Heard":
-        made: Heard = shell(cls, matrix.shape, matrix)
+    def __new__(cls, matrix: Factored) -> "GradRecorder":
+        made: GradRecorder = unformed_like(cls, matrix.shape, matrix)
         made.matrix, made.before = matrix, matrix.rows.count
         made.tick = torch.zeros((), dtype=matrix.dtype, device=matrix.device, requires_grad=True)
         return made
@@ -559,18 +561,18 @@ class Heard(Lazy):
 
 
 def _heard_linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    if not isinstance(weight, Heard) or isinstance(x, Lazy) or isinstance(bias, Lazy):
+    if not isinstance(weight, GradRecorder) or isinstance(x, UnformedMatrix) or isinstance(bias, UnformedMatrix):
         raise NotFactorable
-    y = heard_product(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], -1)
+    y = recorded_product(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], -1)
     return y if bias is None else y + bias
 
 
-Heard.known = {F.linear: _heard_linear}
+GradRecorder.known = {F.linear: _heard_linear}
 
 
-def heard_product(x: Tensor, weight: Heard) -> Tensor:
+def recorded_product(x: Tensor, weight: GradRecorder) -> Tensor:
     """x·Wᵀ: [B, I] -> [B, O]. It may be differentiated twice."""
-    if torch._C._are_functorch_transforms_active() or checkpointed():
+    if torch._C._are_functorch_transforms_active() or checkpoint_linear():
         raise NotFactorable
     y: Tensor = _Product.apply(x, weight.tick, weight.matrix, True)  # type: ignore[no-untyped-call]
     return y
@@ -596,14 +598,14 @@ class _Product(torch.autograd.Function):
         return dx, torch.zeros_like(tick), None, None
 
 
-def checkpointed() -> bool:
+def checkpoint_linear() -> bool:
     """Whether a forward pass is done again for the backward pass, by plain PyTorch, and must then save the same."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
-def heard_linears(xs: Sequence[Tensor], weights: Sequence[Heard]) -> list[Tensor]:
+def record_linears(xs: Sequence[Tensor], weights: Sequence[GradRecorder]) -> list[Tensor]:
     """x·Wᵀ of each of some weights and its x [..., I], together (see `products`), to be differentiated once."""
-    if checkpointed():
+    if checkpoint_linear():
         raise NotFactorable
     flat = [x.reshape(-1, x.shape[-1]) for x in xs]
     matrices, ticks = [w.matrix for w in weights], [w.tick for w in weights]
@@ -619,14 +621,14 @@ class _Linears(torch.autograd.Function):
         xs = tensors[: len(matrices)]
         ctx.save_for_backward(*xs)
         ctx.matrices = matrices
-        return tuple(products(matrices, xs, transposed=True))
+        return tuple(batched_matmul(matrices, xs, transposed=True))
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> Any:
         count = len(dys)
         dxs: Sequence[Tensor | None] = [None] * count
         if any(ctx.needs_input_grad[1 : 1 + count]):
-            dxs = products(ctx.matrices, dys, transposed=False)
+            dxs = batched_matmul(ctx.matrices, dys, transposed=False)
         for matrix, x, dy in zip(ctx.matrices, ctx.saved_tensors, dys, strict=True):
             matrix.rows.add(x, dy)
         return None, *dxs, *(dy.new_zeros(()) for dy in dys)

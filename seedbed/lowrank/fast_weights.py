@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seedbed.lowrank.factored_matrix import Heard, Lazy, NotFactorable, heard_product, shell
+from seedbed.lowrank.factored_matrix import GradRecorder, NotFactorable, UnformedMatrix, recorded_product, unformed_like
 
-Terms = tuple[tuple[float, Tensor, Tensor], ...]  # c, X [B, I] and D [B, O] of c·DᵀX
+OuterTerms = tuple[tuple[float, Tensor, Tensor], ...]  # c, X [B, I] and D [B, O] of c·DᵀX
 
 
-class Fast(Lazy):
+class FastWeights(UnformedMatrix):
     """W + Σ c·DᵀX, or that without W: [O, I].
 
     Args:
@@ -29,14 +29,18 @@ class Fast(Lazy):
         calls: where a layer of it puts what it was given and gave, [B, I] and [B, O]; None: nowhere.
     """
 
-    base: Heard | None
-    terms: Terms
+    base: GradRecorder | None
+    terms: OuterTerms
     calls: list[tuple[Tensor, Tensor]] | None
 
     def __new__(
-        cls, like: Tensor, base: Heard | None, terms: Terms, calls: list[tuple[Tensor, Tensor]] | None = None
-    ) -> "Fast":
-        made: Fast = shell(cls, like.shape, like)
+        cls,
+        like: Tensor,
+        base: GradRecorder | None,
+        terms: OuterTerms,
+        calls: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> "FastWeights":
+        made: FastWeights = unformed_like(cls, like.shape, like)
         made.base, made.terms, made.calls = base, terms, calls
         return made
 
@@ -45,7 +49,7 @@ class Fast(Lazy):
 
     def applied(self, x: Tensor) -> Tensor:
         """x·selfᵀ: [B, I] -> [B, O]."""
-        y = x.new_zeros(len(x), self.shape[0]) if self.base is None else heard_product(x, self.base)
+        y = x.new_zeros(len(x), self.shape[0]) if self.base is None else recorded_product(x, self.base)
         if self.terms:
             inputs = torch.cat([given for _, given, _ in self.terms])
             slopes = torch.cat([slope for _, _, slope in self.terms])
@@ -54,36 +58,36 @@ class Fast(Lazy):
         return y
 
 
-def _of(x: Any) -> Fast:
-    if isinstance(x, Heard):
-        return Fast(x, x, ())
-    if not isinstance(x, Fast):
+def _of(x: Any) -> FastWeights:
+    if isinstance(x, GradRecorder):
+        return FastWeights(x, x, ())
+    if not isinstance(x, FastWeights):
         raise NotFactorable
     return x
 
 
-def _times(a: Any, b: Any) -> Fast:
-    number, matrix = (b, a) if isinstance(a, Lazy) else (a, b)
+def _times(a: Any, b: Any) -> FastWeights:
+    number, matrix = (b, a) if isinstance(a, UnformedMatrix) else (a, b)
     if not isinstance(number, int | float) or _of(matrix).base is not None:
         raise NotFactorable
-    return Fast(matrix, None, tuple((number * c, x, d) for c, x, d in _of(matrix).terms))
+    return FastWeights(matrix, None, tuple((number * c, x, d) for c, x, d in _of(matrix).terms))
 
 
-def _plus(a: Any, b: Any) -> Fast:
+def _plus(a: Any, b: Any) -> FastWeights:
     a, b = _of(a), _of(b)
     if a.base is not None and b.base is not None:
         raise NotFactorable
-    return Fast(a, b.base if a.base is None else a.base, a.terms + b.terms)
+    return FastWeights(a, b.base if a.base is None else a.base, a.terms + b.terms)
 
 
-def _detached(a: Any) -> Fast:
+def _detached(a: Any) -> FastWeights:
     if _of(a).base is not None:
         raise NotFactorable
-    return Fast(a, None, tuple((c, x.detach(), d.detach()) for c, x, d in _of(a).terms))
+    return FastWeights(a, None, tuple((c, x.detach(), d.detach()) for c, x, d in _of(a).terms))
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
-    if not isinstance(weight, Fast) or isinstance(x, Lazy) or isinstance(bias, Lazy):
+    if not isinstance(weight, FastWeights) or isinstance(x, UnformedMatrix) or isinstance(bias, UnformedMatrix):
         raise NotFactorable
     given = x.reshape(-1, x.shape[-1])
     gave = weight.applied(given)
@@ -93,7 +97,7 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
     return y if bias is None else y + bias
 
 
-Fast.known = {
+FastWeights.known = {
     **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _plus),
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _times),
     **dict.fromkeys((torch.detach, Tensor.detach), _detached),
@@ -103,10 +107,10 @@ Fast.known = {
 
 def is_fast(leaf: Tensor) -> bool:
     """Whether a leaf of params is a layer whose steps can be differentiated through unformed."""
-    return isinstance(leaf, Fast | Heard)
+    return isinstance(leaf, FastWeights | GradRecorder)
 
 
-def slopes(
+def fast_gradients(
     loss: Callable[[Sequence[Tensor]], Tensor], leaves: Sequence[Tensor], beside: Sequence[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
     """The gradient of loss(leaves) [] with respect to each leaf, which can be differentiated again, and the loss.
@@ -117,7 +121,7 @@ def slopes(
     calls: list[list[tuple[Tensor, Tensor]]] = [[] for _ in leaves]
     points = [_listening(leaf, own) for leaf, own in zip(leaves, calls, strict=True)]
     value = loss(points)
-    plain = [point for point in points if not isinstance(point, Fast)]
+    plain = [point for point in points if not isinstance(point, FastWeights)]
     gave = [y for own in calls for _, y in own]
     logs = {id(rows): rows for leaf in (*leaves, *beside) if is_fast(leaf) for rows in _logs(leaf)}
     for rows in logs.values():
@@ -127,10 +131,11 @@ def slopes(
     finally:
         for rows in logs.values():
             rows.listens = True
-    of_plain = [None if isinstance(point, Fast) else next(grads) for point in points]
+    of_plain = [None if isinstance(point, FastWeights) else next(grads) for point in points]
     of_fast = [tuple((1.0, x, next(grads)) for x, _ in own) for own in calls]
     found = [
-        Fast(leaf, None, terms) if g is None else g for leaf, g, terms in zip(leaves, of_plain, of_fast, strict=True)
+        FastWeights(leaf, None, terms) if g is None else g
+        for leaf, g, terms in zip(leaves, of_plain, of_fast, strict=True)
     ]
     return found, value
 
@@ -138,7 +143,7 @@ def slopes(
 def _listening(leaf: Tensor, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The leaf at the place where the gradient is taken, and nowhere else."""
     if is_fast(leaf):
-        return Fast(leaf, _of(leaf).base, _of(leaf).terms, calls)
+        return FastWeights(leaf, _of(leaf).base, _of(leaf).terms, calls)
     return leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_()
 
 

@@ -6,11 +6,11 @@ Shapes: B examples, F features.
 from torch import Tensor, nn
 
 from seedbed.learning.objectives import Predict
-from seedbed.learning.parameter_generation import Layer
+from seedbed.learning.parameter_generation import GeneratedLayer
 from seedbed.models.model import Model, Params
 
 
-def layers_of(model: Model) -> list[Layer]:
+def layers_of(model: Model) -> list[GeneratedLayer]:
     """Linear layers, and the scales and shifts of group normalisations, in the module's order and the head last.
 
     All of a perceptron is generated then; of a convolutional network all but the kernels, which stay the same for all
@@ -25,7 +25,7 @@ def layers_of(model: Model) -> list[Layer]:
     if not model.head:
         return []
     names = [*(name for name in widths if name != model.head), model.head]
-    return [Layer(_parameters(model, name), _pooled(model, name), widths[name]) for name in names]
+    return [GeneratedLayer(_parameters(model, name), _pooled(model, name), widths[name]) for name in names]
 
 
 def _parameters(model: Model, layer: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.models.normalisation import STATISTICS, BatchNorm
-from seedbed.models.precision import Precision, products
+from seedbed.models.precision import Precision, matmul_precision
 
 Params = dict[str, Tensor]
 Made = TypeVar("Made")
@@ -66,7 +66,7 @@ class Model:
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """The module's output, [B, ...]. Parameters that it does not have are ignored; a head may have any number
         of classes; a missing head is zero, so that a body alone predicts nothing in particular."""
-        with self._holding(params) as skeleton, products(self.precision, x):
+        with self._holding(params) as skeleton, matmul_precision(self.precision, x):
             output: Tensor = skeleton(x)
         return output if self.precision != "bf16" else output.to(torch.get_default_dtype())
 
@@ -84,7 +84,7 @@ class Model:
         for layer in layers.values():
             layer.mask = mask
         try:
-            with products(self.precision, x):
+            with matmul_precision(self.precision, x):
                 functional_call(skeleton, self._whole(params), (x,))
             found = {f"{name}.{s}": layer.measured[s] for name, layer in layers.items() for s in STATISTICS}
         finally:
@@ -102,7 +102,7 @@ class Model:
         """What the layer of this name is given, [B, ...]; parameters of it and of later ones change nothing."""
         before = {n: params[n] for n in self.params if not n.startswith(f"{layer}.")}
         try:
-            with products(self.precision, x):
+            with matmul_precision(self.precision, x):
                 functional_call(self._skeleton(layer), before, (x,))
         except _Reached as reached:
             given = reached.given
@@ -129,14 +129,15 @@ class Model:
 
     def _whole(self, params: Params) -> Params:
         return {
-            n: params[n] if n in params else tree.beside(torch.zeros_like(p), params) for n, p in self.params.items()
+            n: params[n] if n in params else tree.to_device_of(torch.zeros_like(p), params)
+            for n, p in self.params.items()
         }
 
     @contextmanager
     def _holding(self, params: Params) -> Iterator[nn.Module]:
         """A copy of the module with these parameters in it. As `functional_call`, in a fifth of its time."""
         skeleton = self._skeleton("")
-        slots: Slots | None = getattr(self._slots, "found", None)
+        slots: ParameterSlots | None = getattr(self._slots, "found", None)
         if slots is None:
             slots = self._slots.found = _slots(skeleton)
         whole = params if all(name in params for _, _, name in slots) else self._whole(params)
@@ -163,13 +164,15 @@ class Model:
         return found
 
 
-Slots = list[tuple[dict[str, Any], str, str]]  # where a parameter lies: its module's dict, its key there, its name
+ParameterSlots = list[
+    tuple[dict[str, Any], str, str]
+]  # where a parameter lies: its module's dict, its key there, its name
 
 
-def _slots(module: nn.Module) -> Slots:
+def _slots(module: nn.Module) -> ParameterSlots:
     """One that lies in several places has the name of the first."""
     first: dict[int, str] = {}
-    found: Slots = []
+    found: ParameterSlots = []
     for path, m in module.named_modules():
         for key, p in m._parameters.items():
             if p is not None:

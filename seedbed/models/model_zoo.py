@@ -12,7 +12,7 @@ from seedbed.errors import InputError
 from seedbed.models.model import Model, Params
 
 
-class Several:
+class ModelZoo:
     """Architectures by name; of their params, those of one alone can be used to predict.
 
     >>> from seedbed.models.small import mlp

@@ -15,7 +15,7 @@ from seedbed.errors import InputError
 Precision = Literal["float32", "tf32", "bf16"]
 
 
-def settle(precision: Precision, device: torch.device) -> None:
+def set_precision(precision: Precision, device: torch.device) -> None:
     """Have a GPU multiply in this precision: PyTorch's own default is TF32 in convolutions.
 
     Raises:
@@ -37,7 +37,7 @@ def settle(precision: Precision, device: torch.device) -> None:
 
 
 @contextmanager
-def products(precision: Precision, x: Tensor) -> Iterator[None]:
+def matmul_precision(precision: Precision, x: Tensor) -> Iterator[None]:
     """Within, layers multiply in this precision, on the device of x."""
     if precision != "bf16":
         yield

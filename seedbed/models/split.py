@@ -9,7 +9,7 @@ from seedbed.models.model import Model, Params
 from seedbed.models.small import WithHead
 
 
-class Split(nn.Module):
+class SplitNet(nn.Module):
     """`edge` has a head of its own; `tail` takes its features."""
 
     def __init__(self, edge: WithHead, tail: WithHead):
@@ -22,10 +22,10 @@ class Split(nn.Module):
         return output
 
 
-class Halves:
+class SplitHalves:
     """The three functions that a split net has, of the params of the whole (edge.*, tail.*)."""
 
-    def __init__(self, module: Split):
+    def __init__(self, module: SplitNet):
         self._edge, self._tail = Model(module.edge, head="head"), Model(module.tail, head="head")
 
     def extract(self, params: Params, x: Tensor) -> Tensor:

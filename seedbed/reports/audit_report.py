@@ -1,13 +1,17 @@
-"""audit.html: one file for people."""
+"""audit.html, one file for people, and audit.json."""
 
 import base64
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from seedbed.audit.findings import Audit, Figure, Finding, Picture
-from seedbed.reports.charts import text
-from seedbed.reports.page import document, grid, sections
+from seedbed.reports.charts import escape_text
+from seedbed.reports.page import document, html_table, sections
 from seedbed.reports.png import png
+from seedbed.serialization import explain_write_errors, write_atomically
 
+JSON, PAGE = "audit.json", "audit.html"
 ORDER = ("plain", "secure", "private", "ceiling", "guess")
 ZOOMED = 112  # pixels, about
 READING = """<dl class='words'>
@@ -19,13 +23,23 @@ show what it would hide.</dd>
 promises against.</dd>
 <dt>a guess</dt><dd>What somebody obtains who sees nothing. A defence is good where an attack comes no further.</dd>
 <dt>what ε allows</dt><dd>The most that any attack may obtain if the claim is true.</dd></dl>"""
-LIMITS = """<ul><li>An attack that fails proves little: better ones may exist. Only differential privacy speaks of
+LIMITS_TEXT = """<ul><li>An attack that fails proves little: better ones may exist. Only differential privacy speaks of
 all.</li><li>Each figure is of this model, data and training, on a few clients.</li><li>Canaries find noise that is
 missing or ten times too small; they do not prove ε.</li><li>Intervals of 95 % are missed by one figure in
 twenty.</li></ul>"""
 
 
-def page(found: Audit, command: str) -> str:
+def write_audit(found: Audit, folder: Path, command: str) -> tuple[Path, Path]:
+    """audit.json and audit.html, in a folder that is made if it is not there."""
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found.table(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(folder / JSON, text.encode())
+    write_atomically(folder / PAGE, audit_page(found, command).encode())
+    return folder / JSON, folder / PAGE
+
+
+def audit_page(found: Audit, command: str) -> str:
     """The whole page, pictures and all."""
     checked = [f for f in found.findings if f.claim is not None]
     applied = [f for f in found.findings if f.missing is None]
@@ -34,8 +48,12 @@ def page(found: Audit, command: str) -> str:
         "claims checked": (len(checked), "none is made" if not found.claimed else f"{len(found.refuted)} refuted"),
         "clients": (found.settings["audit"]["clients"], "attacked"),
     }
-    named = {text(f.title): _finding(f, found) for f in found.findings}
-    rest = {"How to read it": READING, "What it does not prove": LIMITS, "Again": f"<pre>{text(command)}</pre>"}
+    named = {escape_text(f.title): _finding(f, found) for f in found.findings}
+    rest = {
+        "How to read it": READING,
+        "What it does not prove": LIMITS_TEXT,
+        "Again": f"<pre>{escape_text(command)}</pre>",
+    }
     return document(
         found.what, kind="Seedbed privacy audit", verdict=found.verdict, facts=facts, body=sections(named | rest)
     )
@@ -43,21 +61,24 @@ def page(found: Audit, command: str) -> str:
 
 def _finding(finding: Finding, found: Audit) -> str:
     if finding.missing is not None:
-        return f"<p>Does not apply: {text(finding.missing)}.</p>"
+        return f"<p>Does not apply: {escape_text(finding.missing)}.</p>"
     there = [c for c in ORDER if any(c in row.figures for row in finding.rows)]
     heads = ["", *(found.columns.get(c, c) for c in there)]
     lines = [
-        f"<tr><th>{text(row.case)}</th>" + "".join(_cell(row.figures.get(c), finding.unit) for c in there) + "</tr>"
+        f"<tr><th>{escape_text(row.case)}</th>"
+        + "".join(_cell(row.figures.get(c), finding.unit) for c in there)
+        + "</tr>"
         for row in finding.rows
     ]
-    said = f"<p><b>The attacker sees</b> {text(finding.sees)}. <b>It obtains</b> {text(finding.obtains)}.</p>"
+    sees, obtains = escape_text(finding.sees), escape_text(finding.obtains)
+    said = f"<p><b>The attacker sees</b> {sees}. <b>It obtains</b> {obtains}.</p>"
     claim = ""
     if finding.claim is not None:
         word = "Refuted" if finding.claim.refuted else "Not refuted"
-        claim = f"<p><b>{word}:</b> {text(finding.claim.said)}.</p>"
-    notes = "".join(f"<p class='note'>{text(note)}</p>" for note in finding.notes)
+        claim = f"<p><b>{word}:</b> {escape_text(finding.claim.said)}.</p>"
+    notes = "".join(f"<p class='note'>{escape_text(note)}</p>" for note in finding.notes)
     shown = "".join(_shown(p, found) for p in finding.pictures)
-    return said + grid(heads, lines, f"{finding.unit}; below, its 95 % interval.") + claim + shown + notes
+    return said + html_table(heads, lines, f"{finding.unit}; below, its 95 % interval.") + claim + shown + notes
 
 
 def _cell(figure: Figure | None, unit: str) -> str:
@@ -65,11 +86,11 @@ def _cell(figure: Figure | None, unit: str) -> str:
         return "<td>–</td>"
     between = ""
     if figure.low is not None and figure.high is not None:
-        between = f"<small>{spelt(figure.low, unit)} to {spelt(figure.high, unit)}</small>"
-    return f"<td>{spelt(figure.value, unit)}{between}</td>"
+        between = f"<small>{spell_command(figure.low, unit)} to {spell_command(figure.high, unit)}</small>"
+    return f"<td>{spell_command(figure.value, unit)}{between}</td>"
 
 
-def spelt(value: float, unit: str) -> str:
+def spell_command(value: float, unit: str) -> str:
     """A figure as people read it.
 
     >>> spelt(0.5, "share"), spelt(118.72, "dB"), spelt(0.987, "AUC")
@@ -83,12 +104,13 @@ def spelt(value: float, unit: str) -> str:
 def _shown(picture: Picture, found: Audit) -> str:
     order = [c for c in ("original", *ORDER) if c in picture.images]
     figures = "".join(_figure(picture.images[c], found.columns.get(c, c)) for c in order)
-    return f"<p class='note'>{text(picture.case)}</p><div style='display:flex;flex-wrap:wrap;gap:1rem'>{figures}</div>"
+    case = escape_text(picture.case)
+    return f"<p class='note'>{case}</p><div style='display:flex;flex-wrap:wrap;gap:1rem'>{figures}</div>"
 
 
 def _figure(image: Sequence[float], title: str) -> str:
     data = base64.b64encode(png(image)).decode()
     return (
-        f"<figure style='max-width:{ZOOMED}px'><img alt='{text(title)}' src='data:image/png;base64,{data}' "
-        f"style='width:{ZOOMED}px;image-rendering:pixelated'><figcaption>{text(title)}</figcaption></figure>"
+        f"<figure style='max-width:{ZOOMED}px'><img alt='{escape_text(title)}' src='data:image/png;base64,{data}' "
+        f"style='width:{ZOOMED}px;image-rendering:pixelated'><figcaption>{escape_text(title)}</figcaption></figure>"
     )

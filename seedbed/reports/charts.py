@@ -12,9 +12,9 @@ from itertools import accumulate
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 270, 46, 14, 12, 40
 ROW = 70  # height of a strip
-NARROW = 24  # height of a row of ranges
-MANY = 400  # points of a line beyond which some are left out
-Point = tuple[float, float]
+NARROW_ROW = 24  # height of a row of ranges
+MAX_LINE_POINTS = 400  # points of a line beyond which some are left out
+ChartPoint = tuple[float, float]
 Scale = Callable[[float], float]
 
 
@@ -66,7 +66,7 @@ class Range:
     worst: float
 
 
-def text(value: object) -> str:
+def escape_text(value: object) -> str:
     """Anything as text for HTML and SVG: escaped, without control characters and broken Unicode.
 
     >>> text("<b>&" + chr(0))
@@ -76,7 +76,9 @@ def text(value: object) -> str:
     return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]", "�", whole))
 
 
-def lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis, *, smooth: bool = False, dots: bool = False) -> str:
+def lines(
+    series: Mapping[str, Sequence[ChartPoint]], x: Axis, y: Axis, *, smooth: bool = False, dots: bool = False
+) -> str:
     """Lines, each labelled at its end if there are several.
 
     Args:
@@ -104,11 +106,11 @@ def lines(series: Mapping[str, Sequence[Point]], x: Axis, y: Axis, *, smooth: bo
         body.append(f'<path class="{kind}" d="{_path(mean, xs, ys[0])}"/>')
         if dots:
             where = [(xs(a), ys[0](b), f"{name}, {x.text(a)} {x.label}: {y.text(b)}") for a, b in points]
-            marks = "".join(f"<g>{marker('', a, b, 3.2)}<title>{text(t)}</title></g>" for a, b, t in where)
+            marks = "".join(f"<g>{marker('', a, b, 3.2)}<title>{escape_text(t)}</title></g>" for a, b, t in where)
             body.append(f'<g class="s{number % 4}">{marks}</g>')
         if len(finite) > 1:
             body.append(
-                f'<text class="own s{number % 4}" x="{WIDTH - right + 8}" y="{end + 4:.1f}">{text(name)}</text>'
+                f'<text class="own s{number % 4}" x="{WIDTH - right + 8}" y="{end + 4:.1f}">{escape_text(name)}</text>'
             )
     return _svg(HEIGHT, f"{y.label} over {x.label}", body)
 
@@ -122,7 +124,7 @@ def grouped(groups: Mapping[str, Sequence[Dot]], x: Axis, y: Axis) -> str:
     body = [_frame(x, y, ticks, scale, RIGHT)]
     for number, (name, group) in enumerate(groups.items()):
         middle = LEFT + (number + 0.5) * step
-        body.append(f'<text class="tick middle" x="{middle:.1f}" y="{HEIGHT - BOTTOM + 16}">{text(name)}</text>')
+        body.append(f'<text class="tick middle" x="{middle:.1f}" y="{HEIGHT - BOTTOM + 16}">{escape_text(name)}</text>')
         gap = min(26.0, 0.8 * step / max(1, len(group)))
         for place, dot in enumerate(group):
             at = middle + (place - (len(group) - 1) / 2) * gap
@@ -140,27 +142,27 @@ def strips(rows: Sequence[Strip], names: Sequence[str], x: Axis) -> str:
     body.append(_x_ticks(x, ticks, scale, height))
     for number, row in enumerate(rows):
         top = number * ROW
-        body.append(f'<text class="row {row.column}" x="16" y="{top + 17}">{text(row.title)}</text>')
+        body.append(f'<text class="row {row.column}" x="16" y="{top + 17}">{escape_text(row.title)}</text>')
         body.append(f'<path class="mean {row.column}" d="M{scale(row.mean):.1f} {top + 23}v26"/>')
         for client, score in enumerate(row.scores):
             at = (scale(score), top + 36 + _jitter(client, len(row.scores)))
             label = f"{names[client]}: {x.text(round(score, 4))}"
-            body.append(f'<g class="client {row.column}">{marker("", *at, 3.4)}<title>{text(label)}</title></g>')
+            body.append(f'<g class="client {row.column}">{marker("", *at, 3.4)}<title>{escape_text(label)}</title></g>')
         body.append(_worst_label(row, names, scale, top))
     return _svg(height, f"{x.label} of every client", body)
 
 
 def ranges(rows: Sequence[Range], x: Axis) -> str:
     """A row for each mean, with its interval as a bar, a ring where it was before, and a tick at the worst tenth."""
-    height, left = NARROW * len(rows) + BOTTOM + 4, 110
+    height, left = NARROW_ROW * len(rows) + BOTTOM + 4, 110
     every = [value for row in rows for value in (row.mean, row.before, row.worst) if math.isfinite(value)]
     ticks = _ticks(*_range(every or [0.0]), 5)
     scale = _scale([*every, ticks[0], ticks[-1]], left, WIDTH - 16)
     body = [f'<path class="grid" d="M{scale(t):.1f} 4V{height - BOTTOM}"/>' for t in ticks]
     body.append(_x_ticks(x, ticks, scale, height))
     for number, row in enumerate(rows):
-        y = NARROW * number + 15
-        body.append(f'<text class="tick end" x="{left - 8}" y="{y + 4}">{text(row.name)}</text>')
+        y = NARROW_ROW * number + 15
+        body.append(f'<text class="tick end" x="{left - 8}" y="{y + 4}">{escape_text(row.name)}</text>')
         if not all(map(math.isfinite, (row.mean, row.before, row.worst))):
             continue
         half = row.half if row.half is not None and math.isfinite(row.half) else 0.0
@@ -169,7 +171,7 @@ def ranges(rows: Sequence[Range], x: Axis) -> str:
         body.append(
             f'<g class="adapted"><path class="bar" d="M{scale(low):.1f} {y}H{scale(high):.1f}"/>'
             f'<path class="bar" d="M{scale(row.worst):.1f} {y - 5}v10"/>{marker("", scale(row.mean), y, 4)}'
-            f'<circle class="bar" cx="{scale(row.before):.1f}" cy="{y}" r="4"/><title>{text(said)}</title></g>'
+            f'<circle class="bar" cx="{scale(row.before):.1f}" cy="{y}" r="4"/><title>{escape_text(said)}</title></g>'
         )
     return _svg(height, f"{x.label} of each", body)
 
@@ -191,14 +193,17 @@ def marker(column: str, x: float, y: float, size: float) -> str:
 
 def _svg(height: int, label: str, body: Iterable[str]) -> str:
     inside = "\n".join(body)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text(label)}">\n{inside}\n</svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape_text(label)}">\n{inside}\n</svg>'
 
 
 def _frame(x: Axis, y: Axis, ticks: Sequence[float], scale: Scale, right: int) -> str:
     rules = [f'<path class="grid" d="M{LEFT} {scale(t):.1f}H{WIDTH - right}"/>' for t in ticks]
     marks = [f'<text class="tick end" x="{LEFT - 7}" y="{scale(t) + 4:.1f}">{y.text(t)}</text>' for t in ticks]
     middle = (LEFT + WIDTH - right) / 2
-    return "".join(rules + marks) + f'<text class="label middle" x="{middle}" y="{HEIGHT - 4}">{text(x.label)}</text>'
+    return (
+        "".join(rules + marks)
+        + f'<text class="label middle" x="{middle}" y="{HEIGHT - 4}">{escape_text(x.label)}</text>'
+    )
 
 
 def _x_ticks(x: Axis, ticks: Sequence[float], scale: Scale, height: int = HEIGHT) -> str:
@@ -206,7 +211,7 @@ def _x_ticks(x: Axis, ticks: Sequence[float], scale: Scale, height: int = HEIGHT
         f'<text class="tick middle" x="{scale(t):.1f}" y="{height - BOTTOM + 16}">{x.text(t)}</text>' for t in ticks
     ]
     label = (
-        f'<text class="label middle" x="{WIDTH / 2}" y="{height - 4}">{text(x.label)}</text>'
+        f'<text class="label middle" x="{WIDTH / 2}" y="{height - 4}">{escape_text(x.label)}</text>'
         if height != HEIGHT
         else ""
     )
@@ -221,14 +226,14 @@ def _with_interval(dot: Dot, at: float, y: Axis, scale: Scale) -> str:
             f'<path class="bar" d="M{at:.1f} {low:.1f}V{high:.1f}M{at - 4:.1f} {low:.1f}h8M{at - 4:.1f} {high:.1f}h8"/>'
         )
     mark = marker(dot.column, at, scale(dot.mean), 4.5)
-    return f'<g class="{dot.column}">{bar}{mark}<title>{text(dot.title)}</title></g>'
+    return f'<g class="{dot.column}">{bar}{mark}<title>{escape_text(dot.title)}</title></g>'
 
 
 def _worst_label(row: Strip, names: Sequence[str], scale: Scale, top: int) -> str:
     at, name = scale(row.scores[row.worst]), names[row.worst]
     short = name if len(name) <= 24 else name[:23] + "…"
     side = "start" if at < WIDTH / 2 else "end"
-    return f'<text class="tick {side}" x="{at:.1f}" y="{top + 62}">{text(f"worst: {short}")}</text>'
+    return f'<text class="tick {side}" x="{at:.1f}" y="{top + 62}">{escape_text(f"worst: {short}")}</text>'
 
 
 def _jitter(number: int, of: int) -> float:
@@ -276,7 +281,7 @@ def _apart(places: Sequence[float], gap: float = 14) -> list[float]:
     return out
 
 
-def _moving_mean(points: Sequence[Point]) -> list[Point]:
+def _moving_mean(points: Sequence[ChartPoint]) -> list[ChartPoint]:
     """Over a twentieth of the points on either side, fewer towards the ends."""
     reach, sums = max(1, len(points) // 20), [0.0, *accumulate(y for _, y in points)]
     near = [min(reach, i, len(points) - 1 - i) for i in range(len(points))]
@@ -284,6 +289,6 @@ def _moving_mean(points: Sequence[Point]) -> list[Point]:
     return [(x, (sums[b] - sums[a]) / (b - a)) for (x, _), (a, b) in zip(points, spans, strict=True)]
 
 
-def _path(points: Sequence[Point], xs: Scale, ys: Scale) -> str:
-    kept = [*points[:: math.ceil(len(points) / MANY)], points[-1]]
+def _path(points: Sequence[ChartPoint], xs: Scale, ys: Scale) -> str:
+    kept = [*points[:: math.ceil(len(points) / MAX_LINE_POINTS)], points[-1]]
     return "M" + "L".join(f"{xs(a):.1f} {ys(b):.1f}" for a, b in kept)

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seedbed.algorithms.catalogue import CATALOGUE
-from seedbed.experiments.comparison import Cell, Comparison, Row
+from seedbed.experiments.comparison import Comparison, ComparisonCell, ComparisonRow
 from seedbed.reports import charts
-from seedbed.reports.charts import Range, text
+from seedbed.reports.charts import Range, escape_text
 from seedbed.reports.page import (
     axis_of,
     document,
-    figure,
-    grid,
-    number,
+    format_number,
+    html_figure,
+    html_table,
     plus_minus,
     sections,
     shots_of,
@@ -38,38 +38,38 @@ def comparison_page(found: Comparison, command: str) -> str:
             "Adapted, and before": side_by_side([_chart(found, shots) for shots in found.rows]),
             "The numbers": "".join(_table(found, shots) for shots in found.rows),
             "What was tuned": _tuned(found),
-            "To run it again": f"<pre>{text(command)}</pre>",
+            "To run it again": f"<pre>{escape_text(command)}</pre>",
         }
     )
     title = f"{len(names)} algorithms on {found.data}"
-    return document(title, kind="Seedbed comparison", verdict=verdict(found), facts=facts, body=body)
+    return document(title, kind="Seedbed comparison", verdict=comparison_verdict(found), facts=facts, body=body)
 
 
-def verdict(found: Comparison) -> str:
+def comparison_verdict(found: Comparison) -> str:
     """For each number of shots the best algorithm, and which cannot be told from it; under a budget what that cost."""
     best = [f"With {shots_of([shots])}, {best_of(rows)} is best{_ties(rows)}." for shots, rows in found.rows.items()]
     return " ".join([*best, *([] if found.privacy is None else [str(found.privacy)])])
 
 
-def best_of(rows: Mapping[str, Row]) -> str:
+def best_of(rows: Mapping[str, ComparisonRow]) -> str:
     return next((name for name, row in rows.items() if row.behind is None), next(iter(rows)))
 
 
-def _ties(rows: Mapping[str, Row]) -> str:
+def _ties(rows: Mapping[str, ComparisonRow]) -> str:
     if len(rows) > 1 and all(row.behind is None for row in rows.values()):
         return "; one unseen client gives no interval, so that nothing is concluded"
     near = [name for name, row in rows.items() if row.behind is not None and row.behind[0] <= row.behind[1]]
     return f"; {', '.join(near)} within the 95 % interval of it" if near else ", beyond the 95 % interval of all others"
 
 
-def in_order(found: Comparison, shots: str) -> list[tuple[str, Row]]:
+def rank_rows(found: Comparison, shots: str) -> list[tuple[str, ComparisonRow]]:
     """The rows, best first."""
     sign = -1 if found.higher_is_better else 1
     return sorted(found.rows[shots].items(), key=lambda pair: sign * pair[1].adapted.mean)
 
 
-def cell(value: Cell, metric: str) -> str:
-    return number(value.mean, metric) + plus_minus(value.spread, metric)
+def cell(value: ComparisonCell, metric: str) -> str:
+    return format_number(value.mean, metric) + plus_minus(value.spread, metric)
 
 
 def meaning(found: Comparison) -> str:
@@ -81,29 +81,33 @@ def meaning(found: Comparison) -> str:
 def _chart(found: Comparison, shots: str) -> str:
     rows = [
         Range(name, row.adapted.mean, row.adapted.spread, row.unadapted.mean, row.worst_tenth.mean)
-        for name, row in in_order(found, shots)
+        for name, row in rank_rows(found, shots)
     ]
     caption = f"With {shots_of([shots])}: adapted ({meaning(found)}), unadapted (ring), the worst tenth (tick)."
-    return figure(caption, charts.ranges(rows, axis_of(found.metric)))
+    return html_figure(caption, charts.ranges(rows, axis_of(found.metric)))
 
 
 def _table(found: Comparison, shots: str) -> str:
     metric = found.metric
     lines = []
-    for name, row in in_order(found, shots):
-        behind = "best" if row.behind is None else f"{number(row.behind[0], metric)}{plus_minus(row.behind[1], metric)}"
+    for name, row in rank_rows(found, shots):
+        behind = (
+            "best"
+            if row.behind is None
+            else f"{format_number(row.behind[0], metric)}{plus_minus(row.behind[1], metric)}"
+        )
         cells = (cell(row.unadapted, metric), cell(row.adapted, metric), cell(row.worst_tenth, metric), behind)
-        lines.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{text(c)}</td>' for c in cells)}</tr>")
+        lines.append(f"<tr><th>{escape_text(name)}</th>{''.join(f'<td>{escape_text(c)}</td>' for c in cells)}</tr>")
     caption = (
         f"{title_of(metric)}, with {shots_of([shots])}; {meaning(found)}. Behind: the best algorithm's adapted score "
         "minus this one's, client by client, ± 95 % interval over clients."
     )
-    return grid(["algorithm", "unadapted", "adapted", "worst tenth", "behind"], lines, caption)
+    return html_table(["algorithm", "unadapted", "adapted", "worst tenth", "behind"], lines, caption)
 
 
 def _tuned(found: Comparison) -> str:
     lines = [
-        f"<tr><th>{text(name)}</th>{''.join(f'<td class=words>{text(word)}</td>' for word in words)}</tr>"
+        f"<tr><th>{escape_text(name)}</th>{''.join(f'<td class=words>{escape_text(word)}</td>' for word in words)}</tr>"
         for name, words in choices(found).items()
     ]
     factors = sorted({float(f) for many in found.chosen.values() for each in many for f in _scores(each)})
@@ -113,7 +117,7 @@ def _tuned(found: Comparison) -> str:
         "through its model in a round under each method, however often a method looks at an example. "
         f"{_chosen_by(found)} All other settings are the defaults."
     )
-    return grid(["algorithm", "rate", "chosen", "how clients adapt"], lines, caption, words=True)
+    return html_table(["algorithm", "rate", "chosen", "how clients adapt"], lines, caption, words=True)
 
 
 def _chosen_by(found: Comparison) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from seedbed.reports import charts
-from seedbed.reports.charts import Axis, text
+from seedbed.reports.charts import Axis, escape_text
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1c2024; --soft: #5d6670; --line: #dfe3e7; --tint: #f4f6f7;
@@ -75,9 +75,9 @@ def document(title: str, *, kind: str, verdict: str, facts: Mapping[str, tuple[o
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE}</style></head>\n<body><main>"
-        f"<header><p class='kind'>{text(kind)}</p><h1>{text(title)}</h1>"
-        f"<p class='verdict'>{text(verdict)}</p>{_facts(facts)}</header>"
+        f"<title>{escape_text(title)}</title><style>{STYLE}</style></head>\n<body><main>"
+        f"<header><p class='kind'>{escape_text(kind)}</p><h1>{escape_text(title)}</h1>"
+        f"<p class='verdict'>{escape_text(verdict)}</p>{_facts(facts)}</header>"
         f"{body}</main></body></html>\n"
     )
 
@@ -88,16 +88,16 @@ def sections(named: Mapping[str, str]) -> str:
 
 
 def _facts(facts: Mapping[str, tuple[object, str]]) -> str:
-    tiles = [f"<div><dt>{name}</dt><dd>{text(big)}<small>{text(small)}</small></dd></div>"
+    tiles = [f"<div><dt>{name}</dt><dd>{escape_text(big)}<small>{escape_text(small)}</small></dd></div>"
              for name, (big, small) in facts.items()]  # fmt: skip
     return f"<dl class='facts'>{''.join(tiles)}</dl>"
 
 
-def grid(heads: Sequence[str], rows: Sequence[str] | str, caption: str, *, words: bool = False) -> str:
+def html_table(heads: Sequence[str], rows: Sequence[str] | str, caption: str, *, words: bool = False) -> str:
     """A table of rows that are HTML already; with `words`, all is left-aligned."""
-    head = "".join(f"<th>{text(h)}</th>" for h in heads)
+    head = "".join(f"<th>{escape_text(h)}</th>" for h in heads)
     kind = " class='left'" if words else ""
-    note = f"<p class='note'>{text(caption)}</p>" if caption else ""
+    note = f"<p class='note'>{escape_text(caption)}</p>" if caption else ""
     table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f"<div class='scroll'>{table}</div>{note}"
 
@@ -106,10 +106,10 @@ def side_by_side(figures: Sequence[str]) -> str:
     return f"<div class='figures'>{''.join(figures)}</div>" if figures else ""
 
 
-def figure(caption: str, svg: str, legend: Mapping[str, str] = {}) -> str:
+def html_figure(caption: str, svg: str, legend: Mapping[str, str] = {}) -> str:
     """A chart with its caption (HTML), below a legend of (mark, title) by column."""
     keys = "".join(
-        f"<span><svg viewBox='0 0 12 12' class='key {c}'>{charts.marker(c, 6, 6, 4)}</svg>{text(title)}</span>"
+        f"<span><svg viewBox='0 0 12 12' class='key {c}'>{charts.marker(c, 6, 6, 4)}</svg>{escape_text(title)}</span>"
         for c, title in legend.items()
     )
     above = f"<p class='legend'>{keys}</p>" if keys else ""
@@ -119,7 +119,7 @@ def figure(caption: str, svg: str, legend: Mapping[str, str] = {}) -> str:
 # ---- words and numbers ------------------------------------------------------------------------------------------
 
 
-def number(value: float, metric: str) -> str:
+def format_number(value: float, metric: str) -> str:
     """Accuracy in per cent, anything else as it is.
 
     >>> number(0.5, "accuracy"), number(0.5, "squared error")
@@ -130,7 +130,7 @@ def number(value: float, metric: str) -> str:
 
 def plus_minus(half: float | None, metric: str) -> str:
     """Half an interval's width; nothing where there is no interval."""
-    return "" if half is None or not math.isfinite(half) else f" ± {number(half, metric)}"
+    return "" if half is None or not math.isfinite(half) else f" ± {format_number(half, metric)}"
 
 
 def title_of(metric: str) -> str:

@@ -28,7 +28,7 @@ def png(image: Any, *, zoom: int = 1) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def beside(images: Sequence[Any], *, gap: int = 1) -> Any:
+def side_by_side_images(images: Sequence[Any], *, gap: int = 1) -> Any:
     """Images of one size [C, H, W] in a row, with white between."""
     arrays = [np.asarray(i, float).reshape(-1, *np.shape(i)[-2:]) for i in images]
     white = np.ones((*arrays[0].shape[:2], gap))
@@ -36,7 +36,7 @@ def beside(images: Sequence[Any], *, gap: int = 1) -> Any:
     return np.concatenate(parts, 2)
 
 
-def below(images: Sequence[Any], *, gap: int = 1) -> Any:
+def stack_images(images: Sequence[Any], *, gap: int = 1) -> Any:
     """Images of one width [C, H, W], one under another."""
     arrays = [np.asarray(i, float) for i in images]
     white = np.ones((arrays[0].shape[0], gap, arrays[0].shape[2]))

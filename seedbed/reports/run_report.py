@@ -7,16 +7,17 @@ from typing import Any
 
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.evaluation import summarise
-from seedbed.experiments.stages import COLUMNS
-from seedbed.experiments.toml_text import nones, toml
+from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.stages import TABLE_COLUMNS
+from seedbed.experiments.toml_text import null_settings, to_toml
 from seedbed.reports import charts
-from seedbed.reports.charts import Axis, Dot, Strip, text
+from seedbed.reports.charts import Axis, Dot, Strip, escape_text
 from seedbed.reports.page import (
     axis_of,
     document,
-    figure,
-    grid,
-    number,
+    format_number,
+    html_figure,
+    html_table,
     plus_minus,
     sections,
     shots_of,
@@ -47,7 +48,13 @@ OUTCOMES = ("better", "within the interval", "worse")
 Table = Mapping[str, Any]
 
 
-def report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
+def write_run_report(run: RunDirectory) -> None:
+    """Write a finished run's report into its directory, unless it is there."""
+    if run.result is not None and not (run.path / "report.html").exists():
+        run.write("report.html", run_report(run.manifest, run.metrics(), run.result).encode())
+
+
+def run_report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
     """One HTML file that needs nothing else: no script, no font, no picture from elsewhere.
 
     Args:
@@ -70,13 +77,15 @@ def report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
             "To run it again": _again(manifest),
         }
     )
-    return document(title, kind="Seedbed report", verdict=verdict(result), facts=_facts(manifest, result), body=body)
+    return document(
+        title, kind="Seedbed report", verdict=run_verdict(result), facts=_facts(manifest, result), body=body
+    )
 
 
 # ---- the verdict ------------------------------------------------------------------------------------------------
 
 
-def verdict(result: Table) -> str:
+def run_verdict(result: Table) -> str:
     """One sentence: what adaptation is worth on unseen clients, against each rival and for each number of shots."""
     table = result["unseen"]
     if not table or "adapted" not in next(iter(table.values())):
@@ -160,20 +169,20 @@ def _table(result: Table, which: str) -> str:
     for shots, row in rows.items():
         top = best(cell["mean"] for cell in row.values())
         cells = [_cell(row[c], result, best=row[c]["mean"] == top) if c in row else "<td>–</td>" for c in columns]
-        lines.append(f"<tr><th>{text(shots)}</th>{''.join(cells)}</tr>")
+        lines.append(f"<tr><th>{escape_text(shots)}</th>{''.join(cells)}</tr>")
     clients = next(iter(next(iter(rows.values())).values()))["clients"]
     caption = (
         f"{title_of(result['metric'])} ({'higher' if result['higher_is_better'] else 'lower'} is better): mean ± 95 % "
         f"interval over {clients} client{'s' * (clients != 1)}, below it the worst tenth of them. Best mean of a row "
         "in bold. The interval is that of clients like these under this one training run; another seed moves it too."
     )
-    return grid(["shots", *(TITLES.get(c, c) for c in columns)], lines, caption)
+    return html_table(["shots", *(TITLES.get(c, c) for c in columns)], lines, caption)
 
 
 def _cell(cell: Table, result: Table, *, best: bool) -> str:
-    mean = f"{number(cell['mean'], result['metric'])}{plus_minus(cell['ci95'], result['metric'])}"
+    mean = f"{format_number(cell['mean'], result['metric'])}{plus_minus(cell['ci95'], result['metric'])}"
     kind = " class='best'" if best else ""
-    return f"<td{kind}>{mean}<small>worst tenth {number(cell['worst_tenth'], result['metric'])}</small></td>"
+    return f"<td{kind}>{mean}<small>worst tenth {format_number(cell['worst_tenth'], result['metric'])}</small></td>"
 
 
 def _gains(result: Table) -> str:
@@ -181,14 +190,14 @@ def _gains(result: Table) -> str:
     for shots, row in result["unseen"].items():
         if "adapted" in row:
             cells = "".join(_gain_cell(result, row, rival) for rival in rivals)
-            lines.append(f"<tr><th>{text(shots)}</th>{cells}</tr>")
+            lines.append(f"<tr><th>{escape_text(shots)}</th>{cells}</tr>")
     if not rivals or not lines:
         return ""
     caption = (
         "Adapted minus each rival, client by client, ± 95 % interval of that difference. "
         "Below it, for how many clients adapting scored worse than the rival."
     )
-    return grid(["shots", *(f"minus {TITLES.get(r, r)}" for r in rivals)], lines, caption)
+    return html_table(["shots", *(f"minus {TITLES.get(r, r)}" for r in rivals)], lines, caption)
 
 
 def _gain_cell(result: Table, row: Table, rival: str) -> str:
@@ -200,7 +209,8 @@ def _gain_cell(result: Table, row: Table, rival: str) -> str:
     sign = 1 if result["higher_is_better"] else -1
     pairs = list(zip(row["adapted"].get("scores", ()), row[rival].get("scores", ()), strict=False))
     worse = f"; {sum(sign * (a - b) < 0 for a, b in pairs)} of {len(pairs)} clients worse" if pairs else ""
-    value = f"{'+' if difference > 0 else ''}{number(difference, result['metric'])}{plus_minus(half, result['metric'])}"
+    interval = plus_minus(half, result["metric"])
+    value = f"{'+' if difference > 0 else ''}{format_number(difference, result['metric'])}{interval}"
     return f"<td class='o{outcome}'>{value.replace('-', '−')}<small>{word}{worse}</small></td>"
 
 
@@ -208,7 +218,7 @@ def _over_shots(manifest: Table, result: Table) -> str:
     metric = result["metric"]
 
     def dot(column: str, cell: Table) -> Dot:
-        said = f"{TITLES.get(column, column)}: {number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)}"
+        said = f"{TITLES.get(column, column)}: {format_number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)}"
         return Dot(column, cell["mean"], cell["ci95"], said)
 
     groups = {
@@ -224,7 +234,7 @@ def _spread(manifest: Table, result: Table) -> str:
         most = max((len(strip.scores) for strip in rows), default=0)
         names = known if len(known) == most else [f"client {i + 1}" for i in range(most)]
         if rows:
-            figures.append(figure(f"With {shots_of([shots])}: a mark a client, a tick at the mean",
+            figures.append(html_figure(f"With {shots_of([shots])}: a mark a client, a tick at the mean",
                                    charts.strips(rows, names, axis_of(result["metric"]))))  # fmt: skip
     return side_by_side(figures)
 
@@ -242,12 +252,12 @@ def _adapting(manifest: Table, result: Table) -> str:
         if points
     }
     figures = [
-        figure(
+        html_figure(
             f"{title_of(result['metric'])} of unseen clients over shots; bars are 95 % intervals over clients.",
             _over_shots(manifest, result),
             legend={c: TITLES[c] for c in _columns(result["unseen"])},
         ),
-        figure(
+        html_figure(
             f"{title_of(result['metric'])} of unseen clients, adapted, over adaptation steps; "
             "on at most five episodes a client, so that values can differ a little from the table's.",
             charts.lines(series, Axis("adaptation steps"), axis_of(result["metric"]), dots=True) if series else "",
@@ -263,22 +273,25 @@ def _attacked(manifest: Table, result: Table) -> str:
         return ""
     rule = (manifest["settings"].get("reduce") or {}).get("name") or "the algorithm's own (mean)"
     said = (
-        f"<p>{text(attack['name'])} by {len(attack['attackers'])} of {attack['clients']} known clients in all training "
-        f"above ({text(', '.join(attack['attackers']))}). Messages were reduced by {text(rule)}.</p>"
+        f"<p>{escape_text(attack['name'])} by {len(attack['attackers'])} of {attack['clients']} known clients in all "
+        f"training above ({escape_text(', '.join(attack['attackers']))}). "
+        f"Messages were reduced by {escape_text(rule)}.</p>"
     )
     lines = [
-        f"<tr><th>{text(shots)}</th>" + "".join(f"<td>{100 * cell['mean']:.1f}</td>" for cell in row.values()) + "</tr>"
+        f"<tr><th>{escape_text(shots)}</th>"
+        + "".join(f"<td>{100 * cell['mean']:.1f}</td>" for cell in row.values())
+        + "</tr>"
         for shots, row in attack.get("success", {}).items()
     ]
     caption = "The backdoor's success: of unseen clients' examples of other classes, marked with the trigger, \
 the per cent that the model takes for the attackers' class. Accuracy, in the tables above, is of unmarked examples."
-    return said + (grid(["shots", "unadapted", "adapted"], lines, caption) if lines else "")
+    return said + (html_table(["shots", "unadapted", "adapted"], lines, caption) if lines else "")
 
 
 def _training(metrics: Sequence[Table]) -> str:
     drawn = []
     for key, what in {"loss": "training loss", "consensus": "distance of the peers' models from their mean"}.items():
-        stages: dict[str, list[charts.Point]] = {}
+        stages: dict[str, list[charts.ChartPoint]] = {}
         for record in metrics:
             if isinstance(record.get(key), int | float):
                 stages.setdefault(record["stage"], []).append((record["round"], record[key]))
@@ -286,7 +299,7 @@ def _training(metrics: Sequence[Table]) -> str:
     return side_by_side(drawn)
 
 
-def _over_rounds(stage: str, points: Sequence[charts.Point], key: str, what: str) -> str:
+def _over_rounds(stage: str, points: Sequence[charts.ChartPoint], key: str, what: str) -> str:
     """On a logarithmic axis where numbers span more than a power of ten."""
     found = [number for _, number in points if math.isfinite(number)]
     log = bool(found) and min(found) > 0 and max(found) > 10 * min(found)
@@ -294,19 +307,19 @@ def _over_rounds(stage: str, points: Sequence[charts.Point], key: str, what: str
         points = [(at, math.log10(number)) for at, number in points if math.isfinite(number)]
     svg = charts.lines({stage: points}, Axis("round"), Axis(key, log=log), smooth=True)
     kind = " (logarithmic axis)" if log else ""
-    return figure(f"<b>{text(stage)}</b>: {what} of each round{kind}, and its moving mean.", svg)
+    return html_figure(f"<b>{escape_text(stage)}</b>: {what} of each round{kind}, and its moving mean.", svg)
 
 
 def _privacy(result: Table) -> str:
     said = [line for of in ("secure", "privacy") for line in (result.get(of) or {}).get("said", ())]
-    return f"<ul>{''.join(f'<li>{text(line)}</li>' for line in said)}</ul>" if said else ""
+    return f"<ul>{''.join(f'<li>{escape_text(line)}</li>' for line in said)}</ul>" if said else ""
 
 
 def _finetuning(result: Table) -> str:
     chosen = result.get("finetuning") or {}
     lines = [
-        f"<tr><th>{text(TITLES.get(name, name))}</th><td>{text(shots)}</td>"
-        f"<td class='words'>{text(how.get('text', dict(how)))}</td></tr>"
+        f"<tr><th>{escape_text(TITLES.get(name, name))}</th><td>{escape_text(shots)}</td>"
+        f"<td class='words'>{escape_text(how.get('text', dict(how)))}</td></tr>"
         for name, by_shots in chosen.items()
         for shots, how in by_shots.items()
     ]
@@ -317,7 +330,7 @@ The clients that the tables judge by had no part in it."
             "The usual one, for choosing on known clients would show something of them; that of local only is the \
 one that suits the judging clients best."
         )
-    return grid(["", "shots", "fine-tuning"], lines, caption, words=True) if lines else ""
+    return html_table(["", "shots", "fine-tuning"], lines, caption, words=True) if lines else ""
 
 
 def _meanings(manifest: Table, result: Table) -> str:
@@ -329,30 +342,31 @@ def _meanings(manifest: Table, result: Table) -> str:
 
 def _data(manifest: Table) -> str:
     data = manifest["data"]
-    notes = "".join(f"<li>{text(note)}</li>" for note in data.get("notes", ()))
+    notes = "".join(f"<li>{escape_text(note)}</li>" for note in data.get("notes", ()))
     private = (manifest["settings"].get("privacy") or {}).get("epsilon") is not None
     shown = {} if private else {"known": manifest["clients"]["train"]}
     names = "".join(
-        f"<details><summary>{len(of)} {word} clients</summary><p>{text(', '.join(map(str, of)))}</p></details>"
+        f"<details><summary>{len(of)} {word} clients</summary><p>{escape_text(', '.join(map(str, of)))}</p></details>"
         for word, of in (shown | {"unseen": manifest["clients"]["unseen"]}).items()
     )
     if private:
         return f"{names}<p>Who the known clients are, and what reading their data changed, stands in manifest.json.</p>"
     said = f"<p>What reading it changed:</p><ul>{notes}</ul>" if notes else "<p>Reading it changed nothing.</p>"
-    return f"{said}{names}<p>Fingerprint <code>{text(data.get('fingerprint', '–'))}</code></p>"
+    return f"{said}{names}<p>Fingerprint <code>{escape_text(data.get('fingerprint', '–'))}</code></p>"
 
 
 def _again(manifest: Table) -> str:
     settings = manifest["settings"]
     command = "seedbed run --config run.toml" + "".join(
-        f" --set {shlex.quote(key + '=none')}" for key in nones(settings)
+        f" --set {shlex.quote(key + '=none')}" for key in null_settings(settings)
     )
     made = "".join(
-        f"<tr><th>{text(k)}</th><td class='words'>{text(v)}</td></tr>" for k, v in manifest["versions"].items()
+        f"<tr><th>{escape_text(k)}</th><td class='words'>{escape_text(v)}</td></tr>"
+        for k, v in manifest["versions"].items()
     )
     return (
-        f"<p>Save this as <code>run.toml</code>:</p><pre>{text(toml(settings))}</pre>"
-        f"<p>and run</p><pre>{text(command)}</pre>" + grid(["made with", "version"], made, "", words=True)
+        f"<p>Save this as <code>run.toml</code>:</p><pre>{escape_text(to_toml(settings))}</pre>"
+        f"<p>and run</p><pre>{escape_text(command)}</pre>" + html_table(["made with", "version"], made, "", words=True)
     )
 
 
@@ -361,7 +375,7 @@ def _again(manifest: Table) -> str:
 
 def _columns(rows: Table) -> list[str]:
     there = {column for row in rows.values() for column in row}
-    return [c for c in COLUMNS if c in there]
+    return [c for c in TABLE_COLUMNS if c in there]
 
 
 def _per(manifest: Table) -> str:

@@ -2,7 +2,7 @@
 
 from seedbed.rounds.asynchronous import asynchronous, equal_latency, lognormal_latency
 from seedbed.rounds.gossip import gossip
-from seedbed.rounds.mixing import links_of, mixing
+from seedbed.rounds.mixing import mixing, topology_links
 from seedbed.rounds.round import Round
 from seedbed.rounds.synchronous import Answering, synchronous
 
@@ -12,8 +12,8 @@ __all__ = [
     "asynchronous",
     "equal_latency",
     "gossip",
-    "links_of",
     "lognormal_latency",
     "mixing",
     "synchronous",
+    "topology_links",
 ]

@@ -14,18 +14,18 @@ import torch
 
 from seedbed import randomness, tree
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Engine, Group, Message, Replies, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, Message, MessageBatch, Replies, ServerState
 from seedbed.rounds.round import (
     Rest,
     Round,
+    by_client_id,
+    by_client_name,
     choose_cohort,
     gather,
-    named,
     one_by_one,
     refuse_infinite,
     refuse_other_than,
     refuse_own_cohorts,
-    unnamed,
 )
 
 Latency = Callable[[ClientId, int], float]  # (client, version of the model that it was sent) -> seconds, above 0
@@ -52,7 +52,7 @@ def lognormal_latency(seed: int, *, median: float = 1.0, spread: float = 0.5, ji
     return latency
 
 
-class Work(NamedTuple):
+class InFlight(NamedTuple):
     """A client at work. Of two the lesser finishes first, or at the same moment is the client of lesser number."""
 
     finish: float  # seconds
@@ -60,7 +60,7 @@ class Work(NamedTuple):
     version: int  # server updates before it was sent its model
 
 
-class Ahead(NamedTuple):
+class AheadOfTime(NamedTuple):
     """The clock, who is at work, and what is already known of what they will say.
 
     Attributes:
@@ -74,7 +74,7 @@ class Ahead(NamedTuple):
     clock: float = 0.0
     draws: int = 0
     asks: int = 0
-    working: tuple[Work, ...] = ()
+    working: tuple[InFlight, ...] = ()
     states: Mapping[int, ServerState] = {}
     messages: Mapping[ClientId, Message] = {}
 
@@ -122,7 +122,7 @@ def asynchronous(
     if buffer < 1:
         raise InputError(f"buffer={buffer} replies for a step of the server: it must be at least 1")
     at_once = len(population) if concurrency is None else concurrency
-    state, number, ahead, replies = start, done, Ahead(), list[tuple[Work, Message]]()
+    state, number, ahead, replies = start, done, AheadOfTime(), list[tuple[InFlight, Message]]()
     if rest is not None:
         ahead = _found(rest, algorithm, engine, state)
     while True:
@@ -145,19 +145,19 @@ def asynchronous(
         yield Round(number, state, got.clients, info, partial(_rest, ahead))
 
 
-def _work(client: ClientId, version: int, clock: float, latency: Latency) -> Work:
+def _work(client: ClientId, version: int, clock: float, latency: Latency) -> InFlight:
     seconds = latency(client, version)
     if not 0 < seconds < math.inf:
         raise InputError(f"latency({client}, {version}) is {seconds} seconds: it must be above 0, and finite")
-    return Work(clock + seconds, client, version)
+    return InFlight(clock + seconds, client, version)
 
 
-def _send_out(ahead: Ahead, works: Sequence[Work], state: Mapping[int, ServerState]) -> Ahead:
+def _send_out(ahead: AheadOfTime, works: Sequence[InFlight], state: Mapping[int, ServerState]) -> AheadOfTime:
     working = tuple(sorted((*ahead.working, *works)))
     return ahead._replace(working=working, states={**ahead.states, **state}, draws=ahead.draws + 1)
 
 
-def _compute(ahead: Ahead, algorithm: Algorithm, engine: Engine) -> Ahead:
+def _compute(ahead: AheadOfTime, algorithm: Algorithm, engine: Engine) -> AheadOfTime:
     """Compute all at work who are not computed yet."""
     todo = sorted((work.client, work.version) for work in ahead.working if work.client not in ahead.messages)
     sent = {client: algorithm.send(ahead.states[version], client) for client, version in todo}
@@ -165,7 +165,7 @@ def _compute(ahead: Ahead, algorithm: Algorithm, engine: Engine) -> Ahead:
     return ahead._replace(messages=messages, asks=ahead.asks + 1, states={})
 
 
-def _next_reply(ahead: Ahead) -> tuple[tuple[Work, Message], Ahead]:
+def _next_reply(ahead: AheadOfTime) -> tuple[tuple[InFlight, Message], AheadOfTime]:
     """The clock moves on to the reply that comes in next."""
     first, *others = ahead.working
     messages = {client: message for client, message in ahead.messages.items() if client != first.client}
@@ -173,17 +173,19 @@ def _next_reply(ahead: Ahead) -> tuple[tuple[Work, Message], Ahead]:
     return (first, ahead.messages[first.client]), later
 
 
-def _gathered(algorithm: Algorithm, replies: Sequence[tuple[Work, Message]], number: int, population: int) -> Replies:
+def _gathered(
+    algorithm: Algorithm, replies: Sequence[tuple[InFlight, Message]], number: int, population: int
+) -> Replies:
     """What the server steps on. Sorting by client is stable: replies of one client stay in their order."""
     replies = sorted(replies, key=lambda reply: reply[0].client)
-    group = Group([work.client for work, _ in replies], tree.stack([message for _, message in replies]))
+    group = MessageBatch([work.client for work, _ in replies], tree.stack([message for _, message in replies]))
     return gather(algorithm, [group], population, staleness=[number - work.version for work, _ in replies])
 
 
 # ---- stopping and going on ----------------------------------------------------------------------------------------
 
 
-def _rest(ahead: Ahead) -> Rest:
+def _rest(ahead: AheadOfTime) -> Rest:
     who = [(work.client, work.version) for work in ahead.working]
     found = {
         "clock": torch.tensor(ahead.clock, dtype=torch.float64),
@@ -192,13 +194,13 @@ def _rest(ahead: Ahead) -> Rest:
         "who": torch.tensor(who, dtype=torch.int64).reshape(-1, 2),
     }
     for version, state in sorted(ahead.states.items()):
-        found |= named(f"states.{version}", state)
+        found |= by_client_name(f"states.{version}", state)
     for client in sorted(ahead.messages):
-        found |= named(f"messages.{client}", ahead.messages[client])
+        found |= by_client_name(f"messages.{client}", ahead.messages[client])
     return found
 
 
-def _found(rest: Rest, algorithm: Algorithm, engine: Engine, state: ServerState) -> Ahead:
+def _found(rest: Rest, algorithm: Algorithm, engine: Engine, state: ServerState) -> AheadOfTime:
     """As it was when `rest` was made."""
 
     def numbers(kind: str) -> list[int]:
@@ -208,13 +210,13 @@ def _found(rest: Rest, algorithm: Algorithm, engine: Engine, state: ServerState)
     like = _some_message(algorithm, engine, state) if computed else None
     draws, asks = rest["counts"].tolist()
     works = zip(rest["finish"].tolist(), rest["who"].tolist(), strict=True)
-    return Ahead(
+    return AheadOfTime(
         float(rest["clock"]),
         draws,
         asks,
-        tuple(Work(finish, *who) for finish, who in works),
-        {version: unnamed(f"states.{version}", state, rest) for version in versions},
-        {client: unnamed(f"messages.{client}", like, rest) for client in computed},
+        tuple(InFlight(finish, *who) for finish, who in works),
+        {version: by_client_id(f"states.{version}", state, rest) for version in versions},
+        {client: by_client_id(f"messages.{client}", like, rest) for client in computed},
     )
 
 

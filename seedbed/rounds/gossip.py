@@ -21,22 +21,22 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.federated import Algorithm, ClientId, Engine, Group, Message, ServerState, model_in
+from seedbed.federated import Algorithm, ClientId, Engine, Message, MessageBatch, ServerState, params_of
 from seedbed.rounds.mixing import Mixing, second_eigenvalue
 from seedbed.rounds.round import (
     Rest,
     Round,
-    averaged,
+    by_client_id,
+    by_client_name,
     gather,
-    named,
+    mean_info,
     one_by_one,
     refuse_infinite,
     refuse_own_cohorts,
-    unnamed,
 )
 from seedbed.tree import Tree
 
-Order = Literal["adapt_then_combine", "combine_then_adapt"]
+GossipOrder = Literal["adapt_then_combine", "combine_then_adapt"]
 
 
 def gossip(
@@ -45,7 +45,7 @@ def gossip(
     start: ServerState,
     *,
     mixing: Mixing,
-    order: Order = "adapt_then_combine",
+    order: GossipOrder = "adapt_then_combine",
     done: int = 0,
     rest: Rest | None = None,
 ) -> Iterator[Round]:
@@ -66,7 +66,7 @@ def gossip(
     """
     refuse_own_cohorts(algorithm, "gossip")
     peers, number = engine.population, done
-    states = [start] * len(peers) if rest is None else _each(unnamed("peers", start, rest), len(peers))
+    states = [start] * len(peers) if rest is None else _each(by_client_id("peers", start, rest), len(peers))
     while True:
         mix = mixing(number)
         asked = [c for c, up in zip(peers, mix.up, strict=True) if up]
@@ -75,7 +75,7 @@ def gossip(
         if order == "combine_then_adapt":
             states = _mixed(mix.matrix, states)
         states = [
-            stepped(algorithm, c, state, messages[c]) if c in messages else state
+            local_server_step(algorithm, c, state, messages[c]) if c in messages else state
             for c, state in zip(peers, states, strict=True)
         ]
         if order == "adapt_then_combine":
@@ -84,14 +84,14 @@ def gossip(
         info = _info(list(messages.values()))
         stacked = tree.stack(states)
         refuse_infinite(stacked, number, info)
-        info |= {"consensus": apart([algorithm.send(s, c) for c, s in zip(peers, states, strict=True)])}
+        info |= {"consensus": consensus_distance([algorithm.send(s, c) for c, s in zip(peers, states, strict=True)])}
         numbers = {name: float(value) for name, value in info.items()} | {"lambda2": second_eigenvalue(mix.matrix)}
-        yield Round(number, _mean(stacked), asked, numbers, partial(named, "peers", stacked))
+        yield Round(number, _mean(stacked), asked, numbers, partial(by_client_name, "peers", stacked))
 
 
-def stepped(algorithm: Algorithm, peer: ClientId, state: ServerState, message: Message) -> ServerState:
+def local_server_step(algorithm: Algorithm, peer: ClientId, state: ServerState, message: Message) -> ServerState:
     """A peer's state after the server's step on its own message alone."""
-    return algorithm.server(state, gather(algorithm, [Group([peer], tree.stack([message]))], 1))
+    return algorithm.server(state, gather(algorithm, [MessageBatch([peer], tree.stack([message]))], 1))
 
 
 def _messages(
@@ -106,7 +106,7 @@ def _info(messages: Sequence[Message]) -> dict[str, Tensor]:
     if not messages:
         return {}
     stacked = tree.stack([(dict(message.info), message.weight) for message in messages])
-    return averaged(*stacked)
+    return mean_info(*stacked)
 
 
 def _mixed(matrix: Tensor, states: Sequence[ServerState]) -> list[ServerState]:
@@ -124,9 +124,9 @@ def _mean(stacked: Tree) -> Tree:
     return tree.map(lambda x: x.mean(0) if is_mixed(x) else x[0], stacked)
 
 
-def apart(sent: Sequence[Tree]) -> Tensor:
+def consensus_distance(sent: Sequence[Tree]) -> Tensor:
     """√(mean_i ‖x_i − x̄‖²) of the models in what peers would send: []."""
-    models = tree.stack([model_in(one) for one in sent])
+    models = tree.stack([params_of(one) for one in sent])
     away = tree.map(lambda x: x - x.mean(0) if is_mixed(x) else torch.zeros_like(x), models)
     return (tree.squared_norm(away) / len(sent)).sqrt()
 

@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.federated import ClientId, Group, Message
-from seedbed.lowrank.factored_matrix import finite
+from seedbed.federated import ClientId, Message, MessageBatch
+from seedbed.lowrank.factored_matrix import is_finite_leaf
 
 Schema = Mapping[str, str]  # of one message: each leaf's type and shape by its path, and how they are nested
 
 
-class Admitted(NamedTuple):
+class Validated(NamedTuple):
     """What came through, and what did not."""
 
-    groups: Sequence[Group]
+    groups: Sequence[MessageBatch]
     refused: Mapping[ClientId, str]  # why
 
 
 @dataclass(frozen=True)
-class Gate:
+class MessageValidator:
     """The checks, in this order: asked for, only once, schema, finite, weight, norm.
 
     Args:
@@ -45,12 +45,12 @@ class Gate:
 
     def admit(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[MessageBatch],
         asked: Collection[ClientId],
         *,
         schema: Schema | None = None,
         alike: bool = True,
-    ) -> Admitted:
+    ) -> Validated:
         """Judge a round's messages.
 
         Args:
@@ -66,9 +66,9 @@ class Gate:
         if most < torch.inf:
             long = [["norm above the cap" * bool(n > most) for n in _norms(group)] for group in groups]
             groups = _left(_without(group, wrong, refused) for group, wrong in zip(groups, long, strict=True))
-        return Admitted(groups, refused)
+        return Validated(groups, refused)
 
-    def _reasons(self, group: Group) -> list[str]:
+    def _reasons(self, group: MessageBatch) -> list[str]:
         """Why not, for each client of a group; empty where nothing is wrong."""
         value, weight, info = group.messages
         wrong = ["" if good else "not finite" for good in _finite((value, weight, info), len(group.clients)).tolist()]
@@ -79,7 +79,7 @@ class Gate:
                 wrong[i] = wrong[i] or "weight above the cap"
         return wrong
 
-    def _most(self, groups: Sequence[Group]) -> float:
+    def _most(self, groups: Sequence[MessageBatch]) -> float:
         """The longest that a message of this round may be."""
         caps = [torch.inf if self.norm_cap is None else self.norm_cap]
         norms = [_norms(group) for group in groups if self.norm is not None]
@@ -88,7 +88,7 @@ class Gate:
         return min(caps)
 
 
-def schema_of(group: Group) -> Schema:
+def schema_of(group: MessageBatch) -> Schema:
     """What one message of a group looks like.
 
     Raises:
@@ -98,7 +98,7 @@ def schema_of(group: Group) -> Schema:
     if not isinstance(message, Message) or not isinstance(message.info, Mapping):
         raise ValueError("it is no message")
     parts = {"value": message.value, "weight": message.weight, "info": dict(message.info)}
-    found = {"nesting": tree.nesting(parts)}
+    found = {"nesting": tree.structure_of(parts)}
     for name, leaf in tree.named_leaves(parts).items():
         if not isinstance(leaf, Tensor):
             raise ValueError(f"{name} is no tensor")
@@ -108,7 +108,7 @@ def schema_of(group: Group) -> Schema:
     return found
 
 
-def _sound(groups: Sequence[Group], refused: dict[ClientId, str]) -> list[tuple[Group, Schema]]:
+def _sound(groups: Sequence[MessageBatch], refused: dict[ClientId, str]) -> list[tuple[MessageBatch, Schema]]:
     """The groups that hold stacked messages, and what these look like."""
     found = []
     for group in groups:
@@ -120,8 +120,8 @@ def _sound(groups: Sequence[Group], refused: dict[ClientId, str]) -> list[tuple[
 
 
 def _once(
-    groups: Sequence[tuple[Group, Schema]], asked: Collection[ClientId], refused: dict[ClientId, str]
-) -> list[tuple[Group, Schema]]:
+    groups: Sequence[tuple[MessageBatch, Schema]], asked: Collection[ClientId], refused: dict[ClientId, str]
+) -> list[tuple[MessageBatch, Schema]]:
     """Without those that nobody asked, and without what a client sent after its first message."""
     seen: set[ClientId] = set()
     found = []
@@ -137,8 +137,8 @@ def _once(
 
 
 def _of_schema(
-    groups: Sequence[tuple[Group, Schema]], wanted: Schema | None, refused: dict[ClientId, str]
-) -> list[Group]:
+    groups: Sequence[tuple[MessageBatch, Schema]], wanted: Schema | None, refused: dict[ClientId, str]
+) -> list[MessageBatch]:
     """Without those of another schema than this, or than most have."""
     if wanted is None:
         votes: Counter[tuple[tuple[str, str], ...]] = Counter()
@@ -155,17 +155,17 @@ def _of_schema(
     return good
 
 
-def _without(group: Group, wrong: Sequence[str], refused: dict[ClientId, str]) -> Group:
+def _without(group: MessageBatch, wrong: Sequence[str], refused: dict[ClientId, str]) -> MessageBatch:
     """A group without the messages with which something is wrong."""
     if not any(wrong):
         return group
     refused |= {c: why for c, why in zip(group.clients, wrong, strict=True) if why}
     good = [i for i, why in enumerate(wrong) if not why]
     members = None if group.members is None else [group.members[i] for i in good]
-    return Group([group.clients[i] for i in good], tree.index(group.messages, good), members)
+    return MessageBatch([group.clients[i] for i in good], tree.index(group.messages, good), members)
 
 
-def _left(groups: Iterable[Group]) -> list[Group]:
+def _left(groups: Iterable[MessageBatch]) -> list[MessageBatch]:
     """Those of which somebody is left."""
     return [group for group in groups if group.clients]
 
@@ -175,11 +175,11 @@ def _finite(stacked: Any, count: int) -> Tensor:
     leaves = [leaf for leaf in tree.leaves(stacked) if leaf.is_floating_point()]
     good = torch.ones(count, dtype=torch.bool, device=leaves[0].device if leaves else None)
     for leaf in leaves:
-        good &= finite(leaf)
+        good &= is_finite_leaf(leaf)
     return good
 
 
-def _norms(group: Group) -> Tensor:
+def _norms(group: MessageBatch) -> Tensor:
     """‖value‖ of each message, over all leaves: [c], in double precision."""
     leaves = tree.leaves(group.messages.value)
     norms = [torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1, dtype=torch.float64) for x in leaves]

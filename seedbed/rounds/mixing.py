@@ -22,17 +22,17 @@ Links = Callable[[int], Tensor]  # round -> links [N, N]
 Topology = Literal["ring", "grid", "complete", "erdos_renyi", "matching", "directed_ring", "exponential"]
 TOPOLOGIES = get_args(Topology)
 DIRECTED = ("directed_ring", "exponential")
-TRIES = 1000
+GRAPH_TRIES = 1000
 
 
-class Mix(NamedTuple):
+class MixingMatrix(NamedTuple):
     """One round's exchange."""
 
     matrix: Tensor  # [N, N]
     up: tuple[bool, ...]  # of N: who takes part; the others neither work nor exchange
 
 
-Mixing = Callable[[int], Mix]  # round -> its exchange
+Mixing = Callable[[int], MixingMatrix]  # round -> its exchange
 
 
 def mixing(
@@ -53,11 +53,11 @@ def mixing(
         if not 0 <= value < 1:
             raise InputError(f"{name}={value} is no probability of failing: choose from 0 to less than 1")
 
-    def mix(round: int) -> Mix:
+    def mix(round: int) -> MixingMatrix:
         there = links(round)
         up, alive = _alive(len(there), directed, link_failure, peer_failure, seed, round)
-        shares = torch.where(alive, (pushed if directed else metropolis)(there), 0.0)
-        return Mix(shares + torch.diag(1 - shares.sum(0 if directed else 1)), up)
+        shares = torch.where(alive, (push_sum_weights if directed else metropolis)(there), 0.0)
+        return MixingMatrix(shares + torch.diag(1 - shares.sum(0 if directed else 1)), up)
 
     return mix
 
@@ -68,7 +68,7 @@ def metropolis(links: Tensor) -> Tensor:
     return links / (1 + torch.maximum(degrees[:, None], degrees[None, :])).double()
 
 
-def pushed(links: Tensor) -> Tensor:
+def push_sum_weights(links: Tensor) -> Tensor:
     """1/(1 + d_j) from j to each of the d_j who hear it; the share that is left is its own. Double precision."""
     return links / (1 + links.sum(0)).double()
 
@@ -111,12 +111,12 @@ def exponential(peers: int) -> Links:
     return lambda round: _hearing(peers, 2 ** (round % period))
 
 
-def complete(peers: int) -> Tensor:
+def complete_graph(peers: int) -> Tensor:
     """All hear from all."""
     return ~torch.eye(peers, dtype=torch.bool)
 
 
-def grid(peers: int) -> Tensor:
+def grid_graph(peers: int) -> Tensor:
     """Neighbours on a rectangle as near to a square as the number of peers allows."""
     width = max(w for w in range(1, peers + 1) if peers % w == 0 and w * w <= peers)
     where = torch.stack([torch.arange(peers) // width, torch.arange(peers) % width], 1)
@@ -129,13 +129,13 @@ def erdos_renyi(peers: int, *, density: float, seed: int) -> Tensor:
     Raises:
         InputError: they never were.
     """
-    for attempt in range(TRIES):
+    for attempt in range(GRAPH_TRIES):
         drawn = torch.from_numpy(randomness.generator(seed, "erdos_renyi", attempt).random((peers, peers)) < density)
         links = torch.triu(drawn, 1) | torch.triu(drawn, 1).T
         if connected(links):
             return links
     raise InputError(
-        f"density={density} did not connect {peers} peers in {TRIES} tries: choose more than log(N)/N, here "
+        f"density={density} did not connect {peers} peers in {GRAPH_TRIES} tries: choose more than log(N)/N, here "
         f"{torch.tensor(float(peers)).log() / peers:.2g}, or another topology"
     )
 
@@ -153,7 +153,7 @@ def matching(peers: int, *, seed: int) -> Links:
     return links
 
 
-def links_of(name: Topology, peers: int, *, density: float = 0.5, seed: int = 0) -> Links:
+def topology_links(name: Topology, peers: int, *, density: float = 0.5, seed: int = 0) -> Links:
     """The links of this topology in each round.
 
     Args:
@@ -167,7 +167,9 @@ def links_of(name: Topology, peers: int, *, density: float = 0.5, seed: int = 0)
     if name == "erdos_renyi":
         links = erdos_renyi(peers, density=density, seed=seed)
     else:
-        links = {"ring": ring, "grid": grid, "complete": complete, "directed_ring": directed_ring}[name](peers)
+        links = {"ring": ring, "grid": grid_graph, "complete": complete_graph, "directed_ring": directed_ring}[name](
+            peers
+        )
     return lambda round: links
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seedbed import randomness, tree
 from seedbed.errors import Diverged, InputError
-from seedbed.federated import Algorithm, ClientId, Group, Message, Reducer, Replies, ServerState
+from seedbed.federated import Algorithm, ClientId, Message, MessageBatch, Reducer, Replies, ServerState
 from seedbed.tree import Tree
 
 Rest = Mapping[str, Tensor]
@@ -63,7 +63,7 @@ def refuse_own_cohorts(algorithm: Algorithm, schedule: str) -> None:
         )
 
 
-def nobodys(replies: Replies) -> Replies:
+def empty_cohort_replies(replies: Replies) -> Replies:
     """The replies of an empty cohort: a zero of the shape that messages have, learned from those of somebody."""
     nobody = replies.weights[:0]
     return Replies(tree.zeros_like(replies.value), [], replies.population, nobody, nobody, {})
@@ -76,7 +76,7 @@ def refuse_other_than(low: int, value: int | None, high: int, name: str) -> None
 
 
 def gather(
-    algorithm: Algorithm, groups: Sequence[Group], population: int, staleness: Sequence[int] | None = None
+    algorithm: Algorithm, groups: Sequence[MessageBatch], population: int, staleness: Sequence[int] | None = None
 ) -> Replies:
     """Reduce a round's messages; clients are put in order first, so that who finished when changes nothing.
 
@@ -95,16 +95,16 @@ def gather(
     weights = given * algorithm.discount(stale)
     shares = torch.split(weights, [len(group.clients) for group in groups])
     parts = [(g.clients, g.messages.value, share) for g, share in zip(groups, shares, strict=True)]
-    value = tree.dense(_reduced(algorithm.reduce, parts))
+    value = tree.form_unformed(_reduced(algorithm.reduce, parts))
     info = tree.concatenate([dict(group.messages.info) for group in groups])
     order = sorted(range(len(clients)), key=clients.__getitem__)
     if order != list(range(len(clients))):
         clients = [clients[i] for i in order]
         info, weights, stale = tree.index((info, weights, stale), order)
-    return Replies(value, clients, population, stale, weights, averaged(info, weights))
+    return Replies(value, clients, population, stale, weights, mean_info(info, weights))
 
 
-def _gathered_sums(algorithm: Algorithm, groups: Sequence[Group], population: int) -> Replies:
+def _gathered_sums(algorithm: Algorithm, groups: Sequence[MessageBatch], population: int) -> Replies:
     """Replies of messages that are means over several clients each, of whom nobody's own weight is known."""
     stacked = tree.concatenate([group.messages for group in groups])
     members = [some for group in groups for some in group.members or [[c] for c in group.clients]]
@@ -113,16 +113,16 @@ def _gathered_sums(algorithm: Algorithm, groups: Sequence[Group], population: in
     counts = torch.tensor([len(some) for some in members], device=stacked.weight.device)
     weights = torch.repeat_interleave(stacked.weight / counts, counts)[order]
     value = algorithm.reduce(stacked.value, stacked.weight)
-    info = averaged(stacked.info, stacked.weight)
+    info = mean_info(stacked.info, stacked.weight)
     return Replies(value, [who[i] for i in order], population, torch.zeros_like(weights), weights, info)
 
 
-Part = tuple[Sequence[ClientId], Tree, Tensor]  # clients, what they sent (stacked), their weights
+MessagePart = tuple[Sequence[ClientId], Tree, Tensor]  # clients, what they sent (stacked), their weights
 
 
-def _reduced(reduce: Reducer, parts: Sequence[Part]) -> Tree:
+def _reduced(reduce: Reducer, parts: Sequence[MessagePart]) -> Tree:
     values = [value for _, value, _ in parts]
-    if not tree.alike(values):
+    if not tree.same_structure(values):
         if not all(isinstance(value, dict) for value in values):
             raise InputError("clients sent messages of unlike structure that are no dicts: they cannot be reduced")
         keys = sorted({key for value in values for key in value})
@@ -137,12 +137,12 @@ def _reduced(reduce: Reducer, parts: Sequence[Part]) -> Tree:
     return reduce(stacked, torch.cat([weights for _, _, weights in parts])[order])
 
 
-def averaged(info: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+def mean_info(info: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
     """Weighted means of numbers for people, [C] each."""
     return {name: (weights * number).sum() / weights.sum() for name, number in info.items()}
 
 
-def one_by_one(groups: Iterable[Group]) -> dict[ClientId, Message]:
+def one_by_one(groups: Iterable[MessageBatch]) -> dict[ClientId, Message]:
     """Each client's own message."""
     groups = list(groups)
     if any(group.members is not None for group in groups):
@@ -164,7 +164,7 @@ def refuse_infinite(state: Tree, number: int, info: Mapping[str, Tensor]) -> Non
 
 
 def refuse_hopeless(
-    number: int, groups: Sequence[Group], refused: Mapping[ClientId, str], lost: Mapping[ClientId, str]
+    number: int, groups: Sequence[MessageBatch], refused: Mapping[ClientId, str], lost: Mapping[ClientId, str]
 ) -> None:
     """Messages were refused, and nobody's is left, or more are not finite than are left: no attack of a few, but a
     model that diverges."""
@@ -181,11 +181,11 @@ def refuse_hopeless(
         raise InputError(f"round {number}: {said}: no message is left; what came before is intact")
 
 
-def named(prefix: str, tree_: Tree) -> dict[str, Tensor]:
+def by_client_name(prefix: str, tree_: Tree) -> dict[str, Tensor]:
     """A tree's leaves for `Round.rest`, under the prefix."""
     return {f"{prefix}.{name}": leaf for name, leaf in tree.named_leaves(tree_).items()}
 
 
-def unnamed(prefix: str, like: Tree, rest: Rest) -> Tree:
+def by_client_id(prefix: str, like: Tree, rest: Rest) -> Tree:
     """The tree that `named` took apart, of the same structure as another."""
     return tree.with_leaves(like, [rest[f"{prefix}.{name}"] for name in tree.named_leaves(like)])

@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from seedbed.aggregation.robust import TooFew
+from seedbed.aggregation.robust import TooFewMessages
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
-from seedbed.rounds.message_validation import Admitted, Gate
+from seedbed.rounds.message_validation import MessageValidator, Validated
 from seedbed.rounds.round import (
     Round,
     choose_cohort,
+    empty_cohort_replies,
     gather,
-    nobodys,
     refuse_hopeless,
     refuse_infinite,
     refuse_other_than,
@@ -29,7 +29,7 @@ def synchronous(
     cohort: int | None = None,
     seed: int = 0,
     done: int = 0,
-    gate: Gate | None = Gate(),
+    gate: MessageValidator | None = MessageValidator(),
     answering: Answering | None = None,
 ) -> Iterator[Round]:
     """Endless rounds; stop by leaving the loop.
@@ -69,7 +69,12 @@ def synchronous(
 
 
 def _played(
-    algorithm: Algorithm, engine: Engine, state: ServerState, chosen: list[ClientId], number: int, gate: Gate | None
+    algorithm: Algorithm,
+    engine: Engine,
+    state: ServerState,
+    chosen: list[ClientId],
+    number: int,
+    gate: MessageValidator | None,
 ) -> Round:
     """A round. When it is over nothing is left of what clients sent: that is as large as several models."""
     memory = {} if chosen else dict(engine.memory())
@@ -80,19 +85,19 @@ def _played(
     if not chosen:
         engine.recall(memory)
     groups, refused = (
-        gate.admit(arrived, chosen, alike=not algorithm.unlike) if gate and chosen else Admitted(arrived, {})
+        gate.admit(arrived, chosen, alike=not algorithm.unlike) if gate and chosen else Validated(arrived, {})
     )
     refuse_hopeless(number, groups, refused, lost)
     counts = {"refused": len(refused), "lost": len(lost)}
     info = {name: torch.tensor(float(count)) for name, count in counts.items() if count}
     try:
         if not groups:
-            raise TooFew("nobody's message arrived")
+            raise TooFewMessages("nobody's message arrived")
         replies = gather(algorithm, groups, len(engine.population))
         del asked, arrived, groups
-        replies = replies if chosen else nobodys(replies)
+        replies = replies if chosen else empty_cohort_replies(replies)
         state, info = algorithm.server(state, replies), {**info, **replies.info}
-    except TooFew:
+    except TooFewMessages:
         if not refused and not lost:
             raise
         info |= {"abandoned": torch.tensor(1.0)}
@@ -101,7 +106,7 @@ def _played(
     return Round(number, state, chosen, numbers, refused=refused, lost=lost)
 
 
-def _refuse_beside_own(algorithm: Algorithm, cohort: int | None, gate: Gate | None) -> None:
+def _refuse_beside_own(algorithm: Algorithm, cohort: int | None, gate: MessageValidator | None) -> None:
     """What would void the promise of an algorithm that chooses its own cohorts."""
     if algorithm.cohort is None:
         return

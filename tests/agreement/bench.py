@@ -24,18 +24,18 @@ from seedbed.data.sampling import (
     batches,
     episode_batches,
     episodes,
-    noised,
     support_query,
     triples,
+    with_noise,
 )
 from seedbed.data.types import Batch, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.federated import Algorithm, ClientId, ServerState
 from seedbed.learning.objectives import Objective, Predict, cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.learning.parameter_generation import Layer
+from seedbed.learning.parameter_generation import GeneratedLayer
 from seedbed.models import Model
-from seedbed.randomness import initialising
+from seedbed.randomness import seeded_init
 from seedbed.rounds import Round, synchronous
 
 SIZES = (9, 12, 14, 10, 17, 13)  # examples of each client
@@ -58,16 +58,16 @@ class Net(NamedTuple):
     params: Mapping[str, Tensor]
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[GeneratedLayer]:
         """Both, for those who generate them."""
-        body = Layer(("body.weight", "body.bias"), lambda p, x: x, INPUTS)
-        return [body, Layer(("head.weight", "head.bias"), self.features, HIDDEN)]
+        body = GeneratedLayer(("body.weight", "body.bias"), lambda p, x: x, INPUTS)
+        return [body, GeneratedLayer(("head.weight", "head.bias"), self.features, HIDDEN)]
 
 
 @functools.cache
 def module() -> Net:
     """A real nn.Module, through the adapter."""
-    with initialising(0):
+    with seeded_init(0):
         layers = OrderedDict(body=nn.Linear(INPUTS, HIDDEN), tanh=nn.Tanh(), head=nn.Linear(HIDDEN, CLASSES))
         model = Model(nn.Sequential(layers))
     return Net(model.predict, model.features, supervised(model.predict, cross_entropy), model.params)
@@ -116,7 +116,7 @@ ITEMS: dict[str, Sampler] = {
     "full": batches(None),  # one batch of 9 to 17 examples
     "episodes": ragged(lambda k: episodes(ways=CLASSES, shots=(1, 2), queries=3, count=k)),
     "parts": ragged(lambda k: support_query(0.4, steps=k)),  # episodes too: of 4 to 7 and 5 to 10 examples
-    "noisy_episodes": noised(ragged(lambda k: support_query(0.4, steps=k)), NUMBERS),
+    "noisy_episodes": with_noise(ragged(lambda k: support_query(0.4, steps=k)), NUMBERS),
     "triples": ragged(lambda k: triples(5, steps=k)),
     "episode_batches": ragged(lambda k: episode_batches(ways=CLASSES, shots=3, size=4, steps=k)),
 }

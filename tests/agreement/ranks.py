@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from seedbed.engines import Distributed, OneByOne, Vectorised
-from seedbed.engines.process_group import joined
-from seedbed.serialization import pack
+from seedbed.engines.process_group import init_group
+from seedbed.serialization import pack_tree
 
 from .bench import Past, Row, clients, judging, run
 from .rows import ROWS
@@ -40,8 +40,8 @@ def main(file: Path, whole: bool) -> None:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     kinds, rows = ((OneByOne, Vectorised), ROWS) if whole else ((OneByOne,), FIRST)
-    with joined():
-        file.write_bytes(pack({str(row): [found(row, kind) for kind in kinds] for row in rows}))
+    with init_group():
+        file.write_bytes(pack_tree({str(row): [found(row, kind) for kind in kinds] for row in rows}))
 
 
 if __name__ == "__main__":

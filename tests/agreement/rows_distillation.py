@@ -16,22 +16,22 @@ from seedbed.algorithms.fedmd import fedmd
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
-from seedbed.models import Model, Several, mlp
+from seedbed.models import Model, ModelZoo, mlp
 from seedbed.models.small import WithHead
-from seedbed.models.split import Halves, Split
-from seedbed.randomness import initialising
+from seedbed.models.split import SplitHalves, SplitNet
+from seedbed.randomness import seeded_init
 
 from .bench import CLASSES, HIDDEN, INPUTS, MOMENTUM, Net, Reduction, Row, Still, module
 
 
 def two(*names: str) -> Net:
     """One or two architectures: `wide` of one hidden layer, `deep` of two with other names and shapes."""
-    with initialising(0):
+    with seeded_init(0):
         wide = nn.Sequential(
             OrderedDict(body=nn.Linear(INPUTS, HIDDEN), tanh=nn.Tanh(), head=nn.Linear(HIDDEN, CLASSES))
         )
         made = {"wide": Model(wide), "deep": Model(mlp((INPUTS,), CLASSES, hidden=(5, 6), activation=nn.Tanh))}
-    several = Several({name: made[name] for name in names or made})
+    several = ModelZoo({name: made[name] for name in names or made})
     return Net(several.predict, several.features, supervised(several.predict, cross_entropy), several.params)
 
 
@@ -39,17 +39,17 @@ both = functools.cache(two)
 
 
 @functools.cache
-def halves() -> Halves:
-    return Halves(split())
+def halves() -> SplitHalves:
+    return SplitHalves(split())
 
 
 @functools.cache
-def split() -> Split:
+def split() -> SplitNet:
     """A net of 4 → 5 on the client, 5 → 8 → 3 on the server."""
-    with initialising(3):
+    with seeded_init(3):
         body = nn.Sequential(nn.Linear(INPUTS, 5), nn.Tanh())
         tail = nn.Sequential(nn.Linear(5, HIDDEN), nn.Tanh())
-        return Split(WithHead(body, 5, CLASSES), WithHead(tail, HIDDEN, CLASSES))
+        return SplitNet(WithHead(body, 5, CLASSES), WithHead(tail, HIDDEN, CLASSES))
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.pfedhn import pfedhn
 from seedbed.federated import uniform
 from seedbed.learning.adaptations import unadapted
-from seedbed.learning.objectives import after
+from seedbed.learning.objectives import meta_objective
 from seedbed.learning.optimizers import sgd
 
 from .bench import MOMENTUM, SIZES, Reduction, Row, Still, module
@@ -48,7 +48,7 @@ ROWS = [
 REDUCTIONS: dict[str, Reduction] = {
     "autoregressive scale=0: uniform fedsgd on queries": (
         lambda n: autoregressive(n.loss, n.layers, width=8, scale=0, outer=sgd(0.3)),
-        lambda n: uniform(fedsgd(after(unadapted, n.loss), outer=sgd(0.3))),
+        lambda n: uniform(fedsgd(meta_objective(unadapted, n.loss), outer=sgd(0.3))),
         "parts",
     ),
 }

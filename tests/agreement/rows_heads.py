@@ -13,10 +13,10 @@ from seedbed.algorithms.imaml import imaml
 from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.federated import uniform
 from seedbed.learning.adaptations import unadapted
-from seedbed.learning.objectives import after, cross_entropy, supervised
+from seedbed.learning.objectives import cross_entropy, meta_objective, supervised
 from seedbed.learning.optimizers import adam, sgd
 from seedbed.models import Model, mlp
-from seedbed.randomness import initialising
+from seedbed.randomness import seeded_init
 
 from .bench import CLASSES, HIDDEN, INPUTS, MOMENTUM, Net, Reduction, Row, Still, module
 
@@ -24,7 +24,7 @@ from .bench import CLASSES, HIDDEN, INPUTS, MOMENTUM, Net, Reduction, Row, Still
 @functools.cache
 def with_norm() -> Model:
     """A multilayer perceptron with batch normalisation."""
-    with initialising(0):
+    with seeded_init(0):
         return Model(mlp((INPUTS,), CLASSES, hidden=(HIDDEN,), norm="batch"))
 
 
@@ -79,7 +79,7 @@ ROWS = [
 REDUCTIONS: dict[str, Reduction] = {
     "imaml steps=0, lam=1e12: uniform fedsgd on queries": (
         lambda n: imaml(n.loss, lam=1e12, steps=0, outer=sgd(0.3)),
-        lambda n: uniform(fedsgd(after(unadapted, n.loss), outer=sgd(0.3))),
+        lambda n: uniform(fedsgd(meta_objective(unadapted, n.loss), outer=sgd(0.3))),
         "parts",
     ),
     "fedbn of a model without normalisation: fedavg": (

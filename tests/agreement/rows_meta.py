@@ -13,7 +13,7 @@ from seedbed.algorithms.per_fedavg import per_fedavg
 from seedbed.algorithms.reptile import reptile
 from seedbed.federated import uniform
 from seedbed.learning.adaptations import gradient_steps, unadapted
-from seedbed.learning.objectives import after
+from seedbed.learning.objectives import meta_objective
 from seedbed.learning.optimizers import adam, linear, sgd
 
 from .bench import CLASSES, MOMENTUM, Reduction, Row, Still, module
@@ -98,7 +98,7 @@ REDUCTIONS: dict[str, Reduction] = {
     **{
         f"fedmeta {order} {setting}=0: uniform fedsgd on queries": (
             lambda n, order=order, setting=setting: fedmeta(n.loss, order=order, outer=sgd(0.3), **{setting: 0}),  # type: ignore[misc]
-            lambda n: uniform(fedsgd(after(unadapted, n.loss), outer=sgd(0.3))),
+            lambda n: uniform(fedsgd(meta_objective(unadapted, n.loss), outer=sgd(0.3))),
             "parts",
         )
         for order in ("exact", "recomputed", "first", "hessian_free")
@@ -120,12 +120,12 @@ REDUCTIONS: dict[str, Reduction] = {
     ),
     "anil steps=0: uniform fedsgd on queries": (
         lambda n: anil(n.loss, steps=0, outer=sgd(0.3)),
-        lambda n: uniform(fedsgd(after(unadapted, n.loss), outer=sgd(0.3))),
+        lambda n: uniform(fedsgd(meta_objective(unadapted, n.loss), outer=sgd(0.3))),
         "parts",
     ),
     "meta_sgd steps=0: uniform fedsgd on queries": (
         lambda n: meta_sgd(n.loss, steps=0, outer=sgd(0.3)),
-        lambda n: uniform(fedsgd(after(unadapted, n.loss), outer=sgd(0.3))),
+        lambda n: uniform(fedsgd(meta_objective(unadapted, n.loss), outer=sgd(0.3))),
         "parts",
     ),
     "fedmeta with one item and a server's sgd: per_fedavg": (
@@ -133,7 +133,7 @@ REDUCTIONS: dict[str, Reduction] = {
         lambda n: uniform(
             replace(
                 per_fedavg(n.loss, alpha=0.1),
-                client=fedsgd(after(gradient_steps(n.loss, lr=0.1), n.loss)).client,
+                client=fedsgd(meta_objective(gradient_steps(n.loss, lr=0.1), n.loss)).client,
                 server=fedsgd(n.loss, outer=sgd(0.3)).server,
             )
         ),

@@ -12,11 +12,11 @@ from torch.func import vmap
 
 from seedbed import tree
 from seedbed.engines import OneByOne, Vectorised
-from seedbed.engines.base import Owning
-from seedbed.executors.fused import Fused
-from seedbed.executors.loop import looping
-from seedbed.federated import NEWCOMER, Group
-from seedbed.learning.training import trained_by
+from seedbed.engines.base import BaseEngine
+from seedbed.executors.fused import FusedExecutor
+from seedbed.executors.loop import loop_executor
+from seedbed.federated import NEWCOMER, MessageBatch
+from seedbed.learning.training import use_executor
 from seedbed.models import Model, mlp
 from seedbed.rounds.round import gather
 
@@ -45,7 +45,7 @@ def test_a_round_and_an_adaptation_stay_where_the_model_is(row: Row) -> None:
         stacked = vmap(algorithm.client, in_dims=(None, 0, 0))(sent, tree.stack([kept, kept]), task)
         with torch.no_grad():
             alone = algorithm.client(sent, kept, tree.index(task, 0))
-            after = algorithm.server(state, gather(algorithm, [Group([0, 2], stacked[0])], len(SIZES)))
+            after = algorithm.server(state, gather(algorithm, [MessageBatch([0, 2], stacked[0])], len(SIZES)))
             first = tree.index(tree.index(task.items, 0), 0)
             support = getattr(first, "support", first)
             own = algorithm.personalise(newcomer, algorithm.remember(newcomer), support)
@@ -59,25 +59,25 @@ def test_executors_of_a_gpu_wait_for_no_number() -> None:
     row = replace(row, net=module)
     here = dict(row.net().params), clients(row.items).tasks([0, 2], 0)
     params, task = tree.map(lambda x: x.to(ELSEWHERE), here)
-    batched, client = Fused(compiled=False), row.algorithm.client
-    with trained_by(batched):  # what is found out about the model at its first use is found out
+    batched, client = FusedExecutor(compiled=False), row.algorithm.client
+    with use_executor(batched):  # what is found out about the model at its first use is found out
         vmap(client, in_dims=(None, None, 0))(here[0], (), here[1])
     with FakeTensorMode(allow_non_fake_inputs=True):
-        with trained_by(batched):
+        with use_executor(batched):
             stacked = vmap(client, in_dims=(None, None, 0))(params, (), task)
-        with torch.no_grad(), trained_by(looping):
+        with torch.no_grad(), use_executor(loop_executor):
             alone = client(params, (), tree.index(task, 0))
     assert all_elsewhere((stacked, alone))
     assert batched.trained == 2
 
 
 @pytest.mark.parametrize("kind", [OneByOne, Vectorised])
-def test_engines_bring_tasks_to_where_the_model_is(kind: type[Owning]) -> None:
+def test_engines_bring_tasks_to_where_the_model_is(kind: type[BaseEngine]) -> None:
     engine = kind(clients("batches"))
     there = {"w": torch.ones(2, device=ELSEWHERE)}
     assert all_elsewhere(engine.tasks(engine.source, [0, 1], 0, there))
     here = engine.tasks(engine.source, [0, 1], 0, {"w": torch.ones(2)})
-    assert tree.same(here, tree.beside(here, {"w": torch.ones(2)}))
+    assert tree.is_equal(here, tree.to_device_of(here, {"w": torch.ones(2)}))
 
 
 def test_a_model_moves_and_predicts_there_without_a_head_too() -> None:

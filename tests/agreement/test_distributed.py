@@ -17,10 +17,10 @@ import torch
 
 from seedbed import tree
 from seedbed.engines import Distributed, OneByOne, Vectorised
-from seedbed.engines.exact_sum import LARGEST, ExactSum
+from seedbed.engines.exact_sum import LARGEST_TERM, ExactSum
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, Group, Message
-from seedbed.serialization import pack, unpack
+from seedbed.federated import Algorithm, Message, MessageBatch
+from seedbed.serialization import pack_tree, unpack_tree
 
 from .bench import SIZES, TOLERANCE, Past, Row, apart, clients, run
 from .ranks import COUNT, FIRST, SOME, found, told
@@ -58,7 +58,7 @@ def test_two_ranks_give_what_one_process_does(pair: list[bytes]) -> None:
     """Every algorithm: both ranks the same bits, and the plain engine's rounds, memories and scores to 1e-10; some also
     with a cohort of one, where the other rank has nobody."""
     assert pair[0] == pair[1]
-    got = unpack(pair[0])
+    got = unpack_tree(pair[0])
     assert list(got) == [str(row) for row in FIRST]
     for row in FIRST:
         [[*pasts, scores]] = got[str(row)]
@@ -72,7 +72,7 @@ def test_two_ranks_give_what_one_process_does(pair: list[bytes]) -> None:
 def test_two_ranks_give_the_bits_of_one(pair: list[bytes]) -> None:
     """Some algorithms of each kind, scores too; all of them: the slow test below."""
     for row in FIRST[::6]:
-        assert apart(unpack(pack(found(row, OneByOne))), unpack(pair[0])[str(row)][0]) == 0, row
+        assert apart(unpack_tree(pack_tree(found(row, OneByOne))), unpack_tree(pair[0])[str(row)][0]) == 0, row
 
 
 @pytest.mark.slow
@@ -81,10 +81,10 @@ def test_every_row_on_both_engines(count: int, tmp_path: Path) -> None:
     """All variants. One by one: the bits that a rank alone gives, whatever the number of ranks; stacked: to 1e-10."""
     several = ranks(count, tmp_path, "all")
     assert len(set(several)) == 1
-    got = unpack(several[0])
+    got = unpack_tree(several[0])
     for row in ROWS:
         for mine, kind in zip(got[str(row)], (OneByOne, Vectorised), strict=True):
-            assert apart(unpack(pack(found(row, kind))), mine) <= (0 if kind is OneByOne else TOLERANCE), row
+            assert apart(unpack_tree(pack_tree(found(row, kind))), mine) <= (0 if kind is OneByOne else TOLERANCE), row
 
 
 # ---- sums ------------------------------------------------------------------------------------------------------
@@ -107,11 +107,11 @@ def test_an_exact_sum_is_the_same_in_any_order_and_parts() -> None:
     assert ((whole.total() - right).abs() <= 1e-15 * right.abs() + 300 * 2.0**-61).all()
 
 
-def asked(engine: Distributed, algorithm: Algorithm, row: Row) -> list[Group]:
+def asked(engine: Distributed, algorithm: Algorithm, row: Row) -> list[MessageBatch]:
     return list(engine.ask(algorithm, dict.fromkeys(range(4), algorithm.send(row.start, 0)), 0))
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, 4 * LARGEST])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 4 * LARGEST_TERM])
 def test_what_cannot_be_summed_is_lost_and_the_others_are_not(bad: float) -> None:
     """Client 1 sends one number that is bad: the mean is that of the others, to the bit, and client 1 is named."""
     row, source = FIRST[0], clients(FIRST[0].items)

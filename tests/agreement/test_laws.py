@@ -16,21 +16,21 @@ import pytest
 import torch
 
 from seedbed import tree
-from seedbed.aggregation import make, mean
+from seedbed.aggregation import make_rule, mean
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
-from seedbed.engines import OnDisk, OneByOne, Processes, Vectorised
+from seedbed.engines import ClientStateStore, OneByOne, Processes, Vectorised
 from seedbed.errors import InputError
-from seedbed.executors.factored import Factoring
-from seedbed.executors.fused import Fused
-from seedbed.executors.fused.triton_launch import lacking
-from seedbed.executors.loop import looping
+from seedbed.executors.factored import FactoredExecutor
+from seedbed.executors.fused import FusedExecutor
+from seedbed.executors.fused.triton_launch import missing_requirements
+from seedbed.executors.loop import loop_executor
 from seedbed.federated import Message, Replies
-from seedbed.learning.training import GATHERING, Local, Trained
-from seedbed.privacy.secure import Grid, Masks, Shares, Summed, Unmasked, Weighted
-from seedbed.privacy.secure.mechanisms import Form
+from seedbed.learning.training import GATHERING, LocalWork, TrainResult
+from seedbed.privacy.secure import FixedPointGrid, MaskedSums, PlainSums, SecureSumEngine, SharedSums, WeightedEncoding
+from seedbed.privacy.secure.mechanisms import SumMechanism
 from seedbed.rounds.synchronous import gather
 
 from .bench import (
@@ -106,25 +106,25 @@ def test_executors_agree_or_refuse_by_name(row: Row) -> None:
     row = replace(row, net=module) if row.net is by_hand else row
     want, trains = run(row, OneByOne(clients(row.items)), count=1), []
 
-    def loop(local: Local) -> Trained:
+    def loop(local: LocalWork) -> TrainResult:
         trains.append(local)
-        return looping(local)
+        return loop_executor(local)
 
     assert runs_apart(want, run(row, OneByOne(clients(row.items), executor=loop), count=1)) <= 1e-12
     if not trains:
         return
     asked: list[tuple[Any, type[OneByOne | Vectorised], set[str]]] = [
-        (Factoring(always=True), OneByOne, FACTORED | GATHERED)
+        (FactoredExecutor(always=True), OneByOne, FACTORED | GATHERED)
     ]
     if any(local.optimizer is not GATHERING for local in trains):
-        asked += [(Fused(), Vectorised, FUSED), (Fused(compiled=False), Vectorised, FUSED)]
-        if lacking(torch.float64, torch.device("cpu")) is None:  # TRITON_INTERPRET=1: see proofs/blocks.py
-            asked.append((Fused(blocks=True), Vectorised, FUSED))
+        asked += [(FusedExecutor(), Vectorised, FUSED), (FusedExecutor(compiled=False), Vectorised, FUSED)]
+        if missing_requirements(torch.float64, torch.device("cpu")) is None:  # TRITON_INTERPRET=1: see proofs/blocks.py
+            asked.append((FusedExecutor(blocks=True), Vectorised, FUSED))
     for executor, kind, rows in asked:
         assert runs_apart(want, run(row, kind(clients(row.items), executor=executor), count=1)) <= 1e-12
         assert (executor.trained > 0) == (str(row) in rows)
         assert executor.trained or executor.refused
-        assert not (isinstance(executor, Fused) and executor.batched)
+        assert not (isinstance(executor, FusedExecutor) and executor.batched)
 
 
 @every_row
@@ -194,16 +194,16 @@ def test_summed_behind_masks_is_summed_in_the_open(row: Row) -> None:
     """Every algorithm that sends a sum under secure aggregation, with nothing of it in the algorithm: masks and shares
     give bit for bit what the arithmetic alone does, and the floats' rounds to a few steps of the grid (here 2⁻⁴³).
     What is no sum over all is refused."""
-    encoding = Weighted(Grid(clip=16.0, bits=48, cap=max(SIZES)))
+    encoding = WeightedEncoding(FixedPointGrid(clip=16.0, bits=48, cap=max(SIZES)))
 
-    def summed(form: Form) -> Past:
-        return run(row, Summed(OneByOne(clients(row.items)), encoding, form), count=1)
+    def summed(form: SumMechanism) -> Past:
+        return run(row, SecureSumEngine(OneByOne(clients(row.items)), encoding, form), count=1)
 
     if row.bare or not row.algorithm.reduce.linear:
         with pytest.raises(InputError, match=row.bare or "only sees sums"):
-            summed(Masks())
+            summed(MaskedSums())
         return
-    plain, masked, shared = (summed(form) for form in (Unmasked(), Masks(), Shares()))
+    plain, masked, shared = (summed(form) for form in (PlainSums(), MaskedSums(), SharedSums()))
     assert runs_apart(plain, masked) == 0
     assert runs_apart(plain, shared) == 0
     assert runs_apart(first(1, reference(row, OneByOne)), masked) <= 1e-7
@@ -226,7 +226,7 @@ def test_what_is_kept_on_disk_is_what_is_kept(row: Row, tmp_path: Path) -> None:
     past = first(2, reference(row, OneByOne))
     if not past.memories[0]:
         pytest.skip("its clients keep nothing")
-    assert runs_apart(past, run(row, OneByOne(clients(row.items), kept=OnDisk(tmp_path)), count=2)) == 0
+    assert runs_apart(past, run(row, OneByOne(clients(row.items), kept=ClientStateStore(tmp_path)), count=2)) == 0
 
 
 @every_row
@@ -328,7 +328,7 @@ def _skip_unless_rules_make_sense(row: Row) -> None:
 def test_trimming_nothing_is_the_mean(row: Row) -> None:
     """f = 0, clients counted by their weights: two rounds of the mean."""
     _skip_unless_rules_make_sense(row)
-    algorithm = replace(row.algorithm, reduce=make("trimmed_mean", f=0, weighted=True))
+    algorithm = replace(row.algorithm, reduce=make_rule("trimmed_mean", f=0, weighted=True))
     trimmed = run(row, Vectorised(clients(row.items), chunk=3), algorithm=algorithm, count=2)
     assert runs_apart(first(2, reference(row, OneByOne)), trimmed) <= TOLERANCE
 
@@ -347,7 +347,7 @@ def test_engines_agree_under_robust_rules_in_any_order(row: Row) -> None:
         engine.recall(reference(row, OneByOne).memories[-1])
         asked.append(list(engine.ask(algorithm, {c: algorithm.send(state, c) for c in order}, 7)))
     for name, settings in RULES.items():
-        ruled = replace(algorithm, reduce=make(name, **settings))
+        ruled = replace(algorithm, reduce=make_rule(name, **settings))
         found = [gather(ruled, groups, len(SIZES)) for groups in asked]
         assert [replies.clients for replies in found] == [[0, 2, 4, 5]] * 3
         values = [(replies.value, replies.weights) for replies in found]

@@ -9,10 +9,10 @@ import pytest
 
 from seedbed import InputError, tree
 from seedbed.engines import OneByOne, Vectorised
-from seedbed.executors.factored import Factoring
-from seedbed.federated import Algorithm, Group, uniform
-from seedbed.privacy.differential import Adaptive, Distributed, Independent, Noise, private, public
-from seedbed.privacy.secure import Masks, Noised, Summed, Unmasked
+from seedbed.executors.factored import FactoredExecutor
+from seedbed.federated import Algorithm, MessageBatch, uniform
+from seedbed.privacy.differential import Adaptive, DistributedNoise, Independent, Noise, public_info, with_privacy
+from seedbed.privacy.secure import MaskedSums, NoisedEncoding, PlainSums, SecureSumEngine
 from seedbed.rounds.round import gather
 
 from .bench import KINDS, SIZES, TOLERANCE, Past, Row, apart, by_hand, clients, copied, module, run, runs_apart
@@ -27,7 +27,7 @@ N = len(SIZES)
 
 
 def made_private(row: Row, z: float = 0.0, clip: float | Adaptive = math.inf, expected: int = N) -> Algorithm:
-    return private(row.algorithm, Independent(KEY, z, expected, N), clip=clip)
+    return with_privacy(row.algorithm, Independent(KEY, z, expected, N), clip=clip)
 
 
 def private_run(row: Row, engine: Any, algorithm: Algorithm, **settings: Any) -> Past:
@@ -42,7 +42,7 @@ def test_without_noise_and_clip_it_is_no_privacy_with_equal_weights(row: Row, ki
     got = private_run(row, kind(clients(row.items)), made_private(row))
     want = run(row, kind(clients(row.items)), algorithm=uniform(row.algorithm), cohort=None)
     for a, b in zip(got.rounds, want.rounds, strict=True):
-        assert apart(public(a.state), b.state) <= TOLERANCE
+        assert apart(public_info(a.state), b.state) <= TOLERANCE
         assert not a.info
     for x, y in zip(got.memories, want.memories, strict=True):
         assert apart([x[c] for c in sorted(x)], [y[c] for c in sorted(y)]) <= TOLERANCE
@@ -63,7 +63,7 @@ def test_what_is_not_formed_is_clipped_alike(row: Row) -> None:
     """Factored clients in lockstep under a clip that shortens them and follows the norms: as the reference."""
     row = replace(row, net=module) if row.net is by_hand else row
     algorithm = made_private(row, clip=Adaptive(start=0.05), expected=4)
-    executor = Factoring(always=True)
+    executor = FactoredExecutor(always=True)
     want = private_run(row, OneByOne(clients(row.items)), algorithm, count=1)
     got = private_run(row, OneByOne(clients(row.items), executor=executor, lockstep=3), algorithm, count=1)
     assert runs_apart(want, got) <= TOLERANCE
@@ -119,28 +119,32 @@ def test_noise_in_shares_behind_masks_is_that_in_the_open(row: Row) -> None:
     start = row.algorithm.init(dict(row.net().params))
     plain = Vectorised(clients(row.items)).ask(row.algorithm, {0: row.algorithm.send(start, 0)}, 0)
     size = sum(leaf.numel() for leaf in tree.leaves(next(iter(plain)).messages.value))
-    mechanism = Distributed(KEY, 0.1, N, N, size=size, honest=4, clip=0.1)
-    algorithm = private(row.algorithm, mechanism, clip=0.1)
+    mechanism = DistributedNoise(KEY, 0.1, N, N, size=size, honest=4, clip=0.1)
+    algorithm = with_privacy(row.algorithm, mechanism, clip=0.1)
     start = algorithm.init(dict(row.net().params))
     sent = {c: algorithm.send(start, c) for c in range(N)}
     said = Said(list(Vectorised(clients(row.items)).ask(algorithm, sent, 0)))
     masked, opened = (
-        list(Summed(said, Noised(mechanism), form, losing=lambda *_: [(), (), (2,), ()]).ask(algorithm, sent, 0))
-        for form in (Masks(min_cohort=4), Unmasked(min_cohort=4))
+        list(
+            SecureSumEngine(said, NoisedEncoding(mechanism), form, losing=lambda *_: [(), (), (2,), ()]).ask(
+                algorithm, sent, 0
+            )
+        )
+        for form in (MaskedSums(min_cohort=4), PlainSums(min_cohort=4))
     )
     assert apart(masked[0].messages, opened[0].messages) == 0
     assert set(masked[0].lost) == {2}
     after = algorithm.server(start, gather(algorithm, masked, N))
     assert tree.is_finite(after)
-    silent = Summed(said, Noised(replace(mechanism, noise_multiplier=0.0))).ask(algorithm, sent, 0)
+    silent = SecureSumEngine(said, NoisedEncoding(replace(mechanism, noise_multiplier=0.0))).ask(algorithm, sent, 0)
     noiseless = algorithm.server(start, gather(algorithm, list(silent), N))
-    assert row.name == "local" or apart(public(after), public(noiseless)) > 1e-6
+    assert row.name == "local" or apart(public_info(after), public_info(noiseless)) > 1e-6
 
 
 class Said(OneByOne):
     """Clients who have said everything already."""
 
-    def __init__(self, groups: list[Group]):
+    def __init__(self, groups: list[MessageBatch]):
         self.groups = groups
 
     def ask(self, *_: Any) -> Any:

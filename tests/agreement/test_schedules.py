@@ -16,7 +16,7 @@ import torch
 from seedbed import tree
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.engines import OneByOne
-from seedbed.rounds import Round, asynchronous, gossip, links_of, lognormal_latency, mixing
+from seedbed.rounds import Round, asynchronous, gossip, lognormal_latency, mixing, topology_links
 
 from .bench import KINDS, SIZES, TOLERANCE, Past, Row, apart, clients, copied, module, runs_apart
 from .rows import ROWS
@@ -43,7 +43,7 @@ def schedule(row: Row, name: str, engine: Any, past: Round | None = None) -> Ite
     if name == "asynchronous":
         return asynchronous(row.algorithm, engine, start, latency=LATENCY, concurrency=3, buffer=2, seed=2, **going)
     pushes = CATALOGUE[row.name].pushes
-    links = links_of("directed_ring" if pushes else "ring", len(SIZES))
+    links = topology_links("directed_ring" if pushes else "ring", len(SIZES))
     order = "combine_then_adapt" if row.net is module and not pushes else "adapt_then_combine"
     return gossip(row.algorithm, engine, start, mixing=mixing(links, directed=pushes, **FAILING), order=order, **going)
 

@@ -8,7 +8,7 @@ import torch
 
 from seedbed.data.augment import with_distortions, with_rotations
 from seedbed.data.population import Population
-from seedbed.data.readers import KNOWN, drop_short, inspect, omniglot, read, read_like
+from seedbed.data.readers import KNOWN, drop_small_clients, inspect, omniglot, read, read_like
 
 FORM_SIZES = [130, 126, 130, 130, 130, 130, 130, 123, 128, 130, 128, 130, 122, 130]
 
@@ -218,10 +218,10 @@ def test_inspect_of_skew():
 def test_drop_short(refused):
     y = torch.tensor([0, 0, 1, 1, 0, 0, 0, 1])
     p = Population.from_arrays(torch.zeros(8, 1), y, list("aaaabbbc"), classes=("x", "y"))
-    assert drop_short(p, least_examples=3).names == ("a", "b")
-    kept = drop_short(p, least_classes=2, per_class=2)
+    assert drop_small_clients(p, least_examples=3).names == ("a", "b")
+    kept = drop_small_clients(p, least_classes=2, per_class=2)
     assert kept.names == ("a",)
     assert kept.notes[-1].startswith("2 of 3 clients left out")
     assert "'b', 'c'" in kept.notes[-1]
-    assert drop_short(p) is p
-    refused(["none of 3 clients", "fewer than 9 examples"], lambda: drop_short(p, least_examples=9))
+    assert drop_small_clients(p) is p
+    refused(["none of 3 clients", "fewer than 9 examples"], lambda: drop_small_clients(p, least_examples=9))

@@ -11,7 +11,7 @@ import torch
 
 from seedbed import tree
 from seedbed.data.population import Names, Population
-from seedbed.data.readers import checksums, pack, packing, read
+from seedbed.data.readers import checksums, pack_population, packed_writer, read
 from seedbed.data.sampling import Sampled, batches
 from seedbed.errors import InputError
 
@@ -24,7 +24,7 @@ def digits() -> Population:
 def test_it_is_the_same_population(digits: Population, tmp_path: Path) -> None:
     """Every client's name, rows and tasks; classes, encoding, and who is set apart."""
     told: list[int] = []
-    pack(digits, tmp_path / "packed", told.append)
+    pack_population(digits, tmp_path / "packed", told.append)
     packed = read(str(tmp_path / "packed"))
     assert sum(told) == len(digits)
     for name in ("classes", "episodic", "unseen", "notes", "encoding", "source"):
@@ -38,12 +38,12 @@ def test_it_is_the_same_population(digits: Population, tmp_path: Path) -> None:
 
 def test_it_lies_on_the_disk(digits: Population, tmp_path: Path) -> None:
     """The arrays are the files, mapped; neighbours share the row numbers; and packing again changes no byte."""
-    pack(digits, tmp_path / "packed")
+    pack_population(digits, tmp_path / "packed")
     packed = read(str(tmp_path / "packed"))
     assert isinstance(packed.rows, np.memmap)
     assert isinstance(packed.names, Names)
     assert isinstance(packed.only(range(2, 5)).rows, np.memmap)
-    pack(packed, tmp_path / "again")
+    pack_population(packed, tmp_path / "again")
     for file in (tmp_path / "packed").iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
     assert np.array_equal(np.load(tmp_path / "packed" / "x.npy"), packed.x.numpy())
@@ -57,7 +57,7 @@ def test_some_of_the_clients(digits: Population, clients: list[int]) -> None:
 
 
 def test_clients_are_added_one_by_one(tmp_path: Path) -> None:
-    with packing(tmp_path / "p", classes=("no", "yes")) as add:
+    with packed_writer(tmp_path / "p", classes=("no", "yes")) as add:
         for client in range(5):
             add(f"é{client}", torch.full((client + 1, 2), float(client)), torch.arange(client + 1) % 2)
     packed = read(str(tmp_path / "p"))
@@ -88,7 +88,7 @@ one, label = torch.ones(1, 2), torch.zeros(1, dtype=torch.int64)
 )
 def test_what_cannot_be_packed_leaves_nothing(clients: list[Any], line: str, tmp_path: Path) -> None:
     def write() -> None:
-        with packing(tmp_path / "p") as add:
+        with packed_writer(tmp_path / "p") as add:
             for client in clients:
                 add(*client)
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_packed_leaves_nothing(clients: list[Any], line: str, tmp
 def test_a_folder_that_holds_something_is_left_alone(digits: Population, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="exists and is not empty"):
-        pack(digits, tmp_path)
+        pack_population(digits, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -132,7 +132,7 @@ def shorter(folder: Path) -> None:
     ],
 )
 def test_damage_is_said(damage: Callable[[Path], None], line: str, digits: Population, tmp_path: Path) -> None:
-    pack(digits, tmp_path / "packed")
+    pack_population(digits, tmp_path / "packed")
     damage(tmp_path / "packed")
     with pytest.raises(InputError, match=line):
         read(str(tmp_path / "packed"))
@@ -185,9 +185,9 @@ def test_contents_that_were_altered(
 ) -> None:
     """In one line, at opening or before the first task of the client: a large population is not read to be opened."""
     if not at_once:
-        monkeypatch.setattr(checksums, "AT_ONCE", 0)
+        monkeypatch.setattr(checksums, "CHECK_AT_OPENING", 0)
     folder = tmp_path / "packed"
-    pack(digits, folder)
+    pack_population(digits, folder)
     CONTENTS[what](folder)
 
     def use() -> None:
@@ -207,7 +207,7 @@ def test_a_population_that_was_packed_before_there_were_checksums(
 ) -> None:
     """Bounds are held all the same, and a note says what is not."""
     folder = tmp_path / "packed"
-    pack(digits, folder)
+    pack_population(digits, folder)
     about = json.loads((folder / "population.json").read_text())
     (folder / "population.json").write_text(json.dumps(about | {"form": 1}))
     (folder / "sums.npy").unlink()
@@ -222,9 +222,9 @@ def test_a_population_that_was_packed_before_there_were_checksums(
 
 def test_only_blocks_that_are_used_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage of one client's data stops nobody who does not use it; whoever reads everything sees it."""
-    monkeypatch.setattr(checksums, "AT_ONCE", 0)
+    monkeypatch.setattr(checksums, "CHECK_AT_OPENING", 0)
     folder = tmp_path / "p"
-    with packing(folder) as add:
+    with packed_writer(folder) as add:
         for client in range(6):
             add(f"c{client}", torch.full((40, 1024), float(client)), torch.zeros(40))  # 160 KiB each
     changed("x.npy", put(130, 5.0))(folder)
@@ -240,7 +240,7 @@ def test_only_blocks_that_are_used_are_read(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("value", [None, 7, "a", [1], [[]], {"a": 1}])
 def test_words_of_another_kind(value: Any, digits: Population, tmp_path: Path) -> None:
     folder = tmp_path / "packed"
-    pack(digits, folder)
+    pack_population(digits, folder)
     about = json.loads((folder / "population.json").read_text())
     for key in about:
         if type(value) is type(about[key]):
@@ -255,7 +255,7 @@ def test_words_of_another_kind(value: Any, digits: Population, tmp_path: Path) -
 
 def test_labels_that_are_no_class_are_not_packed(tmp_path: Path) -> None:
     def write(label: int) -> None:
-        with packing(tmp_path / "p", classes=("no", "yes")) as add:
+        with packed_writer(tmp_path / "p", classes=("no", "yes")) as add:
             add("a", one, torch.tensor([label]))
 
     for label in (2, -1):

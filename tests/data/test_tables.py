@@ -215,7 +215,7 @@ def test_missing_extra_names_the_command(refused, csv, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(extras.importlib, "import_module", absent)
-    refused(["t.csv needs pandas", "pip install 'seedbed[data]'"], lambda: sheet.load(sheet.Path(csv(TABLE))))
+    refused(["t.csv needs pandas", "pip install 'seedbed[data]'"], lambda: sheet.load_table(sheet.Path(csv(TABLE))))
 
 
 def test_a_path_takes_drop_short_whatever_its_kind(csv):

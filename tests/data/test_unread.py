@@ -4,12 +4,12 @@ import torch
 from torch.func import vmap
 
 from seedbed import Population, Sampled, batches, tree
-from seedbed.data.row_references import Unread, reading_later
+from seedbed.data.row_references import RowReferences, deferred_reads
 
 
 def drawn(x: torch.Tensor, later: bool) -> torch.Tensor:
     source = Sampled(Population.from_arrays(x, torch.arange(len(x)) % 3, [i % 4 for i in range(len(x))]), batches(3))
-    with reading_later(later):
+    with deferred_reads(later):
         found: torch.Tensor = source.tasks([0, 2, 3], round=5).items.x
     return found
 
@@ -18,7 +18,7 @@ def test_they_are_the_same_to_every_operation() -> None:
     x = torch.randn(50, 2, 4)
     at_once, later = drawn(x, False), drawn(x, True)
     assert type(at_once) is torch.Tensor
-    assert isinstance(later, Unread)
+    assert isinstance(later, RowReferences)
     assert (later.shape, later.dtype, later.stride()) == (at_once.shape, at_once.dtype, at_once.stride())
     assert later._read is None  # so far nobody has looked
     assert torch.equal(later, at_once)

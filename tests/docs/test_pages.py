@@ -10,10 +10,10 @@ import pytest
 import torch
 import typer
 
-from seedbed.algorithms.catalogue import CATALOGUE, Axes, Entry
+from seedbed.algorithms.catalogue import CATALOGUE, Axes, CatalogueEntry
 from seedbed.cli.commands import app
 from seedbed.experiments.config import Settings, settings_from, table_from
-from seedbed.experiments.factories import settable
+from seedbed.experiments.factories import settable_parameters
 
 from .loading import ROOT, loaded
 
@@ -66,8 +66,8 @@ def ready(page: Path) -> dict[str, Any]:
     """What a page's blocks may use without importing it: rows of the law table and of the catalogue."""
     if page.name != "write_an_algorithm.md":
         return {}
-    bench = loaded(ROOT / "tests" / "agreement" / "bench.py")
-    return {"Row": bench.Row, "module": bench.module, "Axes": Axes, "Entry": Entry}
+    bench = loaded(ROOT / "tests" / "agreement" / "bench/__init__.py")
+    return {"Row": bench.Row, "module": bench.module, "Axes": Axes, "Entry": CatalogueEntry}
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def check_command(words: list[str]) -> None:
 
 def algorithm_settings() -> set[str]:
     context = dict.fromkeys(("loss", "features", "head", "ways", "adapt"), object())
-    return {name.split(".")[0] for e in CATALOGUE.values() for name in settable(e.factory, context)}
+    return {name.split(".")[0] for e in CATALOGUE.values() for name in settable_parameters(e.factory, context)}
 
 
 def check_names(words: list[str]) -> None:

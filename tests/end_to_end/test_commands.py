@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from seedbed.algorithms.catalogue import CATALOGUE
-from seedbed.experiments.stages import COLUMNS
+from seedbed.experiments.stages import TABLE_COLUMNS
 
 from .bench import NET, ONCE, PLAIN, TINY, files, kept, seedbed
 
@@ -58,7 +58,7 @@ def test_result_has_the_documented_structure(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "r" / "result.json").read_text())
     assert list(result["unseen"]) == ["1", "2"]
     for row in result["unseen"].values():
-        assert tuple(row) == COLUMNS == ("unadapted", "adapted", "fedavg_finetuned", "local")
+        assert tuple(row) == TABLE_COLUMNS == ("unadapted", "adapted", "fedavg_finetuned", "local")
         for cell in row.values():
             assert {name: type(cell[name]) for name in CELL} == CELL
             assert cell["clients"] == 4
@@ -111,10 +111,10 @@ def test_a_resumed_run_does_not_choose_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["manifest", "toml", "options"])
 def test_the_same_settings_give_the_same_run(digits: Path, tmp_path: Path, how: str) -> None:
-    from seedbed.experiments.toml_text import toml
+    from seedbed.experiments.toml_text import to_toml
 
     settings = json.loads((digits / "manifest.json").read_text())["settings"]
-    (tmp_path / "s.toml").write_text(toml(settings))
+    (tmp_path / "s.toml").write_text(to_toml(settings))
     words = {"manifest": ["--config", digits / "manifest.json"], "toml": ["--config", tmp_path / "s.toml"]}
     assert seedbed("run", *words.get(how, TINY), "--out", tmp_path / "again").code == 0
     assert kept(tmp_path / "again") == kept(digits)

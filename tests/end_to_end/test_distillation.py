@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seedbed.data.readers import read
-from seedbed.experiments.adapt import load
+from seedbed.experiments.adapt import load_personal
 
 from .bench import ONCE, PLAIN, files, kept, seedbed
 
@@ -52,7 +52,7 @@ def test_stopped_twice_and_resumed_it_ends_the_same(
     assert kept(tmp_path / "r") == kept(tmp_path / "s")
     said = seedbed("adapt", tmp_path / "r", "--support", writer, "--query", writer, "--out", tmp_path / "m")
     assert said.code == 0, said
-    own = load(tmp_path / "m")
+    own = load_personal(tmp_path / "m")
     assert own.classes == (("0", "1", "2", "3", "4", "5", "6", "7", "8", "9") if name == "fd" else ("3", "8"))
     assert own.predict(torch.ones(2, 1, 8, 8)).shape == (2, len(own.classes))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seedbed.experiments.adapt import load
+from seedbed.experiments.adapt import load_personal
 
 from .bench import ONCE, PLAIN, kept, seedbed
 
@@ -46,7 +46,7 @@ def test_run_resume_evaluate_adapt(name: str, csv: Path, tmp_path: Path, stoppin
         "adapt", tmp_path / "r", "--support", csv, "--client", "a", "--query", csv, "--out", tmp_path / "m.st"
     )
     assert said.code == 0, said
-    personal = load(tmp_path / "m.st")
+    personal = load_personal(tmp_path / "m.st")
     assert set(personal.params) == set(personal.model.params)
     assert torch.isfinite(personal.predict(torch.randn(3, 2))).all()
     assert json.loads((tmp_path / "r" / "result.json").read_text())["seen"]

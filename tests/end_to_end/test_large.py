@@ -51,12 +51,12 @@ def test_messages_for_which_there_is_no_room_are_summed_as_they_come(
 ) -> None:
     """It is said; the model is the same but for rounding, and the same bytes however many are asked at once."""
     ran(tmp_path / "held", "--algorithm", "fedavg", "--executor", "loop", *PLAIN)
-    monkeypatch.setattr(builder, "HELD", 1)
+    monkeypatch.setattr(builder, "HELD_BYTES", 1)
     words = ("run", *TINY, "--algorithm", "fedavg", "--executor", "loop", *PLAIN, "--out")
     models = []
     for room, least in ((2**30, 32), (1, 3), (1, 1)):
-        monkeypatch.setattr(distributed, "HELD", room)
-        monkeypatch.setattr(distributed, "LEAST", least)
+        monkeypatch.setattr(distributed, "MAX_HELD_BYTES", room)
+        monkeypatch.setattr(distributed, "MIN_ASKED", least)
         said = seedbed(*words, tmp_path / str(least))
         assert "are summed as they come" in said.err.replace("\n", " ")
         models.append((tmp_path / str(least) / "model.safetensors").read_bytes())

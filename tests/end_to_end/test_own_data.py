@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seedbed.data.readers import read_like
-from seedbed.experiments.adapt import load
+from seedbed.experiments.adapt import load_personal
 
 from .bench import TINY, seedbed, table
 
@@ -44,7 +44,7 @@ def test_csv_with_support_and_query(csv: Path, tmp_path: Path) -> None:
     assert "accuracy on the query set" in " ".join(out.split())
     for steps in (0, 3):
         adapt(tmp_path / "r", tmp_path / "s.csv", tmp_path / f"{steps}.safetensors", "--steps", steps)
-    still, moved = (load(tmp_path / f"{steps}.safetensors").params for steps in (0, 3))
+    still, moved = (load_personal(tmp_path / f"{steps}.safetensors").params for steps in (0, 3))
     assert not torch.equal(still["head.weight"], moved["head.weight"])
     adapt(tmp_path / "r", csv, tmp_path / "c.safetensors", "--client", "a", "--query", csv)
 
@@ -54,7 +54,7 @@ def test_a_loaded_model_predicts_what_was_scored(csv: Path, tmp_path: Path) -> N
     out = adapt(tmp_path / "r", csv, tmp_path / "m.safetensors", "--client", "b", "--query", csv)
     encoding = json.loads((tmp_path / "r" / "manifest.json").read_text())["data"]["encoding"]
     mine = read_like(csv, encoding, client="b")
-    model = load(tmp_path / "m.safetensors")
+    model = load_personal(tmp_path / "m.safetensors")
     right = (model.predict(mine.x).argmax(1) == mine.y).double().mean()
     assert f"accuracy on the query set: {float(right):.4g}" in " ".join(out.split())
 
@@ -65,7 +65,7 @@ def test_numbers_to_predict(tmp_path: Path) -> None:
     assert (result["metric"], result["higher_is_better"]) == ("squared error", False)
     out = adapt(tmp_path / "r", tmp_path / "n.csv", tmp_path / "m.safetensors", "--client", "a")
     assert "grown from 24 examples" in " ".join(out.split())
-    assert load(tmp_path / "m.safetensors").predict(torch.zeros(2, 2)).shape == (2, 1)
+    assert load_personal(tmp_path / "m.safetensors").predict(torch.zeros(2, 2)).shape == (2, 1)
 
 
 def test_two_clients_are_enough(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_omniglot_as_a_folder_of_images(real: Real, tmp_path: Path) -> None:
     assert result["unseen"]["1"]["adapted"]["clients"] == 2  # type: ignore[index]
     out = adapt(tmp_path / "r", root / "Greek", tmp_path / "m.safetensors", "--query", root / "Greek")
     assert "of 7 classes (character01" in " ".join(out.split())
-    assert load(tmp_path / "m.safetensors").predict(torch.zeros(2, 1, 14, 14)).shape == (2, 7)
+    assert load_personal(tmp_path / "m.safetensors").predict(torch.zeros(2, 1, 14, 14)).shape == (2, 7)
 
 
 def test_leaf_json_of_fedprox_synthetic(real: Real, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seedbed.experiments.launch import start
+from seedbed.experiments.launch import start_run
 from seedbed.experiments.stages import Show
 
 from .bench import NET, ONCE, PLAIN, TINY, kept, seedbed, table
@@ -103,7 +103,7 @@ def test_the_rival_does_as_much_work_in_synchronous_rounds(name: str, schedule: 
     where the run's algorithm is FedAvg itself, on another schedule."""
     settings = [*schedule, "cohort=10", "rounds=4", "model.name=linear", "evaluation.episodes=1", "evaluation.shots=1",
                 "evaluation.curve=false"]  # fmt: skip
-    start({"algorithm": name}, settings, None, Path("r"), Show())
+    start_run({"algorithm": name}, settings, None, Path("r"), Show())
     rival = metrics("r", "fedavg-synchronous" if name == "fedavg" else "fedavg")
     assert len(metrics("r", name)) == 4
     assert len(rival) == rounds

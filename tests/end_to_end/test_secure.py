@@ -13,10 +13,10 @@ import pytest
 
 from seedbed import tree
 from seedbed.engines import OneByOne
-from seedbed.experiments.secure_aggregation import Secured
+from seedbed.experiments.secure_aggregation import SecurePlan
 from seedbed.privacy.differential import epsilon
 from seedbed.privacy.differential.accountant import Skellam
-from seedbed.privacy.secure import Unmasked
+from seedbed.privacy.secure import PlainSums
 
 from .bench import NET, ONCE, TINY, kept, look_at_few, seedbed
 
@@ -93,8 +93,8 @@ def test_it_is_the_open_sum_bit_for_bit_and_resumes_so(
     assert kept(tmp_path / "torn") == kept(lossy[0])
     plain = ("--secure", "--rounds", 4)
     assert seedbed(*FEDAVG, *plain, "--out", tmp_path / "masked").code == 0
-    monkeypatch.setattr(Secured, "form", property(lambda self: Unmasked()))
-    monkeypatch.setattr(Secured, "_model", lambda self: "")
+    monkeypatch.setattr(SecurePlan, "form", property(lambda self: PlainSums()))
+    monkeypatch.setattr(SecurePlan, "_model", lambda self: "")
     assert seedbed(*FEDAVG, *plain, "--out", tmp_path / "open").code == 0
     for name in ("model.safetensors", "metrics.jsonl"):
         assert kept(tmp_path / "open")[name] == kept(tmp_path / "masked")[name]

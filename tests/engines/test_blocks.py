@@ -20,13 +20,13 @@ from seedbed.data.sampling import Sampled, batches
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.executors import fused
-from seedbed.executors.fused import Fused, triton_launch
-from seedbed.executors.fused.batched import by_products
-from seedbed.executors.fused.mlp_tracer import NONE, RELU, Dense
-from seedbed.executors.fused.spec import Plan
-from seedbed.learning.objectives import cross_entropy, near, supervised
+from seedbed.executors.fused import FusedExecutor, triton_launch
+from seedbed.executors.fused.batched import train_batched
+from seedbed.executors.fused.mlp_tracer import NONE, RELU, DenseLayer
+from seedbed.executors.fused.spec import FusedSpec
+from seedbed.learning.objectives import cross_entropy, proximal, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.learning.training import Local, one_step_at_a_time
+from seedbed.learning.training import LocalWork, one_step_at_a_time
 from seedbed.models import Model, mlp
 from seedbed.rounds import synchronous
 
@@ -36,9 +36,9 @@ DEEP = "three, tanh, odd widths"
 ROOT = Path(__file__).parents[2]
 GPU = torch.cuda.is_available()
 THERE = torch.device("cuda" if GPU else "cpu")
-RUNS = GPU or triton_launch.interpreted()
+RUNS = GPU or triton_launch.is_interpreted()
 
-LACKING = {kind: triton_launch.lacking(kind, THERE) for kind in (torch.float32, torch.float64)}
+LACKING = {kind: triton_launch.missing_requirements(kind, THERE) for kind in (torch.float32, torch.float64)}
 
 in_blocks = pytest.mark.skipif(not RUNS or LACKING[torch.float64] is not None, reason="see test_in_the_interpreter")
 
@@ -58,7 +58,7 @@ def test_in_the_interpreter() -> None:
 
 def by_blocks(*arguments: Any, own: bool = False) -> Any:
     """What all clients get by blocks, and by nothing else."""
-    executor = Fused(blocks=True)
+    executor = FusedExecutor(blocks=True)
     found = cohort(executor, *arguments, own=own)
     assert executor.trained == 1
     assert not executor.batched
@@ -87,7 +87,7 @@ def test_it_is_the_reference(net: str, kind: str, mu: float) -> None:
     loss = supervised(model.predict, cross_entropy)
     own = tree.map(lambda p: p + 0.1 * torch.arange(5.0).reshape(5, *[1] * p.ndim).to(p), model.params)
     params = own if mu else model.params
-    arguments = (lambda p: near(loss, p, mu) if mu else loss), LOCAL[kind]
+    arguments = (lambda p: proximal(loss, p, mu) if mu else loss), LOCAL[kind]
     want = cohort(one_step_at_a_time, *arguments, params, task, own=bool(mu))
     assert apart(by_blocks(*arguments, moved(params), moved(task), own=bool(mu)), want) <= 1e-12
 
@@ -101,7 +101,7 @@ def test_a_layer_of_several_tiles(sizes: tuple[int, int, int]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = Model(mlp((inputs,), classes, hidden=(hidden,)))
-    arguments = (lambda p: near(supervised(model.predict, cross_entropy), p, 0.7)), sgd(0.1, weight_decay=0.1)
+    arguments = (lambda p: proximal(supervised(model.predict, cross_entropy), p, 0.7)), sgd(0.1, weight_decay=0.1)
     task = ragged((inputs,), classes, clients=3)
     want = cohort(one_step_at_a_time, *arguments, model.params, task)
     assert apart(by_blocks(*arguments, moved(model.params), moved(task)), want) <= 1e-12
@@ -123,7 +123,7 @@ def test_steps_that_are_not_real_change_nothing_wherever_they_are() -> None:
     model, task = made("one hidden layer")
     real = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).to(task.real)
     items = task.items._replace(x=torch.where(real[..., None, None] > 0, task.items.x, torch.nan))
-    arguments = (lambda p: near(supervised(model.predict, cross_entropy), p, 0.5)), LOCAL["momentum"]
+    arguments = (lambda p: proximal(supervised(model.predict, cross_entropy), p, 0.5)), LOCAL["momentum"]
     found, losses = by_blocks(*arguments, moved(model.params), moved(task._replace(items=items, real=real)))
     want, wanted = cohort(one_step_at_a_time, *arguments, model.params, task._replace(real=real))
     some = torch.tensor([0, 1, 2, 4])
@@ -140,14 +140,14 @@ def test_what_is_new_is_compared_with_batched_products_and_left_to_them_if_it_di
     asked, said = list[int](), list[str]()
     arguments = (lambda p: supervised(model.predict, cross_entropy)), LOCAL["momentum"], model.params, task
 
-    def off(by: float, plan: Plan, tensors: Sequence[torch.Tensor], own: Sequence[bool]) -> list[torch.Tensor]:
+    def off(by: float, plan: FusedSpec, tensors: Sequence[torch.Tensor], own: Sequence[bool]) -> list[torch.Tensor]:
         asked.append(1)
-        return [by + x for x in by_products(plan, tensors, own)]
+        return [by + x for x in train_batched(plan, tensors, own)]
 
     want = cohort(one_step_at_a_time, *arguments)
     for by, calls in ((0.0, 2), (0.1, 1)):
-        monkeypatch.setattr(fused, "by_blocks", partial(off, by))
-        executor = Fused(blocks=True, say=said.append)
+        monkeypatch.setattr(fused, "launch_triton", partial(off, by))
+        executor = FusedExecutor(blocks=True, say=said.append)
         for _ in range(2):
             assert apart(cohort(executor, *arguments), want) <= 1e-5
         assert len(asked) == calls
@@ -167,8 +167,8 @@ def test_more_steps_than_are_counted_at_once_and_one_client_alone() -> None:
     task = task._replace(
         items=task.items._replace(x=x, y=y, mask=torch.ones(1, 40, 2)), real=real, examples=x[:, 0, 0, 0]
     )
-    local = Local(supervised(model.predict, cross_entropy), sgd(0.1), model.params, tree.index(task, 0), None)
-    executor = Fused(blocks=True)
+    local = LocalWork(supervised(model.predict, cross_entropy), sgd(0.1), model.params, tree.index(task, 0), None)
+    executor = FusedExecutor(blocks=True)
     found = executor(local._replace(params=moved(local.params), task=moved(local.task)))
     want = one_step_at_a_time(local)
     assert apart(tree.map(torch.Tensor.cpu, (found.params, found.loss)), (want.params, want.loss)) <= 1e-12
@@ -185,7 +185,7 @@ def test_a_round_of_an_engine() -> None:
     population = Population.from_arrays(torch.randn(len(owner), 7, generator=g), torch.arange(len(owner)) % 3, owner)
     source = Sampled(population, batches(4))
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=sgd(0.1))
-    executor = Fused(blocks=True)
+    executor = FusedExecutor(blocks=True)
     ends = [
         next(synchronous(algorithm, engine, algorithm.init(params))).state.params
         for engine, params in (
@@ -208,7 +208,10 @@ def test_a_label_beyond_the_classes_makes_its_client_nan(label: int) -> None:
     task.items.y[2, 0, 0] = label
     task.items.y[0, 3, 0] = label
     assert not task.real[0, 3]
-    executor, arguments = Fused(blocks=True, looks=False), (lambda p: supervised(model.predict, cross_entropy), sgd())
+    executor, arguments = (
+        FusedExecutor(blocks=True, looks=False),
+        (lambda p: supervised(model.predict, cross_entropy), sgd()),
+    )
     found, losses = tree.map(torch.Tensor.cpu, cohort(executor, *arguments, moved(model.params), moved(task)))
     others = torch.tensor([0, 1, 3, 4])
     assert losses[2].isnan()
@@ -216,7 +219,7 @@ def test_a_label_beyond_the_classes_makes_its_client_nan(label: int) -> None:
     assert all(leaf[others].isfinite().all() for leaf in tree.leaves((found, losses)))
 
 
-@pytest.mark.skipif(not triton_launch.interpreted(), reason="a GPU's labels are not looked at")
+@pytest.mark.skipif(not triton_launch.is_interpreted(), reason="a GPU's labels are not looked at")
 @pytest.mark.usefixtures("float64")
 def test_a_label_beyond_the_classes_is_refused_on_a_cpu() -> None:
     model, task = made("logistic regression")
@@ -245,7 +248,7 @@ def test_what_diverges_is_not_hidden() -> None:
 def said_by(executor_arguments: dict[str, Any], model: Model, task: Any, device: torch.device) -> list[str]:
     """What is said of training batched instead, which gives the reference."""
     said: list[str] = []
-    executor = Fused(say=said.append, **executor_arguments)
+    executor = FusedExecutor(say=said.append, **executor_arguments)
     arguments = (lambda p: supervised(model.predict, cross_entropy)), sgd(0.1)
     want = cohort(one_step_at_a_time, *arguments, model.params, task)
     for _ in range(2):
@@ -271,7 +274,7 @@ def test_a_triton_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert "blocks in float64 take Triton 3.8 or later, not 3.4; clients train batched" in said
 
 
-@pytest.mark.skipif(triton_launch.interpreted(), reason="here they are")
+@pytest.mark.skipif(triton_launch.is_interpreted(), reason="here they are")
 @pytest.mark.usefixtures("float64")
 def test_blocks_are_not_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = made("one hidden layer")
@@ -283,9 +286,10 @@ def test_blocks_are_not_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_too_large_for_a_multiprocessor_is_refused() -> None:
     def held(sizes: tuple[int, ...], batch: int, dtype: torch.dtype, *, momentum: bool) -> str | None:
         layers = [
-            Dense(f"w{i}", f"b{i}", n, m, RELU if m != sizes[-1] else NONE) for i, (n, m) in enumerate(pairwise(sizes))
+            DenseLayer(f"w{i}", f"b{i}", n, m, RELU if m != sizes[-1] else NONE)
+            for i, (n, m) in enumerate(pairwise(sizes))
         ]
-        return triton_launch.too_large(triton_launch.form(layers, batch), dtype, momentum=momentum)
+        return triton_launch.too_large(triton_launch.tile_spec(layers, batch), dtype, momentum=momentum)
 
     assert held((60, 64, 10), 10, torch.float32, momentum=True) is None
     assert held((784, 10), 10, torch.float32, momentum=False) is None

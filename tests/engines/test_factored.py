@@ -19,18 +19,27 @@ from seedbed.data.sampling import Sampled, batches
 from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
-from seedbed.executors import factored, lockstep
-from seedbed.executors.factored import Factoring, worth
-from seedbed.executors.grouped_step import Each, NotAbreast
-from seedbed.federated import Algorithm, Group
-from seedbed.learning.adaptations import Order, gradient_steps, learned_steps, maml, rates_for
-from seedbed.learning.objectives import after, cross_entropy, supervised
+from seedbed.executors import factored
+from seedbed.executors import lockstep as lockstep_module
+from seedbed.executors.factored import FactoredExecutor, is_worthwhile
+from seedbed.executors.grouped_step import ClientBatchTensor, NotGroupable
+from seedbed.federated import Algorithm, MessageBatch
+from seedbed.learning.adaptations import MetaGradient, gradient_steps, learned_steps, maml, rates_for
+from seedbed.learning.objectives import cross_entropy, meta_objective, supervised
 from seedbed.learning.optimizers import adam, cosine, sgd
-from seedbed.learning.training import Executor, Objective, mean_gradient, trained_by
-from seedbed.lowrank.factored_matrix import Factored, Heard, Lazy, NotFactorable, Rows, Stacked, finite
+from seedbed.learning.training import Executor, Objective, mean_gradient, use_executor
+from seedbed.lowrank.factored_matrix import (
+    Factored,
+    GradRecorder,
+    NotFactorable,
+    OuterProducts,
+    StackedFactored,
+    UnformedMatrix,
+    is_finite_leaf,
+)
 from seedbed.models import Model
-from seedbed.privacy.differential import Independent, Noise, private
-from seedbed.rounds.message_validation import Gate
+from seedbed.privacy.differential import Independent, Noise, with_privacy
+from seedbed.rounds.message_validation import MessageValidator
 from seedbed.rounds.synchronous import gather
 
 
@@ -41,7 +50,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 @pytest.fixture
 def moved(float64: None) -> Factored:
     """W + 0.5·Σ d xᵀ over six rows: [5, 4]."""
-    rows = Rows()
+    rows = OuterProducts()
     rows.add(drawn(4, 4, seed=1), drawn(4, 5, seed=2))
     rows.add(drawn(2, 4, seed=3), drawn(2, 5, seed=4))
     return Factored(((1.0, drawn(5, 4)),), ((0.5 * torch.ones(6), rows),), drawn(5, 4))
@@ -108,14 +117,14 @@ def test_what_is_linear_stays_unformed(moved: Factored, operation: Callable[[Any
 def test_anything_else_is_done_to_the_dense_matrix(moved: Factored, operation: Callable[[Any, Any], Any]) -> None:
     w, dense = moved.bases[0][1], moved.dense().clone()
     found, want = operation(moved, w), operation(dense, w)
-    assert not isinstance(found, Factored | Stacked)
+    assert not isinstance(found, Factored | StackedFactored)
     assert torch.equal(torch.as_tensor(found), torch.as_tensor(want))
 
 
 def test_inner_products_are_sums_over_gram_matrices(moved: Factored) -> None:
     other = 0.3 * moved - moved.bases[0][1]
     for x, y in ((moved, moved), (moved, other), (moved, drawn(5, 4, seed=7)), (drawn(5, 4, seed=7), other)):
-        want = (tree.dense(x) * tree.dense(y)).sum()
+        want = (tree.form_unformed(x) * tree.form_unformed(y)).sum()
         torch.testing.assert_close(tree.dot({"a": x}, {"a": y}), want)
 
 
@@ -126,29 +135,29 @@ def test_a_matrix_that_is_not_formed_is_never_changed(moved: Factored) -> None:
 
 
 def test_a_gradient_is_taken_of_weights_of_linear_layers_alone(moved: Factored) -> None:
-    heard, x = Heard(moved), drawn(3, 4, seed=8)
+    heard, x = GradRecorder(moved), drawn(3, 4, seed=8)
     (F.linear(x, heard, torch.zeros(5)) ** 2).sum().backward()
     dense = moved.dense().clone().requires_grad_()
     (F.linear(x, dense) ** 2).sum().backward()
     torch.testing.assert_close(heard.gradient().dense(), dense.grad)
     for use in (lambda w: x @ w.T, lambda w: w.sum(), lambda w: F.linear(w, torch.ones(2, 4)), lambda w: w.detach()):
         with pytest.raises(NotFactorable):
-            use(Heard(moved))
+            use(GradRecorder(moved))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_is_found_unformed_too(moved: Factored, bad: float) -> None:
     """Also numbers that overflow only when the product is formed; what might overflow but does not is looked at."""
     wrong = moved + bad * torch.ones(5, 4)
-    assert finite(torch.stack([moved, wrong, moved])).tolist() == [True, False, True]
-    assert finite(torch.tensor([[1e300, 1e300], [bad, 1.0]])).tolist() == [True, False]
+    assert is_finite_leaf(torch.stack([moved, wrong, moved])).tolist() == [True, False, True]
+    assert is_finite_leaf(torch.tensor([[1e300, 1e300], [bad, 1.0]])).tolist() == [True, False]
     large = 1e200 * torch.ones(1, 4), 1e200 * torch.ones(1, 5)
-    rows = Rows()
+    rows = OuterProducts()
     rows.add(*large)
-    assert finite(Factored((), ((torch.ones(1), rows),), moved).unsqueeze(0)).tolist() == [False]
-    rows = Rows()
+    assert is_finite_leaf(Factored((), ((torch.ones(1), rows),), moved).unsqueeze(0)).tolist() == [False]
+    rows = OuterProducts()
     rows.add(large[0], torch.zeros(1, 5))
-    assert finite(Factored((), ((torch.ones(1), rows),), moved).unsqueeze(0)).tolist() == [True]
+    assert is_finite_leaf(Factored((), ((torch.ones(1), rows),), moved).unsqueeze(0)).tolist() == [True]
 
 
 # ---- training ------------------------------------------------------------------------------------------------
@@ -192,10 +201,10 @@ LOCAL = {
 }
 
 
-def a_round(algorithm: Algorithm, model: Model | Params, engine: OneByOne) -> tuple[list[Group], Any]:
+def a_round(algorithm: Algorithm, model: Model | Params, engine: OneByOne) -> tuple[list[MessageBatch], Any]:
     state = algorithm.init(model.params)
     groups = list(engine.ask(algorithm, dict.fromkeys(engine.population, state.params), 0))
-    admitted, refused = Gate().admit(groups, engine.population)
+    admitted, refused = MessageValidator().admit(groups, engine.population)
     assert not refused
     return groups, algorithm.server(state, gather(algorithm, admitted, 3)).params
 
@@ -211,12 +220,12 @@ def test_a_factored_round_is_the_loops(kind: str, mu: float, dtype: torch.dtype,
         source, model = setting()
         loss: Objective = supervised(model.predict, cross_entropy)
         algorithm = fedprox(loss, mu=mu, local=LOCAL[kind]) if mu else fedavg(loss, local=LOCAL[kind])
-        executor = Factoring()
+        executor = FactoredExecutor()
         groups, found = a_round(algorithm, model, OneByOne(source, executor=executor))
         _, want = a_round(algorithm, model, OneByOne(source))
     finally:
         torch.set_default_dtype(before)
-    assert {n for n, x in groups[0].messages.value.items() if isinstance(x, Stacked)} == {"body.weight"}
+    assert {n for n, x in groups[0].messages.value.items() if isinstance(x, StackedFactored)} == {"body.weight"}
     assert executor.trained == 3
     assert all(type(x) is Tensor and (x - want[n]).abs().max() <= tolerance for n, x in found.items())
 
@@ -225,20 +234,22 @@ def test_a_clipped_factored_message_is_not_formed() -> None:
     """Differential privacy's clip takes the norm from Gram matrices: what a client sends stays rows."""
     source, model = setting()
     loss = supervised(model.predict, cross_entropy)
-    plain = private(fedavg(loss), Independent(Noise(bytes(32)), 0.0, 3, 3), clip=0.01)
+    plain = with_privacy(fedavg(loss), Independent(Noise(bytes(32)), 0.0, 3, 3), clip=0.01)
     state = plain.init(model.params)
-    engine = OneByOne(source, executor=Factoring(), lockstep=3)
+    engine = OneByOne(source, executor=FactoredExecutor(), lockstep=3)
     for group in engine.ask(plain, {c: plain.send(state, c) for c in engine.population}, 0):
         value = group.messages.value.value
-        assert isinstance(value["body.weight"], Stacked)
+        assert isinstance(value["body.weight"], StackedFactored)
         assert all(member._dense is None for member in value["body.weight"].members)
-        assert float(tree.squared_norm(tree.dense(value)).sqrt()) == pytest.approx(0.01, rel=1e-3)
+        assert float(tree.squared_norm(tree.form_unformed(value)).sqrt()) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_workers_change_nothing_of_a_factored_round() -> None:
     source, model = setting()
     algorithm = fedavg(supervised(model.predict, cross_entropy))
-    one, three = (a_round(algorithm, model, OneByOne(source, workers=w, executor=Factoring()))[1] for w in (1, 3))
+    one, three = (
+        a_round(algorithm, model, OneByOne(source, workers=w, executor=FactoredExecutor()))[1] for w in (1, 3)
+    )
     assert all(torch.equal(one[n], three[n]) for n in one)
 
 
@@ -258,12 +269,12 @@ class Checkpointed(nn.Module):
 @pytest.mark.usefixtures("float64")
 def test_a_model_that_checkpoints_trains_as_ever(lockstep: int) -> None:
     """Rows would be heard twice, and what is computed again would not be what was: such layers are formed."""
-    with randomness.initialising(0):
+    with randomness.seeded_init(0):
         model = Model(Checkpointed())
     owner = [c for c in range(3) for _ in range(9)]
     x = torch.randn(len(owner), 4, generator=torch.Generator().manual_seed(0))
     source = Sampled(Population.from_arrays(x, torch.arange(len(owner)) % 3, owner), batches(4))
-    algorithm, executor = fedavg(supervised(model.predict, cross_entropy)), Factoring(always=True)
+    algorithm, executor = fedavg(supervised(model.predict, cross_entropy)), FactoredExecutor(always=True)
     _, want = a_round(algorithm, model, OneByOne(source))
     _, found = a_round(algorithm, model, OneByOne(source, executor=executor, lockstep=lockstep))
     assert all((found[n] - want[n]).abs().max() <= 1e-12 for n in want)
@@ -276,19 +287,19 @@ def test_a_model_that_checkpoints_trains_as_ever(lockstep: int) -> None:
 def test_clients_in_lockstep_share_products_and_change_nothing(lockstep: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ragged clients: who is done first leaves the others to themselves. However many compute at a time: bit for
     bit."""
-    monkeypatch.setattr(lockstep, "NUMBERS", 0)
-    rows, in_parts = [], lockstep.in_parts
+    monkeypatch.setattr(lockstep_module, "NUMBERS", 0)
+    rows, split_columns = [], lockstep_module.split_columns
 
     def counted(x: Tensor, *rest: Any) -> Tensor:
         rows.append(len(x))
-        return in_parts(x, *rest)
+        return split_columns(x, *rest)
 
-    for module in (lockstep, factored):
-        monkeypatch.setattr(module, "in_parts", counted)
+    for module in (lockstep_module, factored):
+        monkeypatch.setattr(module, "split_columns", counted)
     source, model = setting()
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=LOCAL["nesterov, decay"])
     _, want = a_round(algorithm, model, OneByOne(source))
-    executors = [Factoring() for _ in range(3)]
+    executors = [FactoredExecutor() for _ in range(3)]
     found = [
         a_round(algorithm, model, OneByOne(source, workers=w, executor=executor, lockstep=lockstep))[1]
         for w, executor in enumerate(executors, 1)
@@ -302,11 +313,11 @@ def test_clients_in_lockstep_share_products_and_change_nothing(lockstep: int, mo
 @pytest.mark.usefixtures("float64")
 def test_who_meets_at_other_matrices_is_not_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A square matrix and its transpose lie at one place."""
-    monkeypatch.setattr(lockstep, "NUMBERS", 0)
+    monkeypatch.setattr(lockstep_module, "NUMBERS", 0)
     matrix, x = drawn(4, 4), drawn(3, 4, seed=1)
     matrices = [matrix, matrix.T, matrix, 2 * matrix]
     with ThreadPoolExecutor(4) as pool, ThreadPoolExecutor(2) as helpers:
-        products = lockstep.Products(4, helpers)
+        products = lockstep_module.SharedProducts(4, helpers)
         seats = [pool.submit(products.multiply, seat, x, which) for seat, which in enumerate(matrices)]
         for seat, which in zip(seats, matrices, strict=True):
             torch.testing.assert_close(seat.result(), x @ which)
@@ -324,7 +335,7 @@ def test_clients_abreast_are_clients_one_by_one() -> None:
         lambda x, w: F.layer_norm(x, (4,)) @ w.T,
     ]
     for step in steps:
-        found = step(Each(xs[0]), Each(ws))
+        found = step(ClientBatchTensor(xs[0]), ClientBatchTensor(ws))
         for i, one in enumerate(found.members):
             assert torch.equal(one, step(xs[0][i], ws[i])), step
     xs[0][1] = -xs[0][0]
@@ -340,8 +351,8 @@ def test_clients_abreast_are_clients_one_by_one() -> None:
         lambda x, w: torch.func.vmap(torch.sum)(x),
     ]
     for step in hidden:
-        with pytest.raises(NotAbreast):
-            step(Each(xs[0]), Each(ws))
+        with pytest.raises(NotGroupable):
+            step(ClientBatchTensor(xs[0]), ClientBatchTensor(ws))
 
 
 class Doubled(torch.autograd.Function):
@@ -366,7 +377,7 @@ def test_a_model_whose_way_hangs_on_numbers_trains_client_by_client(lockstep: in
         return scores if scores[0, 0].item() > 0 else 2 * scores
 
     algorithm = fedavg(supervised(predict, cross_entropy))
-    executor = Factoring()
+    executor = FactoredExecutor()
     _, found = a_round(algorithm, model, OneByOne(source, executor=executor, lockstep=lockstep, workers=2))
     _, want = a_round(algorithm, model, OneByOne(source))
     assert all((found[n] - want[n]).abs().max() <= 1e-12 for n in want)
@@ -375,7 +386,7 @@ def test_a_model_whose_way_hangs_on_numbers_trains_client_by_client(lockstep: in
 
 
 def test_a_client_that_fails_in_lockstep_fails_the_round_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lockstep, "NUMBERS", 0)
+    monkeypatch.setattr(lockstep_module, "NUMBERS", 0)
     source, model = setting()
     loss = supervised(model.predict, cross_entropy)
     steps: list[int] = []
@@ -386,7 +397,7 @@ def test_a_client_that_fails_in_lockstep_fails_the_round_and_nobody_waits(monkey
             raise ArithmeticError("the fifth step")
         return loss(params, batch)
 
-    engine = OneByOne(source, workers=2, executor=Factoring(), lockstep=3)
+    engine = OneByOne(source, workers=2, executor=FactoredExecutor(), lockstep=3)
     with pytest.raises(ArithmeticError, match="the fifth step"):
         a_round(fedavg(failing), model, engine)
     a_round(fedavg(loss), model, engine)
@@ -403,10 +414,10 @@ def test_a_layer_that_is_used_otherwise_trains_dense() -> None:
     source, _ = setting()
     params = {"body": 0.1 * drawn(90, 144), "head": 0.1 * drawn(80, 144, seed=1)}
     algorithm = fedavg(supervised(predict, cross_entropy))
-    executor, model = Factoring(), Params(params)
+    executor, model = FactoredExecutor(), Params(params)
     groups, found = a_round(algorithm, model, OneByOne(source, executor=executor))
     _, want = a_round(algorithm, model, OneByOne(source))
-    kept = {n for n, x in groups[0].messages.value.items() if isinstance(x, Stacked)}
+    kept = {n for n, x in groups[0].messages.value.items() if isinstance(x, StackedFactored)}
     assert kept <= {"head"}
     assert executor.refused == {
         "a dense layer is used otherwise than by torch.nn.functional.linear, or differentiated through"
@@ -417,11 +428,11 @@ def test_a_layer_that_is_used_otherwise_trains_dense() -> None:
 def test_matrices_that_rows_outgrow_are_formed() -> None:
     """108 × 90 numbers are as many as 49 rows are: of more examples none is kept."""
     source, model = setting()
-    assert worth(model.params["body.weight"]) == pytest.approx(49.09, abs=0.01)
+    assert is_worthwhile(model.params["body.weight"]) == pytest.approx(49.09, abs=0.01)
     longer = Sampled(source.population, batches(4, epochs=8), seed=1)
-    algorithm, executor = fedavg(supervised(model.predict, cross_entropy)), Factoring()
+    algorithm, executor = fedavg(supervised(model.predict, cross_entropy)), FactoredExecutor()
     groups, _ = a_round(algorithm, model, OneByOne(longer, executor=executor))
-    assert not any(isinstance(x, Stacked) for x in groups[0].messages.value.values())
+    assert not any(isinstance(x, StackedFactored) for x in groups[0].messages.value.values())
     sizes = (96, 96, 128)  # of eight passes in batches of 4, of which the last may be short
     assert executor.refused == {f"no dense layer is large enough for {n} examples of a client" for n in sizes}
 
@@ -431,7 +442,7 @@ def test_a_clients_state_is_a_sixth_of_a_copy_of_the_weights() -> None:
     convolutions have 52,096 numbers of 6.6 million, which are copied."""
     numbers, kept = 52_096, 4 * 52_096
     for outputs, inputs in ((2048, 3136), (62, 2048)):
-        rows = Rows(room=10)
+        rows = OuterProducts(room=10)
         for _ in range(10):
             rows.add(torch.zeros(10, inputs), torch.zeros(10, outputs))
         numbers, kept = numbers + outputs * inputs, kept + rows.bytes
@@ -442,7 +453,7 @@ def test_an_adaptive_local_optimiser_is_refused_in_a_line() -> None:
     source, model = setting()
     said: list[str] = []
     algorithm = fedavg(supervised(model.predict, cross_entropy), local=adam(0.01))
-    a_round(algorithm, model, OneByOne(source, executor=Factoring(say=said.append)))
+    a_round(algorithm, model, OneByOne(source, executor=FactoredExecutor(say=said.append)))
     reason = "the local optimiser adam is not linear in the gradients"
     assert said == [f"executor factored: {reason}, so that clients train in a loop there"]
 
@@ -459,7 +470,7 @@ class Made(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        plain = isinstance(found, Tensor) and not isinstance(found, Lazy) and found.shape == self.given.shape
+        plain = isinstance(found, Tensor) and not isinstance(found, UnformedMatrix) and found.shape == self.given.shape
         self.by += [str(func)] if plain and found.data_ptr() != self.given.data_ptr() else []
         return found
 
@@ -471,7 +482,7 @@ def meta_gradient(executor: Executor | None, objective: Objective, params: dict[
         return Batch(drawn(2, count, 30, seed=seed), torch.arange(2 * count).reshape(2, -1) % 3, torch.ones(2, count))
 
     task = Task(Episode(examples(5, 1), examples(6, 2)), torch.ones(2), torch.tensor(2.0))
-    with torch.no_grad(), trained_by(executor):
+    with torch.no_grad(), use_executor(executor):
         return dict(mean_gradient(objective, params, task)[0])
 
 
@@ -484,7 +495,7 @@ def perceptron() -> Model:
 @pytest.mark.parametrize("order", ["exact", "first"])
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.usefixtures("float64")
-def test_fast_weights_are_not_formed(order: Order, steps: int) -> None:
+def test_fast_weights_are_not_formed(order: MetaGradient, steps: int) -> None:
     """Through inner steps of all layers, of the last two with the first still in the way, or of the last alone: the
     reference's gradient, and no operation makes a matrix of a layer's shape."""
     model = perceptron()
@@ -497,19 +508,23 @@ def test_fast_weights_are_not_formed(order: Order, steps: int) -> None:
         gradient_steps(loss, lr=0.3, steps=steps, first_order=order == "first", moves=moves)
         for moves in (some, model.is_head)
     )
-    for objective in (maml(loss, lr=0.3, steps=steps, order=order), after(upper, loss), after(head, loss)):
+    for objective in (
+        maml(loss, lr=0.3, steps=steps, order=order),
+        meta_objective(upper, loss),
+        meta_objective(head, loss),
+    ):
         want = meta_gradient(None, objective, model.params)
         for name in ("0.weight", "2.weight", "4.weight"):
-            executor = Factoring(always=True)
+            executor = FactoredExecutor(always=True)
             with Made(model.params[name]) as made:
                 found = meta_gradient(executor, objective, model.params)
             assert not made.by
             with made:
-                tree.dense(found[name])
+                tree.form_unformed(found[name])
             assert made.by
             assert executor.trained == 3
             assert isinstance(found[name], Factored)
-        assert all((tree.dense(found[n]) - g).abs().max() <= 1e-10 * g.abs().max() for n, g in want.items())
+        assert all((tree.form_unformed(found[n]) - g).abs().max() <= 1e-10 * g.abs().max() for n, g in want.items())
 
 
 @pytest.mark.usefixtures("float64")
@@ -519,8 +534,8 @@ def test_fast_weights_that_are_no_sums_of_rows_are_formed() -> None:
     loss = supervised(model.predict, cross_entropy)
     rated = {**model.params, **rates_for(model.params, 0.1)}
     hessian_free = maml(loss, lr=0.3, order="hessian_free")
-    for objective, params in ((after(learned_steps(loss), loss), rated), (hessian_free, model.params)):
-        executor = Factoring(always=True)
+    for objective, params in ((meta_objective(learned_steps(loss), loss), rated), (hessian_free, model.params)):
+        executor = FactoredExecutor(always=True)
         found, want = (meta_gradient(e, objective, params) for e in (executor, None))
         assert "differentiated through" in next(iter(executor.refused))
-        assert all((tree.dense(found[n]) - g).abs().max() <= 1e-12 for n, g in want.items())
+        assert all((tree.form_unformed(found[n]) - g).abs().max() <= 1e-12 for n, g in want.items())

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from seedbed import tree
 from seedbed.data.types import Batch, Task
 from seedbed.engines import OneByOne, Vectorised, make
-from seedbed.engines.autotune import Plans
+from seedbed.engines.autotune import TuningCache
 from seedbed.errors import InputError
 from seedbed.executors import cpp_compiler
-from seedbed.executors.fused import Fused
+from seedbed.executors.fused import FusedExecutor
 from seedbed.executors.fused.cpp_launch import KERNEL
-from seedbed.learning.objectives import cross_entropy, near, supervised
+from seedbed.learning.objectives import cross_entropy, proximal, supervised
 from seedbed.learning.optimizers import Optimizer, adam, cosine, sgd
-from seedbed.learning.training import Local, Objective, one_step_at_a_time
+from seedbed.learning.training import LocalWork, Objective, one_step_at_a_time
 from seedbed.models import Model, mlp
 
 NETS = {
@@ -71,7 +71,7 @@ def cohort(executor: Any, objective: Any, optimizer: Optimizer, params: Any, tas
     """What all clients get from the executor, at once; params of their own, or one for all."""
 
     def client(params: Any, task: Task) -> Any:
-        trained = executor(Local(objective(params), optimizer, params, task, None))
+        trained = executor(LocalWork(objective(params), optimizer, params, task, None))
         return trained.params, trained.loss
 
     return torch.func.vmap(client, in_dims=(0 if own else None, 0))(params, task)
@@ -95,10 +95,10 @@ def test_it_is_the_reference(net: str, kind: str, mu: float, way: dict[str, bool
     """Params and losses, on ragged clients: from one start, and from starts of their own with the pull to them."""
     model, task = made(net)
     loss: Objective = supervised(model.predict, cross_entropy)
-    executor = Fused(2, **way)
+    executor = FusedExecutor(2, **way)
     own = tree.map(lambda p: p + 0.1 * torch.arange(5.0).reshape(5, *[1] * p.ndim).to(p), model.params)
     for params, each in ((model.params, False), (own, True)):
-        arguments = (lambda p: near(loss, p, mu) if mu else loss, LOCAL[kind], params, task)
+        arguments = (lambda p: proximal(loss, p, mu) if mu else loss, LOCAL[kind], params, task)
         want = cohort(one_step_at_a_time, *arguments, own=each)
         assert apart(cohort(executor, *arguments, own=each), want) <= tolerance
     assert executor.trained == 2
@@ -109,8 +109,8 @@ def test_it_is_the_reference(net: str, kind: str, mu: float, way: dict[str, bool
 def test_it_trains_one_client_alone_too(way: dict[str, bool], tolerance: float) -> None:
     """Without vmap, as an engine does that runs one after another."""
     model, task = made("one hidden layer")
-    local = Local(supervised(model.predict, cross_entropy), sgd(0.1), model.params, tree.index(task, 3), None)
-    found, want = Fused(**way)(local), one_step_at_a_time(local)
+    local = LocalWork(supervised(model.predict, cross_entropy), sgd(0.1), model.params, tree.index(task, 3), None)
+    found, want = FusedExecutor(**way)(local), one_step_at_a_time(local)
     assert apart((found.params, found.loss), (want.params, want.loss)) <= tolerance
 
 
@@ -149,7 +149,7 @@ def test_what_it_cannot_train_is_said_and_trained_stacked(case: str) -> None:
     model, task = made("logistic regression")
     params: Any = Model(Twice()).params if case == "a layer twice" else model.params
     said: list[str] = []
-    executor, objective = Fused(say=said.append), make_objective(model)
+    executor, objective = FusedExecutor(say=said.append), make_objective(model)
     arguments = (lambda p: objective, optimizer, params, task)
     assert apart(cohort(executor, *arguments), cohort(one_step_at_a_time, *arguments)) == 0
     assert executor.trained == 0
@@ -162,7 +162,7 @@ def test_a_label_beyond_the_classes_is_refused() -> None:
     model, task = made("logistic regression")
     task.items.y[2, 0, 0] = 3
     with pytest.raises(InputError, match="labels go from 0 to 3, but the model has 3 outputs"):
-        cohort(Fused(), lambda p: supervised(model.predict, cross_entropy), sgd(), model.params, task)
+        cohort(FusedExecutor(), lambda p: supervised(model.predict, cross_entropy), sgd(), model.params, task)
 
 
 @every_way
@@ -171,7 +171,7 @@ def test_what_diverges_is_not_hidden(way: dict[str, bool]) -> None:
     model, task = made("one hidden layer")
     task.items.x[0] = torch.nan
     arguments = (lambda p: supervised(model.predict, cross_entropy), sgd(1e30), model.params, task)
-    found, loss = cohort(Fused(**way), *arguments)
+    found, loss = cohort(FusedExecutor(**way), *arguments)
     assert found["head.weight"][0].isnan().all()
     assert loss[0].isnan()
     assert not found["head.weight"][4].isfinite().all()
@@ -184,7 +184,7 @@ def test_what_diverges_is_not_hidden(way: dict[str, bool]) -> None:
 def test_workers_change_nothing(way: dict[str, bool]) -> None:
     model, task = made("one hidden layer")
     arguments = (lambda p: supervised(model.predict, cross_entropy), sgd(0.1), model.params, task)
-    alone, together = (cohort(Fused(workers, **way), *arguments) for workers in (1, 3))
+    alone, together = (cohort(FusedExecutor(workers, **way), *arguments) for workers in (1, 3))
     assert apart(alone, together) == 0
 
 
@@ -195,9 +195,9 @@ def test_without_a_compiler_clients_train_batched_and_it_is_said(
     monkeypatch.setattr(cpp_compiler, "compiler", lambda: None)
     cpp_compiler.library.cache_clear()
     said: list[str] = []
-    engine = make("auto", None, nn.Linear(2, 2), executor="fused", plans=Plans(say=said.append))  # type: ignore[arg-type]
+    engine = make("auto", None, nn.Linear(2, 2), executor="fused", plans=TuningCache(say=said.append))  # type: ignore[arg-type]
     assert isinstance(engine, Vectorised)
-    assert isinstance(engine.executor, Fused)
+    assert isinstance(engine.executor, FusedExecutor)
     assert not said, "nobody has asked for it yet"
     model, task = made("one hidden layer")
     try:

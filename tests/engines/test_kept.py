@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seedbed import tree
-from seedbed.engines import OnDisk
+from seedbed.engines import ClientStateStore
 from seedbed.errors import InputError
 from seedbed.randomness import generator
 
@@ -23,14 +23,14 @@ def state(number: float) -> dict[str, Any]:
 
 
 def same(a: Any, b: Any) -> bool:
-    return tree.nesting(a) == tree.nesting(b) and all(
+    return tree.structure_of(a) == tree.structure_of(b) and all(
         x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True)
     )
 
 
 def test_it_is_a_mapping(tmp_path: Path) -> None:
     """Against a dict, through 300 random writes and removals of two structures."""
-    rng, plain, stored = generator(0, "kept"), dict[int, Any](), OnDisk(tmp_path)
+    rng, plain, stored = generator(0, "kept"), dict[int, Any](), ClientStateStore(tmp_path)
     for step in range(300):
         client = int(rng.integers(20))
         if client in plain and rng.random() < 0.3:
@@ -53,7 +53,7 @@ def test_it_is_a_mapping(tmp_path: Path) -> None:
 def test_the_last_two_checkpoints_stay_whole(tmp_path: Path) -> None:
     """After any number of rounds both give back what was kept then, though every client has kept more since; and slots
     of older ones are used again, so that the file does not grow for ever."""
-    stored, before, sizes = OnDisk(tmp_path), [], []
+    stored, before, sizes = ClientStateStore(tmp_path), [], []
     for step in range(12):
         for client in range(step % 3, 30, 2):
             stored[client] = state(100 * step + client)
@@ -62,7 +62,7 @@ def test_the_last_two_checkpoints_stay_whole(tmp_path: Path) -> None:
             stored[client] = state(-1.0)
         sizes.append(os.path.getsize(tmp_path / "0.bin"))
         for index, want in before[-2:]:
-            again = OnDisk(tmp_path)
+            again = ClientStateStore(tmp_path)
             again.restore(index)
             assert list(again) == list(want)
             assert all(same(again[c], want[c]) for c in want)
@@ -70,7 +70,7 @@ def test_the_last_two_checkpoints_stay_whole(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_an_index_and_not_the_states(tmp_path: Path) -> None:
-    stored = OnDisk(tmp_path)
+    stored = ClientStateStore(tmp_path)
     for client in range(100):
         stored[client] = {"w": torch.zeros(10_000)}
     index = stored.checkpoint()
@@ -78,14 +78,14 @@ def test_a_checkpoint_is_an_index_and_not_the_states(tmp_path: Path) -> None:
 
 
 def test_room_is_taken_when_a_client_first_keeps_something(tmp_path: Path) -> None:
-    stored = OnDisk(tmp_path)
+    stored = ClientStateStore(tmp_path)
     stored[999_999] = {"w": torch.ones(1000)}
     assert os.path.getsize(tmp_path / "0.bin") == 4000
     assert same(stored[999_999], {"w": torch.ones(1000)})
 
 
 def test_what_is_read_is_nobodys_but_the_readers(tmp_path: Path) -> None:
-    stored = OnDisk(tmp_path)
+    stored = ClientStateStore(tmp_path)
     stored[0] = {"w": torch.ones(3)}
     stored[0]["w"].zero_()
     assert same(stored[0], {"w": torch.ones(3)})
@@ -93,7 +93,7 @@ def test_what_is_read_is_nobodys_but_the_readers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "kinds"])
 def test_damage_is_said(damage: str, tmp_path: Path) -> None:
-    stored = OnDisk(tmp_path)
+    stored = ClientStateStore(tmp_path)
     for client in range(4):
         stored[client] = state(client + 1.0)
     index, data = stored.checkpoint(), bytearray((tmp_path / "0.bin").read_bytes())
@@ -105,7 +105,7 @@ def test_damage_is_said(damage: str, tmp_path: Path) -> None:
         (tmp_path / {"gone": "0.bin", "kinds": "kinds.json"}[damage]).unlink()
 
     def read() -> None:
-        again = OnDisk(tmp_path)
+        again = ClientStateStore(tmp_path)
         again.restore(index)
         _ = again[3]
 
@@ -114,8 +114,8 @@ def test_damage_is_said(damage: str, tmp_path: Path) -> None:
 
 
 def test_nothing_kept_is_a_checkpoint_too(tmp_path: Path) -> None:
-    index = OnDisk(tmp_path).checkpoint()
-    again = OnDisk(tmp_path)
+    index = ClientStateStore(tmp_path).checkpoint()
+    again = ClientStateStore(tmp_path)
     again.restore(index)
     assert len(again) == 0
     assert np.asarray(index["clients"]).shape == (0,)

@@ -14,7 +14,7 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedsgd import fedsgd
-from seedbed.engines import OneByOne, Planned, Plans, autotune, make, processes
+from seedbed.engines import AutoEngine, OneByOne, TuningCache, autotune, make, processes
 from seedbed.federated import Algorithm
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.usefixtures("float64")
 def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What trials are said to take: change it. What cannot be tried still is not."""
     said = {"loop": 4.0, "stacked": 3.0, "factored": 2.0, "batched": 1.5, "fused": 1.0, "loop in processes": 5.0}
-    really = Planned._timed
+    really = AutoEngine._timed
 
-    def timed(engine: Planned, name: str, *arguments: Any) -> float:
+    def timed(engine: AutoEngine, name: str, *arguments: Any) -> float:
         really(engine, name, *arguments)
         return said[name]
 
-    monkeypatch.setattr(Planned, "_timed", timed)
+    monkeypatch.setattr(AutoEngine, "_timed", timed)
     return said
 
 
@@ -65,7 +65,7 @@ def test_a_planned_run_is_the_reference_whatever_is_chosen(name: str, seconds: d
     for quickest in ("loop", "stacked", "batched", "fused", "loop in processes"):
         seconds.update(dict.fromkeys(seconds, 1.0), **{quickest: 0.4})
         engine = make("auto", clients(), net.module, workers=2, processes=True)
-        assert isinstance(engine, Planned)
+        assert isinstance(engine, AutoEngine)
         found = rounds(engine, algorithm, net.params)
         assert engine.executor == quickest
         assert sorted(found[1]) == sorted(want[1])
@@ -77,7 +77,7 @@ def test_what_cannot_be_done_is_not_chosen_and_is_said(seconds: dict[str, float]
     """Layers of 8 rows are no gain, and FedSGD's clients take no local steps."""
     net, said = model(), list[str]()
     loss = supervised(net.predict, cross_entropy)
-    engine = make("auto", clients(), net.module, plans=Plans(say=said.append))
+    engine = make("auto", clients(), net.module, plans=TuningCache(say=said.append))
     rounds(engine, fedavg(loss), net.params)
     assert "factored cannot (no dense layer is large enough for 12 examples of a client)" in said[0]
     rounds(engine, fedsgd(loss), net.params)
@@ -92,7 +92,7 @@ def test_processes_are_tried_where_they_can_pay(seconds: dict[str, float], monke
     algorithm = fedavg(supervised(net.predict, cross_entropy))
 
     def told() -> str:
-        plans = Plans(say=said.append)
+        plans = TuningCache(say=said.append)
         engine = make("auto", clients(), net.module, workers=2, processes=True, plans=plans)
         rounds(engine, algorithm, net.params, 1)
         return said[-1]
@@ -101,7 +101,7 @@ def test_processes_are_tried_where_they_can_pay(seconds: dict[str, float], monke
     seconds["stacked"] = 0.01
     assert "loop in processes cannot (a round is too short to be handed to processes)" in told()
     seconds.update(dict.fromkeys(seconds, 1.0))
-    monkeypatch.setattr(processes, "available", lambda: 0.001)
+    monkeypatch.setattr(processes, "available_memory", lambda: 0.001)
     assert re.search(
         r"cannot \(processes: 2 workers and .* 4 clients need about 0 MB, but 0 are available: use", told()
     )
@@ -114,9 +114,9 @@ def test_a_choice_is_kept_for_the_machine_and_for_the_run(seconds: dict[str, flo
     seconds["loop"] = 0.1
 
     def executor(own: str) -> str:
-        engine = make("auto", clients(), net.module, plans=Plans(tmp_path / own, tmp_path / "plans", said.append))
+        engine = make("auto", clients(), net.module, plans=TuningCache(tmp_path / own, tmp_path / "plans", said.append))
         rounds(engine, algorithm, net.params, count=1)
-        assert isinstance(engine, Planned)
+        assert isinstance(engine, AutoEngine)
         return engine.executor
 
     assert executor("first.json") == "loop"
@@ -134,7 +134,7 @@ def test_a_choice_is_kept_for_the_machine_and_for_the_run(seconds: dict[str, flo
 
 def test_a_description_is_the_same_in_every_process_and_tells_settings_apart() -> None:
     a, b, c = (
-        autotune.described(fedavg(supervised(model().predict, cross_entropy), local=sgd(lr)).client)
+        autotune.describe_function(fedavg(supervised(model().predict, cross_entropy), local=sgd(lr)).client)
         for lr in (0.1, 0.1, 0.2)
     )
     assert a == b
@@ -148,7 +148,7 @@ def test_a_round_too_short_is_not_compiled_for(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     seconds["stacked"] = 0.001
     net, said = model(), list[str]()
-    engine = make("auto", clients(), net.module, plans=Plans(say=said.append))
+    engine = make("auto", clients(), net.module, plans=TuningCache(say=said.append))
     rounds(engine, fedavg(supervised(net.predict, cross_entropy)), net.params, count=1)
     assert "fused cannot (a round is too short to compile for)" in said[0]
     assert not list(tmp_path.rglob("*.so"))
@@ -165,7 +165,7 @@ def test_what_is_slow_for_its_kind_is_not_tried() -> None:
         "alone": make("auto", clients(), conv, workers=1),
         "threads": make("auto", clients(), conv, workers=2),
     }
-    found = {name: list(engine._makes) for name, engine in tried.items() if isinstance(engine, Planned)}
+    found = {name: list(engine._makes) for name, engine in tried.items() if isinstance(engine, AutoEngine)}
     inside = [f"{name} in processes" for name in ("loop", "factored")]
     assert found == {
         "conv": ["loop", "factored", *inside],
@@ -180,20 +180,20 @@ def test_what_is_slow_for_its_kind_is_not_tried() -> None:
 def test_off_the_cpu_an_executor_that_fails_is_not_chosen_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a GPU's memory is too small for clients at once. The one that can do anything must not fail."""
     net, said = model(), list[str]()
-    really = Planned._timed
+    really = AutoEngine._timed
 
-    def timed(engine: Planned, name: str, *arguments: Any) -> float:
+    def timed(engine: AutoEngine, name: str, *arguments: Any) -> float:
         if name in failing:
             raise torch.OutOfMemoryError("out of memory\nmore about it")
         return really(engine, name, *arguments)
 
-    monkeypatch.setattr(Planned, "_timed", timed)
+    monkeypatch.setattr(AutoEngine, "_timed", timed)
     algorithm, failing = fedavg(supervised(net.predict, cross_entropy)), {"loop", "batched"}
     with pytest.raises(torch.OutOfMemoryError):
         rounds(make("auto", clients(), net.module), algorithm, net.params, count=1)
     monkeypatch.setattr(autotune, "_device", lambda sent: torch.device("xla"))
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
-    rounds(make("auto", clients(), net.module, plans=Plans(say=said.append)), algorithm, net.params, count=1)
+    rounds(make("auto", clients(), net.module, plans=TuningCache(say=said.append)), algorithm, net.params, count=1)
     assert "loop cannot (OutOfMemoryError: out of memory)" in said[0]
     failing.add("stacked")
     with pytest.raises(torch.OutOfMemoryError):

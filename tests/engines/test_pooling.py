@@ -20,7 +20,7 @@ from seedbed.engines import OneByOne, make
 from seedbed.errors import InputError
 from seedbed.executors import max_pool
 from seedbed.executors.cpp_compiler import library
-from seedbed.executors.max_pool import Pooling
+from seedbed.executors.max_pool import MaxPoolSwitch
 from seedbed.federated import Engine
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.models import Model
@@ -54,7 +54,7 @@ def image(shape: tuple[int, ...], kind: str) -> Tensor:
 
 
 def by_kernel(x: Tensor) -> Any:
-    with Pooling():
+    with MaxPoolSwitch():
         return F.max_pool2d(x, 2)
 
 
@@ -121,12 +121,12 @@ def test_it_is_pytorchs_where_it_is_asked_for_in_another_way(monkeypatch: pytest
         lambda x: F.avg_pool2d(x, 2),
     ]
     for pool in others:
-        with Pooling():
+        with MaxPoolSwitch():
             found = pool(x)
         torch.testing.assert_close(found, pool(x), rtol=0, atol=0)
     assert not asked
     for same in (nn.MaxPool2d(2), nn.MaxPool2d((2, 2), 2), lambda x: torch.max_pool2d(x, [2, 2], [])):
-        with Pooling():
+        with MaxPoolSwitch():
             found = same(x)
         assert torch.equal(found, same(x))
     assert asked == ["pool"] * 3
@@ -144,7 +144,7 @@ def test_a_model_may_checkpoint_and_write_over_what_is_pooled(reentrant: bool) -
         return [p.grad for p in (x, *net.parameters()) if p.grad is not None]
 
     want = ends()
-    with Pooling():
+    with MaxPoolSwitch():
         found = ends()
     assert len(found) == 5
     assert all(map(torch.equal, found, want))

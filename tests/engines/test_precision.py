@@ -8,15 +8,15 @@ from torch.func import grad, vmap
 from seedbed.data.readers import read
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
-from seedbed.executors.fused import Fused
+from seedbed.executors.fused import FusedExecutor
 from seedbed.experiments.builder import Experiment
-from seedbed.experiments.precision_check import rounding
-from seedbed.experiments.presets import complete
+from seedbed.experiments.precision_check import precision_error
+from seedbed.experiments.presets import complete_settings
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.learning.training import Local, one_step_at_a_time
+from seedbed.learning.training import LocalWork, one_step_at_a_time
 from seedbed.models import Model
-from seedbed.models.precision import settle
+from seedbed.models.precision import set_precision
 
 
 def model(precision: str) -> Model:
@@ -39,10 +39,10 @@ def test_the_kernel_does_not_train_it_in_single_precision_instead() -> None:
     net, g = model("bf16"), torch.Generator().manual_seed(0)
     y = torch.randint(0, 3, (2, 4, 5), generator=g)
     task = Task(Batch(torch.randn(2, 4, 5, 9, generator=g), y, torch.ones(2, 4, 5)), torch.ones(2, 4), torch.ones(2))
-    fused = Fused()
+    fused = FusedExecutor()
 
     def ends(executor):  # type: ignore[no-untyped-def]
-        local = Local(supervised(net.predict, cross_entropy), sgd(0.1), net.params, task, None)
+        local = LocalWork(supervised(net.predict, cross_entropy), sgd(0.1), net.params, task, None)
         return vmap(lambda task: executor(local._replace(task=task)).params)(task)
 
     found, want = ends(fused), ends(one_step_at_a_time)
@@ -52,11 +52,11 @@ def test_the_kernel_does_not_train_it_in_single_precision_instead() -> None:
 
 def test_what_it_costs_is_said_and_what_cannot_do_it_is_refused() -> None:
     population = read("digits")
-    settings = complete({"data": "digits", "precision": "bf16"}, population)
+    settings = complete_settings({"data": "digits", "precision": "bf16"}, population)
     experiment = Experiment(settings, population)
-    assert "products are computed in bf16: gradients on 64 training rows are" in rounding(experiment)
+    assert "products are computed in bf16: gradients on 64 training rows are" in precision_error(experiment)
     by_factors = Experiment(settings.model_copy(update={"executor": "factored"}), population)
     with pytest.raises(InputError, match="executor='factored' multiplies in float32"):
         by_factors.engine(experiment, model("bf16"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="precision='tf32' is for NVIDIA GPUs, not for device='cpu'"):
-        settle("tf32", torch.device("cpu"))
+        set_precision("tf32", torch.device("cpu"))

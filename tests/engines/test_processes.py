@@ -21,16 +21,16 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.scaffold import scaffold
-from seedbed.engines import OnDisk, OneByOne, Processes, crew, make, processes
-from seedbed.engines.handing import Memory
+from seedbed.engines import ClientStateStore, OneByOne, Processes, crew, make, processes
+from seedbed.engines.handing import SharedMemory
 from seedbed.errors import Diverged, InputError
-from seedbed.executors.factored import Factoring
+from seedbed.executors.factored import FactoredExecutor
 from seedbed.experiments.run_directory import RunDirectory
-from seedbed.experiments.train_stage import train_stage
+from seedbed.experiments.train_stage import run_train_stage
 from seedbed.federated import Algorithm
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import adam, sgd
-from seedbed.lowrank.factored_matrix import Factored, Rows, Stacked
+from seedbed.lowrank.factored_matrix import Factored, OuterProducts, StackedFactored
 from seedbed.rounds import Round, synchronous
 
 from .bench import clients, model
@@ -107,14 +107,14 @@ def test_a_tree_comes_out_as_it_went_in() -> None:
         torch.randn(3, 4, 5, generator=g, dtype=torch.float64).permute(2, 0, 1),
         {},
     ]
-    with Memory() as memory:
+    with SharedMemory() as memory:
         pieces = [memory.write({"n": n}, whole) for n, whole in enumerate(trees)]
         named = memory.write({}, {"w": known[0], "v": known[0].clone()}, known)
         found = [memory.read(piece) for piece in pieces]
         _, whole = memory.read(named, known)
     assert [words for words, _ in found] == [{"n": n} for n in range(len(trees))]
     for (_, got), want in zip(found, trees, strict=True):
-        assert tree.nesting(got) == tree.nesting(want)
+        assert tree.structure_of(got) == tree.structure_of(want)
         assert same(got, want)
     assert whole["w"] is known[0]
     assert same(whole["v"], known[0])
@@ -123,16 +123,16 @@ def test_a_tree_comes_out_as_it_went_in() -> None:
 def test_a_factored_matrix_stays_factored() -> None:
     """As its rows and the given matrix, which both sides have: not its numbers."""
     g = torch.Generator().manual_seed(0)
-    base, rows = torch.randn(300, 200, generator=g), Rows(room=3)
+    base, rows = torch.randn(300, 200, generator=g), OuterProducts(room=3)
     rows.add(torch.randn(4, 200, generator=g), torch.randn(4, 300, generator=g))
     matrix = Factored(((0.1, base),), ((-0.3 * torch.ones(4), rows),), base)
-    with Memory() as memory:
-        piece = memory.write({}, {"one": matrix, "many": Stacked([matrix, 2 * matrix])}, [base])
+    with SharedMemory() as memory:
+        piece = memory.write({}, {"one": matrix, "many": StackedFactored([matrix, 2 * matrix])}, [base])
         _, whole = memory.read(piece, [base])
     assert piece.length < 4 * base.numel() / 2
     assert isinstance(whole["one"], Factored)
     assert whole["one"].bases[0][1] is base
-    assert isinstance(whole["many"], Stacked)
+    assert isinstance(whole["many"], StackedFactored)
     assert torch.equal(whole["one"].dense(), matrix.dense())
     assert torch.equal(whole["many"].dense(), torch.stack([matrix.dense(), (2 * matrix).dense()]))
 
@@ -144,7 +144,7 @@ def test_clients_in_lockstep_stay_together() -> None:
     """The factored executor: bit for bit as so many in lockstep in one process, however many workers there are."""
 
     def engine(workers: int) -> OneByOne:
-        return OneByOne(clients(), workers=workers, executor=Factoring(always=True), lockstep=2)
+        return OneByOne(clients(), workers=workers, executor=FactoredExecutor(always=True), lockstep=2)
 
     want = trained(engine(1), algorithm())
     for workers in (1, 2, 3):
@@ -154,7 +154,7 @@ def test_clients_in_lockstep_stay_together() -> None:
 def test_what_clients_keep_on_disk_is_written_by_the_parent(tmp_path: Path) -> None:
     taught = scaffold(supervised(model().predict, cross_entropy))
     want = trained(OneByOne(clients()), taught)
-    found = trained(Processes(OneByOne(clients(), workers=2, kept=OnDisk(tmp_path))), taught)
+    found = trained(Processes(OneByOne(clients(), workers=2, kept=ClientStateStore(tmp_path))), taught)
     assert want[1]
     assert same(want, found)
 
@@ -239,7 +239,7 @@ def test_a_run_whose_workers_are_killed_again_and_again_stops_and_can_be_resumed
 
     def train(run: RunDirectory) -> Any:
         mortal = doing(is_killed)
-        return train_stage(
+        return run_train_stage(
             run,
             "main",
             mortal,
@@ -393,7 +393,7 @@ def test_how_much_memory_they_take_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert re.fullmatch(r"processes: a worker took \d+ MB at most beyond what it shares", said[1])
     assert 0 < engine.peak < 1000
-    monkeypatch.setattr(processes, "available", lambda: 0.0)
+    monkeypatch.setattr(processes, "available_memory", lambda: 0.0)
     trained(engine, algorithm())
     assert "but 0 are available: use fewer workers (workers=1), or smaller rounds" in said[2]
 
@@ -412,7 +412,7 @@ def test_where_there_are_none_it_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(crew.sys, "platform", "darwin")
-        reason = crew.refusal()
+        reason = crew.why_no_workers()
     assert reason == "worker processes need Linux, and this is darwin: use threads (processes=false)"
     meta = {n: torch.empty_like(p, device="meta") for n, p in model().params.items()}
     with pytest.raises(InputError, match="compute on the CPU, and the model is on meta: use threads"):
@@ -431,9 +431,9 @@ def test_a_worker_that_is_stuck_is_ended_and_replaced(monkeypatch: pytest.Monkey
         threading.Event().wait()
         raise AssertionError
 
-    workers = crew.Crew(do, 1)
+    workers = crew.WorkerPool(do, 1)
     try:
-        found = workers.run(lambda number: crew.Given({}, {"x": torch.ones(2)}, "a piece"), [0], [])
+        found = workers.run(lambda number: crew.WorkItem({}, {"x": torch.ones(2)}, "a piece"), [0], [])
         assert torch.equal(found[0][1]["x"], torch.ones(2))
     finally:
         workers.close()

@@ -27,7 +27,7 @@ from seedbed import locks, serialization
 from seedbed.engines import client_state_store
 from seedbed.errors import InputError
 from seedbed.experiments import run_directory, tuning
-from seedbed.experiments.launch import go_on, start
+from seedbed.experiments.launch import resume_run, start_run
 from seedbed.experiments.stages import Show
 
 COMPARED = ("model.safetensors", "metrics.jsonl", "result.json", "report.html")
@@ -133,7 +133,7 @@ class Trial:
         rows = [f"c{i % 8},{i % 3},{(i * 7) % 11},{(i * 5) % 13}" for i in range(160)]
         self.data.write_text("\n".join(["client,y,a,b", *rows]) + "\n")
         settings = [s for s in SETTINGS if not (disk and s.startswith("local"))]
-        self.begin = lambda out: start({**self.asked, "data": str(self.data)}, settings, None, out, Show())
+        self.begin = lambda out: start_run({**self.asked, "data": str(self.data)}, settings, None, out, Show())
         self.begin(folder / "first")  # imports what is imported late, so that forks need not
         self.operations = apart(lambda: self.begin(folder / "whole"), self.report)
         assert self.operations > 0, "the run fails without any kill"
@@ -145,7 +145,9 @@ class Trial:
     def gone_on(self, out: Path, at: int = 0) -> int:
         """Resume; where nothing had begun, begin."""
         there = (out / "manifest.json").exists()
-        return apart(lambda: go_on(out, Show()) if there else self.begin(out), self.report, at, forgets=self.forgets)
+        return apart(
+            lambda: resume_run(out, Show()) if there else self.begin(out), self.report, at, forgets=self.forgets
+        )
 
     def is_same(self, at: int, again: int = 0) -> bool:
         """Whether a run that is killed here, and its resume there, ends with the bytes of one never stopped."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from seedbed.errors import InputError
-from seedbed.experiments.launch import go_on, start
+from seedbed.experiments.launch import resume_run, start_run
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.stages import Show
 
@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def undisturbed(tmp_path: Path) -> dict[str, bytes]:
-    run, _ = start({"rounds": ROUNDS}, SETTINGS, None, tmp_path / "whole", Show())
+    run, _ = start_run({"rounds": ROUNDS}, SETTINGS, None, tmp_path / "whole", Show())
     return kept(run)
 
 
@@ -86,7 +86,7 @@ def test_a_full_disk(small_disk: Path, undisturbed: dict[str, bytes]) -> None:
         assert words in line
     filler.unlink()
     assert not list(run.rglob("*.part"))
-    go_on(run, Show())
+    resume_run(run, Show())
     assert kept(run) == undisturbed
 
 
@@ -110,5 +110,5 @@ def test_a_limit_on_file_sizes(tmp_path: Path, undisturbed: dict[str, bytes]) ->
     assert said.returncode == 2
     assert "cannot write" in said.stderr.strip().splitlines()[-1]
     assert "File too large" in said.stderr
-    go_on(tmp_path / "run", Show())
+    resume_run(tmp_path / "run", Show())
     assert kept(tmp_path / "run") == undisturbed

@@ -17,15 +17,15 @@ from seedbed.algorithms.scaffold import scaffold
 from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, Sampler, batches, support_query
 from seedbed.deployment.federation.node import Node
-from seedbed.deployment.federation.protocol import Plan
-from seedbed.deployment.federation.round_policy import Terms
+from seedbed.deployment.federation.protocol import FederationProtocol
+from seedbed.deployment.federation.round_policy import RoundPolicy
 from seedbed.deployment.federation.server import Server
 from seedbed.deployment.federation.transport import InProcess, Transport
 from seedbed.engines import OneByOne
 from seedbed.federated import Algorithm, ClientId, ServerState
 from seedbed.learning.objectives import Objective, cross_entropy, supervised
 from seedbed.models import Model, mlp
-from seedbed.randomness import initialising
+from seedbed.randomness import seeded_init
 from seedbed.rounds import Round, synchronous
 from seedbed.tree import Tree
 
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 
 def _model(hidden: int) -> Model:
-    with initialising(0):
+    with seeded_init(0):
         return Model(mlp((4,), 3, hidden=(hidden,)))
 
 
@@ -70,13 +70,13 @@ def population() -> Population:
     return Population.from_arrays(x, y, owner)
 
 
-def plan(name: str = "fedavg", *, hidden: int = 5, **other: Any) -> Plan:
+def plan(name: str = "fedavg", *, hidden: int = 5, **other: Any) -> FederationProtocol:
     """Made from settings and made-up numbers alone."""
     (algorithm, sampler), start = case(name, hidden)
     made_up = Population.from_arrays(torch.zeros(9, 4), torch.arange(9) % 3, ["nobody"] * 9)
     example = tree.index(Sampled(made_up, sampler).tasks([0], 0), 0)
     settings = {"algorithm": name, "hidden": hidden, **other}
-    return Plan(f"test-{name}", algorithm, start, example, settings)
+    return FederationProtocol(f"test-{name}", algorithm, start, example, settings)
 
 
 def node(name: str, client: ClientId, folder: Path, *, hidden: int = 5, **other: Any) -> Node:
@@ -92,7 +92,7 @@ def nodes(name: str, folder: Path, *, hidden: int = 5) -> dict[ClientId, Node]:
 
 
 def serve(name: str, folder: Path, transport: Transport, *, hidden: int = 5, **terms: Any) -> Server:
-    settled = Terms(**{"rounds": 4, "clients": CLIENTS, "seed": SEED, **terms})
+    settled = RoundPolicy(**{"rounds": 4, "clients": CLIENTS, "seed": SEED, **terms})
     return Server(plan(name, hidden=hidden), settled, KEYS, folder / "server", transport)
 
 
@@ -116,7 +116,7 @@ def simulated(
     """
     (_, sampler), start = case(name, hidden)
     algorithm = plan(name, hidden=hidden).algorithm  # weights are cut to the plan's cap
-    algorithm = replace(algorithm, reduce=Terms(rounds=1, clients=CLIENTS).reduce(algorithm))
+    algorithm = replace(algorithm, reduce=RoundPolicy(rounds=1, clients=CLIENTS).reduce(algorithm))
     engine = OneByOne(Sampled(population(), sampler, seed=SEED))
     answering = None if accepted is None else lambda chosen, number: accepted[number]
     schedule = synchronous(algorithm, engine, start, cohort=cohort, seed=SEED, answering=answering)
@@ -125,6 +125,6 @@ def simulated(
 
 def same(a: Tree, b: Tree) -> bool:
     """Bit for bit."""
-    return tree.nesting(a) == tree.nesting(b) and all(
+    return tree.structure_of(a) == tree.structure_of(b) and all(
         x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True)
     )

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from federation.bench import node, serve
 
 from seedbed import randomness
-from seedbed.deployment.federation.local_transport import Local, join
+from seedbed.deployment.federation.local_transport import LocalTransport, run_local_node
 
 WHO, ROUNDS, NAME = (0, 1, 2), 5, "scaffold"
 COMPARED = ("model.safetensors", "metrics.jsonl")
@@ -36,11 +36,11 @@ class Federation:
         self.server = 0
 
     def start_node(self, client: int) -> int:
-        return forked(lambda: join(node(NAME, client, self.folder), self.folder / "socket", pause=0.01))
+        return forked(lambda: run_local_node(node(NAME, client, self.folder), self.folder / "socket", pause=0.01))
 
     def start_server(self) -> None:
         def work() -> None:
-            transport = Local(self.folder / "socket")
+            transport = LocalTransport(self.folder / "socket")
             list(serve(NAME, self.folder, transport, rounds=ROUNDS, clients=WHO, again=0.5).rounds())
 
         self.server = forked(work)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seedbed.deployment.federation.fault_injection import Faults, Faulty
+from seedbed.deployment.federation.fault_injection import FaultRates, FaultyTransport
 from seedbed.deployment.federation.node import Node
 from seedbed.deployment.federation.transport import InProcess
 
@@ -41,7 +41,7 @@ def weathered(
 ) -> Storm:
     inner, true = nodes(name, folder, hidden=hidden), set[str]()
     calm = InProcess({c: Witness(node, true) for c, node in inner.items()})  # type: ignore[misc]
-    faulty = Faulty(calm, Faults.of(p), seed=seed)
+    faulty = FaultyTransport(calm, FaultRates.of(p), seed=seed)
     settled = {"deadline": 1e6, "patience": 1000, "rounds": rounds, **terms}
     server = serve(name, folder, faulty, hidden=hidden, **settled)
     last = list(server.rounds())[-1]

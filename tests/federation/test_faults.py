@@ -32,6 +32,6 @@ def test_the_model_of_a_quorum(seed: int, disk: Path) -> None:
 
 def test_letters_in_parts(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames of half a KiB: each letter is several, and each of them may be lost or altered."""
-    monkeypatch.setattr("seedbed.deployment.wire.frames.CHUNK", 512)
+    monkeypatch.setattr("seedbed.deployment.wire.frames.FRAME_CHUNK", 512)
     storm = weathered("fedavg", disk, 0, p=0.1, quorum=None, rounds=2)
     assert (storm.corrupt, storm.doubled, storm.equal, storm.whole) == (0, 0, True, True)

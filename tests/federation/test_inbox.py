@@ -5,8 +5,8 @@ from pathlib import Path
 
 from seedbed.deployment.federation.inbox import Inbox
 from seedbed.deployment.federation.transport import Address, InProcess
-from seedbed.deployment.wire import Action, Letter, seal
-from seedbed.deployment.wire.frames import Head
+from seedbed.deployment.wire import Action, Letter, seal_frames
+from seedbed.deployment.wire.frames import FrameHeader
 
 from .bench import CLIENTS, KEYS, nodes, plan, same, serve, simulated
 from .test_server import events
@@ -63,14 +63,14 @@ class Flooding(InProcess):
         super().__init__(nodes("fedavg", folder))
         agreed = plan()
         self.flood = [
-            seal(Letter(agreed.run, 100 + i, 0, LIAR, Action.REPLY, agreed.fingerprint, b""), KEYS[LIAR])[0]
+            seal_frames(Letter(agreed.run, 100 + i, 0, LIAR, Action.REPLY, agreed.fingerprint, b""), KEYS[LIAR])[0]
             for i in range(1500)
         ]
         self.refusals: Counter[int] = Counter()
         self.sent = 0
 
     def send(self, address: Address, frames: list[bytes], *, urgent: bool = True) -> None:  # type: ignore[override]
-        head = Head(frames[0])
+        head = FrameHeader(frames[0])
         self.refusals[head.round] += address == LIAR and head.action is Action.REFUSAL
         self.sent += address == LIAR
         super().send(address, frames, urgent=urgent)
@@ -113,7 +113,7 @@ def test_greetings_are_answered_by_the_model_some_times_a_round(disk: Path) -> N
     send = transport.send
 
     def counting(address: Address, frames: list[bytes], *, urgent: bool = True) -> None:
-        sent[Head(frames[0]).action] += address == "new"
+        sent[FrameHeader(frames[0]).action] += address == "new"
         send(address, frames, urgent=urgent)
 
     transport.send = counting  # type: ignore[method-assign, assignment]

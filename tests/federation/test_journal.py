@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seedbed.deployment.federation.journal import START, Journal, read, written
-from seedbed.deployment.federation.state_machine import progress
+from seedbed.deployment.federation.journal import CHAIN_START, Journal, encode_record, read_journal
+from seedbed.deployment.federation.state_machine import replay_journal
 from seedbed.errors import InputError
 
 RECORDS = [
@@ -31,9 +31,9 @@ RECORDS = [
 
 
 def lines() -> list[bytes]:
-    chain, made = START, []
+    chain, made = CHAIN_START, []
     for record in RECORDS:
-        line, chain = written(record, chain)
+        line, chain = encode_record(record, chain)
         made.append(line)
     return made
 
@@ -64,7 +64,7 @@ def test_every_prefix_is_recovered_to_its_last_whole_line() -> None:
     """DW 7."""
     ends = np.cumsum([len(line) for line in lines()])
     for size in range(len(DATA) + 1):
-        records, kept, _ = read(DATA[:size], Path("j"))
+        records, kept, _ = read_journal(DATA[:size], Path("j"))
         whole = int((ends <= size).sum())
         assert records == RECORDS[:whole]
         assert kept == (ends[whole - 1] if whole else 0)
@@ -77,7 +77,7 @@ def test_1_000_bit_flips_are_refused_or_cut() -> None:
         data, at = bytearray(DATA), int(rng.integers(len(DATA)))
         data[at] ^= 1 << int(rng.integers(8))
         try:
-            records, size, _ = read(bytes(data), Path("j"))
+            records, size, _ = read_journal(bytes(data), Path("j"))
         except InputError as error:
             assert "is damaged though others follow it" in str(error)  # noqa: PT017
             continue
@@ -91,7 +91,7 @@ def test_a_line_left_out_moved_or_twice_is_refused() -> None:
     made = lines()
     for wrong in (made[:2] + made[3:], [made[0], made[2], made[1], *made[3:]], [*made[:3], made[2], *made[3:]]):
         with pytest.raises(InputError, match=r"line [1-4] is damaged though others follow"):
-            read(b"".join(wrong), Path("j"))
+            read_journal(b"".join(wrong), Path("j"))
 
 
 def test_a_torn_tail_is_cut_and_written_over(tmp_path: Path) -> None:
@@ -163,11 +163,11 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(InputError, match=r"No space left.*start it again with the same command"):
             journal.append(RECORDS[1])
     journal.append(RECORDS[1])
-    assert read(journal.path.read_bytes(), journal.path)[0] == RECORDS[:2]
+    assert read_journal(journal.path.read_bytes(), journal.path)[0] == RECORDS[:2]
 
 
 def test_progress_after_every_record() -> None:
-    at = [progress(RECORDS[:i]) for i in range(len(RECORDS) + 1)]
+    at = [replay_journal(RECORDS[:i]) for i in range(len(RECORDS) + 1)]
     assert [p.round for p in at] == [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3]
     assert [len(p.accepted) for p in at] == [0, 0, 0, 1, 2, 2, 0, 0, 1, 2, 2, 0]
     assert (at[-1].snapshot, at[-1].before, at[-1].counted) == ("s2", "s1", {0: "2-0", 2: "2-2"})
@@ -177,14 +177,14 @@ def test_progress_after_every_record() -> None:
 
 def test_progress_of_what_fails() -> None:
     missed = [*RECORDS[:3], {"state": "MISSED", "round": 1, "attempt": 0}]
-    now = progress(missed)
+    now = replay_journal(missed)
     assert (now.round, now.attempt, now.cohort, now.accepted, now.failures) == (1, 1, None, {}, 1)
     bad = [*RECORDS[:4], {**RECORDS[4], "discarded": "not finite", "snapshot": "s0"}, RECORDS[5]]
-    now = progress(bad)
+    now = replay_journal(bad)
     assert (now.round, now.snapshot, now.counted, now.norms, now.failures) == (2, "s0", {}, (), 1)
-    assert progress([*bad, {"state": "STOPPED"}]).failures == 0
+    assert replay_journal([*bad, {"state": "STOPPED"}]).failures == 0
     with pytest.raises(InputError, match="within round 1"):
-        progress([RECORDS[0], RECORDS[6]])
+        replay_journal([RECORDS[0], RECORDS[6]])
 
 
 def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:

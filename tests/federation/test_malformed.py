@@ -16,14 +16,14 @@ from torch import Tensor
 from seedbed import tree
 from seedbed.aggregation import mean
 from seedbed.data.types import Task
-from seedbed.deployment.federation.protocol import Plan, as_tree
-from seedbed.deployment.federation.round_policy import Terms
+from seedbed.deployment.federation.protocol import FederationProtocol, as_tree
+from seedbed.deployment.federation.round_policy import RoundPolicy
 from seedbed.deployment.federation.server import Server
 from seedbed.deployment.federation.transport import InProcess
-from seedbed.deployment.wire import Action, Assembler, Letter, pack, seal
+from seedbed.deployment.wire import Action, FrameAssembler, Letter, pack_tensors, seal_frames
 from seedbed.federated import Algorithm, ClientId, Message, Replies, ServerState
 from seedbed.rounds import Round
-from seedbed.rounds.message_validation import Gate
+from seedbed.rounds.message_validation import MessageValidator
 from seedbed.tree import Tree
 
 from ..robust.honest import REDUCERS, honest
@@ -33,7 +33,7 @@ KEYS = {c: bytes([c + 1]) * 32 for c in (*HONEST, *BAD)}
 
 
 def packed(message: Message) -> bytes:
-    return pack(tree.named_leaves(as_tree(message)))
+    return pack_tensors(tree.named_leaves(as_tree(message)))
 
 
 def valued(change: Callable[[Tensor], Tensor]) -> Callable[[Message], bytes]:
@@ -70,7 +70,7 @@ def sums(reduce: object) -> Algorithm:
     return Algorithm(lambda params: ServerState(params, {}), client, server, reduce=reduce)  # type: ignore[arg-type]
 
 
-PLAN = Plan("told", sums(mean), ServerState(tree.zeros_like(honest(0, 0).value), {}), (), {})  # type: ignore[arg-type]
+PLAN = FederationProtocol("told", sums(mean), ServerState(tree.zeros_like(honest(0, 0).value), {}), (), {})  # type: ignore[arg-type]
 
 
 class Told:
@@ -78,7 +78,7 @@ class Told:
 
     def __init__(self, client: ClientId, say: Callable[[Message], bytes]):
         self.client, self._say = client, say
-        self._takes = Assembler({client: KEYS[client]}.get, lambda action: 1 << 20)
+        self._takes = FrameAssembler({client: KEYS[client]}.get, lambda action: 1 << 20)
 
     def hello(self) -> list[bytes]:
         return self._sealed(Action.HELLO, 0, 0, b"")
@@ -95,13 +95,13 @@ class Told:
 
     def _sealed(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
         letter = Letter(PLAN.run, round, attempt, self.client, action, PLAN.fingerprint, payload)
-        return seal(letter, KEYS[self.client])
+        return seal_frames(letter, KEYS[self.client])
 
 
 def served(folder: Path, reduce: object, kind: str | None, **terms: object) -> list[Round]:
     who = (*HONEST, *(BAD if kind else ()))
     told = {c: Told(c, KINDS[kind] if kind and c in BAD else packed) for c in who}
-    settled = Terms(rounds=2, clients=who, quorum=13, gate=Gate(norm=10, weight_cap=1000), **terms)  # type: ignore[arg-type]
+    settled = RoundPolicy(rounds=2, clients=who, quorum=13, gate=MessageValidator(norm=10, weight_cap=1000), **terms)  # type: ignore[arg-type]
     plan = replace(PLAN, algorithm=sums(reduce))
     server = Server(plan, settled, KEYS, folder, InProcess(told))  # type: ignore[arg-type]
     try:

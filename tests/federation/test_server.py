@@ -10,10 +10,10 @@ import torch
 
 from seedbed import tree
 from seedbed.deployment.federation.node import Node
-from seedbed.deployment.federation.round_policy import Terms
-from seedbed.deployment.federation.server import Server, TooFewAnswer
+from seedbed.deployment.federation.round_policy import RoundPolicy
+from seedbed.deployment.federation.server import Server, TooFewReplies
 from seedbed.deployment.federation.transport import InProcess
-from seedbed.deployment.wire import Action, Letter, seal
+from seedbed.deployment.wire import Action, Letter, seal_frames
 from seedbed.errors import Diverged, InputError
 from seedbed.federated import ServerState
 
@@ -51,7 +51,7 @@ def reply(client: int, round: int, payload: bytes, *, name: str = "fedavg", acti
     """A letter that this client's key seals."""
     agreed = plan(name)
     letter = Letter(agreed.run, round, 0, client, action, agreed.fingerprint, payload)
-    return seal(letter, KEYS[client])[0]
+    return seal_frames(letter, KEYS[client])[0]
 
 
 # ---- letters --------------------------------------------------------------------------------------------------------
@@ -84,11 +84,11 @@ def test_letters_of_other_rounds_runs_clients_and_keys(disk: Path) -> None:
     transport = changed("fedavg", disk, 1, replaying)
     other_run = Letter(b"x" * 32, 1, 0, 2, Action.REPLY, plan().fingerprint, b"")
     strange = [
-        *seal(other_run, KEYS[2]),
+        *seal_frames(other_run, KEYS[2]),
         reply(2, 9, b"early"),
         reply(2, 1, b"", action=Action.WORK),
-        seal(replace(other_run, run=plan().run), KEYS[3])[0],
-        seal(replace(other_run, run=plan().run, client=77), KEYS[3])[0],
+        seal_frames(replace(other_run, run=plan().run), KEYS[3])[0],
+        seal_frames(replace(other_run, run=plan().run, client=77), KEYS[3])[0],
         b"GET / HTTP/1.1\r\n\r\n" * 9,
         b"",
     ]
@@ -133,7 +133,7 @@ def test_a_node_that_cannot_work_is_not_waited_for(disk: Path) -> None:
 
 
 def test_a_flood_does_not_fill_the_disk(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seedbed.deployment.federation.server.REMARKS", 20)
+    monkeypatch.setattr("seedbed.deployment.federation.server.MAX_LOGGED_LETTERS", 20)
     transport = InProcess(nodes("fedavg", disk))
     transport._coming.extend((0, b"noise %d" % i) for i in range(500))
     last_of(serve("fedavg", disk, transport, rounds=1))
@@ -172,7 +172,7 @@ def test_too_few_is_another_attempt_and_then_a_named_end(disk: Path) -> None:
     """Nobody is there: three attempts, then the end; the same command goes on when they are."""
     all_ = nodes("scaffold", disk)
     lonely = serve("scaffold", disk, InProcess({0: all_[0]}), rounds=2)
-    with pytest.raises(TooFewAnswer, match=r"3 rounds or attempts in a row failed.*missed for want of answers"):
+    with pytest.raises(TooFewReplies, match=r"3 rounds or attempts in a row failed.*missed for want of answers"):
         list(lonely.rounds())
     lonely.close()
     assert all_[0].memory.at == (1, 2)
@@ -196,7 +196,7 @@ def told(folder: Path, factors: list[float], **terms: object) -> Server:
         return after._replace(params=tree.axpy(next(calls), moved, state.params))
 
     altered = replace(made, algorithm=replace(made.algorithm, server=server))
-    settled = Terms(**{"rounds": len(factors), "clients": CLIENTS, "seed": 5, **terms})  # type: ignore[arg-type]
+    settled = RoundPolicy(**{"rounds": len(factors), "clients": CLIENTS, "seed": 5, **terms})  # type: ignore[arg-type]
     return Server(altered, settled, KEYS, folder / "server", InProcess(nodes("fedavg", folder)))
 
 
@@ -259,7 +259,7 @@ def test_a_folder_of_another_run_is_refused(disk: Path) -> None:
 )
 def test_terms_that_cannot_be(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError):
-        Terms(rounds=1, clients=CLIENTS, **wrong)  # type: ignore[arg-type]
+        RoundPolicy(rounds=1, clients=CLIENTS, **wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_terms_that_cannot_be(wrong: dict[str, float]) -> None:
 )
 def test_keys_that_protect_nothing(keys: dict[int, bytes], words: str, disk: Path) -> None:
     with pytest.raises(InputError, match=words):
-        Server(plan(), Terms(rounds=1, clients=CLIENTS), keys, disk, InProcess({}))
+        Server(plan(), RoundPolicy(rounds=1, clients=CLIENTS), keys, disk, InProcess({}))
 
 
 def test_algorithms_that_run_in_simulation_alone() -> None:

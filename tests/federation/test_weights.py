@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from seedbed.deployment.federation.node import Node
-from seedbed.deployment.federation.protocol import Plan, as_message, as_tree, cap_weights
-from seedbed.deployment.federation.round_policy import Terms
-from seedbed.deployment.federation.server import Server, TooFewAnswer
+from seedbed.deployment.federation.protocol import FederationProtocol, as_message, as_tree, cap_weights
+from seedbed.deployment.federation.round_policy import RoundPolicy
+from seedbed.deployment.federation.server import Server, TooFewReplies
 from seedbed.deployment.federation.transport import InProcess
-from seedbed.deployment.wire import Action, Letter, seal
-from seedbed.deployment.wire.frames import Head
+from seedbed.deployment.wire import Action, Letter, seal_frames
+from seedbed.deployment.wire.frames import FrameHeader
 from seedbed.federated import Message
 from seedbed.rounds import Round
 
@@ -29,13 +29,13 @@ class Lying:
 
     def answer(self, frame: bytes) -> list[bytes]:
         frames = self.node.answer(frame)
-        if not frames or Head(frames[0]).action is not Action.REPLY:
+        if not frames or FrameHeader(frames[0]).action is not Action.REPLY:
             return frames
-        head, agreed = Head(frames[0]), self.node.plan
+        head, agreed = FrameHeader(frames[0]), self.node.plan
         told = as_tree(self._change(as_message(agreed.message.unpack(self.node.memory.reply))))
         letter = Letter(agreed.run, head.round, head.attempt, LIAR, Action.REPLY, agreed.fingerprint,
                         agreed.message.pack(told))  # fmt: skip
-        return seal(letter, KEYS[LIAR])
+        return seal_frames(letter, KEYS[LIAR])
 
 
 def lied_to(folder: Path, change: Callable[[Message], Message], **terms: object) -> list[Round]:
@@ -80,16 +80,18 @@ def test_the_largest_weight_that_is_taken_counts_as_the_others() -> None:
     (algorithm, _), start = case("fedavg")
     example = plan().example
     for cap, sent in ((1.0, 1.0), (8.0, 8.0), (100.0, 9.0), (0.1, pytest.approx(0.1)), (None, 9.0)):
-        agreed = Plan("capped", algorithm, start, example, {}, cap)
+        agreed = FederationProtocol("capped", algorithm, start, example, {}, cap)
         message, _ = agreed.algorithm.client(agreed.sent, {}, example)
         assert float(message.weight) == sent
-    assert float(Plan("capped", algorithm, start, example, {}, 0.1).largest_weight or 0) >= float(torch.tensor(0.1))
+    assert float(FederationProtocol("capped", algorithm, start, example, {}, 0.1).largest_weight or 0) >= float(
+        torch.tensor(0.1)
+    )
 
 
 def test_both_sides_agree_on_the_cap() -> None:
     """Another cap is another plan; a plan without one is what it was before there were caps."""
     (algorithm, _), start = case("fedavg")
-    made = [Plan("p", algorithm, start, plan().example, {}, cap) for cap in (None, 1.0, 2.0)]
+    made = [FederationProtocol("p", algorithm, start, plan().example, {}, cap) for cap in (None, 1.0, 2.0)]
     assert len({p.fingerprint for p in made}) == 3
     assert "cap" not in made[0].parts
     assert cap_weights(algorithm, None) is algorithm
@@ -99,7 +101,7 @@ def test_both_sides_agree_on_the_cap() -> None:
     ("clients", "refused", "enough"), [(1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 0, 3), (9, 0, 6), (10, 3, 5), (4, 3, 2)]
 )
 def test_two_thirds_are_enough(clients: int, refused: int, enough: int) -> None:
-    assert Terms(rounds=1, clients=range(clients)).enough(refused) == enough
+    assert RoundPolicy(rounds=1, clients=range(clients)).enough(refused) == enough
 
 
 def test_a_dead_client_does_not_end_the_run(disk: Path) -> None:
@@ -112,9 +114,9 @@ def test_a_dead_client_does_not_end_the_run(disk: Path) -> None:
 
 def test_the_whole_cohort_where_that_is_asked(disk: Path) -> None:
     """And who reads the error learns that letters were refused, not lost."""
-    with pytest.raises(TooFewAnswer, match=r"want of answers \(1 were refused\)"):
+    with pytest.raises(TooFewReplies, match=r"want of answers \(1 were refused\)"):
         lied_to(disk, with_value(float("nan")), quorum="all")
-    assert Terms(rounds=1, clients=CLIENTS, quorum="all").binding["quorum"] == "None"  # as older journals have it
+    assert RoundPolicy(rounds=1, clients=CLIENTS, quorum="all").binding["quorum"] == "None"  # as older journals have it
 
 
 def test_refused_is_not_missing(disk: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from seedbed.deployment.agreement import Agreement
-from seedbed.deployment.flower.init import found
+from seedbed.deployment.flower.init import init_federation
 
 NAMES = ("basel", "bern", "chur")
 GIVEN = {"algorithm": "fedavg", "rounds": 3, "reader": {"target": "ill"}, "model": {"name": "linear"}}
@@ -35,5 +35,7 @@ def tables(folder: Path) -> dict[str, Path]:
 def federation(folder: Path, port: int = 8443, **given: object) -> tuple[Path, dict[str, Path], Agreement]:
     """Its folder, the members' files, and what was agreed on."""
     files = tables(folder)
-    agreement = found(folder / "fed", NAMES, str(files["bern"]), {**GIVEN, **given}, host="localhost", port=port)
+    agreement = init_federation(
+        folder / "fed", NAMES, str(files["bern"]), {**GIVEN, **given}, host="localhost", port=port
+    )
     return folder / "fed", files, agreement

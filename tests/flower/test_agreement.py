@@ -9,11 +9,12 @@ import pytest
 
 import seedbed as sb
 from seedbed.data import readers
+from seedbed.deployment.adapt import start_of
 from seedbed.deployment.agreement import Agreement
 from seedbed.deployment.federation.transport import InProcess
 from seedbed.deployment.server_folder import open_node, open_server
 from seedbed.errors import InputError
-from seedbed.experiments.adapt import load, personalise
+from seedbed.experiments.adapt import adapt_client, load_personal
 from seedbed.tree import Tree
 
 from ..federation.bench import same
@@ -56,15 +57,17 @@ def test_a_member_adapts_from_what_it_was_sent_and_what_it_kept(tmp_path: Path) 
     directory, files, _ = federation(tmp_path, algorithm="fedper", model=model, options={"test_steps": 0})
     nodes = {i: open_node(directory / "nodes" / name, files[name]) for i, name in enumerate(NAMES)}
     with pytest.raises(InputError, match="no model yet"):
-        personalise(directory / "nodes" / "basel", files["basel"], tmp_path / "too-early")
+        adapt_client(start_of(directory / "nodes" / "basel"), files["basel"], tmp_path / "too-early")
     server = open_server(directory, InProcess(nodes))
     last = list(server.rounds())[-1]
     server.close()
     heads = []
     for name in ("basel", "bern"):
-        made = personalise(directory / "nodes" / name, files[name], tmp_path / f"{name}.st", query=files[name])
+        made = adapt_client(
+            start_of(directory / "nodes" / name), files[name], tmp_path / f"{name}.st", query=files[name]
+        )
         assert made.scores["the query set"] > 0.5
-        own = load(made.out).params
+        own = load_personal(made.out).params
         assert all(same(own[n], p) for n, p in last.state.params.items() if not n.startswith("head"))
         heads.append(own["head.weight"])
     assert not same(*heads)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seedbed.deployment.flower import certificates
-from seedbed.deployment.flower.init import found, renew_certificate
+from seedbed.deployment.flower.init import init_federation, renew_certificate
 from seedbed.errors import InputError
 
 from .hospitals import GIVEN, NAMES, federation, tables
@@ -85,7 +85,7 @@ def test_nothing_is_left_of_what_cannot_be_founded(tmp_path: Path) -> None:
         (NAMES, {**GIVEN, "mu": 3}, "unknown setting"),
     ):
         with pytest.raises(InputError, match=why):
-            found(tmp_path / "fed", members, str(files["bern"]), given, host="localhost")
+            init_federation(tmp_path / "fed", members, str(files["bern"]), given, host="localhost")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{n}.csv" for n in NAMES)
 
 
@@ -93,5 +93,5 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     directory, files, _ = federation(tmp_path)
     before = (directory / "server" / "ca.crt").read_bytes()
     with pytest.raises(InputError, match="exists and is not empty"):
-        found(directory, NAMES, str(files["bern"]), GIVEN, host="localhost")
+        init_federation(directory, NAMES, str(files["bern"]), GIVEN, host="localhost")
     assert (directory / "server" / "ca.crt").read_bytes() == before

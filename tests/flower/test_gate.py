@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from seedbed.deployment.flower import certificates, listener
 from seedbed.deployment.flower.gate import ANNOUNCE, LIMITS, PUSH, Gate, Receive, Scope, Send
-from seedbed.deployment.flower.key_roster import BURST, Roster
+from seedbed.deployment.flower.key_roster import BURST, KeyRoster
 from seedbed.deployment.flower.listener import Listener
 from seedbed.errors import InputError
 
@@ -35,7 +35,7 @@ class Site:
         self.registered: list[bytes] = []
         self.remarks: list[str] = []
         self.answered = 0
-        self.roster = Roster(folder, self.registered.append)
+        self.roster = KeyRoster(folder, self.registered.append)
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = self._listening.getsockname()[1]
         self._loop = asyncio.new_event_loop()
@@ -305,4 +305,4 @@ def test_a_key_that_leaves_the_folder_is_shut_out_at_once_and_let_in_when_it_is_
 def test_a_file_that_holds_no_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "basel.pub").write_text("ssh-rsa nothing")
     with pytest.raises(InputError, match=r"basel\.pub holds no public key"):
-        Roster(tmp_path, lambda _: None)
+        KeyRoster(tmp_path, lambda _: None)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from seedbed.deployment.flower.addresses import joined, parted, plain_host
-from seedbed.deployment.flower.init import found
-from seedbed.deployment.flower.join import join
-from seedbed.deployment.flower.serve import serve
-from seedbed.deployment.server_folder import HELD, Place
+from seedbed.deployment.flower.addresses import join_address, parse_address, plain_host
+from seedbed.deployment.flower.init import init_federation
+from seedbed.deployment.flower.join import join_federation
+from seedbed.deployment.flower.serve import serve_federation
+from seedbed.deployment.server_folder import HELD_FILE, FederationFolder
 from seedbed.errors import InputError
-from seedbed.locks import held
+from seedbed.locks import hold_lock
 
 from .hospitals import GIVEN, NAMES, federation
 
@@ -28,20 +28,20 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 def test_a_second_server_is_refused_before_it_does_anything(tmp_path: Path) -> None:
     """No file is written."""
     directory, _, _ = federation(tmp_path)
-    with held(directory / "server" / HELD, "server"):
+    with hold_lock(directory / "server" / HELD_FILE, "server"):
         before = contents(directory)
         with pytest.raises(InputError, match="is held by another server"):
-            serve(directory, listen="127.0.0.1")
+            serve_federation(directory, listen="127.0.0.1")
         assert contents(directory) == before
 
 
 def test_a_second_node_is_refused_before_it_does_anything(tmp_path: Path) -> None:
     directory, files, _ = federation(tmp_path)
     folder = directory / "nodes" / "basel"
-    with held(folder / HELD, "node"):
+    with hold_lock(folder / HELD_FILE, "node"):
         before = contents(folder)
         with pytest.raises(InputError, match="is held by another node"):
-            join(folder, files["basel"])
+            join_federation(folder, files["basel"])
         assert contents(folder) == before
         assert not (folder / "run").exists()
 
@@ -87,9 +87,9 @@ def test_a_signal_ends_children_and_temporary_folders(number: signal.Signals, tm
 def test_hosts(host: str, plain: str | None) -> None:
     plain = plain or host
     assert plain_host(host) == plain
-    place = joined(plain, 8443)
+    place = join_address(plain, 8443)
     assert place == (f"[{plain}]:8443" if ":" in plain else f"{plain}:8443")
-    assert parted(place) == (plain, 8443)
+    assert parse_address(place) == (plain, 8443)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_hosts(host: str, plain: str | None) -> None:
 def test_hosts_that_are_none(host: str, tmp_path: Path) -> None:
     """Refused by `init` before anything is made."""
     with pytest.raises(InputError, match="is no host"):
-        found(tmp_path / "fed", NAMES, "missing.csv", GIVEN, host=host)
+        init_federation(tmp_path / "fed", NAMES, "missing.csv", GIVEN, host=host)
     assert not (tmp_path / "fed").exists()
 
 
 def test_an_older_folder_with_an_ipv6_address(tmp_path: Path) -> None:
     """It was written without brackets, and is read with them."""
     (tmp_path / "node.json").write_text(json.dumps({"member": "basel", "server": "2001:db8::7:8443"}))
-    assert Place.read(tmp_path).server == "[2001:db8::7]:8443"
+    assert FederationFolder.read(tmp_path).server == "[2001:db8::7]:8443"

@@ -11,9 +11,9 @@ from seedbed.cli.commands import app
 from seedbed.deployment.federation.node import Node
 from seedbed.deployment.federation.transport import InProcess
 from seedbed.deployment.flower.init import add_member, remove_member, renew_member
-from seedbed.deployment.member_roster import Roster
-from seedbed.deployment.server_folder import Place, open_node, open_server
-from seedbed.deployment.status import Standing
+from seedbed.deployment.member_roster import MemberRoster
+from seedbed.deployment.server_folder import FederationFolder, open_node, open_server
+from seedbed.deployment.status import FederationStatus
 from seedbed.errors import InputError
 
 from .hospitals import NAMES, federation
@@ -42,7 +42,7 @@ def test_members_come_and_go_while_the_server_runs(tmp_path: Path) -> None:
     assert cohorts == [[0, 1, 2], [0, 1, 2, 3], [1, 2, 3], [1, 2, 3]]
     said = [json.loads(line) for line in (directory / "server" / "run" / "log.jsonl").read_text().splitlines()]
     assert [e["clients"] for e in said if e["event"] == "MEMBERS"] == [[0, 1, 2, 3], [1, 2, 3]]
-    assert {m.name: m.state for m in Standing.of(directory).members}["basel"] == "removed"
+    assert {m.name: m.state for m in FederationStatus.of(directory).members}["basel"] == "removed"
 
 
 def test_a_removed_member_is_not_waited_for(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_removed_member_that_is_added_again_has_its_number(tmp_path: Path) -> 
     assert not (directory / "server" / "public" / "bern.pub").exists()
     shutil.rmtree(directory / "nodes" / "bern")
     folder = add_member(directory, "bern")
-    assert Place.read(folder).number is None  # its place in the agreement
+    assert FederationFolder.read(folder).number is None  # its place in the agreement
     assert open_node(folder, files["bern"]).client == 1
     assert (directory / "server" / "public" / "bern.pub").exists()
 
@@ -112,7 +112,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         renew_member(directory, "chur")
     (directory / "server" / "roster.json").write_text("{}")
     with pytest.raises(InputError, match="no list of members"):
-        Roster.read(directory / "server", NAMES)
+        MemberRoster.read(directory / "server", NAMES)
 
 
 def test_the_commands(tmp_path: Path) -> None:
@@ -120,4 +120,4 @@ def test_the_commands(tmp_path: Path) -> None:
     for words in (["add", "zug"], ["remove", "basel"], ["renew-key", "zug"]):
         done = CliRunner().invoke(app, ["federation", "member", words[0], str(directory), *words[1:]])
         assert done.exit_code == 0, done.output
-    assert Roster.read(directory / "server", NAMES).present == {1: "bern", 2: "chur", 3: "zug"}
+    assert MemberRoster.read(directory / "server", NAMES).present == {1: "bern", 2: "chur", 3: "zug"}

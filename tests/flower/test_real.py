@@ -17,8 +17,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from seedbed.deployment.federation.node import Node
 from seedbed.deployment.federation.transport import Address, InProcess
 from seedbed.deployment.flower import certificates
-from seedbed.deployment.flower.join import join
-from seedbed.deployment.flower.serve import serve
+from seedbed.deployment.flower.join import join_federation
+from seedbed.deployment.flower.serve import serve_federation
 from seedbed.deployment.server_folder import open_node, open_server
 from seedbed.errors import InputError
 
@@ -74,7 +74,7 @@ def test_a_federation_over_flower_is_as_in_process_and_opens_one_port(tmp_path: 
 
     def member(name: str) -> None:
         try:
-            join(directory / "nodes" / name, files[name], said=lambda _: None)
+            join_federation(directory / "nodes" / name, files[name], said=lambda _: None)
         except BaseException as problem:
             problems.append(problem)
 
@@ -91,7 +91,7 @@ def test_a_federation_over_flower_is_as_in_process_and_opens_one_port(tmp_path: 
             refused.extend(strangers(directory, port))
 
     try:
-        serve(directory, listen="127.0.0.1", port=port, said=look)
+        serve_federation(directory, listen="127.0.0.1", port=port, said=look)
     finally:
         assert not problems
     for thread in threads:
@@ -126,7 +126,7 @@ def test_a_second_server_on_a_folder_is_refused_and_changes_nothing(tmp_path: Pa
     try:
         before = {p: p.read_bytes() for p in (directory / "server" / "run").iterdir() if p.is_file()}
         with pytest.raises(InputError, match="held by another server"):
-            serve(directory, listen="127.0.0.1", port=free_port(), said=lambda _: None)
+            serve_federation(directory, listen="127.0.0.1", port=free_port(), said=lambda _: None)
         assert before == {p: p.read_bytes() for p in (directory / "server" / "run").iterdir() if p.is_file()}
     finally:
         held.close()
@@ -137,16 +137,16 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.M
     directory, _, _ = federation(tmp_path)
     other = socket.create_server(("127.0.0.1", 0))
     with other, pytest.raises(InputError, match=r"Address already in use.*another --port"):
-        serve(directory, listen="127.0.0.1", port=other.getsockname()[1], said=lambda _: None)
+        serve_federation(directory, listen="127.0.0.1", port=other.getsockname()[1], said=lambda _: None)
     with pytest.raises(InputError, match="cannot listen on"):
-        serve(directory, listen="203.0.113.1", port=free_port(), said=lambda _: None)
+        serve_federation(directory, listen="203.0.113.1", port=free_port(), said=lambda _: None)
 
 
 @pytest.mark.slow
 def test_a_key_that_is_not_registered_is_not_let_in_and_one_of_another_authority_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seedbed.deployment.flower.join.AGAIN", 0.05)
+    monkeypatch.setattr("seedbed.deployment.flower.join.RETRY_DELAY", 0.05)
     monkeypatch.setattr("seedbed.deployment.flower.join.KNOCKS", 3)
     port = free_port()
     directory, files, _ = federation(tmp_path, port=port, rounds=1, federation={"deadline": 30, "patience": 2})
@@ -156,7 +156,10 @@ def test_a_key_that_is_not_registered_is_not_let_in_and_one_of_another_authority
     lines: list[str] = []
     threads = [
         threading.Thread(
-            target=join, args=(directory / "nodes" / name, files[name]), kwargs={"said": lambda _: None}, daemon=True
+            target=join_federation,
+            args=(directory / "nodes" / name, files[name]),
+            kwargs={"said": lambda _: None},
+            daemon=True,
         )
         for name in NAMES
     ]
@@ -166,19 +169,19 @@ def test_a_key_that_is_not_registered_is_not_let_in_and_one_of_another_authority
         if line.startswith("the port is open"):
             public.rename(away)
             with pytest.raises(InputError, match="does not let this node in: its key is not registered"):
-                join(directory / "nodes" / "chur", files["chur"], said=lines.append)
+                join_federation(directory / "nodes" / "chur", files["chur"], said=lines.append)
             certificates.make_authority(tmp_path / "away", "another")
             own = directory / "nodes" / "chur" / certificates.CA
             text = own.read_bytes()
             shutil.copyfile(tmp_path / "away" / certificates.CA, own)
             with pytest.raises(InputError, match="is not the one that this node trusts"):
-                join(directory / "nodes" / "chur", files["chur"], said=lines.append)
+                join_federation(directory / "nodes" / "chur", files["chur"], said=lines.append)
             own.write_bytes(text)
             away.rename(public)  # and the key that was put back is let in
             for thread in threads:
                 thread.start()
 
-    serve(directory, listen="127.0.0.1", port=port, said=look)
+    serve_federation(directory, listen="127.0.0.1", port=port, said=look)
     for thread in threads:
         thread.join()
     assert any("unknown key" in line for line in lines)

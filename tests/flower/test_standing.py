@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from seedbed.cli.commands import app
 from seedbed.deployment.federation.transport import InProcess
-from seedbed.deployment.log_lines import News, spoken
-from seedbed.deployment.metrics import Figures, text
+from seedbed.deployment.log_lines import LogReader, server_log_line
+from seedbed.deployment.metrics import MetricsServer, prometheus_text
 from seedbed.deployment.server_folder import open_node, open_server
-from seedbed.deployment.status import Standing
+from seedbed.deployment.status import FederationStatus
 from seedbed.errors import InputError
 
 from .hospitals import NAMES, federation
@@ -19,16 +19,16 @@ from .hospitals import NAMES, federation
 
 def test_standing_follows_the_rounds(tmp_path: Path) -> None:
     directory, files, _ = federation(tmp_path, federation={"quorum": 2, "deadline": 5.0})
-    before = Standing.of(directory)
+    before = FederationStatus.of(directory)
     assert before.title.endswith("round 1 of 3; the server is not running")
     assert [m.state for m in before.members] == ["not there"] * 3
 
-    news, told = News(directory), []
+    news, told = LogReader(directory), []
     nodes = {i: open_node(directory / "nodes" / name, files[name]) for i, name in enumerate(NAMES[:2])}
     server = open_server(directory, InProcess(nodes))
     rounds = server.rounds()
     next(rounds)
-    during = Standing.of(directory)
+    during = FederationStatus.of(directory)
     assert during.serving
     assert during.title.endswith("round 2 of 3; the server is running")
     assert [m.round for m in during.members] == [1, 1, 0]
@@ -43,7 +43,7 @@ def test_standing_follows_the_rounds(tmp_path: Path) -> None:
     assert told[-1] == "all rounds are done"
     assert news.round == 3
 
-    after = Standing.of(directory)
+    after = FederationStatus.of(directory)
     assert after.done
     assert not after.serving
     assert [m.state for m in after.members] == ["has the model", "has the model", "not there"]
@@ -52,20 +52,20 @@ def test_standing_follows_the_rounds(tmp_path: Path) -> None:
 
 def test_figures_for_prometheus(tmp_path: Path) -> None:
     directory, _, _ = federation(tmp_path)
-    figures = Figures(lambda: Standing.of(directory), 0)
+    figures = MetricsServer(lambda: FederationStatus.of(directory), 0)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{figures.port}/metrics") as page:
             assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
             lines = page.read().decode().splitlines()
         with pytest.raises(InputError, match="another --metrics"):
-            Figures(lambda: Standing.of(directory), figures.port)
+            MetricsServer(lambda: FederationStatus.of(directory), figures.port)
     finally:
         figures.close()
     assert "seedbed_rounds 3" in lines
     assert 'seedbed_member_refused_total{member="chur"} 0' in lines
     samples = [line for line in lines if not line.startswith("#")]
     assert all(len(line.split()) == 2 and float(line.split()[1]) >= 0 for line in samples)
-    assert text(Standing.of(directory)).splitlines() == lines
+    assert prometheus_text(FederationStatus.of(directory)).splitlines() == lines
 
 
 def test_the_commands_show_it(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_names_follow_the_first_as_people_write_them(tmp_path: Path) -> None:
 
 
 def test_what_is_not_for_people_is_not_said() -> None:
-    assert spoken({"event": "traffic", "round": 1}, NAMES) is None
-    assert spoken({"event": "REFUSED", "round": 2, "client": 1, "why": "not finite"}, NAMES) == (
+    assert server_log_line({"event": "traffic", "round": 1}, NAMES) is None
+    assert server_log_line({"event": "REFUSED", "round": 2, "client": 1, "why": "not finite"}, NAMES) == (
         "round 2: refused what bern sent: not finite"
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seedbed import tree
-from seedbed.data.sampling import stacked
+from seedbed.data.sampling import stack_tasks
 from seedbed.data.types import Batch, Episode, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.federated import Algorithm, ServerState
@@ -34,7 +34,7 @@ class Given:
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
         found = [self.given[c] for c in clients]
-        return stacked([t if isinstance(t, Task) else t(round) for t in found])
+        return stack_tasks([t if isinstance(t, Task) else t(round) for t in found])
 
 
 def task(*items: Any, examples: float = 1.0) -> Task:

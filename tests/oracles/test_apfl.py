@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.algorithms.apfl import Own, apfl
+from seedbed.algorithms.apfl import APFLState, apfl
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
 from seedbed.data.types import Batch, Task
@@ -62,9 +62,9 @@ def test_one_step_against_autograd(alpha: float) -> None:
     w, v, a = network(), network(5), torch.tensor(alpha)
     after_w, after_v, after_a = plain_step(w, v, a, batch(0), lr=0.2, a_lr=1e-3)
     algorithm = apfl(loss, alpha_lr=1e-3, local=sgd(0.2), personal=sgd(0.2))
-    message, own = algorithm.client(w, Own(v, a), task(batch(0)))
+    message, own = algorithm.client(w, APFLState(v, a), task(batch(0)))
     assert apart(tree.sub(w, message.value), after_w) < 1e-14
-    assert apart(own, Own(after_v, after_a)) < 1e-14
+    assert apart(own, APFLState(after_v, after_a)) < 1e-14
     if 0 < alpha < 1:
         assert abs(float(after_a - a)) > 1e-5
 
@@ -85,7 +85,7 @@ def test_rounds_as_in_plain_pytorch() -> None:
     assert len({float(a) for _, a in own.values()}) == 3
     for kind in (OneByOne, Vectorised):
         assert apart(final(algorithm, clients(), network(), 3, kind).params, w) < 1e-13
-        assert apart(memory_of(algorithm, 3, kind), {i: Own(*pair) for i, pair in own.items()}) < 1e-13
+        assert apart(memory_of(algorithm, 3, kind), {i: APFLState(*pair) for i, pair in own.items()}) < 1e-13
 
 
 def test_alpha_of_zero_is_the_global_model() -> None:
@@ -94,7 +94,7 @@ def test_alpha_of_zero_is_the_global_model() -> None:
     state = final(algorithm, clients(), network(), 3)
     assert apart(state, final(uniform(fedavg(loss)), clients(), network(), 3)) < 1e-15
     for own in memory_of(algorithm).values():
-        assert apart(own, Own(network(), torch.zeros(()))) == 0
+        assert apart(own, APFLState(network(), torch.zeros(()))) == 0
         assert apart(algorithm.personalise(state.params, own, batch(7)), state.params) == 0
 
 
@@ -111,7 +111,7 @@ def test_the_global_model_is_fedavgs_whatever_the_mixture() -> None:
     for alpha in (0.2, 0.9):
         algorithm = apfl(loss, alpha=alpha, local=sgd(0.3), outer=adam(0.1))
         assert apart(final(algorithm, clients(), network(), 3), plain) < 1e-15
-    a, b = (algorithm.client(network(), Own(network(k), torch.tensor(0.1 * k)), clients()[0])[0] for k in (3, 4))
+    a, b = (algorithm.client(network(), APFLState(network(k), torch.tensor(0.1 * k)), clients()[0])[0] for k in (3, 4))
     assert apart(a, b) == 0
     assert a.info.keys() == {"loss"}
 
@@ -120,10 +120,10 @@ def test_alpha_stays_a_weight() -> None:
     """It ends at 0 or 1 where the step would go beyond; where v = w it has no slope and stays, for nothing pulls it
     but the loss."""
     w, v = network(), network(5)
-    moved = [apfl(loss, alpha_lr=lr).client(w, Own(v, torch.tensor(0.5)), task(batch(0)))[1] for lr in (1e6, 0.0)]
+    moved = [apfl(loss, alpha_lr=lr).client(w, APFLState(v, torch.tensor(0.5)), task(batch(0)))[1] for lr in (1e6, 0.0)]
     assert float(moved[0].alpha) in (0.0, 1.0)
     assert float(moved[1].alpha) == 0.5
-    assert float(apfl(loss).client(w, Own(w, torch.tensor(0.5)), task(batch(0)))[1].alpha) == 0.5
+    assert float(apfl(loss).client(w, APFLState(w, torch.tensor(0.5)), task(batch(0)))[1].alpha) == 0.5
     with pytest.raises(InputError, match="between 0"):
         apfl(loss, alpha=1.5)
 
@@ -132,7 +132,7 @@ def test_adapting_trains_the_own_model_under_the_mixture() -> None:
     """On a quadratic, with w = θ fixed: v̄ ← v̄ − ηα²A(v̄ − c), so v̄_s − c = (I − ηα²A)^s (v̄ − c), from v̄ = θ for a
     newcomer and from the mixture with its v for a known client."""
     item, alpha, eta = bowls(1)[0], 0.7, 0.5
-    for begun in (apfl(bowl, alpha=alpha).remember(start()), Own(start(8), torch.tensor(0.7))):
+    for begun in (apfl(bowl, alpha=alpha).remember(start()), APFLState(start(8), torch.tensor(0.7))):
         mixed = alpha * begun.v["w"] + (1 - alpha) * start()["w"]
         for steps in (0, 4):
             got = apfl(bowl, alpha=alpha, test_lr=eta, test_steps=steps).personalise(start(), begun, item)["w"]

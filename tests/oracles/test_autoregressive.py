@@ -12,13 +12,20 @@ from torch.func import grad, jacrev
 from seedbed.algorithms.autoregressive import autoregressive
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.data.population import Population
-from seedbed.data.sampling import Sampled, episodes, noised
-from seedbed.data.types import Batch, Noisy
+from seedbed.data.sampling import Sampled, episodes, with_noise
+from seedbed.data.types import Batch, NoisyBatch
 from seedbed.errors import InputError
 from seedbed.learning.adaptations import RATE, rates_for
 from seedbed.learning.objectives import squared_error, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.learning.parameter_generation import NARROW, PSI, Generator, Layer, autoregressive_generator, numbers
+from seedbed.learning.parameter_generation import (
+    INITIAL_LOG_SIGMA,
+    PSI,
+    GeneratedLayer,
+    Generator,
+    autoregressive_generator,
+    noise_length,
+)
 
 from .bench import (
     CLASSES,
@@ -39,8 +46,8 @@ from .bench import (
 
 WIDTH = 6
 LAYERS = [
-    Layer(("body.weight", "body.bias"), lambda p, x: x, INPUTS),
-    Layer(("head.weight", "head.bias"), features, HIDDEN),
+    GeneratedLayer(("body.weight", "body.bias"), lambda p, x: x, INPUTS),
+    GeneratedLayer(("head.weight", "head.bias"), features, HIDDEN),
 ]
 BODY, HEAD = HIDDEN * (INPUTS + 1), CLASSES * (HIDDEN + 1)
 
@@ -229,7 +236,7 @@ def test_noise_moves_each_block_and_what_follows() -> None:
     diagonal s_l ⊙ exp(NARROW + Head_σ), and so linear for the first."""
     generator, params = made(gaussian=True)
     mean = generator.generate(params, batch(0), None)
-    zero = torch.zeros(numbers(network(), LAYERS))
+    zero = torch.zeros(noise_length(network(), LAYERS))
     assert len(zero) == BODY + HEAD
     assert apart(generator.generate(params, batch(0), zero), mean) == 0
 
@@ -247,7 +254,7 @@ def test_noise_moves_each_block_and_what_follows() -> None:
     assert apart(phi(2 * torch.ones(len(zero)))[:BODY], flat(mean)[:BODY] + 2 * slope[:BODY].sum(1)) < 1e-13
     still = {n: torch.zeros_like(p) if n.startswith(f"{PSI}0.head.1") else p for n, p in params.items()}
     first = jacrev(lambda e: flat(generator.generate(still, batch(0), e))[:BODY])(zero)
-    assert apart(first[:, :BODY].diagonal(), still[f"{PSI}0.scale"].flatten() * np.exp(NARROW)) < 1e-15
+    assert apart(first[:, :BODY].diagonal(), still[f"{PSI}0.scale"].flatten() * np.exp(INITIAL_LOG_SIGMA)) < 1e-15
 
 
 def test_training_draws_and_personalising_takes_the_mean() -> None:
@@ -257,10 +264,10 @@ def test_training_draws_and_personalising_takes_the_mean() -> None:
     generator = autoregressive_generator(LAYERS, width=WIDTH, gaussian=True, scale=0.1)
     noise = torch.randn(BODY + HEAD, generator=torch.Generator().manual_seed(0))
     e = episode(0)
-    got = sent_by(algorithm, task(Noisy(*e, noise)), network())
+    got = sent_by(algorithm, task(NoisyBatch(*e, noise)), network())
     want = grad(lambda p: loss(generator.generate(p, e.support, noise), e.query))(begin)
     assert apart(got["head.weight"], want["head.weight"]) < 1e-15
-    assert apart(got, sent_by(algorithm, task(Noisy(*e, -noise)), network())) > 1e-4
+    assert apart(got, sent_by(algorithm, task(NoisyBatch(*e, -noise)), network())) > 1e-4
     phi = generator.generate(begin, e.support, None)
     assert apart(algorithm.personalise(begin, {}, e.support), {n: phi[n] for n in network()}) == 0
 
@@ -270,7 +277,7 @@ def test_noise_is_a_function_of_seed_round_and_client() -> None:
     normal: mean 0 and variance 1 within 4.5 deviations of 6,000 numbers."""
     population = Population.from_arrays(torch.randn(40, 2), torch.arange(40) % 4, np.arange(40) // 20)
     plain = episodes(ways=3, shots=1, queries=2, count=2)
-    source = Sampled(population, noised(plain, 1500), seed=1)
+    source = Sampled(population, with_noise(plain, 1500), seed=1)
     items = source.tasks([0, 1], 3).items
     assert items.noise.shape == (2, 2, 1500)
     assert items.noise.dtype == torch.get_default_dtype()
@@ -278,7 +285,7 @@ def test_noise_is_a_function_of_seed_round_and_client() -> None:
     assert apart((items.support, items.query), (without.support, without.query)) == 0
     assert apart(source.tasks([1], 3).items.noise[0], items.noise[1]) == 0
     drawn = [items.noise[0, 0], items.noise[0, 1], items.noise[1, 0], source.tasks([0], 4).items.noise[0, 0]]
-    drawn.append(Sampled(population, noised(plain, 1500), seed=2).tasks([0], 3).items.noise[0, 0])
+    drawn.append(Sampled(population, with_noise(plain, 1500), seed=2).tasks([0], 3).items.noise[0, 0])
     for i in range(5):
         for other in drawn[:i]:
             assert abs(float(drawn[i] @ other)) / 1500 < 4.5 / 1500**0.5

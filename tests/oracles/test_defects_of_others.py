@@ -50,7 +50,7 @@ from seedbed.federated import Algorithm
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds import synchronous
-from seedbed.serialization import fill
+from seedbed.serialization import fill_template
 
 from .bench import (
     CLASSES,
@@ -201,8 +201,10 @@ def test_a_checkpoint_holds_all_that_goes_on(algorithm: Algorithm, tmp_path: Pat
     found = run.latest("a")
     assert found is not None
     done, tensors = found
-    state, second = fill(algorithm.init(start()), tensors, "state"), engine()
-    second.recall({c: fill(algorithm.remember(algorithm.send(state, c)), tensors, f"kept.{c}") for c in memory})
+    state, second = fill_template(algorithm.init(start()), tensors, "state"), engine()
+    second.recall(
+        {c: fill_template(algorithm.remember(algorithm.send(state, c)), tensors, f"kept.{c}") for c in memory}
+    )
     assert apart(next(synchronous(algorithm, second, state, done=done)).state, wanted) == 0
     forgotten = algorithm.init(state.params)
     second.recall(memory)

@@ -14,11 +14,18 @@ from seedbed.algorithms.fedavg import fedavg
 from seedbed.data.types import Batch
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
-from seedbed.federated import adapting
+from seedbed.federated import personalise_by
 from seedbed.learning.adaptations import gradient_steps
-from seedbed.learning.distillation import distilled, divergence, imitate_scores, in_turn, student_of, taught_by
+from seedbed.learning.distillation import (
+    cycle_batches,
+    distillation_loss,
+    divergence,
+    imitate_scores,
+    student_of,
+    with_teacher,
+)
 from seedbed.learning.objectives import cross_entropy, supervised
-from seedbed.learning.optimizers import adam, annealed, cosine, sgd
+from seedbed.learning.optimizers import adam, cosine, sgd, with_schedule
 
 from .bench import CLASSES, INPUTS, apart, batch, final, loss, network, plain_loss, predict, task
 
@@ -72,7 +79,7 @@ def test_a_high_temperature_compares_centred_logits() -> None:
 
 def test_a_student_like_its_teacher_has_nothing_to_learn() -> None:
     """KL(p ‖ p) = 0, and its minimum: no gradient."""
-    objective = distilled(loss, predict, taught_by(teacher), alpha=1.0, temperature=3.0)
+    objective = distillation_loss(loss, predict, with_teacher(teacher), alpha=1.0, temperature=3.0)
     assert abs(float(objective(network(5), batch(0)))) < 1e-14
     assert all(g.abs().max() < 1e-14 for g in grad(objective)(network(5), batch(0)).values())
 
@@ -82,10 +89,10 @@ def test_alpha_weighs_the_two() -> None:
     params, padded = network(), batch(0, size=6, padding=5)
     kd = divergence(2.0)(predict(params, padded.x), teacher(padded.x))[:6].mean()
     for alpha in (0.0, 0.3, 1.0):
-        value = distilled(loss, predict, taught_by(teacher), alpha=alpha)(params, padded)
+        value = distillation_loss(loss, predict, with_teacher(teacher), alpha=alpha)(params, padded)
         assert abs(float(value - ((1 - alpha) * plain_loss(params, rows(padded, 6)) + alpha * kd))) < 1e-13
     with pytest.raises(InputError, match="between 0"):
-        distilled(loss, predict, taught_by(teacher), alpha=1.5)
+        distillation_loss(loss, predict, with_teacher(teacher), alpha=1.5)
     with pytest.raises(InputError, match="temperature"):
         divergence(0.0)
 
@@ -97,7 +104,9 @@ def test_the_gradient_of_a_linear_student(t: float) -> None:
     b, w = batch(0), weights(1)
     gap = F.softmax(linear(w, b.x) / t, -1) - F.softmax(teacher(b.x) / t, -1)
     want = t * gap.T @ b.x / len(b.x)
-    got = grad(distilled(supervised(linear, cross_entropy), linear, taught_by(teacher), alpha=1.0, temperature=t))(w, b)
+    got = grad(
+        distillation_loss(supervised(linear, cross_entropy), linear, with_teacher(teacher), alpha=1.0, temperature=t)
+    )(w, b)
     assert apart(got["w"], want) < 1e-14
 
 
@@ -109,14 +118,14 @@ def test_an_example_without_a_teacher_counts_as_zero() -> None:
 
     params, b = network(), batch(0)
     want = divergence(2.0)(predict(params, b.x), teacher(b.x))[:2].sum() / 6
-    assert abs(float(distilled(loss, predict, half, alpha=1.0)(params, b) - want)) < 1e-14
+    assert abs(float(distillation_loss(loss, predict, half, alpha=1.0)(params, b) - want)) < 1e-14
 
 
 def test_public_batches_come_in_turn() -> None:
     """Rows 0, 1, 2 | 3, 4, 0 | 1, 2, 3 of five; a size beyond the five is five."""
     x = torch.arange(5.0)
-    assert in_turn(x, x, steps=3, size=3).items.x.tolist() == [[0, 1, 2], [3, 4, 0], [1, 2, 3]]
-    assert in_turn(x, x, steps=2, size=9).items.x.tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert cycle_batches(x, x, steps=3, size=3).items.x.tolist() == [[0, 1, 2], [3, 4, 0], [1, 2, 3]]
+    assert cycle_batches(x, x, steps=2, size=9).items.x.tolist() == [[0, 1, 2, 3, 4]] * 2
 
 
 def test_imitating_scores_in_plain_pytorch() -> None:
@@ -137,7 +146,7 @@ def test_imitating_scores_in_plain_pytorch() -> None:
 def test_annealed_is_the_schedule_from_within(optimizer: Any) -> None:
     """lr·s(k)·d_k, whether the factor is on the rate or on the step."""
     b = batch(0)
-    within, without = optimizer(0.1, schedule=cosine(4)), annealed(optimizer(0.1), cosine(4))
+    within, without = optimizer(0.1, schedule=cosine(4)), with_schedule(optimizer(0.1), cosine(4))
     ends = [
         imitate_scores(linear, o, weights(1), b.x, teacher(b.x), steps=4, size=3, apart=divergence())
         for o in (within, without)
@@ -167,7 +176,7 @@ def test_a_student_of_an_adapted_teacher(proxied: bool) -> None:
     )  # fmt: skip
     assert apart(into(theta, b)["w"], w) < 1e-13
     algorithm = fedavg(loss)
-    assert apart(adapting(into)(algorithm.init(theta).params, {}, b)["w"], w) < 1e-13
+    assert apart(personalise_by(into)(algorithm.init(theta).params, {}, b)["w"], w) < 1e-13
 
 
 # ---- distill -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from torch.func import grad, grad_and_value, vmap
 
 from seedbed import tree
-from seedbed.learning.objectives import cross_entropy, near, softmax_regression, supervised
+from seedbed.learning.objectives import cross_entropy, proximal, softmax_regression, supervised
 from seedbed.learning.training import gradient
 
 from .bench import CLASSES, INPUTS, apart, batch, bowl, bowls, start
@@ -39,7 +39,7 @@ def test_large_logits_do_not_overflow() -> None:
 def test_near_adds_mu_times_the_distance() -> None:
     """∇[L + (μ/2)‖w − θ‖²] = ∇L + μ(w − θ) and its value, against autograd on the sum itself."""
     w, theta, item = start(2), start(1), bowls(1)[0]
-    pulled = near(bowl, theta, 0.7)
+    pulled = proximal(bowl, theta, 0.7)
     got, value = gradient(pulled, w, item)
     want, same = grad_and_value(lambda p: pulled(p, item))(w)
     assert apart([got, value], [want, same]) < 1e-14
@@ -51,7 +51,7 @@ def test_both_under_vmap_and_through_each_other() -> None:
     items = tree.stack([batch(k) for k in range(5)])
 
     def slope(p: Any, anchor: Any, item: Any) -> Any:
-        return gradient(near(softmax_regression(), anchor, 0.3), p, item)
+        return gradient(proximal(softmax_regression(), anchor, 0.3), p, item)
 
     at_once = vmap(slope)(params, anchors, items)
     singly = tree.stack([slope(*(tree.index(part, k) for part in (params, anchors, items))) for k in range(5)])
@@ -64,7 +64,7 @@ def test_the_gradient_can_be_differentiated() -> None:
     item, theta, w, mu = bowls(1)[0], start(1), start(2), 0.4
 
     def half_square(p: Any) -> torch.Tensor:
-        return 0.5 * tree.squared_norm(gradient(near(bowl, theta, mu), p, item)[0])
+        return 0.5 * tree.squared_norm(gradient(proximal(bowl, theta, mu), p, item)[0])
 
     slope = item["A"] @ (w["w"] - item["c"]) + mu * (w["w"] - theta["w"])
     assert apart(grad(half_square)(w)["w"], item["A"] @ slope + mu * slope) < 1e-13

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seedbed.algorithms.fd import Table, by_label, fd
+from seedbed.algorithms.fd import LogitTable, by_label, fd
 from seedbed.algorithms.local import local
 from seedbed.data.types import Batch
 from seedbed.engines import OneByOne, Vectorised
@@ -99,12 +99,12 @@ def test_the_teacher_is_the_mean_of_the_others() -> None:
     algorithm = made(gamma=100.0)
     state = algorithm.init({"plain": {"w": torch.zeros(CLASSES, 4)}})
     z = torch.tensor([[1.0, 2.0, 0.0], [3.0, 1.0, 1.0], [5.0, 3.0, 1.0]])
-    table = Table(
+    table = LogitTable(
         torch.zeros(CLASSES, CLASSES).index_fill(0, torch.tensor([1]), 1.0) * z.sum(0), torch.tensor([0.0, 3, 0])
     )
     state = state._replace(extra={"table": table, "version": torch.tensor(4.0)})
     sent = algorithm.send(state, 0)
-    mine = Table(torch.stack([z[0] * 0, z[0], z[0] * 0]), torch.tensor([0.0, 1, 0]))
+    mine = LogitTable(torch.stack([z[0] * 0, z[0], z[0] * 0]), torch.tensor([0.0, 1, 0]))
     own = algorithm.remember(sent)._replace(said=mine, version=torch.tensor(4.0))
     x = torch.tensor([[1.0, 0, 0, 0]])
     one = Batch(x, torch.tensor([1]), torch.ones(1))

@@ -26,7 +26,7 @@ from seedbed.data.sampling import Sampled, batches, fresh_support
 from seedbed.data.types import Batch, Episode
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
-from seedbed.evaluation import before_adapting
+from seedbed.evaluation import without_adaptation
 from seedbed.federated import ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.effects import (
@@ -51,7 +51,7 @@ from seedbed.learning.empirical_bayes import (
 )
 from seedbed.learning.objectives import cross_entropy, squared_error, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.privacy.secure import Grid, Masks, Summed, Unmasked, Weighted
+from seedbed.privacy.secure import FixedPointGrid, MaskedSums, PlainSums, SecureSumEngine, WeightedEncoding
 from seedbed.rounds import synchronous
 
 from .bench import Given, task
@@ -396,9 +396,10 @@ def test_secure_sums_are_the_plain_ones_on_the_same_grid(classes: int) -> None:
     """Six rounds behind masks and without, bit for bit; and within the grid's steps of the floats' own."""
     source = Sampled(population(classes, clients=6), batches(None))
     algorithm, params = made(classes, columns="slopes"), params_for(classes)
-    encoding = Weighted(Grid(clip=8.0, bits=20, clients=6))
+    encoding = WeightedEncoding(FixedPointGrid(clip=8.0, bits=20, clients=6))
     plain, masked = (
-        final(algorithm, Summed(OneByOne(source), encoding, form), params, 6) for form in (Unmasked(), Masks())
+        final(algorithm, SecureSumEngine(OneByOne(source), encoding, form), params, 6)
+        for form in (PlainSums(), MaskedSums())
     )
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(plain), tree.leaves(masked), strict=True))
     floats = final(algorithm, OneByOne(source), params, 6)
@@ -471,7 +472,7 @@ def test_new_clients_gain_and_the_start_can_still_be_judged() -> None:
     source = Sampled(unseen, fresh_support(3, draws=4), purpose="judge")
     metric = supervised(linear, squared_error)
     adapted = Vectorised(source).evaluate(algorithm, state, source, metric)
-    start = Vectorised(source).evaluate(before_adapting(algorithm, unadapted), state, source, metric)
+    start = Vectorised(source).evaluate(without_adaptation(algorithm, unadapted), state, source, metric)
     gains = torch.stack([start[c].mean() - adapted[c].mean() for c in start])
     assert gains.mean() > 2 * gains.std() / math.sqrt(len(gains))
 

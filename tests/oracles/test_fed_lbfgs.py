@@ -19,7 +19,7 @@ from seedbed.errors import InputError
 from seedbed.federated import ServerState
 from seedbed.learning.lbfgs import Evaluation, begin, is_done, observe
 from seedbed.learning.objectives import Loss, cross_entropy, squared_error, supervised
-from seedbed.privacy.secure import Grid, Masks, Summed, Weighted
+from seedbed.privacy.secure import FixedPointGrid, MaskedSums, SecureSumEngine, WeightedEncoding
 from seedbed.rounds import synchronous
 
 METHODS: Any = ["lbfgs", "newton"]
@@ -151,8 +151,10 @@ def test_sums_on_a_grid_end_near_the_optimum() -> None:
     """Under secure aggregation numbers are rounded to the grid: the search ends, within its steps of the fit."""
     want, _ = fitted(cross_entropy, 2, strengths=(0.03,))
 
-    def secure(source: Any) -> Summed:
-        return Summed(OneByOne(source), Weighted(Grid(clip=8.0, bits=24, clients=8, cap=30.0)), Masks())
+    def secure(source: Any) -> SecureSumEngine:
+        return SecureSumEngine(
+            OneByOne(source), WeightedEncoding(FixedPointGrid(clip=8.0, bits=24, clients=8, cap=30.0)), MaskedSums()
+        )
 
     found, rounds = fitted(cross_entropy, 2, secure, strengths=(0.03,), tolerance=1e-6)
     x = population(2).x

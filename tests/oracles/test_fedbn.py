@@ -12,11 +12,11 @@ from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedbn import fedbn
 from seedbed.data.types import Batch
-from seedbed.learning.batchnorm_training import normalised
+from seedbed.learning.batchnorm_training import with_batch_statistics
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import BatchNorm, Model, conv, mlp
-from seedbed.randomness import initialising
+from seedbed.randomness import seeded_init
 
 from .bench import CLASSES, ENGINES, INPUTS, apart, batch, rounds, task
 
@@ -25,7 +25,7 @@ OURS, THEIRS = ("weight", "bias", "mean", "var"), ("weight", "bias", "running_me
 
 @functools.cache
 def model(kind: str = "mlp") -> Model:
-    with initialising(0):
+    with seeded_init(0):
         if kind == "mlp":
             return Model(mlp((INPUTS,), CLASSES, hidden=(6, 5), norm="batch"))
         return Model(conv((1, 8, 8), CLASSES, channels=8, norm="batch"))
@@ -66,8 +66,8 @@ def test_training_and_prediction_are_pytorch_s(kind: str) -> None:
     module = in_pytorch(made, made.params).train()
     value = nn.functional.cross_entropy(module(x), y)
     value.backward()
-    slopes = grad(normalised(loss_of(made), made))(made.params, b)
-    assert apart(normalised(loss_of(made), made)(made.params, b), value.detach()) < 1e-13
+    slopes = grad(with_batch_statistics(loss_of(made), made))(made.params, b)
+    assert apart(with_batch_statistics(loss_of(made), made)(made.params, b), value.detach()) < 1e-13
     for n, p in module.named_parameters():
         assert p.grad is not None
         assert apart(slopes[n], p.grad) < 1e-12
@@ -92,7 +92,7 @@ def test_statistics_are_of_the_real_examples_alone(kind: str) -> None:
     more = Batch(torch.cat([x, 1e6 * x[:3]]), torch.arange(10) % CLASSES, (torch.arange(10) < 7).to(x.dtype))
     measured = [made.measure(made.params, b.x, b.mask) for b in (plain, more)]
     assert apart(*measured) < 1e-12
-    objective = normalised(loss_of(made), made)
+    objective = with_batch_statistics(loss_of(made), made)
     slope = grad(objective)(made.params, plain)
     assert apart(slope, grad(objective)(made.params, more)) < 1e-11
     stacked = vmap(grad(objective), in_dims=(None, 0))(made.params, tree.stack([plain, plain]))
@@ -125,7 +125,7 @@ def test_a_round(engine: Any) -> None:
     for one in clients():
         params = made.params
         for k in range(2):
-            slope = grad(normalised(loss_of(made), made))(params, tree.index(one.items, k))
+            slope = grad(with_batch_statistics(loss_of(made), made))(params, tree.index(one.items, k))
             params = tree.axpy(-0.2, slope, params)
         x, mask = one.items.x.flatten(0, 1), one.items.mask.flatten()
         trained.append(made.measure(params, x[mask > 0], mask[mask > 0]))
@@ -181,7 +181,7 @@ def test_weight_decay_does_not_reach_the_statistics() -> None:
 
 def test_without_normalisation_it_is_fedavg() -> None:
     """A model without `BatchNorm` layers: the same parameters after two rounds; clients keep nothing."""
-    with initialising(0):
+    with seeded_init(0):
         made = Model(mlp((INPUTS,), CLASSES, hidden=(6,)))
     found = [
         rounds(a, clients(), made.params, 2)[-1].state for a in (fedbn(loss_of(made), made), fedavg(loss_of(made)))

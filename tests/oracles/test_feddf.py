@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
-from seedbed.algorithms.feddf import feddf, in_turn
+from seedbed.algorithms.feddf import assign_architectures, feddf
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
-from seedbed.federated import Group, Message
+from seedbed.federated import Message, MessageBatch
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
-from seedbed.models import Model, Several, mlp
+from seedbed.models import Model, ModelZoo, mlp
 from seedbed.rounds.synchronous import gather
 
 from .bench import CLASSES, INPUTS, Given, apart, batch, final, loss, network, plain_loss, predict, task
@@ -79,9 +79,9 @@ def test_two_architectures_in_plain_pytorch(kind: Any) -> None:
     (1 + cos(π/2))/2 = ½."""
     w = {name: p["w"] for name, p in begun().items()}
     for _ in range(2):
-        own = [descended(in_turn(c, list(w)), w[in_turn(c, list(w))], batch(c).x,
+        own = [descended(assign_architectures(c, list(w)), w[assign_architectures(c, list(w))], batch(c).x,
                          F.one_hot(batch(c).y, CLASSES).to(public().dtype), 0.3) for c in range(4)]  # fmt: skip
-        ensemble = sum(inputs(in_turn(c, list(w)), public()) @ own[c].T for c in range(4)) / 4
+        ensemble = sum(inputs(assign_architectures(c, list(w)), public()) @ own[c].T for c in range(4)) / 4
         p = F.softmax(ensemble, -1)
         w = {
             "plain": (4 * own[0] + 2 * own[2]) / 6,
@@ -122,7 +122,7 @@ def test_a_client_is_sent_its_own_architecture_alone() -> None:
 def test_several_models_are_one() -> None:
     """Each is itself; params of none or two of them are refused."""
     models = {"wide": Model(mlp((4,), 3)), "deep": Model(mlp((4,), 3, hidden=(5, 6)))}
-    several, x = Several(models), batch(0).x
+    several, x = ModelZoo(models), batch(0).x
     for name, model in models.items():
         assert apart(several.predict({name: model.params}, x), model.predict(model.params, x)) == 0
         assert apart(several.features({name: model.params}, x), model.features(model.params, x)) == 0
@@ -136,7 +136,7 @@ def test_messages_of_other_keys_are_reduced_apart() -> None:
     """{a: 1} of weight 1, {a: 4, b: 10} of weight 2 and {b: 40} of weight 3: a = (1 + 8)/3, b = (20 + 120)/5."""
     messages = [({"a": 1.0}, 1.0), ({"a": 4.0, "b": 10.0}, 2.0), ({"b": 40.0}, 3.0)]
     groups = [
-        Group([c], tree.map(lambda x: torch.tensor([x]), Message(value, weight, {"loss": 1.0})))
+        MessageBatch([c], tree.map(lambda x: torch.tensor([x]), Message(value, weight, {"loss": 1.0})))
         for c, (value, weight) in enumerate(messages)
     ]
     for order in (groups, groups[::-1]):

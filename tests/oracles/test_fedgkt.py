@@ -13,7 +13,7 @@ from seedbed.engines import OneByOne, Vectorised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model
 from seedbed.models.small import mlp
-from seedbed.models.split import Halves, Split
+from seedbed.models.split import SplitHalves, SplitNet
 
 from .bench import CLASSES, INPUTS, Given, apart, batch, final, task
 
@@ -111,8 +111,8 @@ def test_the_model_is_the_client_s_extractor_and_the_server_s_tail() -> None:
 
 def test_halves_of_a_split_module_are_the_module() -> None:
     """tail(extract(x)) is the whole; exit is the edge's head on the same features."""
-    split = Split(mlp((INPUTS,), CLASSES, hidden=(WIDTH,)), mlp((WIDTH,), CLASSES, hidden=(7,)))  # type: ignore[arg-type]
-    model, halves, x = Model(split, head="tail.head"), Halves(split), batch(0).x
+    split = SplitNet(mlp((INPUTS,), CLASSES, hidden=(WIDTH,)), mlp((WIDTH,), CLASSES, hidden=(7,)))  # type: ignore[arg-type]
+    model, halves, x = Model(split, head="tail.head"), SplitHalves(split), batch(0).x
     features = halves.extract(model.params, x)
     assert apart(halves.tail(model.params, features), model.predict(model.params, x)) == 0
     assert apart(halves.exit(model.params, features), split.edge(x).detach()) < 1e-15

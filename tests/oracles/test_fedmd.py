@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seedbed.algorithms.fedmd import CERTAIN, fedmd
+from seedbed.algorithms.fedmd import CERTAIN_LOGIT, fedmd
 from seedbed.algorithms.local import local
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.learning.objectives import cross_entropy, supervised
@@ -43,7 +43,7 @@ def test_three_rounds_in_plain_pytorch(labelled: bool, kind: Any) -> None:
     examples. A digest is two steps, on rows 0–2, then 3, 4, 0. A server's student of each architecture does the same
     with what is new."""
     w, student = [begun()[name]["w"] for name in NAMES], {n: p["w"] for n, p in begun().items()}
-    consensus = CERTAIN * F.one_hot(LABELS, CLASSES).double() if labelled else None
+    consensus = CERTAIN_LOGIT * F.one_hot(LABELS, CLASSES).double() if labelled else None
 
     def digested(name: str, own: Tensor) -> Tensor:
         for rows in ([0, 1, 2], [3, 4, 0]) if consensus is not None else ():

@@ -9,7 +9,7 @@ from torch.func import grad
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.engines import Vectorised
-from seedbed.learning.objectives import near
+from seedbed.learning.objectives import proximal
 from seedbed.learning.optimizers import adam, sgd
 
 from .bench import D, apart, batch, bowl, bowls, final, loss, network, power, sent_by, start, task
@@ -28,7 +28,7 @@ def test_the_term_is_the_squared_distance() -> None:
     θ‖).
     """
     item, theta = bowls(1)[0], start(1)
-    objective, w = near(bowl, theta, 0.7), start(2)
+    objective, w = proximal(bowl, theta, 0.7), start(2)
     away = w["w"] - theta["w"]
     assert apart(grad(objective)(w, item)["w"], item["A"] @ (w["w"] - item["c"]) + 0.7 * away) < 1e-14
     assert abs(float(objective(w, item) - bowl(w, item) - 0.35 * away @ away)) < 1e-14

@@ -27,23 +27,32 @@ from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Replies, ServerState, uniform
 from seedbed.learning.optimizers import adam, sgd
-from seedbed.rounds import Round, gossip, links_of, mixing, synchronous
-from seedbed.rounds.gossip import Order
-from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES, Mix, Topology, connected, grid, ring, second_eigenvalue
+from seedbed.rounds import Round, gossip, mixing, synchronous, topology_links
+from seedbed.rounds.gossip import GossipOrder
+from seedbed.rounds.mixing import (
+    DIRECTED,
+    TOPOLOGIES,
+    MixingMatrix,
+    Topology,
+    connected,
+    grid_graph,
+    ring,
+    second_eigenvalue,
+)
 
 from .bench import ENGINES, D, Given, apart, bowl, bowls, start, task
 
 N = 6
 GAMMA = 0.2
 UNDIRECTED = [name for name in TOPOLOGIES if name not in DIRECTED]
-ORDERS: list[Order] = ["adapt_then_combine", "combine_then_adapt"]
+ORDERS: list[GossipOrder] = ["adapt_then_combine", "combine_then_adapt"]
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 every_order = pytest.mark.parametrize("order", ORDERS)
 every_topology = pytest.mark.parametrize("topology", TOPOLOGIES)
 
 
-def mix(topology: Topology, peers: int = N, **failing: float) -> Callable[[int], Mix]:
-    return mixing(links_of(topology, peers, seed=3), directed=topology in DIRECTED, seed=3, **failing)  # type: ignore[arg-type]
+def mix(topology: Topology, peers: int = N, **failing: float) -> Callable[[int], MixingMatrix]:
+    return mixing(topology_links(topology, peers, seed=3), directed=topology in DIRECTED, seed=3, **failing)  # type: ignore[arg-type]
 
 
 def tasks(count: int = N) -> list[Task]:
@@ -80,7 +89,7 @@ def test_undirected_exchanges_are_symmetric_and_doubly_stochastic(topology: Topo
     """For any number of peers, in every round, whoever fails: rows and columns sum to 1, nothing is negative, nothing
     goes where no link is, and who is down keeps its own."""
     for peers in (1, 2, 3, 4, 7, 12):
-        links, exchange = links_of(topology, peers, seed=3), mix(topology, peers, **failing)
+        links, exchange = topology_links(topology, peers, seed=3), mix(topology, peers, **failing)
         for number in range(8):
             w, up = exchange(number)
             off = w * (1 - torch.eye(peers))
@@ -131,15 +140,15 @@ def test_lambda2_by_hand() -> None:
 def test_topologies_are_connected_and_those_that_change_do() -> None:
     """A pairing is not connected, nor twelve who hear from the one two before them; over several rounds they are."""
     for name in TOPOLOGIES:
-        links = links_of(name, 12, density=0.3, seed=1)
+        links = topology_links(name, 12, density=0.3, seed=1)
         assert connected(links(1)) == (name not in ("matching", "exponential"))
-        assert torch.equal(links(4), links_of(name, 12, density=0.3, seed=1)(4))
+        assert torch.equal(links(4), topology_links(name, 12, density=0.3, seed=1)(4))
         assert torch.equal(links(0), links(1)) == (name not in ("matching", "exponential"))
-    assert links_of("matching", 7, seed=0)(0).sum() == 6
-    reached = sum((links_of("exponential", 12)(t) for t in range(4)), torch.zeros(12, 12, dtype=torch.bool))
+    assert topology_links("matching", 7, seed=0)(0).sum() == 6
+    reached = sum((topology_links("exponential", 12)(t) for t in range(4)), torch.zeros(12, 12, dtype=torch.bool))
     assert connected(reached)
-    assert not torch.equal(links_of("erdos_renyi", 12, seed=1)(0), links_of("erdos_renyi", 12, seed=2)(0))
-    assert grid(12).sum() == 2 * (3 * 3 + 2 * 4)
+    assert not torch.equal(topology_links("erdos_renyi", 12, seed=1)(0), topology_links("erdos_renyi", 12, seed=2)(0))
+    assert grid_graph(12).sum() == 2 * (3 * 3 + 2 * 4)
     assert not connected(ring(4) & torch.zeros(4, 4, dtype=torch.bool))
 
 
@@ -202,10 +211,10 @@ def test_push_sum_finds_the_mean_that_plain_directed_averaging_misses(engine: An
     push, plain = push_sum(bowl, outer=STILL), dpsgd(bowl, outer=STILL)
     truth, pushing = scattered().mean(0), mix("directed_ring", link_failure=0.2)
 
-    def hearing(number: int) -> Mix:
+    def hearing(number: int) -> MixingMatrix:
         heard = (pushing(number).matrix > 0).double()
         heard = torch.maximum(heard, torch.eye(N))
-        return Mix(heard / heard.sum(1, keepdim=True), (True,) * N)
+        return MixingMatrix(heard / heard.sum(1, keepdim=True), (True,) * N)
 
     at = {"peers.params.w": scattered()}
     counted = {**at, "peers.extra.w": torch.ones(N)}
@@ -236,7 +245,7 @@ def test_only_floating_leaves_are_mixed() -> None:
 
 @every_engine
 @every_order
-def test_peers_that_are_down_stay_as_they_are(engine: Any, order: Order) -> None:
+def test_peers_that_are_down_stay_as_they_are(engine: Any, order: GossipOrder) -> None:
     """They are not asked, keep what they keep, and neither give nor take; in a round without anybody nothing moves."""
     algorithm, exchange = scaffold(bowl, local=sgd(GAMMA)), mix("ring", peer_failure=0.6)
     where = engine(Given(tasks()))
@@ -261,7 +270,9 @@ def test_peers_that_are_down_stay_as_they_are(engine: Any, order: Order) -> None
 @every_engine
 @every_order
 @pytest.mark.parametrize("topology", UNDIRECTED)
-def test_dpsgd_is_its_recursion_and_ends_at_its_fixed_point(engine: Any, order: Order, topology: Topology) -> None:
+def test_dpsgd_is_its_recursion_and_ends_at_its_fixed_point(
+    engine: Any, order: GossipOrder, topology: Topology
+) -> None:
     """On ½(x−c_i)ᵀA_i(x−c_i) with the peers' points stacked, X [N·D], 𝒲 = W ⊗ I, 𝒜 = diag(A_i):
         combine_then_adapt (the paper's)  X ← 𝒲X − γ𝒜(X − c):     fixed point (I − 𝒲 + γ𝒜)⁻¹ γ𝒜c
         adapt_then_combine                X ← 𝒲(X − γ𝒜(X − c)):   fixed point (I − 𝒲(I − γ𝒜))⁻¹ γ𝒲𝒜c
@@ -379,7 +390,7 @@ def test_push_sum_ends_near_the_common_optimum() -> None:
 
 @every_engine
 @every_order
-def test_stop_and_resume_is_not_stopping(engine: Any, order: Order) -> None:
+def test_stop_and_resume_is_not_stopping(engine: Any, order: GossipOrder) -> None:
     """After each of four rounds, the peers' states and memories go to a new engine and a new schedule: bit for bit."""
     algorithm = scaffold(bowl, local=sgd(GAMMA), outer=sgd(0.5, momentum=0.9))
     settings: dict[str, Any] = {"mixing": mix("erdos_renyi", link_failure=0.2, peer_failure=0.2), "order": order}
@@ -407,6 +418,6 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match=r"peer_failure=-0.1 .* from 0"):
         mix("ring", peer_failure=-0.1)
     with pytest.raises(InputError, match=r"density=0.01 did not connect 20 peers .* here 0.15"):
-        links_of("erdos_renyi", 20, density=0.01)
+        topology_links("erdos_renyi", 20, density=0.01)
     with pytest.raises(InputError, match=r"round \d+: the model is no longer finite .* lower learning rates"):
         run(dpsgd(bowl, outer=sgd(1e200)), OneByOne, 5, mixing=mix("ring"))

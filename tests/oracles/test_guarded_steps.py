@@ -24,7 +24,7 @@ from seedbed.learning.adaptations import gradient_steps, guarded_steps
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.guarding import HALVINGS, guarded_path, kept_start
 from seedbed.learning.objectives import cross_entropy
-from seedbed.learning.parameter_subsets import within
+from seedbed.learning.parameter_subsets import inside_part
 
 from .bench import CLASSES, apart, batch, features, loss, network, predict
 
@@ -78,7 +78,7 @@ def test_what_is_not_finite_is_the_start_and_can_be_named(bad: float) -> None:
 
 @pytest.mark.parametrize("head_only", [False, True])
 def test_where_the_loss_falls_it_is_plain_gradient_steps(head_only: bool) -> None:
-    moves: Any = {"moves": within("head")} if head_only else {}
+    moves: Any = {"moves": inside_part("head")} if head_only else {}
     plain = gradient_steps(loss, lr=0.1, steps=6, **moves)(network(), batch(0, padding=2))
     assert apart(plain, guarded_steps(loss, lr=0.1, steps=6, **moves)(network(), batch(0, padding=2))) < 1e-12
 
@@ -87,7 +87,7 @@ def test_the_head_by_its_outputs_is_the_head_by_its_parameters() -> None:
     """At a rate at which steps are taken back: `guarded_head_steps`, and the same through a loss that it cannot look
     into."""
     quick, slow = (
-        guarded_steps(one, lr=30.0, steps=9, moves=within("head"))(network(), batch(0, padding=2))
+        guarded_steps(one, lr=30.0, steps=9, moves=inside_part("head"))(network(), batch(0, padding=2))
         for one in (loss, lambda params, item: loss(params, item))
     )
     assert apart(quick, slow) < 1e-10

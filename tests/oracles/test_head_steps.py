@@ -19,20 +19,20 @@ from seedbed.algorithms.fedper import fedper
 from seedbed.algorithms.fedrep import fedrep
 from seedbed.data.types import Batch, Episode
 from seedbed.federated import Algorithm
-from seedbed.learning.adaptations import Moves, everything, gradient_steps
-from seedbed.learning.head_steps import NotAHead, head_steps
+from seedbed.learning.adaptations import Moves, all_parameters, gradient_steps
+from seedbed.learning.head_steps import NotALinearHead, head_steps
 from seedbed.learning.objectives import (
     Adapt,
     Loss,
     Predict,
-    after,
     cross_entropy,
-    near,
+    meta_objective,
+    proximal,
     smoothed_cross_entropy,
     squared_error,
     supervised,
 )
-from seedbed.learning.parameter_subsets import within
+from seedbed.learning.parameter_subsets import inside_part
 from seedbed.learning.training import Objective, Params, gradient
 from seedbed.models import Model
 
@@ -101,14 +101,14 @@ def weight_only(name: str) -> bool:
 
 
 CASES: dict[str, tuple[Predict, Loss, Moves, Batch]] = {
-    "cross-entropy": (predict, cross_entropy, within("head"), examples(5)),
-    "many rows": (predict, cross_entropy, within("head"), examples(40)),
-    "no real rows": (predict, cross_entropy, within("head"), examples(1)),
+    "cross-entropy": (predict, cross_entropy, inside_part("head"), examples(5)),
+    "many rows": (predict, cross_entropy, inside_part("head"), examples(40)),
+    "no real rows": (predict, cross_entropy, inside_part("head"), examples(1)),
     "no bias": (without_bias, cross_entropy, weight_only, examples(5)),
     "a bias that stays, many rows": (predict, cross_entropy, weight_only, examples(40)),
-    "squared error": (predict, to_corners, within("head"), examples(5)),
-    "softened labels": (predict, smoothed_cross_entropy(0.1), within("head"), examples(5)),
-    "sequences": (predict, of_places, within("head"), examples(5, 2)),
+    "squared error": (predict, to_corners, inside_part("head"), examples(5)),
+    "softened labels": (predict, smoothed_cross_entropy(0.1), inside_part("head"), examples(5)),
+    "sequences": (predict, of_places, inside_part("head"), examples(5, 2)),
 }
 
 
@@ -129,13 +129,13 @@ def test_it_is_what_steps_through_the_whole_model_give(case: str, first: bool, s
     want = slow(params(), support)
     assert apart(direct, {n: want[n] for n in moving}) < 1e-12
     item = Episode(support, support._replace(x=drawn(*support.x.shape, seed=9)))
-    want = grad(after(slow, one))(params(), item)
+    want = grad(meta_objective(slow, one))(params(), item)
     with torch.no_grad():
         assert apart(fast(params(), support), slow(params(), support)) < 1e-12
-        assert apart(gradient(after(fast, one), params(), item)[0], want) < 1e-12
-    assert apart(grad(after(fast, one))(params(), item), want) < 1e-12
+        assert apart(gradient(meta_objective(fast, one), params(), item)[0], want) < 1e-12
+    assert apart(grad(meta_objective(fast, one))(params(), item), want) < 1e-12
     several = tree.map(lambda x: torch.stack([x.flip(0), x]), item)
-    assert apart(tree.index(vmap(grad(after(fast, one)), (None, 0))(params(), several), 1), want) < 1e-12
+    assert apart(tree.index(vmap(grad(meta_objective(fast, one)), (None, 0))(params(), several), 1), want) < 1e-12
 
 
 def test_it_can_be_differentiated_twice() -> None:
@@ -143,9 +143,12 @@ def test_it_can_be_differentiated_twice() -> None:
     loss = supervised(predict, cross_entropy)
 
     def length(adapt: Adapt) -> Callable[[Params], Tensor]:
-        return lambda p: tree.squared_norm(grad(after(adapt, loss))(p, Episode(examples(5), examples(7))))
+        return lambda p: tree.squared_norm(grad(meta_objective(adapt, loss))(p, Episode(examples(5), examples(7))))
 
-    ways = (gradient_steps(loss, lr=LR, steps=2, moves=within("head")), plainly(loss, within("head"), 2, False))
+    ways = (
+        gradient_steps(loss, lr=LR, steps=2, moves=inside_part("head")),
+        plainly(loss, inside_part("head"), 2, False),
+    )
     assert apart(*(grad(length(adapt))(params()) for adapt in ways)) < 1e-12
 
 
@@ -164,8 +167,8 @@ def test_a_body_runs_once_for_all_steps(make: Callable[..., Algorithm]) -> None:
     with torch.no_grad():
         algorithm.personalise(sent, algorithm.remember(sent), examples(5))
         assert passes == [5]
-        adapt = gradient_steps(loss, lr=LR, steps=6, moves=within("head"))
-        gradient(after(adapt, loss), params(), Episode(examples(5), examples(7)))
+        adapt = gradient_steps(loss, lr=LR, steps=6, moves=inside_part("head"))
+        gradient(meta_objective(adapt, loss), params(), Episode(examples(5), examples(7)))
     assert passes == [5, 5, 7]
 
 
@@ -258,37 +261,40 @@ REFUSED: dict[Predict, str] = {
 def test_models_that_are_left_to_steps_through_all_of_them(model: Predict) -> None:
     """Refused for this reason, also under `torch.func`; and the meta-gradient is that of the definition."""
     loss, item = supervised(model, cross_entropy), Episode(examples(5), examples(7))
-    moving = {n: p for n, p in params().items() if within("head")(n)}
+    moving = {n: p for n, p in params().items() if inside_part("head")(n)}
 
     def direct(some: Params) -> Tensor:
         return tree.squared_norm(head_steps(loss, params(), some, item.support, lr=LR, steps=2))
 
     for ask in (direct, grad(direct)):
-        with pytest.raises(NotAHead, match=REFUSED[model]):
+        with pytest.raises(NotALinearHead, match=REFUSED[model]):
             ask(moving)
-    ways = (gradient_steps(loss, lr=LR, steps=2, moves=within("head")), plainly(loss, within("head"), 2, False))
+    ways = (
+        gradient_steps(loss, lr=LR, steps=2, moves=inside_part("head")),
+        plainly(loss, inside_part("head"), 2, False),
+    )
     found = []
     for adapt in ways:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            found.append(grad(after(adapt, loss))(params(), item))
+            found.append(grad(meta_objective(adapt, loss))(params(), item))
     assert apart(*found) < 1e-12
 
 
 def test_objectives_and_parameters_that_are_left_to_them() -> None:
     loss = supervised(predict, cross_entropy)
-    head = {n: p for n, p in params().items() if within("head")(n)}
+    head = {n: p for n, p in params().items() if inside_part("head")(n)}
     for objective, moving, why in (
-        (near(loss, params(), 0.1), head, "the loss is not supervised"),
+        (proximal(loss, params(), 0.1), head, "the loss is not supervised"),
         (loss, {}, "what moves is not"),
         (loss, params(), "what moves is not"),
         (loss, {**head, "scale": torch.ones(())}, "what moves is not"),
         (loss, {"an architecture": head}, "what moves is not"),
     ):
-        with pytest.raises(NotAHead, match=why):
+        with pytest.raises(NotALinearHead, match=why):
             head_steps(objective, params(), moving, examples(5), lr=LR, steps=2)
-    every = gradient_steps(loss, lr=LR, steps=2, moves=everything)
-    assert apart(every(params(), examples(5)), plainly(loss, everything, 2, False)(params(), examples(5))) < 1e-12
+    every = gradient_steps(loss, lr=LR, steps=2, moves=all_parameters)
+    assert apart(every(params(), examples(5)), plainly(loss, all_parameters, 2, False)(params(), examples(5))) < 1e-12
 
 
 def test_a_model_in_another_precision_keeps_to_its_own() -> None:
@@ -302,4 +308,4 @@ def test_a_model_in_another_precision_keeps_to_its_own() -> None:
 def test_a_loss_that_averages_by_itself_is_refused_as_ever() -> None:
     loss = supervised(predict, lambda z, y: F.cross_entropy(z, y))
     with pytest.raises(ValueError, match="one number per example"):
-        gradient_steps(loss, lr=LR, moves=within("head"))(params(), examples(5))
+        gradient_steps(loss, lr=LR, moves=inside_part("head"))(params(), examples(5))

@@ -24,7 +24,7 @@ from seedbed.learning.heads import (
     SVM,
     dual_ridge_head,
     fresh_head,
-    learned_numbers,
+    learned_scalars,
     logistic_head,
     prototype_head,
     ridge_head,
@@ -282,7 +282,7 @@ def test_large_lambda_points_to_the_nearest_mean() -> None:
 
 def test_where_the_learned_numbers_start() -> None:
     """λ = a = 1 and b = 0, in the model's own precision."""
-    got = learned_numbers(RIDGE, torch.ones(1, dtype=torch.float32))
+    got = learned_scalars(RIDGE, torch.ones(1, dtype=torch.float32))
     assert [float(got[n]) for n in RIDGE] == [0.0, 0.0, 0.0]
     assert {p.dtype for p in got.values()} == {torch.float32}
 
@@ -352,14 +352,14 @@ def test_metaoptnet_s_ridge_is_twice_r2d2_s() -> None:
     support = batch(0, 9)
     x = features(body(), support.x)
     r2d2 = x.T @ torch.linalg.solve(x @ x.T + 3 * torch.eye(9), labels(support))
-    got = dual_ridge_head(features, ways=CLASSES, lam=3.0)(body() | learned_numbers(SVM, x), support)
+    got = dual_ridge_head(features, ways=CLASSES, lam=3.0)(body() | learned_scalars(SVM, x), support)
     assert apart(got["head.weight"].T, 2 * r2d2) < 1e-14
     assert got["head.bias"].abs().max() == 0
 
 
 def test_the_svm_s_scale_multiplies_its_logits() -> None:
     support, params = batch(0), body() | {"svm:log_scale": torch.tensor(3.0).log()}
-    one = svm_head(features, ways=CLASSES)(body() | learned_numbers(SVM, support.x), support)
+    one = svm_head(features, ways=CLASSES)(body() | learned_scalars(SVM, support.x), support)
     assert apart(svm_head(features, ways=CLASSES)(params, support)["head.weight"], 3 * one["head.weight"]) < 1e-14
 
 
@@ -368,7 +368,7 @@ def test_a_class_without_examples_is_no_rival(head: Any) -> None:
     """The head of three classes, of which one has no examples, is that of the two: the third's probability is 0."""
     b = batch(0, 8)
     support = b._replace(y=2 * (b.y % 2))
-    params = body() | learned_numbers(LOGISTIC | SVM, b.x)
+    params = body() | learned_scalars(LOGISTIC | SVM, b.x)
     got = predict(head(features, ways=3)(params, support), batch(1).x).softmax(-1)
     two = predict(head(features, ways=2)(params, b._replace(y=b.y % 2)), batch(1).x).softmax(-1)
     assert got[:, 1].abs().max() == 0

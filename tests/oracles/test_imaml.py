@@ -12,7 +12,7 @@ from seedbed.algorithms.imaml import imaml
 from seedbed.data.types import Batch, Episode
 from seedbed.errors import InputError
 from seedbed.learning.adaptations import maml
-from seedbed.learning.implicit import conjugate_gradients, implicit, proximal_steps
+from seedbed.learning.implicit import conjugate_gradients, implicit_gradient, proximal_steps
 from seedbed.learning.optimizers import sgd
 
 from .bench import ENGINES, D, apart, batch, bowl, bowls, episode, final, loss, network, start, task
@@ -48,7 +48,7 @@ def test_clients_adapt_by_the_inner_steps() -> None:
 def test_on_a_network_it_is_the_gradient_of_the_minimum() -> None:
     """Where the inner problem is solved and so is the linear system, it is the derivative of θ ↦ L_B(φ*(θ)): central
     differences along random directions, φ* from 200 inner steps. λ = 1.5 makes the inner problem convex here."""
-    e, objective = episode(0), implicit(loss, lam=LAM, lr=0.3, steps=200, cg_steps=60)
+    e, objective = episode(0), implicit_gradient(loss, lam=LAM, lr=0.3, steps=200, cg_steps=60)
     g = torch.Generator().manual_seed(0)
     along = {n: torch.randn(p.shape, generator=g) for n, p in network().items()}
     slope = tree.dot(grad(objective)(network(), e), along)
@@ -121,7 +121,7 @@ def test_memory_does_not_grow_with_the_inner_steps() -> None:
     def squares(params: Any, b: Batch) -> Tensor:
         return ((torch.tanh(b.x @ params["w"]) - b.y) ** 2).mean()
 
-    few, many = (peak(implicit(squares, lam=1.0, lr=0.1, steps=steps, cg_steps=3)) for steps in (4, 40))
+    few, many = (peak(implicit_gradient(squares, lam=1.0, lr=0.1, steps=steps, cg_steps=3)) for steps in (4, 40))
     assert many <= 1.01 * few
     few, many = (peak(maml(squares, lr=0.1, steps=steps)) for steps in (4, 40))
     assert many > 4 * few

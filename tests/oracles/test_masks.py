@@ -10,19 +10,13 @@ from torch.func import grad
 
 from seedbed import tree
 from seedbed.data.types import Batch, Episode, Task, Triple
-from seedbed.learning.adaptations import (
-    chain,
-    gradient_steps,
-    learned_steps,
-    maml,
-    rates_for,
-)
+from seedbed.learning.adaptations import chain_adaptations, gradient_steps, learned_steps, maml, rates_for
 from seedbed.learning.heads import (
     LOGISTIC,
     RIDGE,
     SVM,
     dual_ridge_head,
-    learned_numbers,
+    learned_scalars,
     logistic_head,
     prototype_head,
     ridge_head,
@@ -30,10 +24,10 @@ from seedbed.learning.heads import (
 )
 from seedbed.learning.objectives import (
     Adapt,
-    after,
     correct,
     cross_entropy,
     masked_mean,
+    meta_objective,
     squared_error,
     supervised,
     three_batch,
@@ -55,7 +49,7 @@ def params_of(name: str) -> dict[str, Tensor]:
     """The network's, with what this adaptation learns beside it."""
     if name == "learned_steps":
         return network() | rates_for(network(), 0.3)
-    return network() | learned_numbers(RIDGE | LOGISTIC | SVM, torch.ones(1))
+    return network() | learned_scalars(RIDGE | LOGISTIC | SVM, torch.ones(1))
 
 
 def regression(params: Any, x: Tensor) -> Tensor:
@@ -85,7 +79,9 @@ ADAPTATIONS: dict[str, Adapt] = {
     "logistic_head": logistic_head(features, ways=CLASSES),
     "svm_head": svm_head(features, ways=CLASSES),
     "dual_ridge_head": dual_ridge_head(features, ways=CLASSES),
-    "ridge_head, then steps": chain(ridge_head(features, ways=CLASSES), gradient_steps(loss, lr=0.1, steps=2)),
+    "ridge_head, then steps": chain_adaptations(
+        ridge_head(features, ways=CLASSES), gradient_steps(loss, lr=0.1, steps=2)
+    ),
 }
 
 
@@ -94,7 +90,7 @@ def test_adaptations_and_meta_gradients(name: str) -> None:
     """adapt(p, padded) = adapt(p, plain), and so is the gradient of the query loss through it."""
     adapt = ADAPTATIONS[name]
     assert apart(adapt(params_of(name), padded(0)), adapt(params_of(name), batch(0))) < 1e-13
-    through = grad(after(adapt, loss))
+    through = grad(meta_objective(adapt, loss))
     plain = through(params_of(name), Episode(batch(0), batch(1)))
     assert apart(through(params_of(name), Episode(padded(0), padded(1))), plain) < 1e-12
 

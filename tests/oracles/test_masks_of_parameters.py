@@ -19,10 +19,10 @@ from seedbed.data.types import Batch, Task
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers
-from seedbed.learning.adaptations import everything, gradient_steps, unadapted
+from seedbed.learning.adaptations import all_parameters, gradient_steps, unadapted
 from seedbed.learning.heads import fresh_head
 from seedbed.learning.optimizers import adam, sgd
-from seedbed.learning.parameter_subsets import nothing, outside, part, train_part, within
+from seedbed.learning.parameter_subsets import empty_part, inside_part, outside_part, part_named, train_part
 from seedbed.learning.training import train
 
 from .bench import ENGINES, HIDDEN, D, Given, apart, batch, bowls, final, loss, network, plain_loss, sent_by, task
@@ -140,7 +140,7 @@ def split(personal: Any, learn: Any = None, **settings: Any) -> Any:
 def test_an_empty_personal_part_is_fedavg(kind: Any) -> None:
     """Params and the outer optimiser's state, bit for bit."""
     for settings in ({}, {"local": sgd(0.2, momentum=0.9), "outer": adam(0.1)}):
-        state, kept = run(split(nothing, **settings), 3, kind)
+        state, kept = run(split(empty_part, **settings), 3, kind)
         assert apart(state, run(fedavg(loss, **settings), 3, kind)[0]) == 0
         assert kept == {}
 
@@ -149,17 +149,17 @@ def test_an_empty_personal_part_is_fedavg(kind: Any) -> None:
 def test_a_full_personal_part_is_local_training(kind: Any) -> None:
     """Nothing is sent: what clients keep is what local training gives, bit for bit, and the server's start never
     moves."""
-    state, kept = run(split(everything, local=sgd(0.2, momentum=0.9)), 3, kind)
+    state, kept = run(split(all_parameters, local=sgd(0.2, momentum=0.9)), 3, kind)
     assert apart(kept, run(local(loss, local=sgd(0.2, momentum=0.9)), 3, kind)[1]) == 0
     assert apart(state.params, network()) == 0
-    assert sent_by(split(everything), clients()[0], network()) == {}
+    assert sent_by(split(all_parameters), clients()[0], network()) == {}
 
 
 def test_fedreps_phases_at_their_ends() -> None:
     """With no head pass it is FedBABU's round; with parts empty or full its phases are FedAvg and local training."""
     state, kept = run(fedrep(loss, head_epochs=0))
     assert apart(state, run(fedbabu(loss))[0]) == 0
-    assert apart(kept, dict.fromkeys(range(3), part(network(), within("head")))) == 0
+    assert apart(kept, dict.fromkeys(range(3), part_named(network(), inside_part("head")))) == 0
 
     def phases(personal: Any) -> Any:
         def learn(params: Any, t: Any) -> Any:
@@ -168,8 +168,8 @@ def test_fedreps_phases_at_their_ends() -> None:
 
         return split(personal, learn)
 
-    assert apart(run(phases(nothing))[0], run(fedavg(loss))[0]) == 0
-    assert apart(run(phases(everything))[1], run(local(loss))[1]) == 0
+    assert apart(run(phases(empty_part))[0], run(fedavg(loss))[0]) == 0
+    assert apart(run(phases(all_parameters))[1], run(local(loss))[1]) == 0
 
 
 def test_fedper_and_lg_fedavg_share_each_others_parts() -> None:
@@ -182,12 +182,14 @@ def test_fedper_and_lg_fedavg_share_each_others_parts() -> None:
 def test_training_a_part(optimizer: Any) -> None:
     """As training a loss of that part alone, the others constant: they stay bit for bit, weight decay and all; and
     passes over the items are one pass over the items repeated."""
-    still = part(network(), within("body"))
-    alone = train(lambda p, b: loss(still | p, b), optimizer, part(network(), within("head")), task(*work()[0] * 2))
-    trained = train_part(loss, optimizer, network(), clients()[0], moves=within("head"), epochs=2)
+    still = part_named(network(), inside_part("body"))
+    alone = train(
+        lambda p, b: loss(still | p, b), optimizer, part_named(network(), inside_part("head")), task(*work()[0] * 2)
+    )
+    trained = train_part(loss, optimizer, network(), clients()[0], moves=inside_part("head"), epochs=2)
     assert tuple(trained.params) == tuple(network())
-    assert apart(part(trained.params, within("head")), alone.params) == 0
-    assert apart(part(trained.params, outside("head")), still) == 0
+    assert apart(part_named(trained.params, inside_part("head")), alone.params) == 0
+    assert apart(part_named(trained.params, outside_part("head")), still) == 0
 
 
 # ---- fixed points on quadratics of body [2] and head [1]: L = ½(w − c)ᵀA(w − c), w = (body, head) ---------
@@ -292,6 +294,6 @@ def test_where_the_classes_are_new_everybody_is_a_newcomer(name: str) -> None:
 def test_a_model_without_both_parts_is_refused(name: str) -> None:
     make = METHODS[name][0]
     with pytest.raises(InputError, match="all head"):
-        make(loss).init(part(network(), within("head")))
+        make(loss).init(part_named(network(), inside_part("head")))
     with pytest.raises(InputError, match="head='classifier' names no parameters"):
         make(loss, head="classifier").init(network())

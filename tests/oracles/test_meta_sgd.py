@@ -11,8 +11,8 @@ from seedbed import tree
 from seedbed.algorithms.fedmeta import fedmeta
 from seedbed.algorithms.meta_sgd import meta_sgd
 from seedbed.data.types import Episode
-from seedbed.learning.adaptations import DONE, RATE, learned_path, learned_steps, multi_step, rates_for
-from seedbed.learning.objectives import after
+from seedbed.learning.adaptations import DONE, RATE, learned_rates_path, learned_steps, multi_step, rates_for
+from seedbed.learning.objectives import meta_objective
 from seedbed.learning.optimizers import sgd
 
 from .bench import (
@@ -44,7 +44,7 @@ def test_a_rate_has_its_own_gradient() -> None:
     inner = support["A"] @ (start()["w"] - support["c"])
     outer = query["A"] @ (start()["w"] - a * inner - query["c"])
     params = {**start(), RATE + "w": a}
-    got = grad(after(learned_steps(bowl), bowl))(params, Episode(support, query))  # type: ignore[arg-type]
+    got = grad(meta_objective(learned_steps(bowl), bowl))(params, Episode(support, query))  # type: ignore[arg-type]
     assert apart(got[RATE + "w"], -inner * outer) < 1e-15
     assert apart(got["w"], (torch.eye(D) - support["A"] * a) @ outer) < 1e-14
     assert apart(got[RATE + "w"], got["w"]) > 1e-2
@@ -117,7 +117,7 @@ def test_rates_of_tensors_in_steps_have_their_own_gradients() -> None:
         want[k] = -slopes[k] @ above
         above = above - a[k] * support["A"] @ above
     adapt = learned_steps(bowl, steps=3, each="tensor_and_step")
-    got = grad(after(adapt, bowl))({**start(), RATE + "w": a}, Episode(support, query))  # type: ignore[arg-type]
+    got = grad(meta_objective(adapt, bowl))({**start(), RATE + "w": a}, Episode(support, query))  # type: ignore[arg-type]
     assert apart(got[RATE + "w"], want) < 1e-14
     assert apart(got["w"], above) < 1e-14
 
@@ -135,7 +135,7 @@ def test_steps_beyond_those_with_rates_go_on_with_the_last() -> None:
 def test_the_multi_step_loss_weighs_the_steps(done: float, early: float) -> None:
     """Over 10 rounds the two earlier of three steps weigh (1 − t/10)/3 each, at least .01, then nothing; the last has
     the rest."""
-    path = learned_path(bowl, steps=3, each="tensor_and_step")
+    path = learned_rates_path(bowl, steps=3, each="tensor_and_step")
     support, query = bowls(2)
     params = {**start(), RATE + "w": torch.tensor([0.1, 0.3, 0.2])}
     losses = [bowl(phi, query) for phi in path(params, support)[1:]]  # type: ignore[arg-type]

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from seedbed.algorithms.pfedhn import OWN, pfedhn
+from seedbed.algorithms.pfedhn import NEWCOMER_EMBEDDING, pfedhn
 from seedbed.data.types import Episode
 from seedbed.errors import InputError
-from seedbed.evaluation import as_newcomers, renumbered, to_newcomers
+from seedbed.evaluation import as_newcomers, renumber_clients, to_newcomers
 from seedbed.federated import NEWCOMER, Algorithm, ServerState
 from seedbed.learning.heads import fresh_head
-from seedbed.learning.hypernetwork import EMBEDDINGS, HYPER, generated
+from seedbed.learning.hypernetwork import EMBEDDINGS, HYPER, generate_parameters
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds.synchronous import gather
 
@@ -45,7 +45,7 @@ def test_one_local_step_is_the_direct_gradient(engine: Any) -> None:
     state = moved(algorithm, network())
 
     def direct(hyper: Any, c: int) -> Tensor:
-        return plain_loss(generated(hyper, hyper[EMBEDDINGS][c]), batch(c))
+        return plain_loss(generate_parameters(hyper, hyper[EMBEDDINGS][c]), batch(c))
 
     got = asked(algorithm, state, tasks, clients, engine).params
     each = {c: grad(direct)(dict(state.params), c) for c in clients}
@@ -87,7 +87,7 @@ def test_rounds_are_those_of_the_authors_loop() -> None:
     optimizer = torch.optim.SGD(hyper.values(), lr=0.3, momentum=0.9)
     for c in (2, 0, 2, 1):
         state = asked(algorithm, state, [task(batch(2 * i), batch(2 * i + 1)) for i in range(N)], [c], ENGINES[0])
-        theta = generated(hyper, hyper[EMBEDDINGS][c])
+        theta = generate_parameters(hyper, hyper[EMBEDDINGS][c])
         here = {n: p.detach().clone().requires_grad_() for n, p in theta.items()}
         local = torch.optim.SGD(here.values(), lr=0.2)
         for k in range(2):
@@ -126,7 +126,7 @@ def test_a_client_never_seen_learns_its_embedding_alone() -> None:
     sent = algorithm.send(state, NEWCOMER)
     got = algorithm.personalise(sent, algorithm.remember(sent), item)  # type: ignore[arg-type]
     assert apart(got, {"w": b + s @ v_k}) < 1e-14
-    assert apart(sent[OWN], v.mean(0)) == 0
+    assert apart(sent[NEWCOMER_EMBEDDING], v.mean(0)) == 0
 
 
 def test_a_known_client_has_what_its_embedding_gives() -> None:
@@ -136,7 +136,7 @@ def test_a_known_client_has_what_its_embedding_gives() -> None:
     sent = algorithm.send(state, 2)
     assert set(sent) == set(network())
     got = algorithm.personalise(sent, algorithm.remember(sent), batch(0))
-    assert apart(got, generated(state.params, state.params[EMBEDDINGS][2])) == 0
+    assert apart(got, generate_parameters(state.params, state.params[EMBEDDINGS][2])) == 0
 
 
 def test_a_personal_head_stays_with_its_client() -> None:
@@ -172,9 +172,9 @@ def test_a_newcomer_learns_its_embedding_and_its_head(ways: int) -> None:
     v = state.params[EMBEDDINGS].mean(0)
     head = {n: sent[n] if ways == 3 else torch.zeros(ways, *sent[n].shape[1:]) for n in ("head.weight", "head.bias")}
     for _ in range(2):
-        slopes = grad(lambda v, head: plain_loss({**generated(sent, v), **head}, support), (0, 1))(v, head)
+        slopes = grad(lambda v, head: plain_loss({**generate_parameters(sent, v), **head}, support), (0, 1))(v, head)
         v, head = v - alpha * slopes[0], {n: p - alpha * slopes[1][n] for n, p in head.items()}
-    assert apart(got, {**generated(sent, v), **head}) < 1e-14
+    assert apart(got, {**generate_parameters(sent, v), **head}) < 1e-14
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -184,8 +184,8 @@ def test_clients_are_judged_as_known_or_as_new(engine: Any) -> None:
     state = moved(algorithm, network())
     support, query = batch(0), batch(1)
     judging = Given([task(Episode(support, query))] * 2)
-    scores = engine(judging).evaluate(renumbered(algorithm, [3, 1]), state, judging, loss)
-    want = vmap(lambda v: loss(generated(state.params, v), query))(state.params[EMBEDDINGS][[3, 1]])
+    scores = engine(judging).evaluate(renumber_clients(algorithm, [3, 1]), state, judging, loss)
+    want = vmap(lambda v: loss(generate_parameters(state.params, v), query))(state.params[EMBEDDINGS][[3, 1]])
     assert apart(torch.cat(list(scores.values())), want) < 1e-14
     new = engine(judging).evaluate(to_newcomers(algorithm), state, judging, loss)
     sent = algorithm.send(state, NEWCOMER)

@@ -10,8 +10,8 @@ from torch.func import grad
 
 from seedbed import tree
 from seedbed.data.types import Batch, Episode
-from seedbed.engines.memory_info import megabytes
-from seedbed.learning.adaptations import Order, maml
+from seedbed.engines.memory_info import memory_use
+from seedbed.learning.adaptations import MetaGradient, maml
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.training import gradient
 from seedbed.models import Model
@@ -50,23 +50,23 @@ def test_it_is_the_exact_gradient(steps: int) -> None:
     assert float(value) == pytest.approx(float(exact(model.params, episode(7))), abs=1e-15)
 
 
-def peak(order: Order, steps: int, size: int) -> float:
+def peak(order: MetaGradient, steps: int, size: int) -> float:
     """MB that a gradient takes at most beyond what was there."""
     model = network(256)
     objective, item = maml(supervised(model.predict, cross_entropy), lr=0.1, steps=steps, order=order), episode(size)
     ctypes.CDLL(None).malloc_trim(0)
     PEAK.write_text("5")
-    before = megabytes("VmRSS")
+    before = memory_use("VmRSS")
     with torch.no_grad():
         gradient(objective, model.params, item)
-    return megabytes("VmHWM") - before
+    return memory_use("VmHWM") - before
 
 
 @pytest.mark.skipif(not PEAK.exists(), reason="the system does not tell how much memory was in use at most")
 def test_its_memory_does_not_grow_with_the_steps() -> None:
     """From 2 inner steps to 20, 1,000 examples of 256 hidden units: exact keeps every step, this none. What the
     allocator does with what is freed is in both."""
-    orders: list[Order] = ["exact", "recomputed"]
+    orders: list[MetaGradient] = ["exact", "recomputed"]
     for order in orders:
         peak(order, 2, 1000)  # what is loaded, and what the allocator learns, at first use
     exact, anew = ([peak(order, steps, 1000) for steps in (2, 20)] for order in orders)

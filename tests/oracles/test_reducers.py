@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seedbed import aggregation
-from seedbed.aggregation import make, nnm
-from seedbed.aggregation.robust import TooFew
-from seedbed.aggregation.root_trust import trusted
+from seedbed.aggregation import make_rule, nnm
+from seedbed.aggregation.robust import TooFewMessages
+from seedbed.aggregation.root_trust import fltrust_rule
 from seedbed.errors import InputError
 from seedbed.tree import Tree
 
@@ -35,7 +35,7 @@ every_rule = pytest.mark.parametrize("name", NAMES)
 def rule(name: str, f: int = 3) -> Any:
     """The rule for 11 messages of which f are hostile, where it takes an f."""
     takes_f = {"trimmed_mean", "krum", "multi_krum", "bulyan", "nnm"} & set(name.split("+"))
-    return make(name, **({"f": min(f, F.get(name, f))} if takes_f else {}))
+    return make_rule(name, **({"f": min(f, F.get(name, f))} if takes_f else {}))
 
 
 def messages(n: int = 11, seed: int = 0) -> dict[str, Any]:
@@ -69,10 +69,10 @@ def test_median_and_trimmed_mean_of_numbers() -> None:
     """1, 2, 3, 5, 100: the median is 3, the mean without one on either side (2 + 3 + 5)/3; without the last, the
     median is (2 + 3)/2."""
     x = torch.tensor([[5.0], [100.0], [1.0], [3.0], [2.0]])
-    assert reduced(make("median"), x) == 3
-    assert reduced(make("median"), x[[0, 2, 3, 4]]) == 2.5
-    assert reduced(make("trimmed_mean", f=1), x) == pytest.approx(10 / 3, abs=1e-12)
-    assert reduced(make("trimmed_mean", f=0.2), x) == pytest.approx(10 / 3, abs=1e-12)
+    assert reduced(make_rule("median"), x) == 3
+    assert reduced(make_rule("median"), x[[0, 2, 3, 4]]) == 2.5
+    assert reduced(make_rule("trimmed_mean", f=1), x) == pytest.approx(10 / 3, abs=1e-12)
+    assert reduced(make_rule("trimmed_mean", f=0.2), x) == pytest.approx(10 / 3, abs=1e-12)
 
 
 def test_weighted_median_is_the_median_of_repeated_values() -> None:
@@ -80,26 +80,28 @@ def test_weighted_median_is_the_median_of_repeated_values() -> None:
     x = torch.tensor([[4.0], [1.0], [9.0], [2.0]])
     for k in itertools.product((1, 2, 3), repeat=4):
         many = torch.repeat_interleave(x, torch.tensor(k), 0)
-        got = reduced(make("median", weighted=True), x, 0.3 * torch.tensor(k).double())
-        assert got == pytest.approx(float(reduced(make("median"), many)), abs=1e-12), k
+        got = reduced(make_rule("median", weighted=True), x, 0.3 * torch.tensor(k).double())
+        assert got == pytest.approx(float(reduced(make_rule("median"), many)), abs=1e-12), k
 
 
 def test_trimmed_by_nothing_is_the_mean() -> None:
     """f = 0, weighted: Σ w x / Σ w."""
     x, w = rows(messages()), torch.rand(11) + 0.1
-    assert torch.allclose(reduced(make("trimmed_mean", f=0, weighted=True), x, w), w @ x / w.sum(), atol=1e-12)
-    assert torch.allclose(reduced(make("norm_bounding", bound=1e9, weighted=True), x, w), w @ x / w.sum(), atol=1e-12)
+    assert torch.allclose(reduced(make_rule("trimmed_mean", f=0, weighted=True), x, w), w @ x / w.sum(), atol=1e-12)
+    assert torch.allclose(
+        reduced(make_rule("norm_bounding", bound=1e9, weighted=True), x, w), w @ x / w.sum(), atol=1e-12
+    )
 
 
 def test_geometric_median_of_a_triangle_is_its_fermat_point() -> None:
     """Where no angle is above 120°, unit vectors to the corners sum to zero: Σ (x_i − v)/‖x_i − v‖ = 0. On a line it
     is the median; and where one point has half of the weight, it is that point."""
     x = torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 3.0]])
-    away = x - reduced(make("geometric_median", iterations=200), x)
+    away = x - reduced(make_rule("geometric_median", iterations=200), x)
     assert float((away / away.norm(dim=1, keepdim=True)).sum(0).norm()) < 1e-10
     line = torch.tensor([[0.0], [1.0], [7.0]])
-    assert float(reduced(make("geometric_median", iterations=200), line)) == pytest.approx(1, abs=1e-5)
-    heavy = make("geometric_median", iterations=2000, weighted=True)
+    assert float(reduced(make_rule("geometric_median", iterations=200), line)) == pytest.approx(1, abs=1e-5)
+    heavy = make_rule("geometric_median", iterations=2000, weighted=True)
     assert torch.allclose(reduced(heavy, x, torch.tensor([0.5, 0.2, 0.2])), x[0], atol=1e-3)
 
 
@@ -114,9 +116,9 @@ def test_krum_and_multi_krum_are_their_slow_twins() -> None:
     x = rows(messages(seed=3))
     scores = slow_scores(x, 3)
     order = sorted(range(11), key=scores.__getitem__)
-    assert torch.equal(reduced(make("krum", f=3), x), x[order[0]])
-    assert torch.allclose(reduced(make("multi_krum", f=3), x), x[order[:8]].mean(0), atol=1e-14)
-    assert torch.allclose(reduced(make("multi_krum", f=3, keep=1), x), x[order[0]], atol=1e-14)
+    assert torch.equal(reduced(make_rule("krum", f=3), x), x[order[0]])
+    assert torch.allclose(reduced(make_rule("multi_krum", f=3), x), x[order[:8]].mean(0), atol=1e-14)
+    assert torch.allclose(reduced(make_rule("multi_krum", f=3, keep=1), x), x[order[0]], atol=1e-14)
 
 
 def test_bulyan_is_its_slow_twin() -> None:
@@ -132,43 +134,43 @@ def test_bulyan_is_its_slow_twin() -> None:
     for column in x[chosen].T.tolist():
         middle = sorted(column)[3]
         want.append(sum(sorted(column, key=lambda v, m=middle: abs(v - m))[:3]) / 3)  # type: ignore[misc]
-    assert torch.allclose(reduced(make("bulyan", f=2), x), torch.tensor(want), atol=1e-14)
+    assert torch.allclose(reduced(make_rule("bulyan", f=2), x), torch.tensor(want), atol=1e-14)
 
 
 def test_nearest_neighbour_mixing_by_hand() -> None:
     """0, 1, 2 and 10 with f = 1: each becomes the mean of its three nearest, 1, 1, 1 and 13/3."""
     x = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
     assert reduced(nnm(f=1), x) == pytest.approx((3 + 13 / 3) / 4, abs=1e-14)
-    assert reduced(make("nnm+median", f=1), x) == pytest.approx(1, abs=1e-14)
+    assert reduced(make_rule("nnm+median", f=1), x) == pytest.approx(1, abs=1e-14)
 
 
 def test_clipping_by_hand() -> None:
     """(3, 4) bounded by 1 is (.6, .8), (0, 0) stays: the mean is (.3, .4). Centered clipping from zero, once, is the
     same; begun at a fixed point it stays there; with τ above all distances it is the mean."""
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    assert torch.allclose(reduced(make("norm_bounding", bound=1.0), x), torch.tensor([0.3, 0.4]), atol=1e-14)
-    once = make("centered_clipping", tau=1.0, start="zero", iterations=1)
+    assert torch.allclose(reduced(make_rule("norm_bounding", bound=1.0), x), torch.tensor([0.3, 0.4]), atol=1e-14)
+    once = make_rule("centered_clipping", tau=1.0, start="zero", iterations=1)
     assert torch.allclose(reduced(once, x), torch.tensor([0.3, 0.4]), atol=1e-14)
     many = rows(messages())
-    assert torch.allclose(reduced(make("centered_clipping", tau=1e6), many), many.mean(0), atol=1e-12)
+    assert torch.allclose(reduced(make_rule("centered_clipping", tau=1e6), many), many.mean(0), atol=1e-12)
     line = torch.tensor([[0.0], [0.0], [1.0], [50.0], [60.0]])
-    fixed = reduced(make("centered_clipping", tau=1.0, iterations=100), line)
+    fixed = reduced(make_rule("centered_clipping", tau=1.0, iterations=100), line)
     assert float((line - fixed).clamp(-1, 1).sum()) == pytest.approx(0, abs=1e-9)
 
 
 def test_norms_of_a_round_bound_themselves() -> None:
     """With bound=None nobody is longer than the median norm: 1, 2, 100 along one axis give (1 + 2 + 2)/3."""
     x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [100.0, 0.0]])
-    assert reduced(make("norm_bounding"), x)[0] == pytest.approx(5 / 3, abs=1e-14)
+    assert reduced(make_rule("norm_bounding"), x)[0] == pytest.approx(5 / 3, abs=1e-14)
 
 
 def test_fltrust_by_hand() -> None:
     """Root (2, 0). (1, 0): cosine 1, stretched to (2, 0). (1, 1): cosine 1/√2, (√2, √2). (−9, 0): trust 0. So
     ((2, 0) + (1, 1))/(1 + 1/√2)."""
     x = {"x": torch.tensor([[1.0, 0.0], [1.0, 1.0], [-9.0, 0.0]])}
-    got = trusted(x, {"x": torch.tensor([2.0, 0.0])})["x"]
+    got = fltrust_rule(x, {"x": torch.tensor([2.0, 0.0])})["x"]
     assert torch.allclose(got, torch.tensor([3.0, 1.0]) / (1 + 0.5**0.5), atol=1e-14)
-    assert torch.equal(trusted(x, {"x": torch.tensor([0.0, -1.0])})["x"], torch.zeros(2))
+    assert torch.equal(fltrust_rule(x, {"x": torch.tensor([0.0, -1.0])})["x"], torch.zeros(2))
 
 
 # ---- what holds for all ----------------------------------------------------------------------------------------
@@ -269,11 +271,11 @@ def test_never_a_non_finite_value_where_finite_honest_clients_are_a_majority(nam
     [("trimmed_mean", 2, 5), ("krum", 2, 7), ("multi_krum", 2, 7), ("bulyan", 2, 11), ("nnm+median", 2, 5)],
 )
 def test_too_few_clients_are_refused_with_the_number_needed(name: str, f: int, least: int) -> None:
-    assert reduced(make(name, f=f), torch.zeros(least, 2)).shape == (2,)
+    assert reduced(make_rule(name, f=f), torch.zeros(least, 2)).shape == (2,)
     with pytest.raises(
-        TooFew, match=f"{name.split('+')[0]} with f=2 needs at least {least} messages .* but has {least - 1}"
+        TooFewMessages, match=f"{name.split('+')[0]} with f=2 needs at least {least} messages .* but has {least - 1}"
     ):
-        reduced(make(name, f=f), torch.zeros(least - 1, 2))
+        reduced(make_rule(name, f=f), torch.zeros(least - 1, 2))
 
 
 def test_settings_are_refused_in_words() -> None:
@@ -283,9 +285,9 @@ def test_settings_are_refused_in_words() -> None:
         ("nnm", "'nnm' as the rule"),
     ):
         with pytest.raises(InputError, match=words):
-            make(wrong)
+            make_rule(wrong)
     with pytest.raises(InputError, match="'g' of the rule krum"):
-        make("krum", g=3)
+        make_rule("krum", g=3)
     for f in (0.5, -1, -0.1):
         with pytest.raises(InputError, match="give a count from 0 up, or a fraction"):
-            reduced(make("trimmed_mean", f=f), torch.zeros(9, 1))
+            reduced(make_rule("trimmed_mean", f=f), torch.zeros(9, 1))

@@ -9,7 +9,7 @@ from seedbed import InputError
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.algorithms.scaffold import scaffold
-from seedbed.data.stragglers import Shortened, Stragglers
+from seedbed.data.stragglers import ShortenedTasks, Stragglers
 from seedbed.learning.optimizers import sgd
 from seedbed.rounds import synchronous
 
@@ -30,7 +30,7 @@ def test_partial_work_in_closed_form(engine: Any) -> None:
     Of 10, 4 and 6 steps, shares of .3, 1 and .01 leave 3, 4 and, as there is always one, 1.
     """
     eta, theta = 0.2, start()
-    source = Shortened(Given(clients()), lambda client, round: SHARES[client])
+    source = ShortenedTasks(Given(clients()), lambda client, round: SHARES[client])
     algorithm = fedavg(bowl, local=sgd(eta))
     after = next(synchronous(algorithm, engine(source), algorithm.init(theta))).state.params["w"]
     want = torch.zeros(D)
@@ -43,7 +43,7 @@ def test_partial_work_in_closed_form(engine: Any) -> None:
 def test_a_shortened_task_has_no_more_items_than_its_longest() -> None:
     """Work that nobody does is cut away, so that it costs nothing; the sizes that engines group by stay."""
     given = Given(clients())
-    source = Shortened(given, lambda client, round: SHARES[client])
+    source = ShortenedTasks(given, lambda client, round: SHARES[client])
     cut = source.tasks([0, 1, 2], 0)
     assert cut.real.sum(1).tolist() == DONE
     assert cut.real.shape[1] == max(DONE) == len(cut.items["c"][0])
@@ -120,6 +120,6 @@ def test_without_stragglers_a_source_is_as_it_was() -> None:
     """Shares of 1 leave FedProx's run bit for bit."""
     algorithm = fedprox(bowl, mu=0.5)
     plain = rounds(algorithm, clients(), start(), 2, ENGINES[1])
-    engine = ENGINES[1](Shortened(Given(clients()), Stragglers(0.0).share))
+    engine = ENGINES[1](ShortenedTasks(Given(clients()), Stragglers(0.0).share))
     schedule = synchronous(algorithm, engine, algorithm.init(start()))
     assert apart([next(schedule).state for _ in range(2)][-1].params, plain[-1].state.params) == 0

@@ -29,7 +29,7 @@ Image = pytest.importorskip("PIL.Image")
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SMALL", 2**20)
+    monkeypatch.setattr(limits, "MAX_UNFOLDED", 2**20)
     monkeypatch.setattr(limits, "LINE", 2**19)
 
 
@@ -190,7 +190,11 @@ def test_leaf(tmp_path: Path) -> None:
 
 
 def test_named_sets(tmp_path: Path) -> None:
-    for name, kind in (("train-images-idx3-ubyte.gz", gzip), (shakespeare.FILE, lzma), (wearables.FILE, lzma)):
+    for name, kind in (
+        ("train-images-idx3-ubyte.gz", gzip),
+        (shakespeare.SHAKESPEARE_FILE, lzma),
+        (wearables.WEARABLES_FILE, lzma),
+    ):
         (tmp_path / name).write_bytes(kind.compress(bytes([0, 0, 8, 3]) + bytes(LARGE)))
     refused(lambda: mnist.read(tmp_path), "unfolds from")
     refused(lambda: shakespeare.read(tmp_path), "unfolds from")

@@ -19,12 +19,12 @@ from torch import Tensor
 from seedbed import serialization, tree
 from seedbed.data.population import Population
 from seedbed.deployment import wire
-from seedbed.deployment.agreement import FILE, Agreement
-from seedbed.deployment.peers.address_book import Circle
-from seedbed.engines.client_state_store import KINDS, OnDisk
-from seedbed.engines.handing import Memory, Piece
+from seedbed.deployment.agreement import AGREEMENT_FILE, Agreement
+from seedbed.deployment.peers.address_book import AddressBook
+from seedbed.engines.client_state_store import KINDS_FILE, ClientStateStore
+from seedbed.engines.handing import SharedMemory, SharedPiece
 from seedbed.errors import InputError
-from seedbed.experiments.adapt import load
+from seedbed.experiments.adapt import load_personal
 from seedbed.experiments.config import read_toml
 from seedbed.experiments.multi_rank import copy_files
 from seedbed.federated import Message, ServerState
@@ -58,21 +58,21 @@ def refused(what: Callable[[], object]) -> str:
 def test_structures_that_are_none(name: str, mark: Path) -> None:
     """Between ranks, from a file, and in memory that another process wrote."""
     structure = dict(structures(mark))[name]
-    refused(lambda: serialization.unpack(packed(structure)))
-    refused(lambda: serialization.blank([structure, [[[1], "float32"]]]))
-    with Memory() as memory:
+    refused(lambda: serialization.unpack_tree(packed(structure)))
+    refused(lambda: serialization.meta_tree_of([structure, [[[1], "float32"]]]))
+    with SharedMemory() as memory:
         head = as_json([{}, [structure, [[[1], "float32"]]], [None]])
         data = len(head).to_bytes(8, "little") + head
         os.pwrite(memory.file, data.ljust(8192, b"\0"), 0)
-        refused(lambda: memory.read(Piece(0, 8192)))
+        refused(lambda: memory.read(SharedPiece(0, 8192)))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_clients_keep_on_disk(name: str, mark: Path, tmp_path: Path) -> None:
     """`kinds.json` of a run that keeps on disk, which `seedbed resume` reads."""
     index = _kept(tmp_path / "kept")
-    (tmp_path / "kept" / KINDS).write_bytes(as_json([[dict(structures(mark))[name], [[[1], "float32"]]]]))
-    assert KINDS in refused(lambda: OnDisk(tmp_path / "kept").restore(index))
+    (tmp_path / "kept" / KINDS_FILE).write_bytes(as_json([[dict(structures(mark))[name], [[[1], "float32"]]]]))
+    assert KINDS_FILE in refused(lambda: ClientStateStore(tmp_path / "kept").restore(index))
 
 
 @pytest.mark.parametrize(
@@ -93,31 +93,31 @@ def test_what_clients_keep_on_disk(name: str, mark: Path, tmp_path: Path) -> Non
 )
 def test_outlines_that_are_none(outline: Any, tmp_path: Path) -> None:
     """Types are a closed list, and not whatever PyTorch has under a name."""
-    refused(lambda: serialization.blank(outline))
+    refused(lambda: serialization.meta_tree_of(outline))
     index = _kept(tmp_path / "kept")
-    (tmp_path / "kept" / KINDS).write_bytes(as_json([outline]))
-    refused(lambda: OnDisk(tmp_path / "kept").restore(index))
+    (tmp_path / "kept" / KINDS_FILE).write_bytes(as_json([outline]))
+    refused(lambda: ClientStateStore(tmp_path / "kept").restore(index))
 
 
 @pytest.mark.parametrize("entry", [[9, 1, 0], [-1, 1, 0], [0, 0, 0], [0, -5, 0], [0, 2**40, 0], [0, 2**62, 0]], ids=str)
 def test_an_index_that_points_elsewhere(entry: list[int], tmp_path: Path) -> None:
     _kept(tmp_path / "kept")
     index = {"clients": torch.tensor([0]), "entries": torch.tensor([entry])}
-    refused(lambda: OnDisk(tmp_path / "kept").restore(index))
+    refused(lambda: ClientStateStore(tmp_path / "kept").restore(index))
     large = {"clients": torch.tensor([2**50]), "entries": torch.tensor([[0, 1, 0]])}
-    refused(lambda: OnDisk(tmp_path / "kept").restore(large))
+    refused(lambda: ClientStateStore(tmp_path / "kept").restore(large))
 
 
 @pytest.mark.parametrize("depth", [300, 600, 1000, 100_000])
 def test_deep_structures(depth: int, tmp_path: Path) -> None:
-    sound_or_refused(lambda: serialization.unpack(packed(deep(depth))))
+    sound_or_refused(lambda: serialization.unpack_tree(packed(deep(depth))))
     index = _kept(tmp_path / "kept")
-    (tmp_path / "kept" / KINDS).write_bytes(b"[[" + deep(depth) + b',[[[1],"float32"]]]]')
-    sound_or_refused(lambda: OnDisk(tmp_path / "kept").restore(index))
+    (tmp_path / "kept" / KINDS_FILE).write_bytes(b"[[" + deep(depth) + b',[[[1],"float32"]]]]')
+    sound_or_refused(lambda: ClientStateStore(tmp_path / "kept").restore(index))
 
 
 def _kept(folder: Path) -> dict[str, Tensor]:
-    held = OnDisk(folder)
+    held = ClientStateStore(folder)
     held[0] = {"a": torch.ones(1)}
     return held.checkpoint()
 
@@ -133,25 +133,25 @@ def test_own_structures_come_back(tmp_path: Path) -> None:
     """An algorithm's own NamedTuples work over ranks, between processes and on disk, as the library's do."""
     whole = {"own": Own(torch.ones(2), (torch.zeros(1), {"a": torch.ones(3)})), "state": ServerState(torch.ones(1), ())}
     message = Message(whole, torch.ones(()), {"loss": torch.ones(())})
-    held = OnDisk(tmp_path / "kept")
+    held = ClientStateStore(tmp_path / "kept")
     held[3] = whole
-    again = OnDisk(tmp_path / "kept")
+    again = ClientStateStore(tmp_path / "kept")
     again.restore(held.checkpoint())
-    with Memory() as memory:
+    with SharedMemory() as memory:
         handed = memory.read(memory.write({}, message))[1]
     for found, wanted in (
-        (serialization.unpack(serialization.pack(message)), message),
+        (serialization.unpack_tree(serialization.pack_tree(message)), message),
         (again[3], whole),
         (handed, message),
     ):
-        assert tree.nesting(found) == tree.nesting(wanted)
+        assert tree.structure_of(found) == tree.structure_of(wanted)
         assert all(torch.equal(a, b) for a, b in zip(tree.leaves(found), tree.leaves(wanted), strict=True))
 
 
 def test_a_class_that_was_defined_again_is_the_last_one() -> None:
     """As a notebook does."""
     made = [NamedTuple("Twice", [("x", Tensor)]) for _ in range(2)]
-    assert type(serialization.unpack(serialization.pack(made[1](torch.ones(1))))) is made[1]
+    assert type(serialization.unpack_tree(serialization.pack_tree(made[1](torch.ones(1))))) is made[1]
 
 
 # ---- names of files -------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_names_that_lead_out_of_their_folder(name: str, tmp_path: Path) -> None:
     folder.mkdir()
     assert "no name of a file inside" in refused(lambda: inside(folder, name))
     files = {"good": torch.zeros(1, dtype=torch.uint8), name: torch.zeros(1, dtype=torch.uint8)}
-    refused(lambda: copy_files(serialization.unpack(serialization.pack(files)), folder))
+    refused(lambda: copy_files(serialization.unpack_tree(serialization.pack_tree(files)), folder))
     assert list(folder.iterdir()) == [], "nothing is written where one name is wrong"
     assert not (tmp_path / "x").exists()
 
@@ -203,28 +203,28 @@ def agreement(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_agreement(agreement: Path, mark: Path, tmp_path: Path) -> None:
     """Members' names become names of files: of keys and folders."""
-    table = json.loads((agreement / FILE).read_text())
+    table = json.loads((agreement / AGREEMENT_FILE).read_text())
     hostiles = (program(mark), "../../x", {"__class__": "os.system"}, 1e308, None, [[]], 2**70)
     for number, hostile in enumerate(hostiles):  # every place is given some of them
         for _, changed in list(altered(table, hostile))[number % 5 :: 5]:
-            (tmp_path / FILE).write_text(json.dumps(changed))
+            (tmp_path / AGREEMENT_FILE).write_text(json.dumps(changed))
             sound_or_refused(lambda: Agreement.read(tmp_path))
     for name in ("../x", "a/b", "", "..", 7, None, "a\nb"):
-        (tmp_path / FILE).write_text(json.dumps({**table, "members": ["basel", name]}))
+        (tmp_path / AGREEMENT_FILE).write_text(json.dumps({**table, "members": ["basel", name]}))
         refused(lambda: Agreement.read(tmp_path))
-    (tmp_path / FILE).write_bytes(nested())
+    (tmp_path / AGREEMENT_FILE).write_bytes(nested())
     refused(lambda: Agreement.read(tmp_path))
 
 
 def test_a_circle(mark: Path, tmp_path: Path) -> None:
-    Circle(("10.0.0.1:7000", "10.0.0.2:7000"), (bytes(32), bytes([1]) * 32)).write(tmp_path)
+    AddressBook(("10.0.0.1:7000", "10.0.0.2:7000"), (bytes(32), bytes([1]) * 32)).write(tmp_path)
     table = json.loads((tmp_path / "circle.json").read_text())
     for hostile in (program(mark), "../../x", 7, None, {"a": 1}):
         for _, changed in altered(table, hostile):
             (tmp_path / "circle.json").write_text(json.dumps(changed))
-            sound_or_refused(lambda: Circle.read(tmp_path))
+            sound_or_refused(lambda: AddressBook.read(tmp_path))
     (tmp_path / "circle.json").write_bytes(nested())
-    refused(lambda: Circle.read(tmp_path))
+    refused(lambda: AddressBook.read(tmp_path))
 
 
 def test_settings(mark: Path, tmp_path: Path) -> None:
@@ -241,13 +241,13 @@ def test_a_model_file(mark: Path, tmp_path: Path) -> None:
     """What `seedbed adapt` writes: its words must fit its tensors, before a model of their size is made."""
     good = {"kind": "seedbed personal model", "model": '{"name": "mlp", "hidden": [4]}', "split": "false",
             "inputs": "[3]", "classes": '["a", "b"]', "algorithm": "fedavg", "targets": "1"}  # fmt: skip
-    from seedbed.experiments.builder import built
+    from seedbed.experiments.builder import build_model
     from seedbed.experiments.config import ModelSettings
 
-    params = built(ModelSettings.model_validate_json(good["model"]), [3], 2).params
+    params = build_model(ModelSettings.model_validate_json(good["model"]), [3], 2).params
     path = tmp_path / "m.safetensors"
-    path.write_bytes(serialization.to_bytes(params, good))
-    assert load(path).classes == ("a", "b")
+    path.write_bytes(serialization.trees_to_bytes(params, good))
+    assert load_personal(path).classes == ("a", "b")
     bad = {
         "inputs": ["[1000000000000]", "[-1]", "7", "{}", nested().decode(), "[[]]", "null"],
         "classes": ["7", "[[]]", '{"a": 1}', json.dumps(program(mark)), "[" * 9999],
@@ -257,25 +257,25 @@ def test_a_model_file(mark: Path, tmp_path: Path) -> None:
     }
     for key, values in bad.items():
         for value in values:
-            path.write_bytes(serialization.to_bytes(params, {**good, key: value}))
-            sound_or_refused(lambda: load(path))
-        path.write_bytes(serialization.to_bytes(params, {k: v for k, v in good.items() if k != key}))
-        sound_or_refused(lambda: load(path))
-    path.write_bytes(serialization.to_bytes(params, {**good, "inputs": "[1000000000000]"}))
-    refused(lambda: load(path))
+            path.write_bytes(serialization.trees_to_bytes(params, {**good, key: value}))
+            sound_or_refused(lambda: load_personal(path))
+        path.write_bytes(serialization.trees_to_bytes(params, {k: v for k, v in good.items() if k != key}))
+        sound_or_refused(lambda: load_personal(path))
+    path.write_bytes(serialization.trees_to_bytes(params, {**good, "inputs": "[1000000000000]"}))
+    refused(lambda: load_personal(path))
 
 
 def test_a_payload(mark: Path) -> None:
-    agreed = wire.forms({"a": torch.ones(2)})
+    agreed = wire.tensor_schemas({"a": torch.ones(2)})
     for name, structure in structures(mark):
         text = as_json(structure)
-        with pytest.raises(wire.Refused):
-            wire.unpack(len(text).to_bytes(8, "little") + text, agreed)
+        with pytest.raises(wire.FrameRefused):
+            wire.unpack_tensors(len(text).to_bytes(8, "little") + text, agreed)
         assert name
     deep = nested(40)
     for header in (deep, as_json({"a": program(mark)}), as_json(program(mark))):
-        with pytest.raises(wire.Refused):
-            wire.unpack(len(header).to_bytes(8, "little") + header + bytes(8), agreed)
+        with pytest.raises(wire.FrameRefused):
+            wire.unpack_tensors(len(header).to_bytes(8, "little") + header + bytes(8), agreed)
 
 
 def test_safetensors_that_lie() -> None:
@@ -284,11 +284,15 @@ def test_safetensors_that_lie() -> None:
     odd = [entry, {**entry, "dtype": "F4"}, {**entry, "shape": [-1]}, program(Path("x")), {**entry, "dtype": "os"}]
     for one in odd:
         text = as_json({"a": one})
-        refused(lambda text=text: serialization.from_bytes(len(text).to_bytes(8, "little") + text + bytes(8), "a file"))
+        refused(
+            lambda text=text: serialization.tensors_from_bytes(
+                len(text).to_bytes(8, "little") + text + bytes(8), "a file"
+            )
+        )
     for data in (b"", bytes(8), b"\xff" * 8, b"\xff" * 100, (10**9).to_bytes(8, "little") + bytes(100)):
-        refused(lambda data=data: serialization.from_bytes(data, "a file"))
+        refused(lambda data=data: serialization.tensors_from_bytes(data, "a file"))
     deep = nested()
-    refused(lambda: serialization.from_bytes(len(deep).to_bytes(8, "little") + deep, "a file"))
+    refused(lambda: serialization.tensors_from_bytes(len(deep).to_bytes(8, "little") + deep, "a file"))
 
 
 @pytest.mark.parametrize("text", [nested().decode(), "9" * 5000, '"\\ud800"', "[1,", "", '{"a"'])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from seedbed import serialization, temporary
-from seedbed.data.readers import packing
+from seedbed.data.readers import packed_writer
 from seedbed.errors import InputError
 from seedbed.privacy.differential.noise import key_file
 
@@ -26,12 +26,12 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 def _folder(place: Path) -> None:
-    with serialization.made_whole(place) as beside:
+    with serialization.atomic_folder(place) as beside:
         (beside / "a").write_bytes(b"whole")
 
 
 def _population(place: Path) -> None:
-    with packing(place) as add:
+    with packed_writer(place) as add:
         add("a", torch.ones(1, 2), torch.ones(1))
 
 
@@ -59,7 +59,7 @@ def test_a_link_is_not_followed(writer: str, tmp_path: Path) -> None:
 
 
 def test_two_writers_of_one_place_do_not_meet(tmp_path: Path) -> None:
-    with temporary.fresh(tmp_path / "m") as one, temporary.fresh(tmp_path / "m") as other:
+    with temporary.fresh_name(tmp_path / "m") as one, temporary.fresh_name(tmp_path / "m") as other:
         assert one != other
         one.write_bytes(b"one")
         assert other.read_bytes() == b""
@@ -67,7 +67,7 @@ def test_two_writers_of_one_place_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_what_somebody_put_in_its_place_stays(tmp_path: Path) -> None:
-    with temporary.fresh(tmp_path / "m") as beside:
+    with temporary.fresh_name(tmp_path / "m") as beside:
         beside.unlink()
         beside.write_bytes(b"theirs")
     assert beside.read_bytes() == b"theirs"
@@ -76,7 +76,7 @@ def test_what_somebody_put_in_its_place_stays(tmp_path: Path) -> None:
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot write"):
         serialization.write_atomically(tmp_path / "gone" / "m", b"")
-    with suppress(KeyboardInterrupt), serialization.made_whole(tmp_path / "m") as beside:
+    with suppress(KeyboardInterrupt), serialization.atomic_folder(tmp_path / "m") as beside:
         (beside / "a").write_bytes(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

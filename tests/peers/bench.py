@@ -18,17 +18,17 @@ from seedbed.algorithms.push_sum import push_sum
 from seedbed.algorithms.scaffold import scaffold
 from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, Sampler, batches, support_query
-from seedbed.deployment.federation.protocol import Plan
+from seedbed.deployment.federation.protocol import FederationProtocol
 from seedbed.deployment.peers.peer import Peer
-from seedbed.deployment.peers.peer_policy import Terms
+from seedbed.deployment.peers.peer_policy import PeerPolicy
 from seedbed.engines import OneByOne
 from seedbed.federated import Algorithm, ClientId, ServerState
 from seedbed.learning.objectives import Objective, cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.models import Model, mlp
-from seedbed.randomness import initialising
+from seedbed.randomness import seeded_init
 from seedbed.rounds import Round, gossip
-from seedbed.rounds.mixing import Mix, Mixing, mixing
+from seedbed.rounds.mixing import Mixing, MixingMatrix, mixing
 
 SIZES = (9, 12, 14, 10, 17, 11)
 SEED = 5
@@ -54,7 +54,7 @@ def population(peers: int) -> Population:
 
 
 def made(name: str) -> tuple[Algorithm, Sampler, ServerState]:
-    with initialising(0):
+    with seeded_init(0):
         model = Model(mlp((4,), 3, hidden=(5,)))
     loss: Objective = supervised(model.predict, cross_entropy)
     algorithms: dict[str, Callable[[], Algorithm]] = {
@@ -72,17 +72,19 @@ def made(name: str) -> tuple[Algorithm, Sampler, ServerState]:
     return algorithm, sampler, algorithm.init(model.params)
 
 
-def plan(name: str, scattered: ClientId | None = None) -> Plan:
+def plan(name: str, scattered: ClientId | None = None) -> FederationProtocol:
     """Made from settings and made-up numbers alone; `scattered`: this peer starts elsewhere than others."""
     algorithm, sampler, start = made(name)
     if scattered is not None:
         g = torch.Generator().manual_seed(scattered)
         start = start._replace(params=tree.map(lambda x: torch.randn(x.shape, generator=g).to(x), start.params))
     made_up = Population.from_arrays(torch.zeros(9, 4), torch.arange(9) % 3, ["nobody"] * 9)
-    return Plan(f"test-{name}", algorithm, start, tree.index(Sampled(made_up, sampler).tasks([0], 0), 0), {"a": name})
+    return FederationProtocol(
+        f"test-{name}", algorithm, start, tree.index(Sampled(made_up, sampler).tasks([0], 0), 0), {"a": name}
+    )
 
 
-def peer(name: str, own: ClientId, terms: Terms, folder: Path, *, scattered: bool = False, **other: Any) -> Peer:
+def peer(name: str, own: ClientId, terms: PeerPolicy, folder: Path, *, scattered: bool = False, **other: Any) -> Peer:
     """A peer with its own rows, and nobody else's."""
     whole = population(len(terms.names))
     rows = whole.rows_of(own)
@@ -92,11 +94,11 @@ def peer(name: str, own: ClientId, terms: Terms, folder: Path, *, scattered: boo
     return Peer(plan(name, own if scattered else None), terms, own, source, keys, folder / NAMES[own], **other)
 
 
-def terms(peers: int = 4, **other: Any) -> Terms:
-    return Terms(**{"names": tuple(NAMES[:peers]), "rounds": 6, "seed": SEED, **other})
+def terms(peers: int = 4, **other: Any) -> PeerPolicy:
+    return PeerPolicy(**{"names": tuple(NAMES[:peers]), "rounds": 6, "seed": SEED, **other})
 
 
-def simulated(name: str, settled: Terms, mixes: Mapping[int, Mix] | None = None) -> list[Round]:
+def simulated(name: str, settled: PeerPolicy, mixes: Mapping[int, MixingMatrix] | None = None) -> list[Round]:
     """The same by `gossip`, with the exchanges that there were; None: all."""
     algorithm, sampler, start = made(name)
     engine = OneByOne(Sampled(population(len(settled.names)), sampler, seed=SEED))
@@ -120,7 +122,9 @@ def apart(state: ServerState, leaves: Mapping[str, Tensor]) -> float:
     return max(float((own[n].double() - leaves[n].double()).abs().max()) for n in own)
 
 
-def carried(settled: Terms, took: Mapping[ClientId, Sequence[Round]], dead: ClientId | None = None) -> dict[int, Mix]:
+def carried(
+    settled: PeerPolicy, took: Mapping[ClientId, Sequence[Round]], dead: ClientId | None = None
+) -> dict[int, MixingMatrix]:
     """The exchanges that there were, from what each peer says of its rounds; both ends must say the same.
 
     Args:
@@ -137,7 +141,7 @@ def carried(settled: Terms, took: Mapping[ClientId, Sequence[Round]], dead: Clie
         shares = torch.where(links & settled.links(t), settled.weights(t), 0.0)
         matrix = shares + torch.diag(1 - shares.sum(0 if settled.directed else 1))
         up = [(i, t) in said or bool(links[i].any()) for i in range(n)]
-        found[t] = Mix(matrix, tuple(up))
+        found[t] = MixingMatrix(matrix, tuple(up))
     return found
 
 

@@ -29,43 +29,45 @@ from peers.storms import storm, taking_what_comes
 
 from seedbed import tree
 from seedbed.deployment import peers_folder
-from seedbed.deployment.peers.address_book import Circle
-from seedbed.deployment.peers.network import Network
-from seedbed.deployment.peers.peer_loop import run
-from seedbed.deployment.peers.peer_policy import Terms
+from seedbed.deployment.peers.address_book import AddressBook
+from seedbed.deployment.peers.network import PeerNetwork
+from seedbed.deployment.peers.peer_loop import run_peer
+from seedbed.deployment.peers.peer_policy import PeerPolicy
 from seedbed.privacy.secure.keys import public_of
 from seedbed.rounds import Round
 from seedbed.rounds.mixing import second_eigenvalue
-from seedbed.serialization import fill, from_bytes, to_bytes, write_atomically
+from seedbed.serialization import fill_template, tensors_from_bytes, trees_to_bytes, write_atomically
 
 PEERS, MEMORY = 4, Path("/dev/shm")
 LONGEST = 100.0  # seconds of a process's life, after which it says where it hangs
 SECRETS = [bytes([i + 1]) * 32 for i in range(len(NAMES))]
 
 
-def circle(count: int) -> Circle:
-    return Circle(
+def circle(count: int) -> AddressBook:
+    return AddressBook(
         [f"127.0.0.1:{port}" for port in free_ports(count)], [public_of(secret) for secret in SECRETS[:count]]
     )
 
 
-def work(name: str, own: int, settled: Terms, met: Circle, folder: Path, pause: float = 0.0) -> None:
+def work(name: str, own: int, settled: PeerPolicy, met: AddressBook, folder: Path, pause: float = 0.0) -> None:
     """One peer's whole life; each round's state and company stay in its folder."""
     one = peer(name, own, settled, folder)
-    network = Network(met, own, settled.contacts(own), SECRETS[own])
-    for round in run(one, network):
-        write_atomically(folder / NAMES[own] / f"round-{round.number}", to_bytes({"state": round.state}))
+    network = PeerNetwork(met, own, settled.contacts(own), SECRETS[own])
+    for round in run_peer(one, network):
+        write_atomically(folder / NAMES[own] / f"round-{round.number}", trees_to_bytes({"state": round.state}))
         time.sleep(pause)
     network.close()
 
 
-def took(name: str, own: int, settled: Terms, folder: Path) -> list[Round]:
+def took(name: str, own: int, settled: PeerPolicy, folder: Path) -> list[Round]:
     """The rounds that a peer has closed, by its metrics; where it died before its state was written here, the start."""
     start, found = made(name)[2], []
     for line in (folder / NAMES[own] / "metrics.jsonl").read_text().split("\n")[:-1]:
         said = json.loads(line)
         path = folder / NAMES[own] / f"round-{said['round']}"
-        state = fill(start, from_bytes(path.read_bytes(), path.name), "state") if path.exists() else start
+        state = (
+            fill_template(start, tensors_from_bytes(path.read_bytes(), path.name), "state") if path.exists() else start
+        )
         found.append(Round(said["round"], state, [NAMES.index(peer) for peer in said["peers"]], {}))
     return found
 
@@ -113,16 +115,16 @@ def agreed(folder: Path, seed: int) -> dict[str, Any]:
         write_table(folder / f"{name}.csv", chances(seed, ord(name[0])))
     peers = [f"{name}=127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(3), strict=False)]
     given = {"rounds": 4, "reader": {"target": "outcome"}}
-    agreement = peers_folder.found(folder / "heart", peers, str(folder / "sample.csv"), given)
-    folders = peers_folder.chosen(folder / "heart", {})
+    agreement = peers_folder.init_peers(folder / "heart", peers, str(folder / "sample.csv"), given)
+    folders = peers_folder.choose_peer(folder / "heart", {})
 
     def be(one: Path, said: Callable[[str], object] = str) -> None:
-        peers_folder.join(one, folder / f"{one.name}.csv", said=said, deadline=20.0)
+        peers_folder.join_peers(one, folder / f"{one.name}.csv", said=said, deadline=20.0)
 
     ended = [finish({i: forked(partial(be, one)) for i, one in enumerate(folders)}) for _ in range(2)]
-    states_ = [peers_folder.what_a_peer_has(one) for one in folders]
+    states_ = [peers_folder.peer_contents(one) for one in folders]
     rounds = [[line["round"] for line in peers_folder.metrics_of(one)] for one in folders]
-    models = [from_bytes((one / "run" / "model.safetensors").read_bytes(), one.name) for one in folders]
+    models = [tensors_from_bytes((one / "run" / "model.safetensors").read_bytes(), one.name) for one in folders]
     fits = all(torch.equal(model[f"params.{n}"], p) for model, (_, sent, _) in zip(models, states_, strict=True)
                for n, p in sent.items())  # fmt: skip
     order = agreement.settings.schedule.order

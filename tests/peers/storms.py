@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from seedbed import tree
-from seedbed.deployment.peers.link import Link
-from seedbed.deployment.peers.messages import Status
+from seedbed.deployment.peers.link import PeerLink
+from seedbed.deployment.peers.messages import PeerStatus
 from seedbed.deployment.peers.peer import Peer
 from seedbed.rounds.mixing import Topology
 
@@ -76,22 +76,22 @@ def storm(seed: int, folder: Path, *, lose: float = 0.2, kills: float = 0.01, ro
 def taking_what_comes() -> Iterator[None]:
     """Inside, a peer counts each exchange whose offer it has heard, whatever the other end does: to see what that
     would cost."""
-    hear, ready, close = Link.hear, Link.ready, Link.close
+    hear, ready, close = PeerLink.hear, PeerLink.ready, PeerLink.close
 
-    def deaf(link: Link, status: Status, own_session: int, now: float) -> bool:
+    def deaf(link: PeerLink, status: PeerStatus, own_session: int, now: float) -> bool:
         taken = hear(link, status, own_session, now)
         link.theirs, link.doubt = link.counted, -1
         return taken
 
-    def closing(link: Link, round: int, counting: bool) -> None:
+    def closing(link: PeerLink, round: int, counting: bool) -> None:
         link.counted = link.theirs = round if counting else link.counted
 
-    Link.hear, Link.close = deaf, closing  # type: ignore[method-assign]
-    Link.ready = lambda link, round: round in link.offers  # type: ignore[method-assign]
+    PeerLink.hear, PeerLink.close = deaf, closing  # type: ignore[method-assign]
+    PeerLink.ready = lambda link, round: round in link.offers  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Link.hear, Link.ready, Link.close = hear, ready, close  # type: ignore[method-assign]
+        PeerLink.hear, PeerLink.ready, PeerLink.close = hear, ready, close  # type: ignore[method-assign]
 
 
 def total(states: list[Any]) -> dict[str, torch.Tensor]:

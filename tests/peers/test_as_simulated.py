@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from seedbed.rounds.gossip import Order
+from seedbed.rounds.gossip import GossipOrder
 from seedbed.rounds.mixing import Topology
 
 from .bench import World, apart, peer, simulated, states, terms
@@ -20,7 +20,7 @@ from .bench import World, apart, peer, simulated, states, terms
         ("push_sum", "exponential", "adapt_then_combine"),
     ],
 )
-def test_undisturbed_peers_are_the_simulation(name: str, topology: Topology, order: Order, disk: Path) -> None:
+def test_undisturbed_peers_are_the_simulation(name: str, topology: Topology, order: GossipOrder, disk: Path) -> None:
     """Each peer's whole state, round for round, to 1e-6: single precision, sums in another order."""
     settled = terms(5, rounds=4, topology=topology, order=order)
     world = World(lambda i, n: peer(name, i, settled, disk, started=n), 5)

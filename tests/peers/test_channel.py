@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from seedbed.deployment.peers import noise_channel
-from seedbed.deployment.peers.address_book import Circle
-from seedbed.deployment.peers.network import Network
-from seedbed.deployment.peers.noise_channel import FIRST, LENGTH, Channel, NotLetIn, accept, connect
+from seedbed.deployment.peers.address_book import AddressBook
+from seedbed.deployment.peers.network import PeerNetwork
+from seedbed.deployment.peers.noise_channel import FIRST, FRAME_LENGTH, Channel, NotLetIn, accept, connect
 from seedbed.privacy.secure.keys import public_of
 
 from .ports import free_ports
@@ -101,7 +101,7 @@ def test_a_recorded_handshake_opens_nothing() -> None:
     """Played again, it is answered, but who plays it can say no word; each connection has keys of its own."""
     *_, first = met(A, public_of(B))
     again = pair()
-    again[0].sendall(first + LENGTH.pack(16) + bytes(16))
+    again[0].sendall(first + FRAME_LENGTH.pack(16) + bytes(16))
     _, played = accept(again[1], B, {0: public_of(A)}.get)
     with pytest.raises(ConnectionError, match="was altered"):
         played.receive(100)
@@ -125,7 +125,11 @@ def test_messages_out_of_order_altered_or_too_long() -> None:
     a.stream = type("Kept", (), {"sendall": lambda _, data: frames.append(data)})()
     for message in (b"one", b"two", b"six"):
         a.send(message)
-    for wrong, why in ((frames[1], "altered"), (LENGTH.pack(1 << 31), "at most"), (LENGTH.pack(3) + b"abc", "at most")):
+    for wrong, why in (
+        (frames[1], "altered"),
+        (FRAME_LENGTH.pack(1 << 31), "at most"),
+        (FRAME_LENGTH.pack(3) + b"abc", "at most"),
+    ):
         near, far = pair()
         near.sendall(wrong)
         b.stream = far
@@ -137,10 +141,10 @@ def test_a_contact_that_sends_without_end_takes_no_memory() -> None:
     """By its own right key: messages of 4 GB, messages of half a million empty frames, and 40 messages of 2 MB that are
     not read. Memory grows by less than 64 MB, and the other contact is heard."""
     keys = [public_of(secret) for secret in (A, B, STRANGER)]
-    circle = Circle([f"127.0.0.1:{port}" for port in free_ports(3)], keys)
+    circle = AddressBook([f"127.0.0.1:{port}" for port in free_ports(3)], keys)
     largest = 2 << 20
-    b = Network(circle, 1, [0, 2], B, largest=largest)
-    honest = Network(circle, 2, [1], STRANGER)
+    b = PeerNetwork(circle, 1, [0, 2], B, largest=largest)
+    honest = PeerNetwork(circle, 2, [1], STRANGER)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     big = bytes(largest)
     try:
@@ -160,7 +164,7 @@ def test_a_contact_that_sends_without_end_takes_no_memory() -> None:
         honest.close()
 
 
-def _said(circle: Circle, message: bytes | None) -> None:
+def _said(circle: AddressBook, message: bytes | None) -> None:
     """A message from A to B, or the beginning of one of 4 GB, of which 8 MB follow."""
     with socket.create_connection(("127.0.0.1", int(circle.addresses[1].rpartition(":")[2]))) as stream:
         stream.settimeout(0.2)
@@ -168,7 +172,7 @@ def _said(circle: Circle, message: bytes | None) -> None:
             mine: Channel = connect(stream, 0, A, circle.keys[1])
             stream.settimeout(0.2)
             if message is None:
-                stream.sendall(LENGTH.pack(2**32 - 1) + bytes(8 << 20))
+                stream.sendall(FRAME_LENGTH.pack(2**32 - 1) + bytes(8 << 20))
             else:
                 mine.send(message)
         except OSError:
@@ -179,11 +183,11 @@ def test_strangers_that_say_nothing_do_not_keep_contacts_out(monkeypatch: pytest
     """More connections than are open to strangers at once: they are ended, and contacts come in."""
     monkeypatch.setattr(noise_channel, "HANDSHAKE", 0.5)
     keys = [public_of(A), public_of(B)]
-    circle = Circle([f"127.0.0.1:{port}" for port in free_ports(2)], keys)
-    b = Network(circle, 1, [0], B)
+    circle = AddressBook([f"127.0.0.1:{port}" for port in free_ports(2)], keys)
+    b = PeerNetwork(circle, 1, [0], B)
     port = int(circle.addresses[1].rpartition(":")[2])
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
-    a = Network(circle, 0, [1], A)
+    a = PeerNetwork(circle, 0, [1], A)
     try:
         end = time.monotonic() + 20
         while time.monotonic() < end:

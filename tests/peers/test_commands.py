@@ -11,7 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from seedbed.cli.commands import app
-from seedbed.deployment.peers_folder import chosen, found, join, metrics_of, spoken, what_a_peer_has
+from seedbed.deployment.peers_folder import (
+    choose_peer,
+    init_peers,
+    join_peers,
+    metrics_of,
+    peer_contents,
+    peer_log_line,
+)
 from seedbed.errors import InputError
 
 from .ports import free_ports
@@ -36,7 +43,7 @@ def test_init_makes_a_folder_for_each_peer(sample: str, tmp_path: Path) -> None:
              "--set", "reader.target=outcome"]  # fmt: skip
     said = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "heart/peers/b" in said.output.replace("\n", "")
-    folders = chosen(tmp_path / "heart", {})
+    folders = choose_peer(tmp_path / "heart", {})
     assert [folder.name for folder in folders] == ["a", "b", "c"]
     assert len({(folder / "secret.key").read_bytes() for folder in folders}) == 3
     for name in ("agreement.json", "circle.json"):
@@ -46,21 +53,21 @@ def test_init_makes_a_folder_for_each_peer(sample: str, tmp_path: Path) -> None:
     assert agreed["schedule"]["topology"] == "complete"
     assert all((folder / "secret.key").stat().st_mode & 0o077 == 0 for folder in folders)
     with pytest.raises(InputError, match="has no model yet"):
-        what_a_peer_has(folders[0])
+        peer_contents(folders[0])
 
 
 def test_under_torchrun_each_process_is_the_peer_of_its_rank(sample: str, tmp_path: Path) -> None:
-    found(tmp_path / "heart", ["z", "a"], sample, given())
-    assert [p.name for p in chosen(tmp_path / "heart", {"RANK": "1", "WORLD_SIZE": "2"})] == ["a"]
+    init_peers(tmp_path / "heart", ["z", "a"], sample, given())
+    assert [p.name for p in choose_peer(tmp_path / "heart", {"RANK": "1", "WORLD_SIZE": "2"})] == ["a"]
     with pytest.raises(InputError, match="torchrun started 3 processes for 2 peers"):
-        chosen(tmp_path / "heart", {"RANK": "1", "WORLD_SIZE": "3"})
+        choose_peer(tmp_path / "heart", {"RANK": "1", "WORLD_SIZE": "3"})
 
 
 @pytest.mark.slow
 def test_torchrun_starts_them(sample: str, tmp_path: Path) -> None:
     """Each rank is its peer; all come to the end, and agree on what they have done."""
     peers = [f"{name}=127.0.0.1:{port}" for name, port in zip("abc", free_ports(3), strict=True)]
-    found(tmp_path / "heart", peers, sample, given())
+    init_peers(tmp_path / "heart", peers, sample, given())
     for name in "abc":
         shutil.copyfile(sample, tmp_path / f"{name}.csv")
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", "seedbed"]
@@ -68,7 +75,7 @@ def test_torchrun_starts_them(sample: str, tmp_path: Path) -> None:
     said = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("all rounds are done") == 3
-    for folder in chosen(tmp_path / "heart", {}):
+    for folder in choose_peer(tmp_path / "heart", {}):
         assert [line["peers"] for line in metrics_of(folder)] == [["a", "b", "c"]] * 3
 
 
@@ -88,25 +95,25 @@ def test_what_cannot_be_followed(
     peers: list[str], settings: dict[str, Any], words: str, sample: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=words):
-        found(tmp_path / "heart", peers, sample, settings)
+        init_peers(tmp_path / "heart", peers, sample, settings)
     assert [path.name for path in tmp_path.iterdir()] == ["sample.csv"]
 
 
 def test_folders_that_are_none(sample: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no peer's folder"):
-        join(tmp_path, Path(sample), said=str)
+        join_peers(tmp_path, Path(sample), said=str)
     with pytest.raises(InputError, match="holds no peers"):
-        chosen(tmp_path)
+        choose_peer(tmp_path)
     with pytest.raises(InputError, match="is not empty"):
-        found(tmp_path, ["a", "b"], sample, given())
+        init_peers(tmp_path, ["a", "b"], sample, given())
 
 
 def test_what_people_are_told() -> None:
     told = [
-        spoken({"event": "waiting", "round": 4, "peers": ["b", "c"]}),
-        spoken({"event": "silent", "round": 4, "peer": "b", "seconds": 60.0}),
-        spoken({"event": "closed", "round": 5, "peers": ["c"], "info": {"loss": 0.25}}),
-        spoken({"event": "message refused", "why": "the MAC is wrong"}),
+        peer_log_line({"event": "waiting", "round": 4, "peers": ["b", "c"]}),
+        peer_log_line({"event": "silent", "round": 4, "peer": "b", "seconds": 60.0}),
+        peer_log_line({"event": "closed", "round": 5, "peers": ["c"], "info": {"loss": 0.25}}),
+        peer_log_line({"event": "message refused", "why": "the MAC is wrong"}),
     ]
     assert told == [
         "round 5: waiting for b, c",

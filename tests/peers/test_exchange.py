@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from seedbed import tree
-from seedbed.deployment.peers.messages import mixed_of, with_mixed
+from seedbed.deployment.peers.messages import mixed_part, with_mixed_part
 from seedbed.deployment.peers.output import METRICS
-from seedbed.deployment.peers.peer import Alone
-from seedbed.deployment.peers.peer_policy import Terms
+from seedbed.deployment.peers.peer import NoPeersHeard
+from seedbed.deployment.peers.peer_policy import PeerPolicy
 from seedbed.errors import InputError
 
 from .bench import NAMES, World, apart, carried, peer, plan, simulated, states, terms
@@ -21,7 +21,7 @@ from .storms import storm
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def world(folder: Path, settled: Terms, name: str = "dpsgd", **network: Any) -> World:
+def world(folder: Path, settled: PeerPolicy, name: str = "dpsgd", **network: Any) -> World:
     return World(lambda i, n: peer(name, i, settled, folder, started=n), len(settled.names), **network)
 
 
@@ -30,7 +30,7 @@ def until(some: World, who: int, round: int) -> None:
         some.step()
 
 
-def from_simulation(some: World, settled: Terms, name: str = "dpsgd", dead: int | None = None) -> float:
+def from_simulation(some: World, settled: PeerPolicy, name: str = "dpsgd", dead: int | None = None) -> float:
     """How far peers end from `gossip` with the exchanges that there were."""
     want = states(simulated(name, settled, carried(settled, some.took, dead))[-1])
     return max(apart(one.state, want[i]) for i, one in some.ended.items())
@@ -99,7 +99,7 @@ def test_killed_at_any_instant_and_started_at_once_is_undisturbed(order: Any, di
         some.run()
         for i, one in whole.ended.items():
             again = some.ended[i]
-            assert tree.nesting(again.state) == tree.nesting(one.state)
+            assert tree.structure_of(again.state) == tree.structure_of(one.state)
             assert apart(again.state, tree.named_leaves(one.state)) == 0
             assert apart(again._kept, tree.named_leaves(one._kept)) == 0
 
@@ -130,7 +130,7 @@ def test_who_hears_nobody_does_not_learn_alone(disk: Path) -> None:
     until(some, 0, 2)
     for i in (1, 2):
         some.kill(i)
-    with pytest.raises(Alone, match="a heard nobody for 20 seconds in round 3 of 6"):
+    with pytest.raises(NoPeersHeard, match="a heard nobody for 20 seconds in round 3 of 6"):
         some.run()
     assert some.alive[0].round == 2
 
@@ -200,8 +200,8 @@ def test_what_travels_is_what_is_mixed() -> None:
     """Whole numbers stay each peer's own."""
     start = plan("dpsgd").start
     counting = start._replace(extra={"count": torch.tensor(3), "w": torch.ones(())})
-    offered = mixed_of(counting)
+    offered = mixed_part(counting)
     assert set(offered) == {name for name in tree.named_leaves(counting) if name != "extra.count"}
-    doubled = with_mixed(counting, {name: 2 * leaf for name, leaf in offered.items()})
+    doubled = with_mixed_part(counting, {name: 2 * leaf for name, leaf in offered.items()})
     assert (doubled.extra["count"], doubled.extra["w"]) == (3, 2)
     assert torch.equal(doubled.params["head.bias"], 2 * start.params["head.bias"])

@@ -4,9 +4,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from seedbed.privacy.secure import Plan, SecureClient, SecureServer
+from seedbed.privacy.secure import SecAggPlan, SecureClient, SecureServer
 from seedbed.privacy.secure.keys import new_identity
-from seedbed.privacy.secure.secagg_protocol import Unmasking
+from seedbed.privacy.secure.secagg_protocol import UnmaskRequest
 
 STAGES = ("advertise", "share", "mask", "confirm", "unmask")
 
@@ -18,7 +18,7 @@ class Attempt:
         silent: who never sends its masked update.
     """
 
-    def __init__(self, agreed: Plan, count: int, stage: str, *, silent: Collection[int] = ()):
+    def __init__(self, agreed: SecAggPlan, count: int, stage: str, *, silent: Collection[int] = ()):
         self.plan = agreed
         self.pairs = {c: new_identity() for c in range(count)}
         self.identities = {c: pair[1] for c, pair in self.pairs.items()}
@@ -52,4 +52,4 @@ class Attempt:
         if self.plan.malicious_server:
             for c in self.survivors:
                 self.server.receive_signature(c, self.clients[c].confirm(self.survivors))
-        self.asked: Unmasking = self.server.unmasking()
+        self.asked: UnmaskRequest = self.server.unmasking()

@@ -6,16 +6,16 @@ from unittest import mock
 
 import numpy as np
 
-from seedbed.privacy.secure import Aborted, Plan, secure_sum
+from seedbed.privacy.secure import RoundAborted, SecAggPlan, secure_sum
 from seedbed.privacy.secure.in_process import plain_sum
 
 CLIENTS, NUMBERS = 20, 30
 
 
-def plan(**given: object) -> Plan:
+def plan(**given: object) -> SecAggPlan:
     """For 20 clients; a client is hidden from fewer than 4 of its neighbours."""
     settings = {"run": "test", "round": 0, "attempt": 0, "length": NUMBERS, "neighbours": 19, "threshold": 4}
-    return Plan(**settings | given)  # type: ignore[arg-type]
+    return SecAggPlan(**settings | given)  # type: ignore[arg-type]
 
 
 def losses(rng: np.random.Generator, kind: str) -> list[list[int]]:
@@ -29,7 +29,7 @@ def losses(rng: np.random.Generator, kind: str) -> list[list[int]]:
     return lost
 
 
-def is_exact(agreed: Plan, lost: Sequence[Collection[int]], rng: np.random.Generator) -> bool:
+def is_exact(agreed: SecAggPlan, lost: Sequence[Collection[int]], rng: np.random.Generator) -> bool:
     """Whether the sum is the plain one of those left, bit for bit, or where too few are left, a named abort."""
     updates = {c: rng.normal(size=agreed.length) for c in range(CLIENTS)}
     weights = {c: float(rng.uniform(0.1, 1)) for c in updates}
@@ -37,20 +37,20 @@ def is_exact(agreed: Plan, lost: Sequence[Collection[int]], rng: np.random.Gener
     try:
         with mock.patch("seedbed.privacy.secure.secagg_client.draw_neighbours", foreseen):
             found = secure_sum(agreed, updates, weights, lost=lost)
-    except Aborted:
+    except RoundAborted:
         return left is None
     plain = plain_sum(agreed.grid, {c: updates[c] for c in found.clients}, weights)
     return found.clients == left and bool((found.words == plain).all())
 
 
-def foreseen(agreed: Plan, roster: Collection[int], client: int) -> frozenset[int]:
+def foreseen(agreed: SecAggPlan, roster: Collection[int], client: int) -> frozenset[int]:
     """The neighbours that a client draws, as a function of plan and client, so that a test can foretell them."""
     about = agreed.digest + bytes([client])
     others = sorted(set(roster) - {client}, key=lambda c: hashlib.sha256(about + bytes([c])).digest())
     return frozenset(others[: agreed.neighbours])
 
 
-def survivors(agreed: Plan, lost: Sequence[Collection[int]]) -> set[int] | None:
+def survivors(agreed: SecAggPlan, lost: Sequence[Collection[int]]) -> set[int] | None:
     """Whose updates count, from the graph alone, by the protocol's rules; None where it cannot end.
 
     Whoever sees fewer than t of its holders goes no further; and every secret that is needed (of each survivor, and of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.federated import Algorithm, ClientId, Group, Message, Replies, ServerState
+from seedbed.federated import Algorithm, ClientId, Message, MessageBatch, Replies, ServerState
 from seedbed.tree import Tree
 
 
@@ -19,10 +19,10 @@ class Saying:
         self.weights = [1.0] * len(says) if weights is None else weights
         self.losses = [0.5] * len(says) if losses is None else losses
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         asked = list(sent)
         for some in (asked[i : i + 2] for i in range(0, len(asked), 2)):
-            yield Group(some, tree.stack([self.message(c) for c in some]))
+            yield MessageBatch(some, tree.stack([self.message(c) for c in some]))
 
     def message(self, client: ClientId) -> Message:
         says, weight = self.says[client], torch.tensor(self.weights[client], dtype=torch.float64)

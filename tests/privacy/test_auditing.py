@@ -17,16 +17,16 @@ from seedbed.audit import canaries as mechanisms
 from seedbed.audit import noise_probe
 from seedbed.audit.attacks import canary_bound, label_leak, property_inference
 from seedbed.audit.findings import Audit, Claim, Finding
-from seedbed.audit.members import AT, halved, lira
-from seedbed.audit.views import echo, released, secure_mean, update_in
+from seedbed.audit.members import AT, lira, random_halves
+from seedbed.audit.views import echo, release_of, secure_mean, update_in
 from seedbed.experiments.config import PrivacySettings
-from seedbed.experiments.privacy_plan import Promise
+from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.stages import Show
 from seedbed.privacy.differential import (
     Adaptive,
     Independent,
     Ledger,
-    Local,
+    LocalPrivacy,
     Noise,
     TreeAggregation,
     distributed_noise,
@@ -34,7 +34,7 @@ from seedbed.privacy.differential import (
 )
 from seedbed.privacy.differential.central import bind
 from seedbed.privacy.differential.mechanisms import Mechanism
-from seedbed.reports.png import below, beside, png
+from seedbed.reports.png import png, side_by_side_images, stack_images
 from seedbed.tree import Tree
 
 KEY = Noise(bytes(range(32)))
@@ -54,23 +54,23 @@ class Weakened(Independent):
 
 def test_what_is_released_is_clipped_and_noised_by_the_real_mechanism() -> None:
     """min(1, C/‖x‖)·x + z·C·noise, to the noise of the very round: 5 is clipped to 2; the others are taken off."""
-    quiet = released(Independent(KEY, 0.0, 3, 9), 2.0, tree.stack([MESSAGE]))
+    quiet = release_of(Independent(KEY, 0.0, 3, 9), 2.0, tree.stack([MESSAGE]))
     assert quiet["w"].flatten().tolist() == pytest.approx([1.2, 0, 0, 1.6], abs=1e-5)
-    loud = released(Independent(KEY, 0.5, 3, 9), 2.0, tree.stack([MESSAGE]), 4)
+    loud = release_of(Independent(KEY, 0.5, 3, 9), 2.0, tree.stack([MESSAGE]), 4)
     noise = bind(Independent(KEY, 0.5, 3, 9), echo(), 2.0).key.normal_like(MESSAGE, "sum", 4)
     for name, x in quiet.items():
         assert torch.allclose(loud[name].double(), x.double() + 0.5 * 2.0 * noise[name], atol=1e-5)
 
 
 def test_two_unknown_messages_are_seen_as_their_sum() -> None:
-    both = released(Independent(KEY, 0.0, 3, 9), 100.0, tree.stack([MESSAGE, MESSAGE]))
+    both = release_of(Independent(KEY, 0.0, 3, 9), 100.0, tree.stack([MESSAGE, MESSAGE]))
     assert torch.allclose(both["w"], 2 * MESSAGE["w"], atol=1e-5)
 
 
 def test_local_noise_is_the_clients_own() -> None:
     """Deviation 2z·C on every number of one message, none from the server."""
     message = {"w": torch.zeros(20_000)}
-    seen = released(Local(KEY, 0.5, 3, 9), 2.0, tree.stack([message]))
+    seen = release_of(LocalPrivacy(KEY, 0.5, 3, 9), 2.0, tree.stack([message]))
     assert float(seen["w"].std()) == pytest.approx(2 * 0.5 * 2.0, rel=0.02)
 
 
@@ -100,9 +100,9 @@ def test_the_update_is_found_in_any_message() -> None:
 
 def test_high_scores_alone() -> None:
     scores, included = np.arange(10.0), np.arange(10) >= 5
-    assert canary_bound.guess(scores, included, part=0.4) == canary_bound.Guesses(10, 4, 4)
-    assert canary_bound.guess(scores, ~included, part=0.4) == canary_bound.Guesses(10, 4, 0)
-    assert canary_bound.guess(scores, included, part=0.4, absent=False) == canary_bound.Guesses(10, 2, 2)
+    assert canary_bound.guess_canaries(scores, included, part=0.4) == canary_bound.CanaryGuesses(10, 4, 4)
+    assert canary_bound.guess_canaries(scores, ~included, part=0.4) == canary_bound.CanaryGuesses(10, 4, 0)
+    assert canary_bound.guess_canaries(scores, included, part=0.4, absent=False) == canary_bound.CanaryGuesses(10, 2, 2)
 
 
 @pytest.mark.parametrize("clip", [1.0, Adaptive()], ids=["fixed", "adaptive"])
@@ -111,25 +111,25 @@ def test_noise_as_claimed_passes_and_none_does_not(clip: float | Adaptive, rate:
     z = noise_for(2.0, 1e-5, rate=rate, times=rounds)
     for factor, refuted in ((1.0, False), (0.1, True), (0.0, True)):
         mechanism = Weakened(KEY, z, round(500 * rate), 500, factor)
-        bound = canary_bound.lower_bound(mechanisms.guessed(mechanism, clip, rounds), 1e-5)
+        bound = canary_bound.lower_bound(mechanisms.guess_participation(mechanism, clip, rounds), 1e-5)
         assert (bound > 2) == refuted, (factor, bound)
 
 
 def test_canaries_go_through_a_tree_of_noise() -> None:
     z = noise_for(2.0, 1e-5, times=1)
     good: Mechanism = TreeAggregation(KEY, z, 100, 400)
-    assert 0 <= canary_bound.lower_bound(mechanisms.guessed(good, 1.0, 4), 1e-5) <= 2
+    assert 0 <= canary_bound.lower_bound(mechanisms.guess_participation(good, 1.0, 4), 1e-5) <= 2
     silent = TreeAggregation(KEY, 1e-6, 100, 400)
-    assert canary_bound.lower_bound(mechanisms.guessed(silent, 1.0, 4), 1e-5) > 2
+    assert canary_bound.lower_bound(mechanisms.guess_participation(silent, 1.0, 4), 1e-5) > 2
 
 
-def promise(mechanism: str = "gaussian", clip: float | None = 1.0) -> Promise:
+def promise(mechanism: str = "gaussian", clip: float | None = 1.0) -> PrivacyPromise:
     z = noise_for(2.0, 1e-5, rate=0.1, times=20)
     settings = PrivacySettings(epsilon=2.0, mechanism=mechanism, clip=clip)  # type: ignore[arg-type]
-    return Promise(settings, 2.0, 1e-5, z, 10, 100, 20, 0, size=500, honest=6)
+    return PrivacyPromise(settings, 2.0, 1e-5, z, 10, 100, 20, 0, size=500, honest=6)
 
 
-def probed(plan: Promise) -> Any:
+def probed(plan: PrivacyPromise) -> Any:
     told = noise_probe.noise(plan, claimed=True, show=Show())
     assert told.claim is not None
     return told
@@ -220,27 +220,27 @@ def test_canaries_go_through_noise_of_the_clients_own() -> None:
     assert silent.rows[0].figures["private"].value > 2
 
 
-def canaries_of(plan: Promise) -> Any:
-    told = mechanisms.canaries(plan, claimed=True, count=60, seed=0, show=Show())
+def canaries_of(plan: PrivacyPromise) -> Any:
+    told = mechanisms.probe_canaries(plan, claimed=True, count=60, seed=0, show=Show())
     assert told.claim is not None
     return told
 
 
 def test_canaries_do_not_apply_where_there_is_no_sum() -> None:
-    local = mechanisms.canaries(promise("local"), claimed=True, count=100, seed=0, show=Show())
+    local = mechanisms.probe_canaries(promise("local"), claimed=True, count=100, seed=0, show=Show())
     assert "no sum" in (local.missing or "")
 
 
 def test_a_ledger_that_counts_too_little_is_refuted(tmp_path: Path) -> None:
     """All 20 rounds charged: as claimed. One short, or no ledger at all: refuted."""
     plan = promise()
-    assert "is gone" in mechanisms.ledger(plan, tmp_path).claim.said  # type: ignore[union-attr]
+    assert "is gone" in mechanisms.check_ledger(plan, tmp_path).claim.said  # type: ignore[union-attr]
     book = Ledger(tmp_path / "ledger.jsonl", epsilon=plan.epsilon, delta=plan.delta, rounds=20)
     for round in range(20):
-        told = mechanisms.ledger(plan, tmp_path) if round in (0, 19) else None
+        told = mechanisms.check_ledger(plan, tmp_path) if round in (0, 19) else None
         assert told is None or (told.claim is not None and told.claim.refuted)
         book.charge(round, plan.mechanism(KEY).cost(round))
-    told = mechanisms.ledger(plan, tmp_path)
+    told = mechanisms.check_ledger(plan, tmp_path)
     assert told.claim is not None
     assert not told.claim.refuted
     assert told.rows[0].figures["private"].value == pytest.approx(2.0, rel=1e-3)
@@ -258,7 +258,7 @@ def test_canaries_keep_the_rate() -> None:
 def test_area_by_hand() -> None:
     """Of six pairs one is wrong and one a tie: (4 + 0.5)/6."""
     scores = np.array([3.0, 1.0, 2.0, 0.0, 1.0])
-    found = property_inference.area(scores, np.array([True, False, True, False, True]))
+    found = property_inference.area_under_curve(scores, np.array([True, False, True, False, True]))
     assert found.area == pytest.approx(5.5 / 6)
     assert found.low < found.area < found.high == 1
 
@@ -268,21 +268,26 @@ def test_a_property_is_told_from_messages_and_not_from_noise() -> None:
     has = np.arange(60) % 2 == 0
     direction = rng.normal(size=2000) / 2000**0.5
     known, seen = (rng.normal(size=(60, 2000)) / 20 + np.outer(has, 3 * direction) for _ in range(2))
-    assert property_inference.area(property_inference.told_apart(known, has, seen), has).area > 0.95
-    blind = property_inference.area(property_inference.told_apart(known, has, rng.normal(size=(60, 2000))), has)
+    assert (
+        property_inference.area_under_curve(property_inference.train_property_classifier(known, has, seen), has).area
+        > 0.95
+    )
+    blind = property_inference.area_under_curve(
+        property_inference.train_property_classifier(known, has, rng.normal(size=(60, 2000))), has
+    )
     assert blind.low < 0.5 < blind.high
 
 
 def test_labels_by_hand() -> None:
     held = torch.tensor([True, False, False, False])
-    assert label_leak.balanced(held, held) == 1
-    assert label_leak.balanced(torch.zeros(4, dtype=torch.bool), held) == 0.5
+    assert label_leak.balanced_accuracy(held, held) == 1
+    assert label_leak.balanced_accuracy(torch.zeros(4, dtype=torch.bool), held) == 0.5
 
 
 def test_members_are_found_by_their_scores_alone() -> None:
     """N(3, 1) in and N(0, 1) out: Φ(3 − 2.33) = 0.75 are found at 1 %; where nothing is told, the 1 % themselves."""
     rng = np.random.default_rng(0)
-    included = np.stack([halved(rng, 100) for _ in range(16)])
+    included = np.stack([random_halves(rng, 100) for _ in range(16)])
     found = lira(rng.normal(size=included.shape) + 3 * included, included)
     assert 0.6 < found.rate.rate < 0.85
     blind = lira(rng.normal(size=included.shape), included)
@@ -309,7 +314,7 @@ def test_a_png_holds_its_pixels() -> None:
     colour = np.stack([grey, 0 * grey, grey])
     assert pixels(png(colour))[0, 1].tolist() == [255, 0, 255]
     assert pixels(png(grey, zoom=3)).shape == (6, 6, 1)
-    assert below([beside([grey, grey]), beside([grey, grey])]).shape == (1, 5, 5)
+    assert stack_images([side_by_side_images([grey, grey]), side_by_side_images([grey, grey])]).shape == (1, 5, 5)
 
 
 def test_the_verdict_says_what_it_can() -> None:

@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 
 from seedbed.errors import InputError
-from seedbed.privacy.secure import Aborted, Grid, Masks, Plan, Refused, keys, shamir
-from seedbed.privacy.secure.fixed_point import Words
-from seedbed.privacy.secure.masks import own_mask, pair_mask
-from seedbed.privacy.secure.secagg_protocol import Unmasking, draw_neighbours, neighbourhoods, survivors_statement
+from seedbed.privacy.secure import ClientAbort, FixedPointGrid, MaskedSums, RoundAborted, SecAggPlan, keys, shamir
+from seedbed.privacy.secure.fixed_point import GridWords
+from seedbed.privacy.secure.masks import pair_mask, self_mask_of
+from seedbed.privacy.secure.secagg_protocol import UnmaskRequest, draw_neighbours, neighbourhoods, survivors_statement
 
 from .attempt import Attempt
 from .bench import plan
@@ -18,7 +18,7 @@ from .bench import plan
 VICTIM = 0
 
 
-def read_off(agreed: Plan, count: int, colluding: int) -> bool:
+def read_off(agreed: SecAggPlan, count: int, colluding: int) -> bool:
     """Whether a server with so many colluding clients gets an honest client's update, as it was sent.
 
     Some of the honest clients are told that it survived, the others that it did not; those that collude sign both, and
@@ -37,19 +37,19 @@ def read_off(agreed: Plan, count: int, colluding: int) -> bool:
             shares[which][c + 1] = deceived.clients[c]._held[VICTIM][which]
         for c in told:
             try:
-                answer = deceived.clients[c].unmask(Unmasking(survivors, signatures))
-            except Refused:
+                answer = deceived.clients[c].unmask(UnmaskRequest(survivors, signatures))
+            except ClientAbort:
                 continue
             shares[which] |= {c + 1: (answer.alive, answer.lost)[which][VICTIM]} if c != VICTIM else {}
     if min(map(len, shares)) < agreed.threshold:
         return False
-    first, second = (shamir.reconstruct(dict(sorted(some.items())[: agreed.threshold])) for some in shares)
+    first, second = (shamir.reconstruct_secret(dict(sorted(some.items())[: agreed.threshold])) for some in shares)
     return opens(deceived, first, second)
 
 
 def opens(deceived: Attempt, self_mask: bytes, masking: bytes) -> bool:
     agreed = deceived.plan
-    words: Words = deceived.masked[VICTIM].words - own_mask(agreed, self_mask)
+    words: GridWords = deceived.masked[VICTIM].words - self_mask_of(agreed, self_mask)
     for other in deceived.deliveries[VICTIM]:
         public = deceived.roster[other].masking
         np.subtract(words, pair_mask(agreed, masking, public, VICTIM, other), out=words)
@@ -61,9 +61,9 @@ def test_an_update_is_safe_until_two_thresholds_overlap(count: int, lost: float)
     """Both of a client's secrets take 2t shares, of which holders that collude give two each: k + c ≥ 2t. In a complete
     graph it takes one client more, whose signature the others wait for. The plan holds at the bound, for more than it
     states, and not beyond."""
-    agreed = Masks(malicious_server=True, lost=lost).plan(count, 4, Grid(clients=count), 0)
+    agreed = MaskedSums(malicious_server=True, lost=lost).plan(count, 4, FixedPointGrid(clients=count), 0)
     bound = 2 * agreed.threshold - agreed.neighbours
-    stated = Masks(malicious_server=True, lost=lost).assumed(count).colluding
+    stated = MaskedSums(malicious_server=True, lost=lost).assumed(count).colluding
     assert stated < bound
     found = {c: read_off(agreed, count, c) for c in (stated, bound, bound + 1)}
     assert found == {stated: False, bound: False, bound + 1: True}
@@ -72,20 +72,22 @@ def test_an_update_is_safe_until_two_thresholds_overlap(count: int, lost: float)
 def test_the_default_plan_holds_against_all_but_four() -> None:
     """`malicious_server=True` with nothing else said, and so many that only four clients are honest."""
     for count in (10, 16):
-        assert not read_off(Masks(malicious_server=True).plan(count, 4, Grid(clients=count), 0), count, count - 4)
+        assert not read_off(
+            MaskedSums(malicious_server=True).plan(count, 4, FixedPointGrid(clients=count), 0), count, count - 4
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [20, 30])
 def test_the_default_plan_holds_for_larger_rounds(count: int) -> None:
-    agreed = Masks(malicious_server=True).plan(count, 4, Grid(clients=count), 0)
+    agreed = MaskedSums(malicious_server=True).plan(count, 4, FixedPointGrid(clients=count), 0)
     assert not any(read_off(agreed, count, colluding) for colluding in range(0, count - 3, 3))
 
 
 def test_an_update_that_survived_is_never_left_by_itself() -> None:
     """The server names as survivors the victim and no more of its holders than it must: any fewer, and no holder gives
     a share of its self-mask; with those its masks stand, since their own holders have signed that they survived."""
-    agreed = Masks(malicious_server=True, lost=0.2).plan(10, 4, Grid(clients=10), 0)
+    agreed = MaskedSums(malicious_server=True, lost=0.2).plan(10, 4, FixedPointGrid(clients=10), 0)
     for named in range(3, 10):
         deceived = Attempt(agreed, 10, "confirm")
         survivors = frozenset(range(named))
@@ -94,8 +96,8 @@ def test_an_update_that_survived_is_never_left_by_itself() -> None:
             try:
                 signed = {h: keys.sign(deceived.pairs[h][0], survivors_statement(agreed, survivors)) for h in survivors}
                 deceived.clients[c].confirm(survivors)
-                given += VICTIM in deceived.clients[c].unmask(Unmasking(survivors, signed)).alive
-            except Refused:
+                given += VICTIM in deceived.clients[c].unmask(UnmaskRequest(survivors, signed)).alive
+            except ClientAbort:
                 continue
         assert given == (named - 1 if named > agreed.threshold else 0)
 
@@ -132,11 +134,11 @@ def test_a_server_cannot_choose_a_clients_neighbours() -> None:
 
 def test_holders_are_drawn_after_the_roster_is_fixed() -> None:
     """Nothing that a client sends or holds before tells them, and a small roster is refused: the odds count on it."""
-    agreed = Masks().plan(60, 4, Grid(clients=60), 0)
+    agreed = MaskedSums().plan(60, 4, FixedPointGrid(clients=60), 0)
     assert agreed.roster == 42
     attempt = Attempt(agreed, 60, "share")
     assert not attempt.victim._holders
-    with pytest.raises(Refused, match="the least is 42"):
+    with pytest.raises(ClientAbort, match="the least is 42"):
         attempt.victim.share(attempt.roster[:41])
     twice = [Attempt(agreed, 60, "share").victim for _ in range(2)]
     assert len({frozenset(client.share(attempt_roster(client, attempt))) for client in twice}) == 2
@@ -153,17 +155,19 @@ def attempt_roster(client: object, attempt: Attempt) -> list[object]:
 @pytest.mark.parametrize(
     ("form", "clients", "words"),
     [
-        (Masks(malicious_server=True, lost=0.4), 10, "2 of them, and spares 4 that are lost: .* twice those lost"),
-        (Masks(colluding=0.6, lost=0.5), 20, "follows the protocol together with 12 of them, and spares 10"),
-        (Masks(malicious_server=True, lost=0.3), 4, "no threshold protects 4 clients"),
-        (Masks(neighbours=14, threshold=8), 100, r"an update is exposed are 1 in .* \(at most 1 in 1.1e"),
-        (Masks(threshold=2), 10, "threshold=2 of 9 neighbours does not protect 10 clients: with 2 colluding"),
-        (Masks(threshold=9), 10, r"with 3 lost, that it is given up, 1 in 1 \(at most 1 in 1e\+06\)"),
-        (Masks(threshold=40), 10, "it must be from 2 to 9"),
+        (MaskedSums(malicious_server=True, lost=0.4), 10, "2 of them, and spares 4 that are lost: .* twice those lost"),
+        (MaskedSums(colluding=0.6, lost=0.5), 20, "follows the protocol together with 12 of them, and spares 10"),
+        (MaskedSums(malicious_server=True, lost=0.3), 4, "no threshold protects 4 clients"),
+        (MaskedSums(neighbours=14, threshold=8), 100, r"an update is exposed are 1 in .* \(at most 1 in 1.1e"),
+        (MaskedSums(threshold=2), 10, "threshold=2 of 9 neighbours does not protect 10 clients: with 2 colluding"),
+        (MaskedSums(threshold=9), 10, r"with 3 lost, that it is given up, 1 in 1 \(at most 1 in 1e\+06\)"),
+        (MaskedSums(threshold=40), 10, "it must be from 2 to 9"),
     ],
 )
-def test_plans_that_cannot_hold_are_refused_in_words(form: Masks, clients: int, words: str) -> None:
+def test_plans_that_cannot_hold_are_refused_in_words(form: MaskedSums, clients: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        form.plan(clients, 4, Grid(clients=clients), 0)
-    with pytest.raises(Aborted, match=words):
-        form.sum({c: np.zeros(4, np.uint32) for c in range(clients)}, Grid(clients=clients), 0, ((), (), (), ()))
+        form.plan(clients, 4, FixedPointGrid(clients=clients), 0)
+    with pytest.raises(RoundAborted, match=words):
+        form.sum(
+            {c: np.zeros(4, np.uint32) for c in range(clients)}, FixedPointGrid(clients=clients), 0, ((), (), (), ())
+        )

@@ -10,11 +10,11 @@ import torch
 from scipy import stats
 
 from seedbed import InputError, tree
-from seedbed.federated import Group
-from seedbed.privacy.differential import Distributed, Noise, private, public
+from seedbed.federated import MessageBatch
+from seedbed.privacy.differential import DistributedNoise, Noise, public_info, with_privacy
 from seedbed.privacy.differential.accountant import LEAST, Skellam, epsilon, gaussian_epsilon, skellam_for
 from seedbed.privacy.differential.ledger import Ledger
-from seedbed.privacy.secure import Masks, Noised, Shares, Summed, Unmasked
+from seedbed.privacy.secure import MaskedSums, NoisedEncoding, PlainSums, SecureSumEngine, SharedSums
 from seedbed.rounds import synchronous
 
 from .saying import Saying, start, steps
@@ -23,9 +23,9 @@ KEY = Noise(bytes(range(32)))
 CLIENTS, HONEST = 9, 6
 
 
-def mechanism(size: int, z: float = 1.0, **settings: Any) -> Distributed:
+def mechanism(size: int, z: float = 1.0, **settings: Any) -> DistributedNoise:
     given = {"expected": CLIENTS, "population": CLIENTS, "size": size, "honest": HONEST, "clip": 0.5}
-    return Distributed(KEY, z, **(given | settings))
+    return DistributedNoise(KEY, z, **(given | settings))
 
 
 class Clients(Saying):
@@ -34,24 +34,26 @@ class Clients(Saying):
     def ask(self, algorithm: Any, sent: Any, round: int) -> Any:
         for client, what in sent.items():
             message, _ = algorithm.client(what, {}, self.message(client))
-            yield Group([client], tree.stack([message]))
+            yield MessageBatch([client], tree.stack([message]))
 
 
 def told(sent: Any, kept: Any, task: Any) -> Any:
     return task, kept
 
 
-def released(says: torch.Tensor, made: Distributed, form: Any = Masks(), number: int = 0, lost: Any = None) -> Any:
+def released(
+    says: torch.Tensor, made: DistributedNoise, form: Any = MaskedSums(), number: int = 0, lost: Any = None
+) -> Any:
     """A round of the private algorithm, from zero: minus the model is the mean that was released."""
-    algorithm = private(replace(steps(), client=told), made, clip=made.clip)
-    engine = Summed(Clients(says), Noised(made), form, **({} if lost is None else {"losing": lost}))
+    algorithm = with_privacy(replace(steps(), client=told), made, clip=made.clip)
+    engine = SecureSumEngine(Clients(says), NoisedEncoding(made), form, **({} if lost is None else {"losing": lost}))
     state = algorithm.init(start(says.shape[1]).params)
     return next(synchronous(algorithm, engine, state, done=number))
 
 
-def summed(round: Any, made: Distributed) -> np.ndarray:
+def summed(round: Any, made: DistributedNoise) -> np.ndarray:
     """The sum that a round released, in steps of the grid: mean × m × s."""
-    params = public(round.state).params
+    params = public_info(round.state).params
     numbers = torch.cat([params["b"], params["w"]]).numpy()
     return np.asarray(-numbers * made.expected * made.grid.scale)
 
@@ -70,7 +72,7 @@ def test_the_released_sum_has_the_stated_noise(lost: int, stage: int) -> None:
     than z·C, with as many lost as are allowed for."""
     made = mechanism(120_000)
     zeros = torch.zeros(CLIENTS, 120_000, dtype=torch.float64)
-    round = released(zeros, made, Masks(min_cohort=HONEST, threshold=3), lost=lose(lost, stage))
+    round = released(zeros, made, MaskedSums(min_cohort=HONEST, threshold=3), lost=lose(lost, stage))
     left = CLIENTS - (lost if stage < 3 else 0)
     noise = summed(round, made)
     assert np.abs(noise - np.rint(noise)).max() < 1e-4
@@ -95,11 +97,11 @@ def test_frequencies_of_few_values() -> None:
 def test_fewer_than_are_counted_on_release_nothing() -> None:
     """With five of six left, no sum is unmasked and the model is as it was, under masks and shares alike."""
     made = mechanism(50)
-    for form in (Masks(min_cohort=HONEST, threshold=3), Shares(2, HONEST)):
+    for form in (MaskedSums(min_cohort=HONEST, threshold=3), SharedSums(2, HONEST)):
         for stage in (0, 1, 2):
             round = released(torch.ones(CLIENTS, 50, dtype=torch.float64), made, form, lost=lose(4, stage))
             assert round.info["abandoned"] == 1
-            assert not public(round.state).params["w"].any()
+            assert not public_info(round.state).params["w"].any()
 
 
 def test_a_round_computed_again_is_the_same_release_and_another_is_not() -> None:
@@ -167,11 +169,11 @@ def test_no_number_wraps_around() -> None:
     """All at the clip in one number, for cohorts and noise small and large: words hold the largest sum there can be."""
     for m, z in ((3, 0.1), (100, 1.0), (1000, 30.0)):
         made = mechanism(1000, z, expected=m, population=m, honest=max(1, m // 2))
-        grid = Noised(made).grid
+        grid = NoisedEncoding(made).grid
         assert grid.step == 1
         assert m * made.largest < 2 ** (31 if grid.dtype is np.uint32 else 63)
         assert grid.largest >= made.largest
-    assert Noised(mechanism(100_000)).grid.dtype is np.uint32  # four bytes a number
+    assert NoisedEncoding(mechanism(100_000)).grid.dtype is np.uint32  # four bytes a number
 
 
 # ---- ε ----------------------------------------------------------------------------------------------------------
@@ -212,9 +214,9 @@ def test_a_pass_is_charged_once_and_the_ledger_knows_skellam(tmp_path: Any) -> N
 def test_without_their_own_noise_nothing_is_stepped_on() -> None:
     """An engine that lets messages through as they are, and one that only sums them."""
     made = mechanism(20)
-    algorithm = private(replace(steps(), client=told), made, clip=made.clip)
+    algorithm = with_privacy(replace(steps(), client=told), made, clip=made.clip)
     plain = Clients(torch.zeros(CLIENTS, 20, dtype=torch.float64))
-    for engine in (plain, Summed(plain)):
+    for engine in (plain, SecureSumEngine(plain)):
         with pytest.raises(InputError, match="Summed"):
             next(synchronous(algorithm, engine, algorithm.init(start(20).params)))
 
@@ -233,6 +235,6 @@ def test_too_small_and_too_large_budgets_are_refused() -> None:
 
 def test_the_form_changes_nothing() -> None:
     made, says = mechanism(50), torch.full((CLIENTS, 50), 0.01, dtype=torch.float64)
-    sums = [summed(released(says, made, form), made) for form in (Masks(), Shares(), Unmasked())]
+    sums = [summed(released(says, made, form), made) for form in (MaskedSums(), SharedSums(), PlainSums())]
     assert (sums[0] == sums[1]).all()
     assert (sums[0] == sums[2]).all()

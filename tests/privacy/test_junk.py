@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seedbed.privacy.secure import Aborted, Plan, Refused, SecureClient, SecureServer, keys, shamir
+from seedbed.privacy.secure import ClientAbort, RoundAborted, SecAggPlan, SecureClient, SecureServer, keys, shamir
 from seedbed.privacy.secure.keys import new_identity, public_of
 from seedbed.privacy.secure.sealing import SIZE
-from seedbed.privacy.secure.secagg_protocol import Keys, Masked, Shares, Unmasking
+from seedbed.privacy.secure.secagg_protocol import AdvertisedKeys, MaskedInput, UnmaskRequest, UnmaskShares
 
 from .attempt import STAGES, Attempt
 from .bench import plan
 
 COUNT, LIAR = 7, 3
-DEAL = shamir.share
+DEAL = shamir.share_secret
 PLAN = plan(length=4, neighbours=6, threshold=4, malicious_server=True)
 LOW_ORDER = [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")]
 
@@ -32,7 +32,7 @@ class Ended(NamedTuple):
     refused: dict[int, str]
 
 
-def attempted(agreed: Plan, members: list[int], lie: Callable[[str, Any], Any]) -> Ended:
+def attempted(agreed: SecAggPlan, members: list[int], lie: Callable[[str, Any], Any]) -> Ended:
     """An attempt in which what client 3 sends at a stage is `lie(stage, what it should send)`; the lists of what it is
     asked go to it as well."""
     pairs = {c: new_identity() for c in members}
@@ -43,7 +43,7 @@ def attempted(agreed: Plan, members: list[int], lie: Callable[[str, Any], Any]) 
     def sent(stage: str, client: int, answer: Callable[[], Any]) -> Any:
         try:
             return lie(stage, answer()) if client == LIAR else answer()
-        except Refused:
+        except ClientAbort:
             assert client == LIAR  # no honest one refuses because of it
             return None
 
@@ -62,7 +62,7 @@ def attempted(agreed: Plan, members: list[int], lie: Callable[[str, Any], Any]) 
         for c in survivors:
             server.receive_shares(sent("shares", c, lambda c=c: clients[c].unmask(server.unmasking())))
         return Ended(server.total(), survivors, server.refused)
-    except Aborted as error:
+    except RoundAborted as error:
         return Ended(None, frozenset(), {**server.refused, -1: str(error)})
 
 
@@ -82,7 +82,7 @@ def at(stage: str, change: Callable[[Any], Any]) -> Callable[[str, Any], Any]:
     return lambda now, answer: change(answer) if now == stage else answer
 
 
-def other_key(k: Keys, key: bytes) -> Keys:
+def other_key(k: AdvertisedKeys, key: bytes) -> AdvertisedKeys:
     return k._replace(sealing=key)
 
 
@@ -153,10 +153,10 @@ def test_shares_of_no_secret_name_their_dealer(monkeypatch: pytest.MonkeyPatch) 
         deceived.advertise()
         sealed = {}
         for c, client in deceived.clients.items():
-            monkeypatch.setattr(shamir, "share", junk if c == LIAR else DEAL)
+            monkeypatch.setattr(shamir, "share_secret", junk if c == LIAR else DEAL)
             sealed[c] = client.share(deceived.roster)
             deceived.server.receive_sealed(c, sealed[c])
-        monkeypatch.setattr(shamir, "share", DEAL)
+        monkeypatch.setattr(shamir, "share_secret", DEAL)
         deceived.deliveries = deceived.server.deliveries()
         deceived.mask()
         deceived.confirm()
@@ -165,22 +165,22 @@ def test_shares_of_no_secret_name_their_dealer(monkeypatch: pytest.MonkeyPatch) 
         if ends:
             assert PLAN.grid.decode(deceived.server.total())[0] == pytest.approx(np.ones(4), abs=1e-4)
         else:
-            with pytest.raises(Aborted, match=r"client 3 has dealt do not fit together.*take no other attempt"):
+            with pytest.raises(RoundAborted, match=r"client 3 has dealt do not fit together.*take no other attempt"):
                 deceived.server.total()
             assert "no secret" in deceived.server.refused[LIAR]
 
 
 def test_search_tries_no_more_rows_than_shares() -> None:
     secret, tries = bytes(range(32)), []
-    shares = shamir.share(secret, 5, range(1, 13))
+    shares = shamir.share_secret(secret, 5, range(1, 13))
     false = shares | dict.fromkeys((2, 3, 4, 5), bytes(66))
 
     def accept(found: bytes) -> bool:
         tries.append(found)
         return found == secret
 
-    assert shamir.search(false, 5, accept) == secret
-    assert shamir.search(dict.fromkeys(range(1, 13), bytes(66)), 5, accept) is None
+    assert shamir.search_shares(false, 5, accept) == secret
+    assert shamir.search_shares(dict.fromkeys(range(1, 13), bytes(66)), 5, accept) is None
     assert len(tries) <= 24
 
 
@@ -227,9 +227,9 @@ arrays = st.sampled_from(
     ]
 )
 junk = st.one_of(
-    st.builds(Keys, ids, contents, contents, contents),
-    st.builds(Masked, ids, arrays, several),
-    st.builds(Shares, ids, st.one_of(mappings, st.none()), st.one_of(mappings, st.none())),
+    st.builds(AdvertisedKeys, ids, contents, contents, contents),
+    st.builds(MaskedInput, ids, arrays, several),
+    st.builds(UnmaskShares, ids, st.one_of(mappings, st.none()), st.one_of(mappings, st.none())),
     contents,
 )
 EXAMPLES = [20, pytest.param(1000, marks=pytest.mark.slow)]
@@ -263,7 +263,7 @@ def test_nothing_that_is_sent_raises_in_the_server(examples: int) -> None:
 def test_the_sum_stands_whatever_comes_before_it() -> None:
     """What is no answer of the stage, in any number's name."""
 
-    @fuzz(15, what=st.lists(junk.filter(lambda one: not isinstance(one, Shares)), max_size=4))
+    @fuzz(15, what=st.lists(junk.filter(lambda one: not isinstance(one, UnmaskShares)), max_size=4))
     def _(what: list[Any]) -> None:
         ours = copy.deepcopy(made("unmask"))
         for one in what:
@@ -279,7 +279,7 @@ def test_nothing_that_a_server_sends_raises_but_a_refusal(examples: int) -> None
     """A roster, deliveries, survivors and signatures: made up, or with the right ones among them."""
     roster, delivered = made("share").roster, made("mask").deliveries[0]
     everybody = frozenset(range(COUNT))
-    made_up = st.one_of(st.builds(Keys, ids, contents, contents, contents), contents)
+    made_up = st.one_of(st.builds(AdvertisedKeys, ids, contents, contents, contents), contents)
 
     @fuzz(examples, rosters=st.lists(made_up, max_size=3), key=contents, named=several, others=mappings)
     def _(rosters: list[Any], key: Any, named: Any, others: Any) -> None:
@@ -290,13 +290,13 @@ def test_nothing_that_a_server_sends_raises_but_a_refusal(examples: int) -> None
         refuses("mask", lambda client: client.mask(delivered | others, np.ones(4)))
         refuses("confirm", lambda client: client.confirm(named))
         refuses("confirm", lambda client: client.confirm([*everybody, *named]))
-        refuses("unmask", lambda client: client.unmask(Unmasking(named, others)))
-        refuses("unmask", lambda client: client.unmask(Unmasking(everybody, others)))
+        refuses("unmask", lambda client: client.unmask(UnmaskRequest(named, others)))
+        refuses("unmask", lambda client: client.unmask(UnmaskRequest(everybody, others)))
 
 
 def refuses(stage: str, ask: Callable[[SecureClient], object]) -> None:
     """Or answers; but nothing else."""
-    with suppress(Refused):
+    with suppress(ClientAbort):
         ask(copied(stage, "victim"))
 
 

@@ -11,11 +11,20 @@ from scipy import stats
 
 import seedbed.privacy.secure
 from seedbed.errors import InputError
-from seedbed.privacy.secure import Aborted, Grid, Plan, Refused, SecureClient, SecureServer, secure_sum, shamir
+from seedbed.privacy.secure import (
+    ClientAbort,
+    FixedPointGrid,
+    RoundAborted,
+    SecAggPlan,
+    SecureClient,
+    SecureServer,
+    secure_sum,
+    shamir,
+)
 from seedbed.privacy.secure.in_process import plain_sum
 from seedbed.privacy.secure.keys import new_identity, public_of
 from seedbed.privacy.secure.sealing import seal_shares
-from seedbed.privacy.secure.secagg_protocol import Keys, Unmasking
+from seedbed.privacy.secure.secagg_protocol import AdvertisedKeys, UnmaskRequest
 
 from . import attempt
 from .bench import CLIENTS, NUMBERS, is_exact, losses, plan
@@ -29,8 +38,8 @@ def test_masked_is_plain_bit_for_bit() -> None:
     for case in range(40):
         n, d = int(rng.integers(4, 30)), int(rng.integers(1, 300))
         k = int(rng.integers(3, n))
-        grid = Grid(clip=float(rng.uniform(0.1, 10)), bits=int(rng.integers(8, 40)), clients=n)
-        agreed = Plan("r", case, 0, d, k, int(rng.integers(2, max(3, k // 2 + 1))), grid=grid)
+        grid = FixedPointGrid(clip=float(rng.uniform(0.1, 10)), bits=int(rng.integers(8, 40)), clients=n)
+        agreed = SecAggPlan("r", case, 0, d, k, int(rng.integers(2, max(3, k // 2 + 1))), grid=grid)
         updates = {c: rng.normal(size=d) for c in range(n)}
         weights = {c: float(rng.uniform(0, 1)) for c in updates}
         assert (secure_sum(agreed, updates, weights).words == plain_sum(grid, updates, weights)).all()
@@ -53,9 +62,9 @@ def test_too_few_are_a_named_abort_that_reveals_nothing() -> None:
     for stage, word in enumerate(("keys", "secrets", "updates")):
         lost: list[object] = [(), (), (), ()]
         lost[stage] = range(17)
-        with pytest.raises(Aborted, match=f"3 clients sent their {word}|3 clients shared their {word}"):
+        with pytest.raises(RoundAborted, match=f"3 clients sent their {word}|3 clients shared their {word}"):
             secure_sum(plan(), updates, lost=lost)  # type: ignore[arg-type]
-    with pytest.raises(Aborted, match="of the 4 shares"):
+    with pytest.raises(RoundAborted, match="of the 4 shares"):
         secure_sum(plan(), updates, lost=[(), (), (), range(17)])
 
 
@@ -63,19 +72,19 @@ def test_shares_below_the_threshold_fit_every_secret() -> None:
     """With t − 1 shares any secret is possible: one more point makes them shares of whatever one likes. t shares
     or more give the secret; a false one is noticed but with probability 2⁻²⁶⁵."""
     secret = bytes(range(32))
-    shares = shamir.share(secret, 5, range(1, 10))
-    assert shamir.reconstruct({x: shares[x] for x in (9, 2, 4, 7, 1)}) == secret
-    assert shamir.reconstruct(shares) == secret
+    shares = shamir.share_secret(secret, 5, range(1, 10))
+    assert shamir.reconstruct_secret({x: shares[x] for x in (9, 2, 4, 7, 1)}) == secret
+    assert shamir.reconstruct_secret(shares) == secret
     few = {x: shares[x] for x in (1, 2, 3, 4)}
     with pytest.raises(ValueError, match="do not fit"):
-        shamir.reconstruct(few)
+        shamir.reconstruct_secret(few)
     with pytest.raises(ValueError, match="do not fit"):
-        shamir.reconstruct(few | {5: shares[6]})
+        shamir.reconstruct_secret(few | {5: shares[6]})
 
 
 def test_shamir_by_hand() -> None:
     """f(x) = s + a·x through (1, s + a) and (2, s + 2a): s = 2f(1) − f(2), whatever a was drawn."""
-    shares = shamir.share((1234).to_bytes(32, "big"), 2, (1, 2))
+    shares = shamir.share_secret((1234).to_bytes(32, "big"), 2, (1, 2))
     one, two = (int.from_bytes(shares[x], "big") for x in (1, 2))
     assert (2 * one - two) % shamir.PRIME == 1234
 
@@ -83,7 +92,7 @@ def test_shamir_by_hand() -> None:
 # ---- what can be seen ------------------------------------------------------------------------------------
 
 
-def masked(agreed: Plan, updates: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+def masked(agreed: SecAggPlan, updates: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     """What the server gets at stage 2."""
     server, clients = SecureServer(agreed), {c: SecureClient(agreed, c) for c in updates}
     for c in clients.values():
@@ -139,7 +148,7 @@ def test_honest_to_the_end() -> None:
     assert mean == pytest.approx(np.ones(3), abs=1e-4)
 
 
-def other_keys(k: Keys) -> Keys:
+def other_keys(k: AdvertisedKeys) -> AdvertisedKeys:
     return k._replace(masking=public_of(bytes(range(1, 33))))
 
 
@@ -155,23 +164,23 @@ def test_a_roster_that_was_tampered_with_is_refused() -> None:
         (lambda r: r[:6], "fewer than the threshold"),
     ]:
         deceived = Attempt("share")
-        with pytest.raises(Refused, match=reason):
+        with pytest.raises(ClientAbort, match=reason):
             deceived.victim.share(change(deceived.roster))  # type: ignore[no-untyped-call]
 
 
 def test_stages_are_answered_once_and_in_order() -> None:
     """A second sharing, masking or unmasking in one attempt, or one before its time."""
     deceived = Attempt("mask")
-    with pytest.raises(Refused, match="keys are used once"):
+    with pytest.raises(ClientAbort, match="keys are used once"):
         deceived.victim.share(deceived.roster)
-    with pytest.raises(Refused, match="the next of this attempt is to mask"):
-        deceived.victim.unmask(Unmasking(frozenset(range(12)), {}))
+    with pytest.raises(ClientAbort, match="the next of this attempt is to mask"):
+        deceived.victim.unmask(UnmaskRequest(frozenset(range(12)), {}))
     deceived.victim.mask(deceived.deliveries[0], np.ones(3))
-    with pytest.raises(Refused, match="keys are used once"):
+    with pytest.raises(ClientAbort, match="keys are used once"):
         deceived.victim.mask(deceived.deliveries[0], np.ones(3))
     deceived = Attempt("unmask")
     deceived.victim.unmask(deceived.server.unmasking())
-    with pytest.raises(Refused, match="keys are used once"):
+    with pytest.raises(ClientAbort, match="keys are used once"):
         deceived.victim.unmask(deceived.server.unmasking())
 
 
@@ -200,9 +209,9 @@ def test_shares_of_strangers_and_too_few_are_refused() -> None:
         (lambda d: {c: d[c] for c in (1, 2, 3)}, "fewer than 8"),
     ]:
         deceived = Attempt("mask")
-        with pytest.raises(Refused, match=reason):
+        with pytest.raises(ClientAbort, match=reason):
             deceived.victim.mask(change(deceived.deliveries[0]), np.ones(3))  # type: ignore[no-untyped-call]
-        with pytest.raises(Refused, match="nothing more"):  # whoever has refused takes no further part
+        with pytest.raises(ClientAbort, match="nothing more"):  # whoever has refused takes no further part
             deceived.victim.confirm(range(12))
 
 
@@ -212,7 +221,7 @@ def test_shares_of_another_roster_do_not_open() -> None:
     split = Attempt("share")
     rosters = {c: split.roster if c < 6 else split.roster[:-1] for c in range(11)}
     sealed = {c: split.clients[c].share(roster) for c, roster in rosters.items()}
-    with pytest.raises(Refused, match="5 of its neighbours are left, fewer than 8"):
+    with pytest.raises(ClientAbort, match="5 of its neighbours are left, fewer than 8"):
         split.victim.mask({c: sealed[c][0] for c in range(1, 11)}, np.ones(3))
 
 
@@ -221,27 +230,27 @@ def test_forged_survivors_are_refused() -> None:
     others that it did not, by naming too few survivors or ones that never shared, or by leaving the victim out."""
     everybody = frozenset(range(11))
     deceived = Attempt("confirm")
-    with pytest.raises(Refused, match="never shared"):
+    with pytest.raises(ClientAbort, match="never shared"):
         deceived.victim.confirm(everybody | {99})
     for survivors, reason in [
         (everybody - {0}, "own update"),
         (frozenset({0, 1}), "says too much"),
         (frozenset(range(6)), "fewer than 8"),
     ]:
-        with pytest.raises(Refused, match=reason):
+        with pytest.raises(ClientAbort, match=reason):
             Attempt("confirm").victim.confirm(survivors)
     deceived = Attempt("unmask")
     asked = deceived.server.unmasking()
-    with pytest.raises(Refused, match="not those that it has signed"):
+    with pytest.raises(ClientAbort, match="not those that it has signed"):
         deceived.victim.unmask(asked._replace(survivors=everybody - {5}))
     deceived = Attempt("unmask")
     asked = deceived.server.unmasking()
     few = {c: s for c, s in asked.signatures.items() if c < 5}
-    with pytest.raises(Refused, match="have signed the same survivors"):
+    with pytest.raises(ClientAbort, match="have signed the same survivors"):
         deceived.victim.unmask(asked._replace(signatures=few))
     deceived = Attempt("unmask")
     wrong = {c: asked.signatures[c] for c in asked.signatures}  # of another attempt's clients
-    with pytest.raises(Refused, match="have signed the same survivors"):
+    with pytest.raises(ClientAbort, match="have signed the same survivors"):
         deceived.victim.unmask(deceived.server.unmasking()._replace(signatures=wrong))
 
 
@@ -252,8 +261,8 @@ def test_a_split_view_cannot_be_signed() -> None:
     views = {c: deceived.survivors - ({5} if c % 2 else frozenset()) for c in deceived.survivors if c != 5}
     signed = {c: deceived.clients[c].confirm(view) for c, view in views.items()}
     for c, view in views.items():
-        with pytest.raises(Refused, match="have signed the same survivors"):
-            deceived.clients[c].unmask(Unmasking(frozenset(view), signed))
+        with pytest.raises(ClientAbort, match="have signed the same survivors"):
+            deceived.clients[c].unmask(UnmaskRequest(frozenset(view), signed))
 
 
 def test_another_plan_is_another_language() -> None:
@@ -264,7 +273,7 @@ def test_another_plan_is_another_language() -> None:
         stranger = SecureClient(lowered.plan, c, identity=new_identity()[0], identities=deceived.identities)
         lowered.receive_keys(stranger.advertise())
     roster = [deceived.roster[0], *lowered.roster()[1:]]
-    with pytest.raises(Refused, match="not signed"):
+    with pytest.raises(ClientAbort, match="not signed"):
         deceived.victim.share(roster)
 
 
@@ -292,7 +301,7 @@ def test_the_server_takes_no_sum_of_threshold_clients() -> None:
         for left in (5, 4):
             few = attempt.Attempt(plan(length=3, neighbours=5, threshold=4), 6, stage)
             if left == 4:
-                with pytest.raises(Aborted, match=f"4 clients {word}.*fewer than 5"):
+                with pytest.raises(RoundAborted, match=f"4 clients {word}.*fewer than 5"):
                     go_on(few, stage, left)
             else:
                 go_on(few, stage, left)
@@ -323,7 +332,7 @@ def test_a_client_needs_threshold_neighbours_to_mask_and_to_unmask(malicious: bo
         if malicious:
             answer(partial(few.victim.confirm, survivors), reason)
         else:
-            answer(partial(few.victim.unmask, Unmasking(survivors, {})), reason)
+            answer(partial(few.victim.unmask, UnmaskRequest(survivors, {})), reason)
 
 
 def test_a_client_needs_threshold_signatures() -> None:
@@ -348,5 +357,5 @@ def answer(ask: Callable[[], object], reason: str | None) -> None:
     if reason is None:
         ask()
     else:
-        with pytest.raises((Refused, Aborted), match=reason):
+        with pytest.raises((ClientAbort, RoundAborted), match=reason):
             ask()

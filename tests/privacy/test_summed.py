@@ -8,11 +8,21 @@ import pytest
 import torch
 
 from seedbed import tree
-from seedbed.aggregation import make
+from seedbed.aggregation import make_rule
 from seedbed.errors import Diverged, InputError
-from seedbed.federated import Group
-from seedbed.privacy.secure import Grid, Masks, Shares, Summed, Unmasked, Weighted, dealt, losing, secure_sum
-from seedbed.privacy.secure.groups import nobody
+from seedbed.federated import MessageBatch
+from seedbed.privacy.secure import (
+    FixedPointGrid,
+    MaskedSums,
+    PlainSums,
+    SecureSumEngine,
+    SharedSums,
+    WeightedEncoding,
+    assign_groups,
+    lose_at_random,
+    secure_sum,
+)
+from seedbed.privacy.secure.groups import no_losses
 from seedbed.privacy.secure.in_process import plain_sum
 from seedbed.privacy.secure.secagg_client import SecureClient
 from seedbed.rounds import Round, asynchronous, equal_latency, synchronous
@@ -20,7 +30,7 @@ from seedbed.rounds import Round, asynchronous, equal_latency, synchronous
 from .saying import Saying, start, steps
 
 CLIENTS, SIZE = 12, 7
-GRID = Grid(clip=4.0, bits=30, clients=CLIENTS, cap=9.0)
+GRID = FixedPointGrid(clip=4.0, bits=30, clients=CLIENTS, cap=9.0)
 
 
 def saying(seed: int = 0) -> Saying:
@@ -34,7 +44,7 @@ def rounds(engine: Any, count: int = 1, algorithm: Any = None, **settings: Any) 
     return [next(endless) for _ in range(count)]
 
 
-def asked(engine: Any, algorithm: Any = None) -> list[Group]:
+def asked(engine: Any, algorithm: Any = None) -> list[MessageBatch]:
     return list(engine.ask(algorithm or steps(), dict.fromkeys(range(CLIENTS)), 0))
 
 
@@ -42,7 +52,7 @@ def asked(engine: Any, algorithm: Any = None) -> list[Group]:
 
 
 @pytest.mark.parametrize(
-    "form", [Masks(), Masks(malicious_server=True), Shares(3)], ids=["masks", "malicious", "shares"]
+    "form", [MaskedSums(), MaskedSums(malicious_server=True), SharedSums(3)], ids=["masks", "malicious", "shares"]
 )
 def test_one_message_comes_out_and_it_is_the_mean(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twelve clients' messages the schedule gets one, over all twelve; nothing on the wire, which is watched at
@@ -56,8 +66,8 @@ def test_one_message_comes_out_and_it_is_the_mean(form: Any, monkeypatch: pytest
         return sent
 
     monkeypatch.setattr(SecureClient, "mask_words", watched)
-    engine, encoding = saying(), Weighted(GRID)
-    [group] = asked(Summed(engine, encoding, form))
+    engine, encoding = saying(), WeightedEncoding(GRID)
+    [group] = asked(SecureSumEngine(engine, encoding, form))
     assert group.messages.weight.shape == (1,)
     assert group.members == [list(range(CLIENTS))]
     w = torch.tensor(engine.weights, dtype=torch.float64)
@@ -70,7 +80,7 @@ def test_one_message_comes_out_and_it_is_the_mean(form: Any, monkeypatch: pytest
         float((w @ torch.tensor(engine.losses).double()) / w.sum()), abs=1e-6
     )
     plain = [encoding.words(engine.message(c), c, 0) for c in range(CLIENTS)]
-    assert len(wire) == (0 if isinstance(form, Shares) else CLIENTS)
+    assert len(wire) == (0 if isinstance(form, SharedSums) else CLIENTS)
     assert not {words.tobytes() for words in plain} & set(wire)
 
 
@@ -78,8 +88,11 @@ def test_one_message_comes_out_and_it_is_the_mean(form: Any, monkeypatch: pytest
 def test_whoever_is_lost_the_model_is_that_of_those_who_are_left(seed: int) -> None:
     """40 % lost over all four stages: bit for bit the open sum over those whose update arrived, or a round given up,
     which says so and leaves the model. Losses are named with their stage, and those at the last stage count."""
-    lose = losing(0.4, seed)
-    masked, shared = (rounds(Summed(saying(seed), Weighted(GRID), f, losing=lose), 4) for f in (Masks(), Shares()))
+    lose = lose_at_random(0.4, seed)
+    masked, shared = (
+        rounds(SecureSumEngine(saying(seed), WeightedEncoding(GRID), f, losing=lose), 4)
+        for f in (MaskedSums(), SharedSums())
+    )
     before = start(SIZE).params
     for number, (round, other) in enumerate(zip(masked, shared, strict=True)):
         gone = {c: stage for stage, some in enumerate(lose(range(CLIENTS), number)) for c in some}
@@ -103,15 +116,19 @@ def same(a: Any, b: Any) -> bool:
 
 def opened(engine: Saying, left: list[int]) -> Any:
     """The mean over these alone, by the arithmetic without any protection."""
-    encoding = Weighted(GRID)
+    encoding = WeightedEncoding(GRID)
     words = {c: encoding.words(engine.message(c), c, 0) for c in left}
-    total = Unmasked().sum(words, GRID, 0, nobody(left, 0)).words
+    total = PlainSums().sum(words, GRID, 0, no_losses(left, 0)).words
     return encoding.message(total, engine.message(0), len(left)).value
 
 
 def test_both_happen() -> None:
     """In the test above there are rounds given up, and sums with clients lost at every stage."""
-    seen = [r for seed in range(6) for r in rounds(Summed(saying(seed), Weighted(GRID), losing=losing(0.4, seed)), 4)]
+    seen = [
+        r
+        for seed in range(6)
+        for r in rounds(SecureSumEngine(saying(seed), WeightedEncoding(GRID), losing=lose_at_random(0.4, seed)), 4)
+    ]
     given_up = sum("abandoned" in r.info for r in seen)
     assert 0 < given_up < len(seen)
     reasons = {why for r in seen if "abandoned" not in r.info for why in r.lost.values()}
@@ -119,8 +136,8 @@ def test_both_happen() -> None:
 
 
 def test_losses_follow_from_the_seed_and_are_as_many_as_said() -> None:
-    lost = [losing(0.3, 5)(range(500), number) for number in range(40)]
-    assert lost == [losing(0.3, 5)(range(500), number) for number in range(40)]
+    lost = [lose_at_random(0.3, 5)(range(500), number) for number in range(40)]
+    assert lost == [lose_at_random(0.3, 5)(range(500), number) for number in range(40)]
     for stage in range(4):
         assert sum(len(some[stage]) for some in lost) == pytest.approx(0.3 * 500 * 40 / 4, rel=0.08)
     assert all(len(set().union(*some)) == sum(map(len, some)) for some in lost)
@@ -130,7 +147,7 @@ def test_what_is_not_finite_is_not_sent() -> None:
     """A client with NaN in its update or its loss keeps it to itself; the sum is that of the others."""
     engine = saying()
     engine.says[3, 2], engine.losses[5] = torch.nan, float("inf")  # type: ignore[index]
-    [round] = rounds(Summed(engine, Weighted(GRID)))
+    [round] = rounds(SecureSumEngine(engine, WeightedEncoding(GRID)))
     assert set(round.lost) == {3, 5}
     move = opened(engine, [c for c in range(CLIENTS) if c not in (3, 5)])
     assert torch.equal(-round.state.params["w"], move["w"])
@@ -142,25 +159,30 @@ def test_a_model_that_diverges_is_said_to() -> None:
         engine = saying()
         engine.says[:bad] = torch.nan
         with pytest.raises(Diverged, match=f"no longer finite for {bad} of its 12"):
-            rounds(Summed(engine, Weighted(GRID)))
+            rounds(SecureSumEngine(engine, WeightedEncoding(GRID)))
 
 
 def test_cut_numbers_are_counted_in_sum() -> None:
     engine = Saying(torch.full((4, 5), 3.0, dtype=torch.float64))
     engine.says[1, :2] = 5.0
-    [group] = asked_of(Summed(engine, Weighted(Grid(clip=4.0, bits=30))), 4)
+    [group] = asked_of(SecureSumEngine(engine, WeightedEncoding(FixedPointGrid(clip=4.0, bits=30))), 4)
     assert group.messages.info["cut"] == pytest.approx(2 / 20)
     assert group.messages.value["b"][0] == pytest.approx((3 * 3 + 4) / 4, abs=1e-6)
 
 
-def asked_of(engine: Any, count: int) -> list[Group]:
+def asked_of(engine: Any, count: int) -> list[MessageBatch]:
     return list(engine.ask(steps(), dict.fromkeys(range(count)), 0))
 
 
 def test_a_loss_travels_whatever_its_size() -> None:
     for size in (1e-3, 1.0, 4e5):
         losses = [size * f for f in (0.5, 1.0, 2.0, 1.5)]
-        [group] = asked_of(Summed(Saying(torch.zeros(4, 3, dtype=torch.float64), losses=losses), Weighted(Grid())), 4)
+        [group] = asked_of(
+            SecureSumEngine(
+                Saying(torch.zeros(4, 3, dtype=torch.float64), losses=losses), WeightedEncoding(FixedPointGrid())
+            ),
+            4,
+        )
         assert group.messages.info["loss"] == pytest.approx(1.25 * size, abs=1e-4)
 
 
@@ -171,10 +193,10 @@ def test_a_loss_travels_whatever_its_size() -> None:
 def test_a_rule_over_groups_is_the_rule_on_their_means(name: str) -> None:
     """Bit for bit the plain rule on the fixed-point means of the groups; weights are the groups'."""
     engine, groups = saying(), 4
-    rule = make(name, **({"f": 1} if "trimmed" in name else {"f": 0} if name == "krum" else {}))
+    rule = make_rule(name, **({"f": 1} if "trimmed" in name else {"f": 0} if name == "krum" else {}))
     algorithm = replace(steps(), reduce=rule)
-    [round] = rounds(Summed(engine, Weighted(GRID), groups=groups, seed=3), algorithm=algorithm)
-    parts = dealt(range(CLIENTS), groups, 3, 0)
+    [round] = rounds(SecureSumEngine(engine, WeightedEncoding(GRID), groups=groups, seed=3), algorithm=algorithm)
+    parts = assign_groups(range(CLIENTS), groups, 3, 0)
     assert sorted(c for part in parts for c in part) == list(range(CLIENTS))
     assert [len(part) for part in parts] == [3] * 4
     parts.sort(key=min)
@@ -185,10 +207,10 @@ def test_a_rule_over_groups_is_the_rule_on_their_means(name: str) -> None:
 
 
 def test_groups_are_dealt_afresh_and_by_the_seed() -> None:
-    drawn = [dealt(range(20), 5, 1, number) for number in range(8)]
-    assert drawn == [dealt(reversed(range(20)), 5, 1, number) for number in range(8)]
+    drawn = [assign_groups(range(20), 5, 1, number) for number in range(8)]
+    assert drawn == [assign_groups(reversed(range(20)), 5, 1, number) for number in range(8)]
     assert len({str(one) for one in drawn}) == 8
-    assert dealt(range(20), 5, 2, 0) != drawn[0]
+    assert assign_groups(range(20), 5, 2, 0) != drawn[0]
 
 
 def test_one_that_lies_spoils_its_own_group_alone() -> None:
@@ -196,13 +218,13 @@ def test_one_that_lies_spoils_its_own_group_alone() -> None:
     within those; the mean of all would be off by a third of the grid."""
     honest, lying = saying(), saying()
     lying.says[4] = 1e9
-    median = replace(steps(), reduce=make("median"))
-    a, b = (asked(Summed(e, Weighted(GRID), groups=4), median) for e in (honest, lying))
+    median = replace(steps(), reduce=make_rule("median"))
+    a, b = (asked(SecureSumEngine(e, WeightedEncoding(GRID), groups=4), median) for e in (honest, lying))
     for ours, theirs in zip(a, b, strict=True):
         assert ours.members == theirs.members
         same = torch.equal(ours.messages.value["w"], theirs.messages.value["w"])
         assert same == (4 not in ours.members[0])  # type: ignore[index]
-    [round] = rounds(Summed(lying, Weighted(GRID), groups=4), algorithm=median)
+    [round] = rounds(SecureSumEngine(lying, WeightedEncoding(GRID), groups=4), algorithm=median)
     means = torch.cat([g.messages.value["w"] for g in b if 4 not in g.members[0]])  # type: ignore[index]
     assert (-round.state.params["w"] <= means.max(0).values + 1e-12).all()
     assert (-round.state.params["w"] >= means.min(0).values - 1e-12).all()
@@ -210,11 +232,11 @@ def test_one_that_lies_spoils_its_own_group_alone() -> None:
 
 def test_a_group_that_is_lost_is_missing_and_the_others_count() -> None:
     def lose(clients: Any, number: int) -> Any:
-        return [dealt(range(CLIENTS), 3, 0, 0)[1][:2], (), (), ()]
+        return [assign_groups(range(CLIENTS), 3, 0, 0)[1][:2], (), (), ()]
 
-    algorithm = replace(steps(), reduce=make("median"))
-    [round] = rounds(Summed(saying(), Weighted(GRID), groups=3, losing=lose), algorithm=algorithm)
-    assert set(round.lost) == set(dealt(range(CLIENTS), 3, 0, 0)[1])
+    algorithm = replace(steps(), reduce=make_rule("median"))
+    [round] = rounds(SecureSumEngine(saying(), WeightedEncoding(GRID), groups=3, losing=lose), algorithm=algorithm)
+    assert set(round.lost) == set(assign_groups(range(CLIENTS), 3, 0, 0)[1])
     assert "abandoned" not in round.info
     assert float(round.state.params["w"].abs().max()) > 0
 
@@ -225,38 +247,40 @@ def test_a_group_that_is_lost_is_missing_and_the_others_count() -> None:
 @pytest.mark.parametrize(
     ("settings", "groups", "words"),
     [
-        ({"reduce": make("median")}, 1, r"only sees sums.*secure\.groups=5"),
+        ({"reduce": make_rule("median")}, 1, r"only sees sums.*secure\.groups=5"),
         ({}, 4, "the mean gains nothing"),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings: dict[str, Any], groups: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        rounds(Summed(saying(), Weighted(GRID), groups=groups), algorithm=replace(steps(), **settings))
+        rounds(SecureSumEngine(saying(), WeightedEncoding(GRID), groups=groups), algorithm=replace(steps(), **settings))
 
 
 def test_a_round_without_a_cohort_cannot_take_sums() -> None:
-    schedule = asynchronous(steps(), Summed(saying(), Weighted(GRID)), start(SIZE), latency=equal_latency())
+    schedule = asynchronous(
+        steps(), SecureSumEngine(saying(), WeightedEncoding(GRID)), start(SIZE), latency=equal_latency()
+    )
     with pytest.raises(InputError, match="each client's own message"):
         next(schedule)
 
 
 def test_too_few_are_a_round_given_up() -> None:
     """A sum over two tells each of the two what the other sent."""
-    for form in (Masks(), Shares()):
-        [round] = rounds(Summed(saying(), Weighted(GRID), form), cohort=2)
+    for form in (MaskedSums(), SharedSums()):
+        [round] = rounds(SecureSumEngine(saying(), WeightedEncoding(GRID), form), cohort=2)
         assert round.info["abandoned"] == 1
         assert all("fewer than 3" in why for why in round.lost.values())
         assert not any(leaf.any() for leaf in tree.leaves(round.state.params))
 
 
 def test_a_weight_without_a_cap_is_not_cut_in_silence() -> None:
-    [round] = rounds(Summed(saying(), Weighted(replace(GRID, cap=None))))
+    [round] = rounds(SecureSumEngine(saying(), WeightedEncoding(replace(GRID, cap=None))))
     assert "give the grid a cap" in " ".join(round.lost.values())
 
 
 def test_secure_sum_is_what_the_engine_takes() -> None:
     """The protocol over numbers, and the engine's arithmetic, are one: the words of a message without info."""
-    engine, plan = saying(), Masks().plan(CLIENTS, SIZE + 1, GRID, 0)
+    engine, plan = saying(), MaskedSums().plan(CLIENTS, SIZE + 1, GRID, 0)
     updates = {c: torch.cat([engine.says[c, :1], engine.says[c, 1:]]).numpy() for c in range(CLIENTS)}
     weights = dict(enumerate(engine.weights))
     assert (secure_sum(plan, updates, weights).words == plain_sum(GRID, updates, weights)).all()

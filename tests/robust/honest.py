@@ -2,12 +2,14 @@
 
 import torch
 
-from seedbed.aggregation import RULES, make, mean
+from seedbed.aggregation import RULES, make_rule, mean
 from seedbed.federated import ClientId, Message
 
-REDUCERS = {"mean": mean, **{name: make(name) for name in RULES if name != "bulyan"}, "bulyan": make("bulyan", f=1)} | {
-    name: make(name) for name in ("nnm+trimmed_mean", "norm_bounding+nnm+trimmed_mean")
-}
+REDUCERS = {
+    "mean": mean,
+    **{name: make_rule(name) for name in RULES if name != "bulyan"},
+    "bulyan": make_rule("bulyan", f=1),
+} | {name: make_rule(name) for name in ("nnm+trimmed_mean", "norm_bounding+nnm+trimmed_mean")}
 
 
 def honest(client: ClientId, round: int) -> Message:

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from seedbed import tree
-from seedbed.aggregation import make
+from seedbed.aggregation import make_rule
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fltrust import fltrust
 from seedbed.algorithms.momentum import with_momentum
 from seedbed.algorithms.scaffold import scaffold
-from seedbed.attacks import ATTACKS, Attacked, Poisoned, Triggered, choose_attackers
+from seedbed.attacks import ATTACKS, AttackedEngine, PoisonedTasks, TriggeredTasks, choose_attackers
 from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, batches, episodes
 from seedbed.data.types import Batch, Episode, Task
@@ -61,8 +61,8 @@ def attacked(name: str | None, algorithm: Algorithm, engine: Any = OneByOne, **s
     if name is None:
         return engine(source)
     attack = made(name, **settings)
-    source = source if attack.poison is None else Poisoned(source, attack.poison, HOSTILE)
-    return Attacked(engine(source), attack, HOSTILE, algorithm.init(START), seed=3)
+    source = source if attack.poison is None else PoisonedTasks(source, attack.poison, HOSTILE)
+    return AttackedEngine(engine(source), attack, HOSTILE, algorithm.init(START), seed=3)
 
 
 def messages(name: str | None, round: int = 2, **settings: Any) -> dict[ClientId, Message]:
@@ -130,13 +130,13 @@ def test_flipped_labels() -> None:
     """Attackers' k becomes 2 − k, others' stays; in episodes the query's alone."""
     source = Sampled(population(), batches(4), seed=1)
     plain = source.tasks(range(CLIENTS), 0).items
-    flipped = Poisoned(source, made("label_flip").poison, HOSTILE).tasks(range(CLIENTS), 0).items
+    flipped = PoisonedTasks(source, made("label_flip").poison, HOSTILE).tasks(range(CLIENTS), 0).items
     for c in range(CLIENTS):
         assert torch.equal(flipped.y[c], 2 - plain.y[c] if c in HOSTILE else plain.y[c])
         assert torch.equal(flipped.x[c], plain.x[c])
     source = Sampled(population(), episodes(ways=3, shots=1, queries=2), seed=1)
     plain = source.tasks([1, 2], 0).items
-    flipped = Poisoned(source, made("label_flip").poison, HOSTILE).tasks([1, 2], 0).items
+    flipped = PoisonedTasks(source, made("label_flip").poison, HOSTILE).tasks([1, 2], 0).items
     assert torch.equal(flipped.support.y, plain.support.y)
     assert torch.equal(flipped.query.y[0], 2 - plain.query.y[0])
     assert torch.equal(flipped.query.y[1], plain.query.y[1])
@@ -145,7 +145,7 @@ def test_flipped_labels() -> None:
 def test_the_backdoor_marks_half_of_a_batch_and_calls_it_the_target() -> None:
     source = Sampled(population(), batches(4), seed=1)
     plain = source.tasks(range(CLIENTS), 0).items
-    marked = Poisoned(source, made("backdoor", target=2).poison, HOSTILE).tasks(range(CLIENTS), 0).items
+    marked = PoisonedTasks(source, made("backdoor", target=2).poison, HOSTILE).tasks(range(CLIENTS), 0).items
     assert torch.equal(marked.x[0], plain.x[0])
     assert (marked.x[1, :, :2, :, -2:, -2:] == 1).all()
     assert (marked.y[1, :, :2] == 2).all()
@@ -162,7 +162,7 @@ def test_the_backdoor_marks_half_of_a_batch_and_calls_it_the_target() -> None:
         def tasks(self, clients: Sequence[int], round: int) -> Any:
             return Task(Episode(query, query), torch.ones(1, 1), torch.ones(1))
 
-    called = Triggered(One(), made("backdoor", target=2).trigger).tasks([0], 0).items
+    called = TriggeredTasks(One(), made("backdoor", target=2).trigger).tasks([0], 0).items
     assert called.query.y.flatten().tolist() == [2, 2, 2]
     assert called.query.mask.flatten().tolist() == [1, 0, 1]
     assert torch.equal(called.support.x, query.x)
@@ -194,7 +194,7 @@ def history(name: str, algorithm: Algorithm, engine: Any, count: int = 3, **sett
 def test_engines_agree_under_attack_and_a_round_can_be_done_again(name: str) -> None:
     """One after another and stacked, to 1e-12, under a robust rule; and the third round from the second's state is
     the third round, bit for bit."""
-    algorithm = replace(uniform(fedavg(LOSS)), reduce=make("trimmed_mean", f=1))
+    algorithm = replace(uniform(fedavg(LOSS)), reduce=make_rule("trimmed_mean", f=1))
     slow, fast = history(name, algorithm, OneByOne), history(name, algorithm, Vectorised)
     for a, b in zip(slow, fast, strict=True):
         assert a.refused == b.refused
@@ -208,7 +208,7 @@ def test_engines_agree_under_attack_and_a_round_can_be_done_again(name: str) -> 
 def test_a_rule_under_scaffold_and_fltrust_around_it(kind: Any) -> None:
     """SCAFFOLD's message is a pair: rules take both parts for one vector, and both are finite under attack."""
     for algorithm in (
-        replace(scaffold(LOSS), reduce=make("nnm+trimmed_mean", f=1)),
+        replace(scaffold(LOSS), reduce=make_rule("nnm+trimmed_mean", f=1)),
         fltrust(scaffold(LOSS), tree.index(Sampled(population(), batches(4)).tasks([0], 0), 0)),
     ):
         assert tree.is_finite(history("sign_flip", algorithm, kind)[-1].state)

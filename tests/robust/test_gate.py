@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.aggregation import make, mean
+from seedbed.aggregation import make_rule, mean
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Group, Message, Replies, ServerState
+from seedbed.federated import Algorithm, ClientId, Message, MessageBatch, Replies, ServerState
 from seedbed.rounds import Round, synchronous
-from seedbed.rounds.message_validation import Gate, schema_of
+from seedbed.rounds.message_validation import MessageValidator, schema_of
 from seedbed.tree import Tree
 
 from .honest import REDUCERS, honest
 
 HONEST, BAD, ROUNDS = range(13), (13, 14), 3
-GATE = Gate(norm=10, weight_cap=1000)
+GATE = MessageValidator(norm=10, weight_cap=1000)
 
 
 def valued(change: Callable[[Tensor], Tensor]) -> Callable[[Message], list[Message]]:
@@ -67,13 +67,15 @@ class Told:
         self.kind, self.strangers = kind, strangers
         self.population = [*HONEST, *(BAD if kind else ())]
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> list[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> list[MessageBatch]:
         groups = []
         for client in sent:
             message = honest(client, round)
             said = self.kind(message) if self.kind and client in BAD else [message]
-            groups += [Group([client], tree.map(lambda x: x[None] if isinstance(x, Tensor) else x, m)) for m in said]
-        return groups + [Group([1000 + i], tree.stack([honest(i, 7)])) for i in range(self.strangers)]
+            groups += [
+                MessageBatch([client], tree.map(lambda x: x[None] if isinstance(x, Tensor) else x, m)) for m in said
+            ]
+        return groups + [MessageBatch([1000 + i], tree.stack([honest(i, 7)])) for i in range(self.strangers)]
 
 
 def sums(reduce: Any) -> Algorithm:
@@ -92,7 +94,7 @@ def sums(reduce: Any) -> Algorithm:
     return Algorithm(init, client, server, reduce=reduce)
 
 
-def rounds(engine: Any, reduce: Any, gate: Gate | None = GATE) -> list[Round]:
+def rounds(engine: Any, reduce: Any, gate: MessageValidator | None = GATE) -> list[Round]:
     schedule = synchronous(sums(reduce), engine, ServerState(tree.zeros_like(honest(0, 0).value), {}), gate=gate)
     return [next(schedule) for _ in range(ROUNDS)]
 
@@ -144,84 +146,84 @@ def test_without_the_gate_a_nan_reaches_the_mean() -> None:
 
 def test_caps() -> None:
     """An absolute cap, and one that is a multiple of the round's median: of the norms 1 … 5 it is 3."""
-    long = Group(list(range(5)), Message({"w": torch.arange(1.0, 6)[:, None]}, torch.ones(5), {}))
-    assert set(Gate(norm_cap=3.5).admit([long], range(5)).refused) == {3, 4}
-    assert set(Gate(norm=1.5).admit([long], range(5)).refused) == {4}
-    assert set(Gate(norm=1.5, norm_cap=2.5).admit([long], range(5)).refused) == {2, 3, 4}
-    assert Gate().admit([long], range(5)).groups == [long]
+    long = MessageBatch(list(range(5)), Message({"w": torch.arange(1.0, 6)[:, None]}, torch.ones(5), {}))
+    assert set(MessageValidator(norm_cap=3.5).admit([long], range(5)).refused) == {3, 4}
+    assert set(MessageValidator(norm=1.5).admit([long], range(5)).refused) == {4}
+    assert set(MessageValidator(norm=1.5, norm_cap=2.5).admit([long], range(5)).refused) == {2, 3, 4}
+    assert MessageValidator().admit([long], range(5)).groups == [long]
 
 
 def test_the_norm_is_that_of_all_leaves_together() -> None:
     """‖(3, 4)‖ = 5 is above 4.5 though neither leaf is, and so is a median of such norms; (4, 0) is below."""
     value = {"w": torch.tensor([[3.0], [4.0], [0.0]]), "b": {"c": torch.tensor([[4.0], [0.0], [1.0]])}}
-    group = Group([7, 8, 9], Message(value, torch.ones(3), {}))
-    assert set(Gate(norm_cap=4.5).admit([group], [7, 8, 9]).refused) == {7}
-    assert set(Gate(norm=1.2).admit([group], [7, 8, 9]).refused) == {7}
-    assert not Gate(norm=1.3).admit([group], [7, 8, 9]).refused
+    group = MessageBatch([7, 8, 9], Message(value, torch.ones(3), {}))
+    assert set(MessageValidator(norm_cap=4.5).admit([group], [7, 8, 9]).refused) == {7}
+    assert set(MessageValidator(norm=1.2).admit([group], [7, 8, 9]).refused) == {7}
+    assert not MessageValidator(norm=1.3).admit([group], [7, 8, 9]).refused
 
 
 def test_a_message_at_the_cap_passes() -> None:
     """Caps are the most that is allowed; a weight must be above 0, however little."""
-    group = Group([0, 1], Message({"w": torch.tensor([[2.0], [2.5]])}, torch.tensor([3.0, 1e-30]), {}))
-    assert not Gate(norm_cap=2.5, weight_cap=3.0).admit([group], [0, 1]).refused
-    assert set(Gate(weight_cap=2.9).admit([group], [0, 1]).refused) == {0}
+    group = MessageBatch([0, 1], Message({"w": torch.tensor([[2.0], [2.5]])}, torch.tensor([3.0, 1e-30]), {}))
+    assert not MessageValidator(norm_cap=2.5, weight_cap=3.0).admit([group], [0, 1]).refused
+    assert set(MessageValidator(weight_cap=2.9).admit([group], [0, 1]).refused) == {0}
 
 
 def test_an_agreed_schema_holds_where_clients_may_send_unlike_messages() -> None:
-    one = Group([0], Message({"w": torch.ones(1, 3)}, torch.ones(1), {}))
-    other = Group([1], Message({"w": torch.ones(1, 4)}, torch.ones(1), {}))
-    admitted = Gate().admit([one, other], [0, 1], schema=schema_of(one), alike=False)
+    one = MessageBatch([0], Message({"w": torch.ones(1, 3)}, torch.ones(1), {}))
+    other = MessageBatch([1], Message({"w": torch.ones(1, 4)}, torch.ones(1), {}))
+    admitted = MessageValidator().admit([one, other], [0, 1], schema=schema_of(one), alike=False)
     assert admitted.refused == {1: "value.w is not as agreed"}
 
 
 def test_the_majority_is_counted_in_messages_not_in_groups() -> None:
-    many = Group([0, 1, 2], Message({"w": torch.ones(3, 3)}, torch.ones(3), {}))
-    few = [Group([c], Message({"w": torch.ones(1, 4)}, torch.ones(1), {})) for c in (3, 4)]
-    assert set(Gate().admit([*few, many], range(5)).refused) == {3, 4}
+    many = MessageBatch([0, 1, 2], Message({"w": torch.ones(3, 3)}, torch.ones(3), {}))
+    few = [MessageBatch([c], Message({"w": torch.ones(1, 4)}, torch.ones(1), {})) for c in (3, 4)]
+    assert set(MessageValidator().admit([*few, many], range(5)).refused) == {3, 4}
 
 
 def test_a_mean_keeps_its_members_when_another_is_refused() -> None:
     """Under secure aggregation a message names those whose mean it is."""
     value = {"w": torch.tensor([[1.0], [torch.nan], [2.0]])}
-    group = Group([0, 3, 6], Message(value, torch.ones(3), {}), [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
-    [left] = Gate().admit([group], [0, 3, 6]).groups
+    group = MessageBatch([0, 3, 6], Message(value, torch.ones(3), {}), [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+    [left] = MessageValidator().admit([group], [0, 3, 6]).groups
     assert (left.clients, left.members) == ([0, 6], [[0, 1, 2], [6, 7, 8]])
 
 
 @pytest.mark.parametrize("message", [("no", "message", {}), Message(torch.ones(1, 2), torch.ones(1), [1.0])])  # type: ignore[arg-type]
 def test_what_is_no_message_is_refused(message: Any) -> None:
-    good = Group([0], Message(torch.ones(1, 2), torch.ones(1), {}))
-    admitted = Gate().admit([Group([7], message), good], [0, 7])
+    good = MessageBatch([0], Message(torch.ones(1, 2), torch.ones(1), {}))
+    admitted = MessageValidator().admit([MessageBatch([7], message), good], [0, 7])
     assert admitted.refused == {7: "it is no message"}
     assert [group.clients for group in admitted.groups] == [[0]]
 
 
 def test_a_schema_that_was_agreed_upon_beats_the_majority() -> None:
-    group = Group([0, 1], Message({"w": torch.ones(2, 3)}, torch.ones(2), {}))
-    other = Group([2], Message({"w": torch.ones(1, 4)}, torch.ones(1), {}))
-    assert set(Gate().admit([group, other], range(3)).refused) == {2}
-    assert set(Gate().admit([group, other], range(3), schema=schema_of(other)).refused) == {0, 1}
-    assert not Gate().admit([group, other], range(3), alike=False).refused
+    group = MessageBatch([0, 1], Message({"w": torch.ones(2, 3)}, torch.ones(2), {}))
+    other = MessageBatch([2], Message({"w": torch.ones(1, 4)}, torch.ones(1), {}))
+    assert set(MessageValidator().admit([group, other], range(3)).refused) == {2}
+    assert set(MessageValidator().admit([group, other], range(3), schema=schema_of(other)).refused) == {0, 1}
+    assert not MessageValidator().admit([group, other], range(3), alike=False).refused
 
 
 def test_too_few_left_is_a_round_without_a_step_and_nobody_left_the_end() -> None:
     """Krum with f = 5 needs 13 of the 15. With three refused the model stays as it is; too few from the start, or
     everybody refused, is an error by name."""
-    algorithm = sums(make("krum", f=5))
+    algorithm = sums(make_rule("krum", f=5))
     start = ServerState(tree.zeros_like(honest(0, 0).value), {})
 
     class Some(Told):
-        def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> list[Group]:
+        def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> list[MessageBatch]:
             groups = super().ask(algorithm, sent, round)
             bad = groups[0].messages._replace(weight=torch.tensor([-1.0]))
-            return [Group(groups[0].clients, bad), *groups[1:]]
+            return [MessageBatch(groups[0].clients, bad), *groups[1:]]
 
     abandoned = next(synchronous(algorithm, Some(KINDS["NaN"]), start))
     assert abandoned.info == {"refused": 3, "abandoned": 1}
     assert abandoned.state is start
     with pytest.raises(InputError, match="krum with f=6 needs at least 15 messages"):
-        next(synchronous(replace(algorithm, reduce=make("krum", f=6)), Told(None), start))
+        next(synchronous(replace(algorithm, reduce=make_rule("krum", f=6)), Told(None), start))
     broken = Some(KINDS["NaN"])
-    broken.ask = lambda *asked: [Group([c], tree.stack(one_nan(honest(c, 0)))) for c in range(15)]  # type: ignore[method-assign]
+    broken.ask = lambda *asked: [MessageBatch([c], tree.stack(one_nan(honest(c, 0)))) for c in range(15)]  # type: ignore[method-assign]
     with pytest.raises(InputError, match="round 1: the model is no longer finite for 15 of its 15 clients"):
         next(synchronous(algorithm, broken, start))

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.aggregation import make, mean
+from seedbed.aggregation import make_rule, mean
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fltrust import fltrust
 from seedbed.algorithms.scaffold import scaffold
-from seedbed.attacks import ATTACKS, Attack, Attacked, Seen
+from seedbed.attacks import ATTACKS, Attack, AttackedEngine, HonestMessages
 from seedbed.attacks.after_adaptation import orthogonal
 from seedbed.data.sampling import Sampled, batches, episodes
 from seedbed.engines import OneByOne
 from seedbed.errors import InputError
-from seedbed.federated import Group, Message
+from seedbed.federated import Message, MessageBatch
 from seedbed.learning.objectives import cross_entropy, supervised
-from seedbed.rounds.message_validation import Gate
+from seedbed.rounds.message_validation import MessageValidator
 from seedbed.tree import Tree
 
 from .test_attacks import CLIENTS, HOSTILE, LOSS, START, flat, population, predict, said_by
@@ -44,19 +44,21 @@ FIXED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def seen(honest: Tensor, reduce: Any = mean, attackers: int = 3, gate: Gate | None = None) -> Seen:
+def seen(
+    honest: Tensor, reduce: Any = mean, attackers: int = 3, gate: MessageValidator | None = None
+) -> HonestMessages:
     """What attackers know where the honest send these rows [h, P], each of weight 1."""
 
     def message(rows: Tensor) -> Message:
         return Message({"x": rows}, torch.ones(len(rows)), {})
 
     engine: Any = None
-    attacked = Attacked(engine, Attack("none"), [], engine, gate=gate)
+    attacked = AttackedEngine(engine, Attack("none"), [], engine, gate=gate)
     algorithm = replace(fedavg(LOSS), reduce=reduce)
     h = len(honest)
-    truths, hostile = [Group(range(h), message(honest))], range(h, h + attackers)
+    truths, hostile = [MessageBatch(range(h), message(honest))], range(h, h + attackers)
     draws: Any = [None] * attackers
-    return Seen(
+    return HonestMessages(
         message(torch.zeros(attackers, honest.shape[1])),
         message(honest),
         draws,
@@ -65,7 +67,7 @@ def seen(honest: Tensor, reduce: Any = mean, attackers: int = 3, gate: Gate | No
     )
 
 
-def lie(of: Seen, name: str, **settings: Any) -> Tensor:
+def lie(of: HonestMessages, name: str, **settings: Any) -> Tensor:
     """What the first attacker sends; all send the same."""
     rows = ATTACKS[name](**settings).lie(of).value["x"]
     assert all(torch.equal(row, rows[0]) for row in rows)
@@ -124,7 +126,7 @@ def test_against_the_mean_the_search_takes_the_greatest_strength_along_the_mean(
 # ---- the line search ------------------------------------------------------------------------------------------------
 
 
-def pull(of: Seen, row: Tensor, harm: str) -> float:
+def pull(of: HonestMessages, row: Tensor, harm: str) -> float:
     value, mu = of.outcome(Message({"x": row.expand(3, -1)}, torch.ones(3), {}))["x"], of.honest.value["x"].mean(0)
     return float((value - mu).norm() if harm == "away" else -(value - mu) @ mu / mu.norm())
 
@@ -135,7 +137,7 @@ def test_the_search_is_at_least_as_harmful_as_every_fixed_strength(name: str, ha
     """By the server's own rule: as harmful as ipm, alie, mimic, min-max and min-sum of each perturbation, and as every
     strength of a grid along each perturbation that the search tries."""
     for seed in range(4):
-        of = seen(rows(seed), make(name, **RULES[name]))
+        of = seen(rows(seed), make_rule(name, **RULES[name]))
         got = pull(of, lie(of, "tailored", harm=harm), harm)
         for fixed, settings in FIXED:
             assert got >= pull(of, lie(of, fixed, **settings), harm) - 1e-12, (fixed, settings)
@@ -165,7 +167,7 @@ def test_the_search_finds_the_edge_of_a_rule_that_drops_what_is_far() -> None:
 def test_the_search_keeps_within_the_servers_gate() -> None:
     """A gate of twice the median norm refuses lies that are longer: the search sends what passes, and still harms."""
     x = rows()
-    gate = Gate(norm=2.0)
+    gate = MessageValidator(norm=2.0)
     of = seen(x, gate=gate)
     got = lie(of, "tailored")
     norms = torch.cat([x.norm(dim=1), got.norm().expand(3)])
@@ -178,13 +180,13 @@ def test_few_equal_and_no_honest_messages() -> None:
     """One honest client, honest clients that all send the same, and zeros: every number stays finite."""
     for x in (rows(h=1), rows(h=1).expand(5, -1).clone(), torch.zeros(4, 3)):
         for name in ("min_max", "min_sum", "tailored"):
-            assert lie(seen(x, make("median")), name).isfinite().all(), name
+            assert lie(seen(x, make_rule("median")), name).isfinite().all(), name
 
 
 def test_a_server_without_a_rule_is_refused() -> None:
     root = tree.index(Sampled(population(), batches(4)).tasks([0], 0), 0)
     algorithm = fltrust(fedavg(LOSS), root)
-    engine = Attacked(
+    engine = AttackedEngine(
         OneByOne(Sampled(population(), batches(4))), ATTACKS["tailored"](), HOSTILE, algorithm.init(START)
     )
     with pytest.raises(InputError, match=r"attack=tailored searches .*reduce=each.*: use min_max"):
@@ -240,11 +242,11 @@ def test_what_after_adaptation_needs() -> None:
     attack = ATTACKS["after_adaptation"](loss=supervised(predict, cross_entropy))
     algorithm = scaffold(LOSS)
     start = algorithm.init(START)
-    engine = Attacked(OneByOne(Sampled(population(), batches(4))), attack, HOSTILE, start)
+    engine = AttackedEngine(OneByOne(Sampled(population(), batches(4))), attack, HOSTILE, start)
     with pytest.raises(InputError, match="after_adaptation needs messages of the structure of the params"):
         list(engine.ask(algorithm, {c: algorithm.send(start, c) for c in range(CLIENTS)}, 0))
     one = fedavg(LOSS)
-    engine = Attacked(OneByOne(Sampled(population(), batches(1))), attack, HOSTILE, one.init(START))
+    engine = AttackedEngine(OneByOne(Sampled(population(), batches(1))), attack, HOSTILE, one.init(START))
     said = said_by(engine, one, dict.fromkeys(range(CLIENTS), START), 0)
     honest = torch.stack([flat(said[c]) for c in range(CLIENTS) if c not in HOSTILE])
     assert all(torch.allclose(flat(said[c]), honest.mean(0), atol=1e-12) for c in HOSTILE)

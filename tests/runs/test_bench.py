@@ -10,19 +10,24 @@ import pytest
 import torch
 
 from seedbed.bench import race
-from seedbed.bench.plain_loop import plain
-from seedbed.bench.workloads import WORKLOADS, Workload, numbers
+from seedbed.bench.plain_loop import plain_loop
+from seedbed.bench.workloads import WORKLOADS, Workload, count_parameters
 from seedbed.errors import InputError
 from seedbed.models import mlp
 
 SMALL = replace(
-    WORKLOADS["mlp"], module=lambda: mlp((6,), 3, hidden=(8,)), example=numbers(6), classes=3, clients=3, steps=2
+    WORKLOADS["mlp"],
+    module=lambda: mlp((6,), 3, hidden=(8,)),
+    example=count_parameters(6),
+    classes=3,
+    clients=3,
+    steps=2,
 )
 
 
 def test_rows_are_whole_and_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(WORKLOADS, "mlp", SMALL)
-    rows = race.bench(["mlp"], repeat=1, threads=1)
+    rows = race.run_bench(["mlp"], repeat=1, threads=1)
     assert [row.executor for row in rows] == ["plain", "loop", "stacked", "batched", "fused", "auto"]
     assert rows[0].ratio_to_loop == 1
     assert all(row.steps_per_s > 0 and 0 < row.percent_of_gemm < 100 for row in rows)
@@ -36,7 +41,7 @@ def test_rows_are_whole_and_are_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
 def test_processes_have_rows_and_their_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WORKLOADS, "mlp", replace(SMALL, executors=("loop", "loop in processes")))
-    rows = {row.executor: row for row in race.bench(["mlp"], repeat=1, threads=2)}
+    rows = {row.executor: row for row in race.run_bench(["mlp"], repeat=1, threads=2)}
     assert list(rows) == ["plain", "loop", "loop in processes", "auto"]
     taken = rows["loop in processes"].peak_memory
     assert taken is not None
@@ -45,7 +50,7 @@ def test_processes_have_rows_and_their_memory_counts(monkeypatch: pytest.MonkeyP
 
 def test_an_unknown_workload_is_refused() -> None:
     with pytest.raises(InputError, match="unknown workload 'mpl': did you mean 'mlp'"):
-        race.bench(["mpl"])
+        race.run_bench(["mpl"])
 
 
 @pytest.mark.parametrize("name", ["mlp", "maml"])
@@ -54,7 +59,7 @@ def test_the_plain_loop_computes_what_the_algorithm_does(name: str) -> None:
     workload: Workload = replace(WORKLOADS[name], clients=2, steps=1)
     ours, theirs = (
         race._rounds(workload, "loop", 1, torch.device("cpu"), {}, print, {}),
-        plain(workload),
+        plain_loop(workload),
     )
     next(theirs)
     for _ in range(2):
@@ -71,11 +76,11 @@ def test_operations_of_a_step_are_counted() -> None:
 def test_a_missing_gpu_is_said() -> None:
     assert race.gpus("cpu") == "of the CPU: there is no GPU here"
     with pytest.raises(InputError, match="device='cuda' cannot be used here"):
-        race.bench(["mlp"], device="cuda")
+        race.run_bench(["mlp"], device="cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_rows_are_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WORKLOADS, "mlp", SMALL)
-    rows = race.bench(["mlp"], repeat=1, device="cuda")
+    rows = race.run_bench(["mlp"], repeat=1, device="cuda")
     assert [row.executor for row in rows] == ["plain", "loop", "stacked", "batched", "auto"]

@@ -7,7 +7,7 @@ from seedbed.algorithms.fed_proto import fed_proto
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.errors import InputError
-from seedbed.experiments.factories import build, settable
+from seedbed.experiments.factories import build_from_settings, settable_parameters
 from seedbed.learning import optimizers
 from seedbed.learning.optimizers import Optimizer, sgd
 
@@ -25,20 +25,20 @@ CONTEXT = {"loss": object(), "updates": 10}
 
 
 def outer_of(**given: object) -> Optimizer:
-    outer = build(taking, given, CONTEXT)["outer"]
+    outer = build_from_settings(taking, given, CONTEXT)["outer"]
     assert isinstance(outer, Optimizer)
     return outer
 
 
 def test_defaults_and_context() -> None:
-    made = build(taking, {}, CONTEXT)
+    made = build_from_settings(taking, {}, CONTEXT)
     assert made["loss"] is CONTEXT["loss"]
     assert (made["steps"], made["scale"]) == (3, 1.0)
     assert made["outer"].settings["lr"] == 0.5
 
 
 def test_values_are_parsed_by_the_factory_s_types() -> None:
-    made = build(taking, {"steps": "4", "scale": None}, CONTEXT)
+    made = build_from_settings(taking, {"steps": "4", "scale": None}, CONTEXT)
     assert (made["steps"], made["scale"]) == (4, None)
 
 
@@ -64,13 +64,13 @@ def test_own_settings_go_before_the_context() -> None:
 
 def test_real_factories() -> None:
     params = {"w": torch.zeros(2)}
-    algorithm = build(fedavg, {"outer": {"name": "adam"}}, {"loss": lambda p, b: p["w"].sum()})
+    algorithm = build_from_settings(fedavg, {"outer": {"name": "adam"}}, {"loss": lambda p, b: p["w"].sum()})
     assert set(algorithm.init(params).extra) == {"mean", "square", "updates"}
-    assert "mu" in settable(fedprox)
-    assert {"outer.lr", "outer.name", "scale"} <= set(settable(fed_proto))
-    assert settable(fed_proto, {"loss": object(), "ways": 5}).count("ways") == 1  # a number: may be set
-    assert "loss" not in settable(fed_proto, {"loss": object()})
-    assert settable(optimizers.linear) == ["updates", "end"]
+    assert "mu" in settable_parameters(fedprox)
+    assert {"outer.lr", "outer.name", "scale"} <= set(settable_parameters(fed_proto))
+    assert settable_parameters(fed_proto, {"loss": object(), "ways": 5}).count("ways") == 1  # a number: may be set
+    assert "loss" not in settable_parameters(fed_proto, {"loss": object()})
+    assert settable_parameters(optimizers.linear) == ["updates", "end"]
 
 
 @pytest.mark.parametrize(
@@ -94,5 +94,5 @@ def test_real_factories() -> None:
 )
 def test_refusals(given: Given, words: list[str]) -> None:
     with pytest.raises(InputError) as error:
-        build(taking, given, CONTEXT, also=["evaluation.shots", "evaluation.ways"])
+        build_from_settings(taking, given, CONTEXT, also=["evaluation.shots", "evaluation.ways"])
     assert all(word in str(error.value) for word in words), str(error.value)

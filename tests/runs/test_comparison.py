@@ -15,13 +15,13 @@ from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.data.types import Batch
 from seedbed.experiments import tuning
 from seedbed.experiments.builder import Experiment
-from seedbed.experiments.comparison import Cell, Comparison, Row, compare
-from seedbed.experiments.launch import plan
+from seedbed.experiments.comparison import Comparison, ComparisonCell, ComparisonRow, compare_algorithms
+from seedbed.experiments.launch import plan_run
 from seedbed.experiments.stages import Pipeline, Show
-from seedbed.experiments.tuning import Tried, best, scaled
+from seedbed.experiments.tuning import TriedRates, best_trial, scale_rates
 from seedbed.learning.finetuning import FineTuning, Scored
-from seedbed.privacy.differential.accountant import Release, epsilon, release
-from seedbed.reports.comparison_report import comparison_page, verdict
+from seedbed.privacy.differential.accountant import Release, epsilon, release_event
+from seedbed.reports.comparison_report import comparison_page, comparison_verdict
 
 TINY = ["model.name=mlp", "model.hidden=4", "evaluation.episodes=2", "evaluation.shots=1"]
 
@@ -39,20 +39,20 @@ def few_ways_to_adapt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compared(out: Path, names: list[str], seeds: list[int], *more: str, **asked: Any) -> Comparison:
-    return compare(names, {"rounds": 2, **asked}, [*TINY, *more], None, out, seeds, Show())[0]
+    return compare_algorithms(names, {"rounds": 2, **asked}, [*TINY, *more], None, out, seeds, Show())[0]
 
 
 def planned(name: str, *more: str) -> Experiment:
-    return plan({"algorithm": name, "rounds": 4}, [*TINY, *more], None, specific=False)
+    return plan_run({"algorithm": name, "rounds": 4}, [*TINY, *more], None, specific=False)
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------
 
 
 def test_cells() -> None:
-    assert Cell.of([0.5]) == Cell(0.5, None)
-    assert Cell.of([0.5], 0.1) == Cell(0.5, 0.1)
-    assert Cell.of([1.0, 2.0, 6.0], 0.1) == Cell(3.0, stdev([1, 2, 6]))
+    assert ComparisonCell.of([0.5]) == ComparisonCell(0.5, None)
+    assert ComparisonCell.of([0.5], 0.1) == ComparisonCell(0.5, 0.1)
+    assert ComparisonCell.of([1.0, 2.0, 6.0], 0.1) == ComparisonCell(3.0, stdev([1, 2, 6]))
 
 
 def test_rows_are_means_of_the_runs_results(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_rows_are_means_of_the_runs_results(tmp_path: Path) -> None:
             [("unadapted", "mean"), ("adapted", "mean"), ("adapted", "worst_tenth")],
             strict=True,
         ):
-            assert cell == Cell.of([result["unseen"]["1"][column][number] for result in results])
+            assert cell == ComparisonCell.of([result["unseen"]["1"][column][number] for result in results])
     again = compared(tmp_path, ["fed_proto"], [3])
     assert (
         again.rows["1"]["fed_proto"].adapted.mean
@@ -94,11 +94,11 @@ def test_the_runs_of_a_comparison_are_accounted_together(tmp_path: Path) -> None
     spent: Counter[Release] = Counter()
     for path in tmp_path.glob("*-*/ledger.jsonl"):
         lines = [json.loads(line.split("\t")[0]) for line in path.read_text().splitlines()]
-        spent.update(release(line["cost"]) for line in lines[1:] if line["cost"])
+        spent.update(release_event(line["cost"]) for line in lines[1:] if line["cost"])
     assert sum(spent.values()) == 8
     assert found.privacy.epsilon == pytest.approx(epsilon(spent, found.privacy.delta), rel=1e-6)
     assert 4 < found.privacy.epsilon < 16
-    assert f"ε = {found.privacy.epsilon:.3g}" in verdict(found)
+    assert f"ε = {found.privacy.epsilon:.3g}" in comparison_verdict(found)
     page = comparison_page(found, "seedbed compare")
     assert "chosen by validation clients" not in page
     assert "4 runs together" in page
@@ -138,7 +138,7 @@ def test_every_method_has_the_same_budget(name: str) -> None:
     options = experiment.settings.options
     source = experiment.source(name, experiment.train, options)
     task = source.tasks([0], 0)
-    given = sum(float((b.mask * task.real[:, :, None]).sum()) for b in tree.parts(task.items, Batch))
+    given = sum(float((b.mask * task.real[:, :, None]).sum()) for b in tree.subtrees(task.items, Batch))
     passes = experiment.costs(name, options).passes
     one_item = passes * given / float(task.real.sum())
     wanted = 360 if CATALOGUE[name].pooled else 120
@@ -149,17 +149,17 @@ def test_every_method_has_the_same_budget(name: str) -> None:
 
 
 def test_rates_are_scaled_where_the_entry_says() -> None:
-    assert scaled(CATALOGUE["ditto"], {}, 3) == {"local": {"lr": 0.3}, "personal": {"lr": 0.3}}
-    assert scaled(CATALOGUE["fedadam"], {"eta": 0.1}, 0.3) == {"eta": 0.03}
-    assert scaled(CATALOGUE["fedmeta"], {"outer": "sgd"}, 3) == {"outer": {"name": "sgd", "lr": 0.3}}
+    assert scale_rates(CATALOGUE["ditto"], {}, 3) == {"local": {"lr": 0.3}, "personal": {"lr": 0.3}}
+    assert scale_rates(CATALOGUE["fedadam"], {"eta": 0.1}, 0.3) == {"eta": 0.03}
+    assert scale_rates(CATALOGUE["fedmeta"], {"outer": "sgd"}, 3) == {"outer": {"name": "sgd", "lr": 0.3}}
     for name, entry in CATALOGUE.items():
         assert bool(entry.rates) == (name != "fed_lbfgs")  # whose steps are as long as a line search makes them
-        assert scaled(entry, {}, 1.0).keys() == {key.partition(".")[0] for key in entry.rates}
+        assert scale_rates(entry, {}, 1.0).keys() == {key.partition(".")[0] for key in entry.rates}
 
 
 def test_the_best_is_the_first_of_the_highest_and_nan_is_none() -> None:
-    tried = [Tried(f, {}, {1: Scored(score, None)}) for f, score in ((1.0, float("nan")), (2.0, 0.5), (3.0, 0.5))]
-    assert best(tried).factor == 2.0
+    tried = [TriedRates(f, {}, {1: Scored(score, None)}) for f, score in ((1.0, float("nan")), (2.0, 0.5), (3.0, 0.5))]
+    assert best_trial(tried).factor == 2.0
 
 
 class Watched(Pipeline):
@@ -195,7 +195,7 @@ def test_validation_clients_choose_and_test_clients_never_do(name: str, tmp_path
     chosen = result["tuning"][name]
     assert chosen["scores"].keys() == {"0.1", "1.0", "3.0"}
     assert chosen["scores"][str(chosen["factor"])] == max(chosen["scores"].values())
-    assert options == result["options"] == dict(scaled(CATALOGUE[name], {}, chosen["factor"]))
+    assert options == result["options"] == dict(scale_rates(CATALOGUE[name], {}, chosen["factor"]))
     assert result["finetuning"]["adapted"]["1"]["layers"] in (
         ("own",) if name != "fedavg" else ("all", "head_then_all", "head")
     )
@@ -230,21 +230,25 @@ def test_chosen_steps_are_used_when_a_client_adapts() -> None:
 # ---- the page ----------------------------------------------------------------------------------------------------
 
 
-def made(rows: dict[str, Row], **changes: Any) -> Comparison:
+def made(rows: dict[str, ComparisonRow], **changes: Any) -> Comparison:
     both, none = {"1": rows, "5": rows}, {name: [{"tuning": None, "adapting": {}}] for name in rows}
     return replace(Comparison("accuracy", True, "<b>", 5, 2, 60, 4, (0,), both, none), **changes)
 
 
-def row(adapted: float, behind: tuple[float, float] | None) -> Row:
-    return Row(Cell(0.2, 0.01), Cell(adapted, 0.05), Cell(adapted - 0.1, None), behind)
+def row(adapted: float, behind: tuple[float, float] | None) -> ComparisonRow:
+    return ComparisonRow(
+        ComparisonCell(0.2, 0.01), ComparisonCell(adapted, 0.05), ComparisonCell(adapted - 0.1, None), behind
+    )
 
 
 def test_the_verdict_names_the_best_and_what_cannot_be_told_from_it() -> None:
     rows = {"fedavg": row(0.8, (0.1, 0.02)), "fedrep": row(0.9, None), "apfl": row(0.88, (0.02, 0.03))}
-    assert verdict(made(rows)).startswith("With 1 shot, fedrep is best; apfl within the 95 % interval of it. With 5")
+    assert comparison_verdict(made(rows)).startswith(
+        "With 1 shot, fedrep is best; apfl within the 95 % interval of it. With 5"
+    )
     alone = {"fedavg": rows["fedavg"], "fedrep": rows["fedrep"]}
-    assert "fedrep is best, beyond the 95 % interval of all others." in verdict(made(alone))
-    assert "nothing is concluded" in verdict(made({"fedavg": row(0.8, None), "fedrep": row(0.9, None)}))
+    assert "fedrep is best, beyond the 95 % interval of all others." in comparison_verdict(made(alone))
+    assert "nothing is concluded" in comparison_verdict(made({"fedavg": row(0.8, None), "fedrep": row(0.9, None)}))
 
 
 def test_the_page_has_every_number_the_command_and_nothing_unescaped() -> None:

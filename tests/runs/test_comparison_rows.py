@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from seedbed.evaluation import summarise
-from seedbed.experiments.comparison import Cell, _rows
+from seedbed.experiments.comparison import ComparisonCell, _rows
 
 
 def result(unadapted: list[float], adapted: list[float], *, higher: bool) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_the_worse_is_behind_by_the_mean_gap_over_clients(higher: bool, best: st
 def test_of_one_seed_the_spread_is_the_interval_and_of_several_the_deviation() -> None:
     one, two = (result([0.1, 0.2], adapted, higher=True) for adapted in ([0.4, 0.6], [0.6, 0.8]))
     interval = one["unseen"]["1"]["adapted"]["ci95"]
-    assert _rows({"a": [one]}, "1", higher_is_better=True)["a"].adapted == Cell(0.5, interval)
+    assert _rows({"a": [one]}, "1", higher_is_better=True)["a"].adapted == ComparisonCell(0.5, interval)
     both = _rows({"a": [one, two]}, "1", higher_is_better=True)["a"]
     assert both.adapted.mean == pytest.approx(0.6)
     assert both.adapted.spread == pytest.approx(math.sqrt(0.02))

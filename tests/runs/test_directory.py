@@ -13,7 +13,13 @@ from seedbed.errors import InputError
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.federated import ServerState
 from seedbed.learning.finetuning import FineTuning, Scored
-from seedbed.serialization import fill, from_bytes, to_bytes, write_atomically, writing
+from seedbed.serialization import (
+    explain_write_errors,
+    fill_template,
+    tensors_from_bytes,
+    trees_to_bytes,
+    write_atomically,
+)
 
 PARAMS = {"head": {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}}
 
@@ -71,7 +77,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_what_the_file_system_says_gets_a_way_out(number: int, way: str) -> None:
-    with pytest.raises(InputError, match=way), writing(Path("x")):
+    with pytest.raises(InputError, match=way), explain_write_errors(Path("x")):
         raise OSError(number, os.strerror(number))
 
 
@@ -197,19 +203,19 @@ def test_the_way_out_of_a_damaged_checkpoint(run: RunDirectory) -> None:
 
 
 def test_a_tree_comes_back_as_it_went() -> None:
-    back = fill(PARAMS, from_bytes(to_bytes({"params": PARAMS}), "f"), "params")
+    back = fill_template(PARAMS, tensors_from_bytes(trees_to_bytes({"params": PARAMS}), "f"), "params")
     assert torch.equal(back["head"]["weight"], PARAMS["head"]["weight"])
     assert back.keys() == PARAMS.keys()
 
 
 def test_another_model_s_file_is_refused() -> None:
-    found = from_bytes(to_bytes({"params": PARAMS}), "f")
+    found = tensors_from_bytes(trees_to_bytes({"params": PARAMS}), "f")
     with pytest.raises(InputError, match=r"params.head.weight has shape \(2, 3\), not \(5, 3\).*another model"):
-        fill({"head": {"weight": torch.zeros(5, 3)}}, found, "params")
+        fill_template({"head": {"weight": torch.zeros(5, 3)}}, found, "params")
     with pytest.raises(InputError, match=r"params.tail is missing.*another model"):
-        fill({"tail": torch.zeros(1)}, found, "params")
+        fill_template({"tail": torch.zeros(1)}, found, "params")
     with pytest.raises(InputError, match=r"f is not a whole safetensors file"):
-        from_bytes(b"nothing of the kind", "f")
+        tensors_from_bytes(b"nothing of the kind", "f")
 
 
 def test_json_is_never_written_with_nan_and_never_read_torn(run: RunDirectory) -> None:

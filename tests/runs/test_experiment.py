@@ -10,7 +10,7 @@ from seedbed import InputError, Population
 from seedbed.algorithms.catalogue import CATALOGUE, entry
 from seedbed.data.readers import read
 from seedbed.experiments.builder import Experiment, Shape
-from seedbed.experiments.presets import complete
+from seedbed.experiments.presets import complete_settings
 
 
 def hospitals(sizes: dict[str, int], *, numbers: bool = False, **fields: Any) -> Population:
@@ -26,7 +26,7 @@ EVEN = dict.fromkeys("abcdefghij", 20)
 
 
 def experiment(population: Population, **given: Any) -> Experiment:
-    return Experiment(complete({"data": "here", "model": {"name": "linear"}, **given}, population), population)
+    return Experiment(complete_settings({"data": "here", "model": {"name": "linear"}, **given}, population), population)
 
 
 def rows(population: Population | None) -> set[int]:

@@ -12,7 +12,7 @@ from seedbed.data.types import Batch
 from seedbed.engines import OneByOne, Vectorised
 from seedbed.experiments import tuning
 from seedbed.experiments.tuning import Judge, choose_finetuning
-from seedbed.learning.finetuning import FineTuning, Tunable, along, finetune
+from seedbed.learning.finetuning import FineTuning, Tunable, adapt_along_path, finetune
 from seedbed.learning.objectives import Loss, correct, smoothed_cross_entropy
 
 HOW = FineTuning("head_then_all", steps=3, lr=0.05, head_steps=4, head_lr=0.2)
@@ -101,7 +101,7 @@ def test_a_start_comes_first(model: Model, tunable: Tunable, support: Batch) -> 
 def test_along_scores_every_point(model: Model, tunable: Tunable, support: Batch) -> None:
     metric = per_example(model.predict, cross_entropy)
     stacked = finetune(tunable, replace(HOW, layers="all"), at=(0, 2))(model.params, support)
-    scores = along(metric)(stacked, support)
+    scores = adapt_along_path(metric)(stacked, support)
     assert scores.shape == (2,)
     assert torch.allclose(scores[0], metric(model.params, support))
 

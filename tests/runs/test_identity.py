@@ -10,8 +10,8 @@ import pytest
 
 from seedbed.errors import InputError, Stopped
 from seedbed.experiments import launch as starting
-from seedbed.experiments.identity import differences, digest, identity, refuse_changed
-from seedbed.experiments.launch import go_on, judge_again, start
+from seedbed.experiments.identity import differences, identity, identity_digest, refuse_changed
+from seedbed.experiments.launch import evaluate_run, resume_run, start_run
 from seedbed.experiments.run_directory import MADE_BY, RunDirectory
 from seedbed.experiments.stages import Show
 
@@ -47,7 +47,7 @@ class Notes(Show):
 def begun(out: Path, *more: str, rounds: int = 3, stop: int = 2, **asked: Any) -> Path:
     """A run that was interrupted in round 2, so that round 1 counts."""
     with pytest.raises(Stopped):
-        start({**ASKED, "rounds": rounds, **asked}, [*TINY, *more], None, out, Notes(stop))
+        start_run({**ASKED, "rounds": rounds, **asked}, [*TINY, *more], None, out, Notes(stop))
     return out
 
 
@@ -92,7 +92,7 @@ def test_a_changed_setting_is_refused_by_name_and_nothing_is_touched(
     edit(run, lambda manifest: manifest["settings"].__setitem__(key, value))
     before = contents(run)
     with pytest.raises(InputError) as refusal:
-        go_on(run, Show())
+        resume_run(run, Show())
     for word in words:
         assert word in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -103,10 +103,10 @@ def test_a_changed_setting_is_refused_by_name_and_nothing_is_touched(
 def test_the_refused_run_goes_on_once_the_value_is_put_back(run: Path) -> None:
     edit(run, lambda manifest: manifest["settings"].__setitem__("seed", 1))
     with pytest.raises(InputError, match="seed"):
-        go_on(run, Show())
+        resume_run(run, Show())
     edit(run, lambda manifest: manifest["settings"].__setitem__("seed", 0))
     shown = Notes()
-    assert go_on(run, shown)
+    assert resume_run(run, shown)
     assert not shown.notes
 
 
@@ -115,7 +115,7 @@ def test_a_changed_list_of_clients_is_refused(run: Path, part: str) -> None:
     """An unseen client that was trained on would be judged as one never seen."""
     edit(run, lambda manifest: manifest["clients"][part].append("writer99"))
     with pytest.raises(InputError, match=rf"the list of its clients \({part}\) was .* restore its manifest.json"):
-        go_on(run, Show())
+        resume_run(run, Show())
 
 
 def test_another_split_by_the_same_settings_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,13 +129,13 @@ def test_another_split_by_the_same_settings_is_refused(run: Path, monkeypatch: p
 
     monkeypatch.setattr(starting, "_manifest", other)
     with pytest.raises(InputError, match=r"the list of its clients \(unseen\)"):
-        go_on(run, Show())
+        resume_run(run, Show())
 
 
 def test_the_data_s_fingerprint_cannot_be_edited_to_fit_other_data(run: Path) -> None:
     edit(run, lambda manifest: manifest["data"].__setitem__("fingerprint", "0" * 64))
     with pytest.raises(InputError, match=r"its data \(fingerprint\) was"):
-        go_on(run, Show())
+        resume_run(run, Show())
 
 
 def test_a_data_file_with_one_other_byte_is_refused(tmp_path: Path) -> None:
@@ -148,15 +148,15 @@ def test_a_data_file_with_one_other_byte_is_refused(tmp_path: Path) -> None:
     data.write_text(text.replace("10,12", "10,11", 1))
     assert len(data.read_text()) == len(text)
     with pytest.raises(InputError, match=r"t.csv is no longer the data that .* was started on"):
-        go_on(run, Show())
+        resume_run(run, Show())
     data.write_text(text)
-    assert go_on(run, Show())
+    assert resume_run(run, Show())
 
 
 def test_a_finished_run_with_another_seed_is_not_judged_on_clients_that_it_was_trained_on(run: Path) -> None:
-    go_on(run, Show())
+    resume_run(run, Show())
     edit(run, lambda manifest: manifest["settings"].__setitem__("seed", 5))
-    for again in (lambda: judge_again(run, None, None, [], Show()), lambda: go_on(run, Show())):
+    for again in (lambda: evaluate_run(run, None, None, [], Show()), lambda: resume_run(run, Show())):
         with pytest.raises(InputError, match=r"seed was 0 when the run began and is 5 now"):
             again()
 
@@ -165,13 +165,13 @@ def test_a_finished_run_with_another_seed_is_not_judged_on_clients_that_it_was_t
 
 
 def test_rounds_can_be_added_and_give_the_run_that_had_them_from_the_start(run: Path, tmp_path: Path) -> None:
-    whole, _ = start({**ASKED, "rounds": 5}, TINY, None, tmp_path / "whole", Show())
+    whole, _ = start_run({**ASKED, "rounds": 5}, TINY, None, tmp_path / "whole", Show())
     for path in (run, Path(shutil.copytree(run, tmp_path / "later"))):
         if path.name == "later":
-            go_on(path, Show())  # first to the end of the 3 that were planned
+            resume_run(path, Show())  # first to the end of the 3 that were planned
         edit(path, lambda manifest: manifest["settings"].__setitem__("rounds", 5))
         shown = Notes()
-        go_on(path, shown)
+        resume_run(path, shown)
         assert shown.notes == ["rounds 3 → 5: 2 more"]
         assert RunDirectory.open(path).result == RunDirectory.open(whole).result
         assert (path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
@@ -196,7 +196,7 @@ def test_what_changes_no_bit_may_change(run: Path) -> None:
     changes = {"workers": 2, "checkpoint_seconds": 9.0, "audit": {"clients": 4}}
     edit(run, lambda manifest: manifest["settings"].update(changes))
     shown = Notes()
-    go_on(run, shown)
+    resume_run(run, shown)
     assert not shown.notes
 
 
@@ -234,11 +234,11 @@ def test_another_version_is_said_once(run: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(starting, "versions", lambda: versioned(torch="9.9.0")["versions"])
     shown = Notes(rounds=1)
     with pytest.raises(Stopped):
-        go_on(run, shown)
+        resume_run(run, shown)
     assert len(shown.notes) == 1
     assert "→ 9.9.0" in shown.notes[0]
     again = Notes()
-    go_on(run, again)
+    resume_run(run, again)
     assert not again.notes
 
 
@@ -255,7 +255,7 @@ def test_a_setting_that_an_older_version_did_not_have_counts_as_its_default() ->
 def test_every_line_has_the_digest_of_what_made_it(run: Path) -> None:
     first, *others = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     assert others
-    assert {line["digest"] for line in others} == {first["digest"]} == {digest(first[MADE_BY])}
+    assert {line["digest"] for line in others} == {first["digest"]} == {identity_digest(first[MADE_BY])}
     assert json.loads((run / "manifest.json").read_text())["digest"] == first["digest"]
 
 
@@ -268,7 +268,7 @@ def test_a_checkpoint_of_another_run_is_refused(run: Path, tmp_path: Path) -> No
     lines = (run / "journal.jsonl").read_text().splitlines()
     (run / "journal.jsonl").write_text("\n".join([*lines[:-1], line]) + "\n")
     with pytest.raises(InputError, match=r"journal.jsonl line \d is of a checkpoint that other settings"):
-        go_on(run, Show())
+        resume_run(run, Show())
 
 
 def test_an_identity_that_was_edited_or_cut_off_is_refused(run: Path) -> None:
@@ -276,25 +276,25 @@ def test_an_identity_that_was_edited_or_cut_off_is_refused(run: Path) -> None:
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([lines[0].replace('"settings.seed": 0', '"settings.seed": 1'), *lines[1:]]))
     with pytest.raises(InputError, match="line 1 is no checkpoint's: the file was altered"):
-        go_on(run, Show())
+        resume_run(run, Show())
     for left in (lines[1:], []):
         journal.write_text("".join(left))
         with pytest.raises(InputError, match=r"journal.jsonl (does not say what made|line 1 is of a checkpoint)"):
-            go_on(run, Show())
+            resume_run(run, Show())
 
 
 def test_a_run_from_before_digests_is_resumed_once_with_a_line_and_bound_from_then_on(tmp_path: Path) -> None:
     run = Path(shutil.copytree(WITHOUT_DIGESTS, tmp_path / "run"))
     shown = Notes(rounds=1)
     with pytest.raises(Stopped):
-        go_on(run, shown)
+        resume_run(run, shown)
     unchecked = [note for note in shown.notes if "was not checked" in note]
     assert len(unchecked) == 1
     edited = Path(shutil.copytree(run, tmp_path / "edited"))
     edit(edited, lambda manifest: manifest["settings"].__setitem__("seed", 1))
     with pytest.raises(InputError, match="seed was 0"):
-        go_on(edited, Show())
+        resume_run(edited, Show())
     again = Notes()
-    go_on(run, again)
+    resume_run(run, again)
     assert not again.notes
     assert [line["round"] for line in RunDirectory.open(run).metrics() if line["stage"] == "fedavg"] == [1, 2, 3]

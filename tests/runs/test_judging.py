@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seedbed.data.types import Batch
-from seedbed.evaluation import as_newcomers, before_adapting, evaluate, per_example, renumbered, to_newcomers
+from seedbed.evaluation import as_newcomers, evaluate, per_example, renumber_clients, to_newcomers, without_adaptation
 from seedbed.federated import NEWCOMER, Algorithm, ServerState
 
 SUPPORT = Batch(torch.ones(2, 1), torch.ones(2), torch.ones(2))
@@ -70,14 +70,14 @@ def test_a_metric_counts_real_examples_only() -> None:
 
 
 def test_before_adapting_a_client_uses_what_it_is_sent() -> None:
-    plain = before_adapting(ALGORITHM, lambda params, support: {"w": params["w"] * 10})
+    plain = without_adaptation(ALGORITHM, lambda params, support: {"w": params["w"] * 10})
     assert plain.personalise({"w": torch.tensor(3.0)}, {"kept": torch.tensor(1.0)}, SUPPORT) == {
         "w": torch.tensor(30.0)
     }
 
 
 def test_clients_are_sent_what_belongs_to_their_number_in_training() -> None:
-    assert [int(renumbered(ALGORITHM, [4, 2]).send(STATE, c)["w"]) for c in (0, 1)] == [4, 2]
+    assert [int(renumber_clients(ALGORITHM, [4, 2]).send(STATE, c)["w"]) for c in (0, 1)] == [4, 2]
     assert int(to_newcomers(ALGORITHM).send(STATE, 5)["w"]) == NEWCOMER
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from seedbed import locks
 from seedbed.errors import InputError
-from seedbed.locks import held, holds_everywhere, locked
+from seedbed.locks import hold_lock, holds_everywhere, lock_file
 
 HOLD = "import sys, time; from pathlib import Path; from seedbed.locks import locked; locked(Path(sys.argv[1]), 'run')"
 MOUNTS = """\
@@ -42,18 +42,18 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_the_holder_is_named_and_its_death_frees_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     who = f"process {holder.pid} on {platform.node()}"
     with pytest.raises(InputError, match=rf"is held by another run \({who}\): stop that one"):
-        locked(tmp_path / "lock", "run")
+        lock_file(tmp_path / "lock", "run")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with held(tmp_path / "lock", "run"):
+    with hold_lock(tmp_path / "lock", "run"):
         assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {platform.node()}\n"
     assert (tmp_path / "lock").read_text() == ""
 
 
 def test_a_process_cannot_hold_it_twice(tmp_path: Path) -> None:
-    with held(tmp_path / "lock", "run"), pytest.raises(InputError, match=f"process {os.getpid()} on"):
-        locked(tmp_path / "lock", "run")
-    os.close(locked(tmp_path / "lock", "run"))
+    with hold_lock(tmp_path / "lock", "run"), pytest.raises(InputError, match=f"process {os.getpid()} on"):
+        lock_file(tmp_path / "lock", "run")
+    os.close(lock_file(tmp_path / "lock", "run"))
 
 
 def test_a_look_at_who_holds_it_does_not_stop_who_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_look_at_who_holds_it_does_not_stop_who_takes_it(tmp_path: Path, monke
     look = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(look, fcntl.LOCK_SH)
     monkeypatch.setattr(locks.time, "sleep", lambda seconds: os.close(look))
-    os.close(locked(tmp_path / "lock", "run"))
+    os.close(lock_file(tmp_path / "lock", "run"))
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_where_locks_do_not_reach_the_name_in_the_file_must_do(
     for name in ("process 12 on another-machine", f"process {os.getppid()} on {here}"):
         lock.write_text(name + "\n")
         with pytest.raises(InputError, match=rf"was last held by another run \({name}\).*remove {lock}"):
-            locked(lock, "run")
+            lock_file(lock, "run")
         assert lock.read_text() == name + "\n"
     for name in ("", f"process 99999999 on {here}"):  # ended as it should, or dead
         lock.write_text(name)
-        with held(lock, "run"):
+        with hold_lock(lock, "run"):
             assert f"process {os.getpid()} on {here}" in lock.read_text()
         assert lock.read_text() == ""
 
@@ -108,7 +108,7 @@ def test_where_locks_do_not_reach_the_name_in_the_file_must_do(
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(InputError, match=r"cannot write .*lock: Is a directory; choose a directory"):
-        locked(tmp_path / "lock", "run")
+        lock_file(tmp_path / "lock", "run")
 
 
 def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(fcntl, "flock", removed)
     with pytest.raises(InputError, match=r"lock was removed by another run just now: start again"):
-        locked(tmp_path / "lock", "run")
+        lock_file(tmp_path / "lock", "run")
 
 
 def test_a_disk_that_fails_is_no_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,4 +130,4 @@ def test_a_disk_that_fails_is_no_file_system_without_locks(tmp_path: Path, monke
 
     monkeypatch.setattr(fcntl, "flock", broken)
     with pytest.raises(InputError, match=r"cannot write .*lock: Input/output error"):
-        locked(tmp_path / "lock", "run")
+        lock_file(tmp_path / "lock", "run")

@@ -10,10 +10,10 @@ from safetensors import safe_open
 
 from seedbed import InputError
 from seedbed.data.types import Batch
-from seedbed.experiments.adapt import load, personalise
+from seedbed.experiments.adapt import adapt_client, load_personal
 from seedbed.experiments.builder import Learner, Shape
 from seedbed.experiments.config import settings_from
-from seedbed.experiments.launch import start, trained_start
+from seedbed.experiments.launch import start_run, trained_start
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.stages import Show
 
@@ -34,11 +34,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = {"data": str(data / "all.npz"), "rounds": 2, "algorithm": "per_fedavg"}
-    return start(asked, TINY, None, tmp_path_factory.mktemp("run") / "r", Show())[0]
+    return start_run(asked, TINY, None, tmp_path_factory.mktemp("run") / "r", Show())[0]
 
 
 def test_what_is_loaded_is_what_was_adapted(data: Path, run: Path, tmp_path: Path) -> None:
-    made = personalise(run, data / "mine.npz", tmp_path / "m.safetensors", query=data / "other.npz", steps=3)
+    made = adapt_client(run, data / "mine.npz", tmp_path / "m.safetensors", query=data / "other.npz", steps=3)
     manifest = RunDirectory.open(run).manifest
     learner = Learner(settings_from(manifest["settings"]), Shape.of(manifest["shape"]))
     trained = trained_start(RunDirectory.open(run), learner)
@@ -49,7 +49,7 @@ def test_what_is_loaded_is_what_was_adapted(data: Path, run: Path, tmp_path: Pat
     how = trained.finetuning[min(trained.finetuning, key=lambda shots: abs(shots - 12))]
     algorithm = learner.algorithm(trained.name, trained.model, finetuning=how, ways=3, test_steps=3)
     params = algorithm.personalise(algorithm.send(trained.state, 0), {}, support)
-    loaded = load(tmp_path / "m.safetensors")
+    loaded = load_personal(tmp_path / "m.safetensors")
     assert torch.allclose(loaded.predict(x), trained.model.predict(params, x), atol=1e-6)
     right = float((loaded.predict(x).argmax(1).numpy() == wanted).mean())
     assert made.scores == {"the query set": pytest.approx(right)}
@@ -58,7 +58,7 @@ def test_what_is_loaded_is_what_was_adapted(data: Path, run: Path, tmp_path: Pat
 
 
 def test_metadata_tells_anybody_what_it_is(data: Path, run: Path, tmp_path: Path) -> None:
-    personalise(run, data / "mine.npz", tmp_path / "m.safetensors")
+    adapt_client(run, data / "mine.npz", tmp_path / "m.safetensors")
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         told = file.metadata()
         names = set(file.keys())
@@ -74,8 +74,8 @@ def test_no_steps_is_the_start_and_more_steps_are_further(data: Path, run: Path,
     far = []
     start_params = load_params(run)
     for steps in (0, 1, 10):
-        personalise(run, data / "mine.npz", tmp_path / f"{steps}.safetensors", steps=steps)
-        moved = load(tmp_path / f"{steps}.safetensors").params
+        adapt_client(run, data / "mine.npz", tmp_path / f"{steps}.safetensors", steps=steps)
+        moved = load_personal(tmp_path / f"{steps}.safetensors").params
         far.append(sum(float((moved[n] - p).abs().sum()) for n, p in start_params.items()))
     assert far[0] == 0
     assert 0 < far[1] < far[2]
@@ -90,14 +90,14 @@ def test_refusals(data: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     out.write_bytes(b"precious")
     with pytest.raises(InputError, match=r"exists: choose another --out"):
-        personalise(run, data / "mine.npz", out)
+        adapt_client(run, data / "mine.npz", out)
     assert out.read_bytes() == b"precious"
     with pytest.raises(InputError, match=r"m.safetensors cannot be read as safetensors"):
-        load(out)
+        load_personal(out)
     with pytest.raises(InputError, match=r"nothing cannot be read"):
-        load(tmp_path / "nothing")
+        load_personal(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"was not written by `seedbed adapt`"):
-        load(run / "model.safetensors")
+        load_personal(run / "model.safetensors")
     with pytest.raises(InputError, match=r"no file"):
-        personalise(run, data / "mine.npz", tmp_path / "n", query=data / "absent.npz")
+        adapt_client(run, data / "mine.npz", tmp_path / "n", query=data / "absent.npz")
     assert not (tmp_path / "n").exists()

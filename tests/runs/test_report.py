@@ -12,9 +12,9 @@ import pytest
 from seedbed.evaluation import summarise
 from seedbed.experiments.config import Settings
 from seedbed.experiments.stages import _cells
-from seedbed.experiments.toml_text import toml
-from seedbed.reports.page import number
-from seedbed.reports.run_report import gain, report, verdict
+from seedbed.experiments.toml_text import to_toml
+from seedbed.reports.page import format_number
+from seedbed.reports.run_report import gain, run_report, run_verdict
 
 HOSTILE = '<script>alert("x")</script>&\x00\udce9'
 VOID = {"meta", "br"}
@@ -82,7 +82,7 @@ def svgs(page: str) -> list[ElementTree.Element]:
 
 
 def test_it_is_one_well_formed_file_that_needs_nothing_else() -> None:
-    page = report(manifest_of(4), METRICS, full())
+    page = run_report(manifest_of(4), METRICS, full())
     tags = Checker(page).tags
     assert not {"script", "link", "img", "iframe"} & set(tags)
     assert "http" not in page
@@ -109,7 +109,7 @@ def test_whatever_comes_from_outside_is_escaped(place: str) -> None:
         manifest["versions"][HOSTILE] = HOSTILE
     else:
         result["algorithm"] = HOSTILE
-    page = report(manifest, metrics, result)
+    page = run_report(manifest, metrics, result)
     assert "script" not in Checker(page).tags
     assert "&lt;script&gt;" in page
     assert svgs(page)
@@ -118,11 +118,14 @@ def test_whatever_comes_from_outside_is_escaped(place: str) -> None:
 
 def test_every_number_of_the_tables_is_there() -> None:
     result, metric = full(), "accuracy"
-    page = report(manifest_of(4), METRICS, result)
+    page = run_report(manifest_of(4), METRICS, result)
     for row in [*result["unseen"].values(), *result["seen"].values()]:
         for one in row.values():
-            assert f"{number(one['mean'], metric)} ± {number(one['ci95'], metric)}<small>worst tenth " in page
-            assert f"worst tenth {number(one['worst_tenth'], metric)}" in page
+            assert (
+                f"{format_number(one['mean'], metric)} ± {format_number(one['ci95'], metric)}<small>worst tenth "
+                in page
+            )
+            assert f"worst tenth {format_number(one['worst_tenth'], metric)}" in page
     for client, score in enumerate(HIGH):
         assert f"<title>writer {client}: {100 * score:g}</title>" in page
     assert "worst: writer 2" in page
@@ -136,7 +139,7 @@ def test_gain_is_counted_client_by_client() -> None:
 
 
 def test_verdict_that_helps_and_is_within_the_interval() -> None:
-    assert verdict(full()) == (
+    assert run_verdict(full()) == (
         "On 4 clients never seen in training, adaptation helps with 1 and 5 shots; it is within the 95 % interval of "
         "FedAvg + fine-tuning with 1 and 5 shots; it beats local only with 1 and 5 shots."
     )
@@ -144,24 +147,24 @@ def test_verdict_that_helps_and_is_within_the_interval() -> None:
 
 def test_verdict_by_shots_and_where_it_hurts() -> None:
     rows = {"1": {"unadapted": HIGH, "adapted": LOW}, "5": {"unadapted": LOW, "adapted": HIGH}}
-    said = verdict(result_of(rows))
+    said = run_verdict(result_of(rows))
     assert said == "On 4 clients never seen in training, adaptation helps with 5 shots, hurts with 1 shot."
-    page = report(manifest_of(4), [], result_of(rows))
+    page = run_report(manifest_of(4), [], result_of(rows))
     assert "worse; 4 of 4 clients worse" in page
 
 
 def test_verdict_of_a_regression_where_lower_is_better() -> None:
     rows = {"5": {"unadapted": HIGH, "adapted": LOW, "local": LOW}}
     result = result_of(rows, metric="squared error", higher_is_better=False, algorithm="per_fedavg")
-    assert "adaptation helps with 5 shots; it is within the 95 % interval of local only" in verdict(result)
-    page = report(manifest_of(4), [], result)
+    assert "adaptation helps with 5 shots; it is within the 95 % interval of local only" in run_verdict(result)
+    page = run_report(manifest_of(4), [], result)
     assert f"{fmean(LOW):.4g} ± " in page
     assert "worst: writer 1" in page  # LOW's largest
     assert "per cent" not in page
 
 
 def test_fedavg_is_not_compared_with_itself() -> None:
-    assert "FedAvg" not in verdict(full(algorithm="fedavg"))
+    assert "FedAvg" not in run_verdict(full(algorithm="fedavg"))
 
 
 @pytest.mark.parametrize(
@@ -181,21 +184,21 @@ def test_missing_parts_are_left_out(result: dict[str, Any]) -> None:
         {"stage": "b", "round": 1, "clients": 2, "loss": float("nan")},
         {"stage": "c", "round": 1, "clients": 2, "loss": 0.5},
     ]
-    page = report(manifest_of(4), metrics, result)
+    page = run_report(manifest_of(4), metrics, result)
     Checker(page)
     svgs(page)
     assert "± nan" not in page
 
 
 def test_one_client_concludes_nothing() -> None:
-    assert "nothing is concluded" in verdict(result_of({"5": {"unadapted": [0.5], "adapted": [0.9]}}))
+    assert "nothing is concluded" in run_verdict(result_of({"5": {"unadapted": [0.5], "adapted": [0.9]}}))
 
 
 def test_settings_can_be_pasted_back() -> None:
     asked: dict[str, Any] = {"data": 'C:\\a "b"é', "options": {"outer": {"lr": 1e-5, "schedule": "cosine"}}}
     settings = Settings(**asked, task={"size": None}, reader={"a b": ["x"]}).model_dump(mode="json")
-    again = tomllib.loads(toml(settings))
+    again = tomllib.loads(to_toml(settings))
     again["task"]["size"] = None
     assert Settings(**again).model_dump(mode="json") == settings
-    page = report({**manifest_of(4), "settings": settings}, [], full())
+    page = run_report({**manifest_of(4), "settings": settings}, [], full())
     assert "--set task.size=none" in page  # TOML cannot say none

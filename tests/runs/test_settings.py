@@ -8,7 +8,7 @@ import pytest
 from seedbed.data.readers import read
 from seedbed.errors import InputError
 from seedbed.experiments.config import known_keys, read_toml, settings_from, table_from
-from seedbed.experiments.presets import complete
+from seedbed.experiments.presets import complete_settings
 
 
 def test_later_layers_go_over_earlier_and_assignments_over_all() -> None:
@@ -99,10 +99,10 @@ def test_known_keys_are_dotted() -> None:
 
 def test_complete_leaves_nothing_open_and_what_is_given_wins() -> None:
     digits = read("digits")
-    settings = complete({"data": "digits"}, digits)
+    settings = complete_settings({"data": "digits"}, digits)
     assert settings.algorithm == "fed_proto"
     assert settings.rounds is not None
     assert settings.cohort is not None
-    given = complete({"data": "digits", "rounds": 7, "options": {"outer": {"lr": 0.5}}}, digits)
+    given = complete_settings({"data": "digits", "rounds": 7, "options": {"outer": {"lr": 0.5}}}, digits)
     assert given.rounds == 7
     assert given.options["outer"]["lr"] == 0.5

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from seedbed.deployment.wire import PROTOCOL, Action, Letter, pack, seal
+from seedbed.deployment.wire import PROTOCOL, Action, Letter, pack_tensors, seal_frames
 
 GOLDEN = Path(__file__).parent / "golden"
 KEY = bytes(range(32))
@@ -27,7 +27,8 @@ def letters() -> dict[str, Letter]:
     texts = {Action.NOTED: b"", Action.COUNTED: bytes(32), Action.HELD: b"", Action.REFUSAL: b"late",
              Action.HELLO: b"{}", Action.FAILED: b"InputError"}  # fmt: skip
     return {
-        a.name.lower(): Letter(RUN, 3, 1, 2, a, SCHEMA, texts[a] if a in texts else pack(tensors())) for a in Action
+        a.name.lower(): Letter(RUN, 3, 1, 2, a, SCHEMA, texts[a] if a in texts else pack_tensors(tensors()))
+        for a in Action
     }
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     folder = GOLDEN / str(PROTOCOL)
     folder.mkdir(parents=True)
     for name, letter in letters().items():
-        (folder / f"{name}.frame").write_bytes(b"".join(seal(letter, KEY)))
+        (folder / f"{name}.frame").write_bytes(b"".join(seal_frames(letter, KEY)))
 
 
 if __name__ == "__main__":

@@ -12,19 +12,31 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.deployment.wire import CHUNK, HEAD, PROTOCOL, Action, Assembler, Letter, Refused, forms, pack, seal, unpack
+from seedbed.deployment.wire import (
+    FRAME_CHUNK,
+    FRAME_HEADER,
+    PROTOCOL,
+    Action,
+    FrameAssembler,
+    FrameRefused,
+    Letter,
+    pack_tensors,
+    seal_frames,
+    tensor_schemas,
+    unpack_tensors,
+)
 from seedbed.deployment.wire.frames import MAC, OLDEST
-from seedbed.deployment.wire.payload import size
+from seedbed.deployment.wire.payload import payload_size
 
 from .make_golden import GOLDEN, KEY, RUN, SCHEMA, letters, tensors
 
 OTHER = bytes(32)
-FORMS = forms(tensors())
+FORMS = tensor_schemas(tensors())
 MIB = 1 << 20
 
 
-def assembler(limit: int = 4 * MIB) -> Assembler:
-    return Assembler({2: KEY, 5: OTHER}.get, lambda action: limit)
+def assembler(limit: int = 4 * MIB) -> FrameAssembler:
+    return FrameAssembler({2: KEY, 5: OTHER}.get, lambda action: limit)
 
 
 def reply(payload: bytes, **other: object) -> Letter:
@@ -57,34 +69,34 @@ def resealed(frame: bytes) -> bytes:
 # ---- what is sealed comes back ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+@pytest.mark.parametrize("length", [0, 1, FRAME_CHUNK - 1, FRAME_CHUNK, FRAME_CHUNK + 1, 3 * FRAME_CHUNK])
 def test_any_length_in_any_order_with_copies(length: int) -> None:
     letter = reply(np.random.default_rng(length).bytes(length))
-    frames = seal(letter, KEY)
-    assert len(frames) == max(1, -(-length // CHUNK))
+    frames = seal_frames(letter, KEY)
+    assert len(frames) == max(1, -(-length // FRAME_CHUNK))
     takes = assembler()
     early = [takes.take(frame) for frame in [*frames[:0:-1], *frames[:0:-1]]]
     assert early == [None] * len(early)
     assert takes.take(frames[0]) == letter
-    assert seal(letter, KEY) == frames
+    assert seal_frames(letter, KEY) == frames
 
 
 def test_parts_of_two_letters_do_not_mix() -> None:
     """A client that begins another letter has given up the one before; two clients do not disturb each other."""
-    one, two = (reply(bytes([i]) * (CHUNK + 9)) for i in (1, 2))
-    theirs = reply(b"x" * (CHUNK + 9), client=5)
-    (a0, a1), (b0, b1), (c0, c1) = seal(one, KEY), seal(two, KEY), seal(theirs, OTHER)
+    one, two = (reply(bytes([i]) * (FRAME_CHUNK + 9)) for i in (1, 2))
+    theirs = reply(b"x" * (FRAME_CHUNK + 9), client=5)
+    (a0, a1), (b0, b1), (c0, c1) = seal_frames(one, KEY), seal_frames(two, KEY), seal_frames(theirs, OTHER)
     takes = assembler()
     assert [takes.take(frame) for frame in (a0, c0, b0, a1, a0)] == [None, None, None, None, one]
     assert [takes.take(frame) for frame in (b1, c1, b0)] == [None, theirs, two]
 
 
 def test_tensors_come_back_bit_for_bit() -> None:
-    found = unpack(pack(tensors()), FORMS)
+    found = unpack_tensors(pack_tensors(tensors()), FORMS)
     for name, tensor in tensors().items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor)
-    assert len(pack(tensors())) <= size(FORMS)
+    assert len(pack_tensors(tensors())) <= payload_size(FORMS)
 
 
 # ---- versions --------------------------------------------------------------------------------------------------------
@@ -96,14 +108,14 @@ def test_golden_frames_are_understood(version: int) -> None:
     for name, letter in letters().items():
         frame = (GOLDEN / str(version) / f"{name}.frame").read_bytes()
         assert assembler().take(frame) == letter
-        assert version != PROTOCOL or seal(letter, KEY) == [frame]
+        assert version != PROTOCOL or seal_frames(letter, KEY) == [frame]
 
 
 def test_other_protocols_are_refused_in_a_line() -> None:
     assert PROTOCOL - OLDEST <= 1
     for number, says in ((OLDEST - 1, "older than .* at the other end"), (PROTOCOL + 1, "newer than .* this side")):
-        with pytest.raises(Refused, match=says):
-            assembler().take(seal(reply(b""), KEY, protocol=number)[0])
+        with pytest.raises(FrameRefused, match=says):
+            assembler().take(seal_frames(reply(b""), KEY, protocol=number)[0])
 
 
 # ---- what is altered -------------------------------------------------------------------------------------------------
@@ -124,7 +136,7 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     elif kind == 4:
         changed = changed[at:] + changed[:at]
     else:
-        spot = int(rng.integers(8, HEAD.size - 8))
+        spot = int(rng.integers(8, FRAME_HEADER.size - 8))
         changed[spot : spot + 8] = b"\xff" * 8
     return bytes(changed)
 
@@ -135,14 +147,16 @@ def refusals(times: int, attempt: Callable[[np.random.Generator], object]) -> in
     for _ in range(times):
         try:
             attempt(rng)
-        except Refused:
+        except FrameRefused:
             refused += 1
     return refused
 
 
 def test_10_000_mutated_frames() -> None:
     """DW 6: none crashes, none is accepted, memory does not grow. A frame that came out as it was is left out."""
-    frames = [f for letter in letters().values() for f in seal(letter, KEY)] + seal(reply(bytes(CHUNK + 99)), KEY)[1:]
+    frames = [f for letter in letters().values() for f in seal_frames(letter, KEY)] + seal_frames(
+        reply(bytes(FRAME_CHUNK + 99)), KEY
+    )[1:]
     takes, before = assembler(), peak()
 
     def attempt(rng: np.random.Generator) -> None:
@@ -157,12 +171,12 @@ def test_10_000_mutated_frames() -> None:
 
 def test_10_000_mutated_payloads_under_a_right_mac() -> None:
     """A hostile node has a key. What it says is refused or has the very form agreed on: no crash, no growth."""
-    good, before, accepted = pack(tensors()), peak(), []
+    good, before, accepted = pack_tensors(tensors()), peak(), []
 
     def attempt(rng: np.random.Generator) -> None:
-        letter = assembler().take(seal(reply(mutated(good, rng)), KEY)[0])
+        letter = assembler().take(seal_frames(reply(mutated(good, rng)), KEY)[0])
         assert letter is not None
-        accepted.append(forms(unpack(letter.payload, FORMS)))
+        accepted.append(tensor_schemas(unpack_tensors(letter.payload, FORMS)))
 
     refused = refusals(10_000, attempt)
     assert refused + len(accepted) == 10_000
@@ -171,11 +185,11 @@ def test_10_000_mutated_payloads_under_a_right_mac() -> None:
 
 
 def test_another_clients_key_and_an_unknown_client() -> None:
-    frame = seal(reply(b"x"), OTHER)[0]
-    with pytest.raises(Refused, match="MAC of a frame in the name of client 2 is wrong"):
+    frame = seal_frames(reply(b"x"), OTHER)[0]
+    with pytest.raises(FrameRefused, match="MAC of a frame in the name of client 2 is wrong"):
         assembler().take(frame)
-    with pytest.raises(Refused, match="client 9 is not registered"):
-        assembler().take(seal(reply(b"x", client=9), KEY)[0])
+    with pytest.raises(FrameRefused, match="client 9 is not registered"):
+        assembler().take(seal_frames(reply(b"x", client=9), KEY)[0])
 
 
 # ---- hostile sizes ---------------------------------------------------------------------------------------------------
@@ -184,7 +198,7 @@ def test_another_clients_key_and_an_unknown_client() -> None:
 def head(**fields: int) -> bytes:
     """A frame's head with these sizes."""
     values = {"client": 2, "part": 0, "parts": 1, "total": 0, **fields}
-    return HEAD.pack(
+    return FRAME_HEADER.pack(
         b"SEED", PROTOCOL, Action.REPLY, values["client"], 3, 0, values["part"], values["parts"], values["total"],
         RUN, SCHEMA, bytes(32),
     )  # fmt: skip
@@ -193,10 +207,10 @@ def head(**fields: int) -> bytes:
 @pytest.mark.parametrize("total", [2**62, 2**43, 5 * MIB])
 def test_a_frame_that_says_it_is_huge(total: int) -> None:
     """Refused on the head alone, although its MAC is right, before anything of that size is allocated."""
-    parts = -(-total // CHUNK)
-    bad = head(total=total, parts=min(parts, 2**32 - 1)) + bytes(CHUNK + MAC)
+    parts = -(-total // FRAME_CHUNK)
+    bad = head(total=total, parts=min(parts, 2**32 - 1)) + bytes(FRAME_CHUNK + MAC)
     sent, takes = resealed(bad), assembler()
-    with allocating(MIB), pytest.raises(Refused, match=r"at most 4194304 are taken|does not fit"):
+    with allocating(MIB), pytest.raises(FrameRefused, match=r"at most 4194304 are taken|does not fit"):
         takes.take(sent)
 
 
@@ -209,7 +223,7 @@ def described(**entries: object) -> bytes:
 
 
 W = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-TWO = forms({"w": torch.zeros(2)})
+TWO = tensor_schemas({"w": torch.zeros(2)})
 HOSTILE = {
     "a header of 8 TiB": with_header(b"{}", 8 << 40),
     "a header of 2^64 - 1": with_header(b"{}", 2**64 - 1),
@@ -234,13 +248,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_payload_that_lies_about_sizes(kind: str) -> None:
-    with allocating(MIB), pytest.raises(Refused):
-        unpack(HOSTILE[kind], TWO)
+    with allocating(MIB), pytest.raises(FrameRefused):
+        unpack_tensors(HOSTILE[kind], TWO)
 
 
 def test_what_a_federation_does_not_send() -> None:
-    with pytest.raises(Refused, match=r"w is torch\.complex64, which does not travel"):
-        forms({"w": torch.zeros(2, dtype=torch.complex64)})
+    with pytest.raises(FrameRefused, match=r"w is torch\.complex64, which does not travel"):
+        tensor_schemas({"w": torch.zeros(2, dtype=torch.complex64)})
 
 
 def test_golden_files_are_all_read() -> None:

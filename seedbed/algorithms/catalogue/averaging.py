@@ -1,6 +1,6 @@
 """Baselines, FedAvg, and what changes its local or its server's step."""
 
-from seedbed.algorithms.catalogue.entries import Axes, Entry
+from seedbed.algorithms.catalogue.entries import Axes, CatalogueEntry
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fed_lbfgs import fed_lbfgs
 from seedbed.algorithms.fedadagrad import fedadagrad
@@ -14,10 +14,10 @@ from seedbed.algorithms.fedyogi import fedyogi
 from seedbed.algorithms.local import local
 from seedbed.algorithms.scaffold import scaffold
 
-HEART = "Published figures"
+PUBLISHED_FIGURES = "Published figures"
 
 ENTRIES = {
-    "local": Entry(
+    "local": CatalogueEntry(
         local,
         "batches",
         "baseline: no federation",
@@ -26,7 +26,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("synchronous",),
     ),
-    "centralised": Entry(
+    "centralised": CatalogueEntry(
         centralised,
         "batches",
         "baseline: pooled data",
@@ -36,7 +36,7 @@ ENTRIES = {
         pooled=True,
         rounds=("synchronous",),
     ),
-    "fedsgd": Entry(
+    "fedsgd": CatalogueEntry(
         fedsgd,
         "full",
         "McMahan et al. 2017, arXiv 1602.05629",
@@ -44,7 +44,7 @@ ENTRIES = {
         Axes(loop="1 gradient", payload="gradient", server="any optimiser, SGD η"),
         finetunes=True,
     ),
-    "fed_lbfgs": Entry(
+    "fed_lbfgs": CatalogueEntry(
         fed_lbfgs,
         "full",
         "Liu and Nocedal 1989, Math. Programming 45",
@@ -54,25 +54,25 @@ ENTRIES = {
         everyone=True,
         rounds=("synchronous",),
     ),
-    "fedavg": Entry(
+    "fedavg": CatalogueEntry(
         fedavg,
         "batches",
         "McMahan et al. 2017, arXiv 1602.05629, Alg. 1",
         "test_averaging.py",
         Axes(),
-        number=HEART,
+        number=PUBLISHED_FIGURES,
         finetunes=True,
     ),
-    "fedprox": Entry(
+    "fedprox": CatalogueEntry(
         fedprox,
         "batches",
         "Li et al. 2020, arXiv 1812.06127, Alg. 2",
         "test_fedprox.py",
         Axes(objective="+ (μ/2)‖w − θ‖²"),
-        number=HEART,
+        number=PUBLISHED_FIGURES,
         finetunes=True,
     ),
-    "fednova": Entry(
+    "fednova": CatalogueEntry(
         fednova,
         "batches",
         "Wang et al. 2020, arXiv 2007.07481, eq. 6–8, Alg. 1",
@@ -85,16 +85,16 @@ ENTRIES = {
         ),
         finetunes=True,
     ),
-    "scaffold": Entry(
+    "scaffold": CatalogueEntry(
         scaffold,
         "batches",
         "Karimireddy et al. 2020, arXiv 1910.06378, Alg. 1",
         "test_scaffold.py",
         Axes(objective="gradient + c − c_i", loop="linear optimiser", payload="Δ, Δc", weight="1", kept="c_i"),
-        number=HEART,
+        number=PUBLISHED_FIGURES,
         finetunes=True,
     ),
-    "fedavgm": Entry(
+    "fedavgm": CatalogueEntry(
         fedavgm,
         "batches",
         "Hsu et al. 2019, arXiv 1909.06335, section 4.3",
@@ -102,33 +102,33 @@ ENTRIES = {
         Axes(server="momentum"),
         finetunes=True,
     ),
-    "fedadagrad": Entry(
+    "fedadagrad": CatalogueEntry(
         fedadagrad,
         "batches",
         "Reddi et al. 2021, arXiv 2003.00295, Alg. 2",
         "test_fedopt.py",
         Axes(server="Adagrad"),
-        number=HEART,
+        number=PUBLISHED_FIGURES,
         tunes=("eta",),
         finetunes=True,
     ),
-    "fedadam": Entry(
+    "fedadam": CatalogueEntry(
         fedadam,
         "batches",
         "Reddi et al. 2021, arXiv 2003.00295, Alg. 2",
         "test_fedopt.py",
         Axes(server="Adam"),
-        number=HEART,
+        number=PUBLISHED_FIGURES,
         tunes=("eta",),
         finetunes=True,
     ),
-    "fedyogi": Entry(
+    "fedyogi": CatalogueEntry(
         fedyogi,
         "batches",
         "Reddi et al. 2021, arXiv 2003.00295, Alg. 2",
         "test_fedopt.py",
         Axes(server="Yogi"),
-        number=HEART,
+        number=PUBLISHED_FIGURES,
         tunes=("eta",),
         finetunes=True,
     ),

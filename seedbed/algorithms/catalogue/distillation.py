@@ -1,6 +1,6 @@
 """Distillation: predictions teach, so that clients' models may differ from the server's, and from each other's."""
 
-from seedbed.algorithms.catalogue.entries import Axes, Entry
+from seedbed.algorithms.catalogue.entries import Axes, CatalogueEntry
 from seedbed.algorithms.distill import distill
 from seedbed.algorithms.fd import fd
 from seedbed.algorithms.feddf import feddf
@@ -8,7 +8,7 @@ from seedbed.algorithms.fedgkt import fedgkt
 from seedbed.algorithms.fedmd import fedmd
 
 ENTRIES = {
-    "distill": Entry(
+    "distill": CatalogueEntry(
         distill,
         "batches",
         "Hinton et al. 2015, arXiv 1503.02531, on FedAvg",
@@ -18,7 +18,7 @@ ENTRIES = {
         classes=True,
         number="Published figures",
     ),
-    "fedmd": Entry(
+    "fedmd": CatalogueEntry(
         fedmd,
         "batches",
         "Li and Wang 2019, arXiv 1910.03581, Alg. 1",
@@ -29,7 +29,7 @@ ENTRIES = {
         rounds=("synchronous", "asynchronous"),
         classes=True,
     ),
-    "feddf": Entry(
+    "feddf": CatalogueEntry(
         feddf,
         "batches",
         "Lin et al. 2020, arXiv 2006.07242, Alg. 3",
@@ -41,7 +41,7 @@ ENTRIES = {
         classes=True,
         number="Published figures",
     ),
-    "fd": Entry(
+    "fd": CatalogueEntry(
         fd,
         "batches",
         "Jeong et al. 2018, arXiv 1811.11479, Alg. 1",
@@ -52,7 +52,7 @@ ENTRIES = {
         classes=True,
         same_labels=True,
     ),
-    "fedgkt": Entry(
+    "fedgkt": CatalogueEntry(
         fedgkt,
         "batches",
         "He et al. 2020, arXiv 2007.14513, Alg. 1",

@@ -9,7 +9,7 @@ from seedbed.federated import Algorithm
 from seedbed.learning.optimizers import Optimizer
 
 Items = Literal["batches", "full", "episodes", "noisy_episodes", "episode_batches", "triples"]
-Schedule = Literal["synchronous", "asynchronous", "gossip"]
+ScheduleName = Literal["synchronous", "asynchronous", "gossip"]
 
 
 class Axes(NamedTuple):
@@ -37,7 +37,7 @@ class Axes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """An algorithm as it can be asked for.
 
     Attributes:
@@ -70,7 +70,7 @@ class Entry:
     number: str | None = None
     finetunes: bool = False
     pooled: bool = False
-    rounds: tuple[Schedule, ...] = ("synchronous", "asynchronous", "gossip")
+    rounds: tuple[ScheduleName, ...] = ("synchronous", "asynchronous", "gossip")
     pushes: bool = False
     classes: bool = False
     normalises: bool = False

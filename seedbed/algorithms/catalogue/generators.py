@@ -1,11 +1,11 @@
 """Generated parameters: what makes a client's model is learned."""
 
 from seedbed.algorithms.autoregressive import autoregressive
-from seedbed.algorithms.catalogue.entries import Axes, Entry
+from seedbed.algorithms.catalogue.entries import Axes, CatalogueEntry
 from seedbed.algorithms.pfedhn import pfedhn
 
 ENTRIES = {
-    "pfedhn": Entry(
+    "pfedhn": CatalogueEntry(
         pfedhn,
         "batches",
         "Shamsian et al. 2021, arXiv 2103.04628, Alg. 1",
@@ -19,7 +19,7 @@ ENTRIES = {
         ),
         rounds=("synchronous", "asynchronous"),
     ),
-    "autoregressive": Entry(
+    "autoregressive": CatalogueEntry(
         autoregressive,
         "episodes",
         "Seedbed, 2026; nearest: HyperTransformer, arXiv 2201.04182",

@@ -1,7 +1,7 @@
 """Personalised methods: clients keep a model, or a part of one, of their own."""
 
 from seedbed.algorithms.apfl import apfl
-from seedbed.algorithms.catalogue.entries import Axes, Entry
+from seedbed.algorithms.catalogue.entries import Axes, CatalogueEntry
 from seedbed.algorithms.ditto import ditto
 from seedbed.algorithms.fed_eb import fed_eb
 from seedbed.algorithms.fedbabu import fedbabu
@@ -11,7 +11,7 @@ from seedbed.algorithms.lg_fedavg import lg_fedavg
 from seedbed.algorithms.pfedme import pfedme
 
 ENTRIES = {
-    "pfedme": Entry(
+    "pfedme": CatalogueEntry(
         pfedme,
         "batches",
         "Dinh et al. 2020, arXiv 2006.08848, Alg. 1",
@@ -20,42 +20,42 @@ ENTRIES = {
         number="Published figures",
         tunes=("eta",),
     ),
-    "ditto": Entry(
+    "ditto": CatalogueEntry(
         ditto,
         "batches",
         "Li et al. 2021, arXiv 2012.04221, Alg. 1",
         "test_ditto.py",
         Axes("plain; for v + (λ/2)‖v − θ‖²", "proximal steps of v", "θ_i and v_i, a step an item", kept="v_i"),
     ),
-    "fedper": Entry(
+    "fedper": CatalogueEntry(
         fedper,
         "batches",
         "Arivazhagan et al. 2019, arXiv 1912.00818, Alg. 1–2",
         "test_masks_of_parameters.py",
         Axes(adapt="gradient steps of the head", payload="Δ of the body", kept="head"),
     ),
-    "fedrep": Entry(
+    "fedrep": CatalogueEntry(
         fedrep,
         "batches",
         "Collins et al. 2021, arXiv 2102.07078, Alg. 1",
         "test_masks_of_parameters.py",
         Axes(adapt="gradient steps of the head", loop="the head, then the body", payload="Δ of the body", kept="head"),
     ),
-    "fedbabu": Entry(
+    "fedbabu": CatalogueEntry(
         fedbabu,
         "batches",
         "Oh et al. 2022, arXiv 2106.06042, Alg. 1",
         "test_masks_of_parameters.py",
         Axes(adapt="gradient steps", loop="the body", payload="Δ of the body"),
     ),
-    "lg_fedavg": Entry(
+    "lg_fedavg": CatalogueEntry(
         lg_fedavg,
         "batches",
         "Liang et al. 2020, arXiv 2001.01523, Alg. 1",
         "test_masks_of_parameters.py",
         Axes(adapt="gradient steps", payload="Δ of the head", kept="body"),
     ),
-    "apfl": Entry(
+    "apfl": CatalogueEntry(
         apfl,
         "batches",
         "Deng et al. 2020, arXiv 2003.13461, Alg. 1",
@@ -68,7 +68,7 @@ ENTRIES = {
             kept="v_i, α_i",
         ),
     ),
-    "fed_eb": Entry(
+    "fed_eb": CatalogueEntry(
         fed_eb,
         "batches",
         "Laird and Ware 1982; MacKay 1992, section 4",

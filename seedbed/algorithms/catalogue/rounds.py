@@ -1,6 +1,6 @@
 """Algorithms made for a server that does not wait, or for peers without one."""
 
-from seedbed.algorithms.catalogue.entries import Axes, Entry
+from seedbed.algorithms.catalogue.entries import Axes, CatalogueEntry
 from seedbed.algorithms.dif_maml import dif_maml
 from seedbed.algorithms.dpsgd import dpsgd
 from seedbed.algorithms.fedasync import fedasync
@@ -8,7 +8,7 @@ from seedbed.algorithms.fedbuff import fedbuff
 from seedbed.algorithms.push_sum import push_sum
 
 ENTRIES = {
-    "fedasync": Entry(
+    "fedasync": CatalogueEntry(
         fedasync,
         "batches",
         "Xie et al. 2020, arXiv 1903.03934, Alg. 1",
@@ -17,7 +17,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("asynchronous",),
     ),
-    "fedbuff": Entry(
+    "fedbuff": CatalogueEntry(
         fedbuff,
         "batches",
         "Nguyen et al. 2022, arXiv 2106.06639, Alg. 1",
@@ -26,7 +26,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("asynchronous",),
     ),
-    "dpsgd": Entry(
+    "dpsgd": CatalogueEntry(
         dpsgd,
         "full",
         "Lian et al. 2017, arXiv 1705.09056, Alg. 1",
@@ -35,7 +35,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("gossip",),
     ),
-    "push_sum": Entry(
+    "push_sum": CatalogueEntry(
         push_sum,
         "full",
         "Nedić and Olshevsky 2016, arXiv 1406.2075, eq. 4; Assran et al. 2019, arXiv 1811.10792, Alg. 1",
@@ -51,7 +51,7 @@ ENTRIES = {
         rounds=("gossip",),
         pushes=True,
     ),
-    "dif_maml": Entry(
+    "dif_maml": CatalogueEntry(
         dif_maml,
         "episodes",
         "Kayaalp et al. 2022, arXiv 2010.02870, Alg. 1",

@@ -15,7 +15,7 @@ from scipy import stats
 Floats = NDArray[np.float64]
 
 
-class Guesses(NamedTuple):
+class CanaryGuesses(NamedTuple):
     """Of m canaries, r were guessed at and v of these guesses were right."""
 
     canaries: int
@@ -29,7 +29,9 @@ def directions(count: int, length: int, rng: np.random.Generator) -> Floats:
     return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
 
-def guess(scores: Floats, included: NDArray[np.bool_], *, part: float = 1.0, absent: bool = True) -> Guesses:
+def guess_canaries(
+    scores: Floats, included: NDArray[np.bool_], *, part: float = 1.0, absent: bool = True
+) -> CanaryGuesses:
     """Guess that canaries with high scores took part and those with low ones did not.
 
     Args:
@@ -45,11 +47,11 @@ def guess(scores: Floats, included: NDArray[np.bool_], *, part: float = 1.0, abs
     order = np.argsort(scores)
     right = int(included[order[m - half :]].sum())
     if not absent:
-        return Guesses(m, half, right)
-    return Guesses(m, 2 * half, right + int((~included[order[:half]]).sum()))
+        return CanaryGuesses(m, half, right)
+    return CanaryGuesses(m, 2 * half, right + int((~included[order[:half]]).sum()))
 
 
-def p_value(found: Guesses, epsilon: float, delta: float) -> float:
+def p_value(found: CanaryGuesses, epsilon: float, delta: float) -> float:
     """How probable so many right guesses are at most, if (ε, δ) holds: Theorem 5.2.
 
     P[Binomial(r, eᵉ/(1+eᵉ)) ≥ v] + 2mδ·max_i P[v − i ≤ Binomial < v]/i.
@@ -61,7 +63,7 @@ def p_value(found: Guesses, epsilon: float, delta: float) -> float:
     return min(1.0, float(stats.binom.sf(v - 1, r, q)) + 2 * m * delta * alpha)
 
 
-def lower_bound(found: Guesses, delta: float, *, confidence: float = 0.95) -> float:
+def lower_bound(found: CanaryGuesses, delta: float, *, confidence: float = 0.95) -> float:
     """The largest ε that the guesses refute with this confidence; 0 if they refute none.
 
     >>> round(lower_bound(Guesses(1000, 1000, 1000), 0.0), 2)

@@ -23,7 +23,7 @@ def total_variation(x: Tensor) -> Tensor:
     return (x[..., 1:, :] - x[..., :-1, :]).abs().mean() + (x[..., :, 1:] - x[..., :, :-1]).abs().mean()
 
 
-def matched(
+def match_gradient(
     imitate: Callable[[Tensor], Tree],
     observed: Tree,
     shape: tuple[int, ...],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def present(bias_gradient: Tensor) -> Tensor:
+def present_classes(bias_gradient: Tensor) -> Tensor:
     """Whether each class was among the labels, [N] -> [N] of bool. Exact for one example."""
     return bias_gradient < 0
 
@@ -20,7 +20,7 @@ def agreement(found: Tensor, labels: Tensor) -> float:
     return float((found == truth).double().mean())
 
 
-def balanced(found: Tensor, held: Tensor) -> float:
+def balanced_accuracy(found: Tensor, held: Tensor) -> float:
     """The mean of the shares told right of the classes that are there and of those that are not, [N] each: 0.5 for who
     says the same of all."""
     right = (found == held).double()

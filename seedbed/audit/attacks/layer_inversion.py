@@ -36,13 +36,13 @@ def psnr(found: Tensor, true: Tensor) -> Tensor:
     return 10 * torch.log10(1 / error.clamp_min(1e-30))
 
 
-def best(found: Tensor, true: Tensor) -> tuple[Tensor, float]:
+def best_match(found: Tensor, true: Tensor) -> tuple[Tensor, float]:
     """The candidate that is nearest to any of the true inputs [B, F]: the worst that leaks. Its PSNR beside it."""
     scores = torch.stack([psnr(found, x) for x in true.double()])
     place = int(scores.argmax())
     return found[place % len(found)].clamp(0, 1), float(scores.max())
 
 
-def guess(true: Tensor, others: Tensor) -> float:
+def mean_guess(true: Tensor, others: Tensor) -> float:
     """What guessing the mean of other people's inputs [M, F] gives for the best of the true ones: no attack at all."""
     return float(psnr(others.double().mean(0), true.double()).max()) if len(others) else -math.inf

@@ -14,7 +14,7 @@ from scipy import stats
 Floats = NDArray[np.float64]
 
 
-class Rate(NamedTuple):
+class RateInterval(NamedTuple):
     """True positives at a given share of false ones, with a 95 % Clopper–Pearson interval."""
 
     at: float
@@ -48,7 +48,7 @@ def likelihood_ratio(own: Floats, shadows: Floats, included: NDArray[np.bool_]) 
     return np.asarray(stats.norm.logpdf(own, means[0], inside) - stats.norm.logpdf(own, means[1], outside))
 
 
-def true_positives(scores: Floats, member: NDArray[np.bool_], *, at: float = 0.01) -> Rate:
+def true_positive_rate(scores: Floats, member: NDArray[np.bool_], *, at: float = 0.01) -> RateInterval:
     """The share of members found where `at` of the others are taken for members."""
     others = np.sort(scores[~member])[::-1]
     allowed = int(np.floor(at * len(others)))
@@ -56,10 +56,10 @@ def true_positives(scores: Floats, member: NDArray[np.bool_], *, at: float = 0.0
     hits, n = int((scores[member] > threshold).sum()), int(member.sum())
     low = float(stats.beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
     high = float(stats.beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
-    return Rate(at, hits / n, low, high)
+    return RateInterval(at, hits / n, low, high)
 
 
-def ceiling(at: float, epsilon: float, delta: float) -> float:
+def dp_ceiling(at: float, epsilon: float, delta: float) -> float:
     """What (ε, δ) allows: TPR ≤ min(eᵉ·FPR + δ, 1 − e⁻ᵉ·(1 − FPR − δ)) (Kairouz, Oh and Viswanath, ICML 2015).
 
     The second bound is below 1 for every ε: without it a few clients, of whom no small FPR can be shown, would allow

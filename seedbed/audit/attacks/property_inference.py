@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-class Area(NamedTuple):
+class AreaUnderCurve(NamedTuple):
     """The area under the ROC curve with its 95 % interval: 0.5 is a coin, 1 tells all apart."""
 
     area: float
@@ -23,7 +23,7 @@ class Area(NamedTuple):
     high: float
 
 
-def told_apart(known: Floats, has: Bools, seen: Floats, *, ridge: float = 0.1) -> Floats:
+def train_property_classifier(known: Floats, has: Bools, seen: Floats, *, ridge: float = 0.1) -> Floats:
     """Scores of messages, high where the property is: ridge regression on messages of known data sets, in the dual.
 
     Args:
@@ -39,7 +39,7 @@ def told_apart(known: Floats, has: Bools, seen: Floats, *, ridge: float = 0.1) -
     return np.asarray(b @ (a.T @ dual))
 
 
-def area(scores: Floats, has: Bools) -> Area:
+def area_under_curve(scores: Floats, has: Bools) -> AreaUnderCurve:
     """The chance that one with the property scores higher than one without; its interval by Hanley and McNeil,
     Radiology 1982.
 
@@ -55,4 +55,4 @@ def area(scores: Floats, has: Bools) -> Area:
     both, other = a / (2 - a), 2 * a * a / (1 + a)
     variance = (a * (1 - a) + (p - 1) * (both - a * a) + (q - 1) * (other - a * a)) / (p * q)
     half = 1.96 * max(variance, 0.0) ** 0.5
-    return Area(found, max(0.0, found - half), min(1.0, found + half))
+    return AreaUnderCurve(found, max(0.0, found - half), min(1.0, found + half))

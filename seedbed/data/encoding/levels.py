@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from seedbed.data.readers.targets import as_text, in_order
+from seedbed.data.readers.targets import as_text, sorted_labels
 
 FEW_LEVELS = 20  # up to so many, even a level that was seen once has a feature of its own
 SEEN = 3  # of more levels, those that fewer rows have are taken together as `other`
@@ -37,10 +37,10 @@ def fit_levels(counts: Mapping[str, int], rows: int) -> list[str] | None:
     common = [level for level, count in counts.items() if len(counts) <= FEW_LEVELS or count >= SEEN]
     room = max(FEW_LEVELS, min(MOST_LEVELS, MOST_BYTES // (4 * max(1, rows))))
     kept = sorted(common, key=lambda level: (-counts[level], level))[:room]
-    return list(in_order(kept))
+    return list(sorted_labels(kept))
 
 
-def one_hot(values: Sequence[str | None], spec: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+def level_features(values: Sequence[str | None], spec: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     """[M, L (+ other) (+ missing)]; a missing value without a feature of its own counts as other."""
     slots = {level: i for i, level in enumerate(spec["levels"])}
     other = len(slots)

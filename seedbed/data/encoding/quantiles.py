@@ -15,12 +15,12 @@ Counts = npt.NDArray[np.int64]
 CountInCells = Callable[[Floats], Counts]  # edges [E] -> how many values lie below each edge, summed over clients [E]
 
 CELLS = 512  # of the first grid, and of each refinement
-SMALLEST, LARGEST = 1e-9, 1e12  # sizes that the first grid resolves; others fall into its outermost cells
+SMALLEST_SIZE, LARGEST_SIZE = 1e-9, 1e12  # sizes that the first grid resolves; others fall into its outermost cells
 
 
 def first_grid() -> Floats:
     """[E] edges on a logarithmic scale for either sign, with an edge at 0 and the largest floats at the ends."""
-    sizes = np.geomspace(SMALLEST, LARGEST, CELLS // 2)
+    sizes = np.geomspace(SMALLEST_SIZE, LARGEST_SIZE, CELLS // 2)
     largest = np.finfo(np.float64).max
     return np.concatenate([[-largest], -sizes[::-1], [0.0], sizes, [largest]])
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Seconds = npt.NDArray[np.float64]  # [M] since 1970 in UTC, NaN where missing
 DAY = 86_400.0
-FORMATS = (  # day first and month first are told apart by numbers above 12
+DATE_FORMATS = (  # day first and month first are told apart by numbers above 12
     "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d",
     "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y",
 )  # fmt: skip
@@ -54,7 +54,7 @@ def _may_be_dates(text: str) -> bool:
 
 def _readers() -> Iterator[tuple[str, Callable[[str], datetime]]]:
     yield "ISO 8601", _iso
-    for day in FORMATS:
+    for day in DATE_FORMATS:
         for time in TIMES:
             yield day + time, _strptime(day + time)
 

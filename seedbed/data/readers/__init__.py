@@ -13,24 +13,24 @@ from seedbed.data.population import Population
 from seedbed.data.readers import arrays, folder, leaf, packed, paths, table
 from seedbed.data.readers.alike import read_like
 from seedbed.data.readers.download import get
-from seedbed.data.readers.dropping import drop_short
+from seedbed.data.readers.dropping import drop_small_clients
 from seedbed.data.readers.known import KNOWN, File, Known
-from seedbed.data.readers.packed import pack, packing
-from seedbed.data.readers.summary import Summary, inspect
-from seedbed.errors import InputError, nearest
+from seedbed.data.readers.packed import pack_population, packed_writer
+from seedbed.data.readers.summary import PopulationSummary, inspect
+from seedbed.errors import InputError, closest_name
 
 __all__ = [
     "KNOWN",
     "File",
     "Known",
-    "Summary",
+    "PopulationSummary",
     "data_root",
-    "drop_short",
+    "drop_small_clients",
     "get",
     "inspect",
     "options_of",
-    "pack",
-    "packing",
+    "pack_population",
+    "packed_writer",
     "read",
     "read_like",
 ]
@@ -120,7 +120,7 @@ def _reader(source: str, root: str | Path | None) -> Callable[..., Population]:
         raise InputError(
             f"no file or folder {source} (looked in {Path.cwd()})"
             if looks_like_path
-            else f"no data set named {source!r}, nor a file: {nearest(source, KNOWN)}"
+            else f"no data set named {source!r}, nor a file: {closest_name(source, KNOWN)}"
         )
     kind = paths.kind_of(path)
     if kind == "nothing":
@@ -150,5 +150,5 @@ def _refuse_unknown_options(source: str, options: Mapping[str, Any], accepted: s
         if name in PARTITION and name not in accepted:
             raise InputError(f"{name}={options[name]!r} says how to make up clients: it needs partition=dirichlet, …")
         if name not in shown:
-            hint = nearest(name, shown) if shown else "it takes none"
+            hint = closest_name(name, shown) if shown else "it takes none"
             raise InputError(f"{source} takes no option {name!r}: {hint}")

@@ -14,7 +14,7 @@ from seedbed.data.population import Population
 from seedbed.data.readers import targets
 from seedbed.data.readers.targets import TaskKind, as_text
 from seedbed.errors import InputError
-from seedbed.limits import first_line, refuse_unfolded
+from seedbed.limits import first_line_of, refuse_unfolded
 
 INPUTS = {"float32": torch.float32, "float64": torch.float64, "uint8": torch.uint8, "int64": torch.int64}
 
@@ -41,7 +41,7 @@ def read(
         InputError: unreadable, an array is missing or of another length, NaN.
     """
     path = Path(path)
-    found = load(path, ("x", "y") if pooled else ("x", "y", "client"))
+    found = load_npz(path, ("x", "y") if pooled else ("x", "y", "client"))
     y = found["y"]
     if y.dtype.kind in "iu" and task is None:
         task = "classification"  # whole numbers, saved as such
@@ -49,10 +49,10 @@ def read(
     target = (
         targets.as_numbers(y, scale=scale_target)
         if many
-        else targets.encode(flat(y), task, f"y of {path.name}", scale=scale_target)
+        else targets.encode_target(as_vector(y), task, f"y of {path.name}", scale=scale_target)
     )
     x = as_inputs(found["x"], path)
-    whose = ["everyone"] * len(x) if pooled else [as_text(name) for name in flat(found["client"]).tolist()]
+    whose = ["everyone"] * len(x) if pooled else [as_text(name) for name in as_vector(found["client"]).tolist()]
     return Population.from_arrays(
         x,
         target.y,
@@ -61,11 +61,11 @@ def read(
         episodic=episodic,
         source=path.name,
         notes=target.notes,
-        encoding={"format": "arrays", "input": described(x), "target": target.encoding, "episodic": episodic},
+        encoding={"format": "arrays", "input": describe_inputs(x), "target": target.encoding, "episodic": episodic},
     )
 
 
-def load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
     """The named arrays of an .npz file, of equal length."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
@@ -82,7 +82,7 @@ def load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
     except InputError:
         raise
     except Exception as error:  # damaged files raise whatever zipfile and numpy meet
-        raise InputError(f"{path} cannot be read as .npz: {first_line(error)}") from error
+        raise InputError(f"{path} cannot be read as .npz: {first_line_of(error)}") from error
     odd = next((name for name, array in found.items() if not isinstance(array, np.ndarray)), None)
     if odd is not None:
         raise InputError(f"{path} holds no array under {odd!r}: save it with numpy.savez")
@@ -124,7 +124,7 @@ def _declared(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def flat(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def as_vector(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """[M] or [M, 1] -> [M]."""
     return values.reshape(len(values))
 
@@ -139,17 +139,17 @@ def as_inputs(x: npt.NDArray[Any], path: Path) -> Tensor:
     return torch.as_tensor(np.ascontiguousarray(x, wanted))
 
 
-def described(x: Tensor) -> dict[str, Any]:
+def describe_inputs(x: Tensor) -> dict[str, Any]:
     """What inputs look like: their shape, and how they are stored (uint8: images of 0…255)."""
     return {"shape": list(x.shape[1:]), "dtype": str(x.dtype).removeprefix("torch.")}
 
 
 def read_like(path: Path, encoding: dict[str, Any]) -> tuple[Tensor, targets.Target]:
     """New rows x, y of the population's shape and kind. Images of [H, W] are taken for [1, H, W]."""
-    found = load(path, ("x", "y"))
+    found = load_npz(path, ("x", "y"))
     x = of_kind(as_inputs(found["x"], path), encoding["input"], path)
-    y = found["y"] if encoding["target"]["kind"] == "numbers" else flat(found["y"])
-    return x, targets.encode_like(y, encoding["target"], f"y of {path.name}", episodic=encoding["episodic"])
+    y = found["y"] if encoding["target"]["kind"] == "numbers" else as_vector(found["y"])
+    return x, targets.encode_target_like(y, encoding["target"], f"y of {path.name}", episodic=encoding["episodic"])
 
 
 def of_kind(x: Tensor, wanted: dict[str, Any], path: Path) -> Tensor:

@@ -17,16 +17,16 @@ import numpy.typing as npt
 
 from seedbed.errors import InputError
 
-BLOCK = 2**16  # bytes under one checksum
-AT_ONCE = 2**24  # bytes of a population that is checked whole when it is opened
+CHECKSUM_BLOCK = 2**16  # bytes under one checksum
+CHECK_AT_OPENING = 2**24  # bytes of a population that is checked whole when it is opened
 SOME = 2**17  # row numbers, or names, looked at together
 SUMMED = ("x", "y", "names", "offsets")  # in this order in sums.npy
-AGAIN = "copy the folder again, or pack the data anew"
+PACK_AGAIN = "copy the folder again, or pack the data anew"
 
 Array = npt.NDArray[Any]
 
 
-class Sums:
+class Checksums:
     """Checksums of data that is written piece by piece."""
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class Sums:
 
     def add(self, data: memoryview) -> None:
         while len(data):
-            piece = data[: BLOCK - self._filled]
+            piece = data[: CHECKSUM_BLOCK - self._filled]
             self._sum, self._filled = zlib.crc32(piece, self._sum), self._filled + len(piece)
             data = data[len(piece) :]
-            if self._filled == BLOCK:
+            if self._filled == CHECKSUM_BLOCK:
                 self._close()
 
     def finish(self) -> list[int]:
@@ -90,23 +90,26 @@ class Blocks:
         if not len(rows) or not size:
             return np.zeros(0, np.int64)
         low, high = int(rows.min()), int(rows.max())
-        if high - low < 2 * len(rows) or size > BLOCK:  # near each other, or large: all between them
-            found = np.arange(low * size // BLOCK, ((high + 1) * size - 1) // BLOCK + 1)
+        if high - low < 2 * len(rows) or size > CHECKSUM_BLOCK:  # near each other, or large: all between them
+            found = np.arange(low * size // CHECKSUM_BLOCK, ((high + 1) * size - 1) // CHECKSUM_BLOCK + 1)
         else:
-            found = np.unique(np.concatenate([rows * size // BLOCK, ((rows + 1) * size - 1) // BLOCK]))
+            found = np.unique(
+                np.concatenate([rows * size // CHECKSUM_BLOCK, ((rows + 1) * size - 1) // CHECKSUM_BLOCK])
+            )
         return found[~self._seen[found]]
 
     def _check(self, block: int) -> None:
-        each = max(1, BLOCK // self.array.itemsize)
+        each = max(1, CHECKSUM_BLOCK // self.array.itemsize)
         values = self._flat[block * each : (block + 1) * each]
         if self.sums is not None and zlib.crc32(values.view(np.uint8).data) != self.sums[block]:
-            raise InputError(f"{self.place} is not what was written ({self._where(block)}): {AGAIN}")
+            raise InputError(f"{self.place} is not what was written ({self._where(block)}): {PACK_AGAIN}")
         if why := self.odd(values):
-            raise InputError(f"{self.place} has {why} ({self._where(block)}): {AGAIN}")
+            raise InputError(f"{self.place} has {why} ({self._where(block)}): {PACK_AGAIN}")
 
     def _where(self, block: int) -> str:
         size = self.array.nbytes // len(self.array)
-        return f"in rows {block * BLOCK // size} to {min(len(self.array), -(-(block + 1) * BLOCK // size)) - 1}"
+        end = min(len(self.array), -(-(block + 1) * CHECKSUM_BLOCK // size))
+        return f"in rows {block * CHECKSUM_BLOCK // size} to {end - 1}"
 
 
 class Intact:
@@ -125,7 +128,7 @@ class Intact:
         self._y.odd = lambda values: odd_labels(values, classes) or not_finite(values)
         self._x.odd = not_finite if sums is None else self._x.odd
         self._refuse_odd_offsets(found["offsets"], len(found["x"]))
-        if sum(array.nbytes for array in found.values()) <= AT_ONCE:
+        if sum(array.nbytes for array in found.values()) <= CHECK_AT_OPENING:
             self(np.arange(len(self._rows)))
 
     def __call__(self, rows: npt.NDArray[np.int64]) -> None:
@@ -145,14 +148,14 @@ class Intact:
     def _refuse_odd_offsets(self, offsets: Array, rows: int) -> None:
         if offsets[0] != 0 or offsets[-1] != rows or (offsets[1:] <= offsets[:-1]).any():
             raise InputError(
-                f"{self._path / 'offsets.npy'} does not deal {rows} rows to {len(offsets) - 1} clients: {AGAIN}"
+                f"{self._path / 'offsets.npy'} does not deal {rows} rows to {len(offsets) - 1} clients: {PACK_AGAIN}"
             )
 
     def _refuse_odd_rows(self) -> None:
         for start in range(0, len(self._rows), SOME):
             some = self._rows[start : start + SOME]
             if not np.array_equal(some, np.arange(start, start + len(some))):
-                raise InputError(f"{self._path / 'rows.npy'} does not count the rows from 0 on: {AGAIN}")
+                raise InputError(f"{self._path / 'rows.npy'} does not count the rows from 0 on: {PACK_AGAIN}")
 
     def _refuse_repeated_names(self, names: Array) -> None:
         """By 64 bits of each name; where two agree, by the names."""
@@ -161,11 +164,11 @@ class Intact:
         for at in np.flatnonzero(keys[order][1:] == keys[order][:-1]):
             one, other = order[at], order[at + 1]
             if names[one] == names[other]:
-                raise InputError(f"{self._path / 'names.npy'} names clients {one} and {other} alike: {AGAIN}")
+                raise InputError(f"{self._path / 'names.npy'} names clients {one} and {other} alike: {PACK_AGAIN}")
 
 
 def blocks_in(array: Array) -> int:
-    return -(-array.nbytes // BLOCK)
+    return -(-array.nbytes // CHECKSUM_BLOCK)
 
 
 def odd_labels(y: Array, classes: int) -> str:
@@ -187,7 +190,7 @@ def _parted(path: Path, arrays: Sequence[Array], sums: Array | None) -> Sequence
         return [None] * len(arrays)
     ends = np.cumsum([blocks_in(array) for array in arrays])
     if sums.dtype != np.uint32 or len(sums) != ends[-1]:
-        raise InputError(f"{path / 'sums.npy'} holds {len(sums)} checksums, not {ends[-1]}: {AGAIN}")
+        raise InputError(f"{path / 'sums.npy'} holds {len(sums)} checksums, not {ends[-1]}: {PACK_AGAIN}")
     return np.split(sums, ends[:-1])
 
 

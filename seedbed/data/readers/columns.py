@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from seedbed.data.encoding.levels import are_codes, count_levels, fit_levels, one_hot
+from seedbed.data.encoding.levels import are_codes, count_levels, fit_levels, level_features
 from seedbed.data.encoding.number_text import Parsed, parse_numbers
 from seedbed.data.encoding.numeric import Floats, apply_numeric, fit_numeric, is_constant, said
 from seedbed.data.encoding.timestamps import calendar_features, parse_dates
 from seedbed.data.readers.targets import as_text
-from seedbed.errors import InputError, nearest
+from seedbed.errors import InputError, closest_name
 
 Column = npt.NDArray[Any]  # [M] float64 with NaN for missing, or texts with None for missing
 Where = Callable[[int], str]  # row number -> where in the file, for people
@@ -42,7 +42,7 @@ class Features(NamedTuple):
     notes: tuple[str, ...]
 
 
-def fit(
+def fit_features(
     table: Mapping[str, Column],
     where: Where,
     text: Sequence[str] = (),
@@ -92,7 +92,7 @@ def fit_like(
     """
     for column in columns:
         if column["name"] not in table:
-            raise InputError(f"no column {column['name']!r}: {nearest(column['name'], table)}")
+            raise InputError(f"no column {column['name']!r}: {closest_name(column['name'], table)}")
     return _apply(table, columns, where, owners)
 
 
@@ -125,7 +125,7 @@ def numbers_of(
     return parsed.numbers
 
 
-def missing(values: Column) -> npt.NDArray[np.bool_]:
+def is_missing(values: Column) -> npt.NDArray[np.bool_]:
     """[M] which values are missing."""
     if values.dtype.kind == "f":
         return np.isnan(values)
@@ -141,7 +141,7 @@ def numbers_if_mostly(
 ) -> Floats | None:
     """The column as numbers; None for a column of texts: more than a tenth of its values are no number."""
     parsed = _parsed(values, decimal)
-    present = ~missing(values)
+    present = ~is_missing(values)
     if parsed.bad.sum() > (1 - MOSTLY_NUMBERS) * present.sum():
         return None
     return numbers_of(name, values, where, otherwise, decimal)
@@ -165,7 +165,7 @@ def _parsed(values: Column, decimal: str | None) -> Parsed:
 def _fit_column(
     name: str, values: Column, where: Where, as_words: bool, own: bool, decimal: str | None, goal: Goal | None
 ) -> tuple[list[Spec], list[str]]:
-    if missing(values).all():
+    if is_missing(values).all():
         return [], [f"column {name!r} is empty: left out"]
     if as_words:
         return _fit_texts(name, values)
@@ -232,7 +232,7 @@ def _fit_times(name: str, values: Column) -> tuple[list[Spec], list[str]] | None
 
 
 def _fit_texts(name: str, values: Column) -> tuple[list[Spec], list[str]]:
-    gone = missing(values)
+    gone = is_missing(values)
     counts = count_levels(values)
     kept = fit_levels(counts, len(values))
     if kept is None:
@@ -255,8 +255,8 @@ def _apply(
 
 def _apply_column(values: Column, spec: Spec, where: Where, owners: Column | None) -> npt.NDArray[Any]:
     if spec["kind"] == "text":
-        gone = missing(values)
-        return one_hot([None if g else as_text(v) for v, g in zip(values, gone, strict=True)], spec)
+        gone = is_missing(values)
+        return level_features([None if g else as_text(v) for v, g in zip(values, gone, strict=True)], spec)
     if spec["kind"] == "time":
         return _apply_times(values, spec, where)
     numbers = numbers_of(spec["name"], values, where, decimal=spec.get("decimal"))
@@ -273,7 +273,7 @@ def _apply_column(values: Column, spec: Spec, where: Where, owners: Column | Non
 
 def _apply_times(values: Column, spec: Spec, where: Where) -> npt.NDArray[Any]:
     dates = parse_dates(values.tolist())
-    if dates is None and not missing(values).all():
+    if dates is None and not is_missing(values).all():
         bad = next(i for i, value in enumerate(values) if value is not None and parse_dates([value]) is None)
         raise InputError(
             f"column {spec['name']!r} has {values[bad]!r} in {where(bad)}, but it is a column of dates ({spec['form']})"

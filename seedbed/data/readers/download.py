@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from seedbed.data.readers.known import KNOWN, File
-from seedbed.errors import InputError, nearest
+from seedbed.errors import InputError, closest_name
 
-CHUNK = 1 << 16
-PATIENCE = 30.0  # seconds without a byte
+DOWNLOAD_CHUNK = 1 << 16
+READ_TIMEOUT = 30.0  # seconds without a byte
 
-Progress = Callable[[str, int, int | None], None]  # file, bytes so far, bytes in all if known
+DownloadProgress = Callable[[str, int, int | None], None]  # file, bytes so far, bytes in all if known
 
 
 def get(
     name: str,
     destination: str | Path,
-    progress: Progress | None = None,
+    progress: DownloadProgress | None = None,
     *,
     open_url: Callable[..., Any] = urllib.request.urlopen,
 ) -> Path:
@@ -37,7 +37,7 @@ def get(
             never left half written, nor overwritten.
     """
     if name not in KNOWN:
-        raise InputError(f"no data set named {name!r}: {nearest(name, KNOWN)}")
+        raise InputError(f"no data set named {name!r}: {closest_name(name, KNOWN)}")
     known = KNOWN[name]
     if not known.needs:
         raise InputError(f"{name} is embedded: there is nothing to get")
@@ -57,7 +57,7 @@ def get(
     return folder
 
 
-def _fetch(file: File, folder: Path, progress: Progress | None, open_url: Callable[..., Any]) -> None:
+def _fetch(file: File, folder: Path, progress: DownloadProgress | None, open_url: Callable[..., Any]) -> None:
     """To a temporary file beside the place, checked, then moved there in one step."""
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{file.name}.")
     try:
@@ -71,16 +71,16 @@ def _fetch(file: File, folder: Path, progress: Progress | None, open_url: Callab
         Path(temporary).unlink(missing_ok=True)
 
 
-def _stream(file: File, out: Any, progress: Progress | None, open_url: Callable[..., Any]) -> None:
+def _stream(file: File, out: Any, progress: DownloadProgress | None, open_url: Callable[..., Any]) -> None:
     if not file.url.startswith("https://"):
         raise InputError(f"{file.url} is not https: not fetched")
     try:
-        with open_url(file.url, timeout=PATIENCE) as response:
+        with open_url(file.url, timeout=READ_TIMEOUT) as response:
             if not response.geturl().startswith("https://"):
                 raise InputError(f"{file.url} leads to {response.geturl()}, which is not https: not fetched")
             length = response.headers.get("Content-Length")
             done = 0
-            while chunk := response.read(CHUNK):
+            while chunk := response.read(DOWNLOAD_CHUNK):
                 out.write(chunk)
                 done += len(chunk)
                 if progress is not None:

@@ -10,7 +10,7 @@ from seedbed.errors import InputError
 NAMED = 5
 
 
-def drop_short(
+def drop_small_clients(
     population: Population, *, least_examples: int = 1, least_classes: int = 1, per_class: int = 1
 ) -> Population:
     """The population without the clients that are too small; its notes say how many and which.

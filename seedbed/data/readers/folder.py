@@ -10,12 +10,12 @@ from torch import Tensor
 
 from seedbed.data.population import Population
 from seedbed.data.readers import images, targets
-from seedbed.data.readers.targets import in_order
+from seedbed.data.readers.targets import sorted_labels
 from seedbed.errors import InputError
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageFolder:
     """Images on disk, before they are opened."""
 
     file: Path
@@ -39,8 +39,8 @@ def read(
     """
     path = Path(path)
     found, empty = _walk(path, drop_short)
-    how = images.look([f.file for f in found], size)
-    x = torch.as_tensor(images.load([f.file for f in found], how))
+    how = images.inspect_images([f.file for f in found], size)
+    x = torch.as_tensor(images.load_images([f.file for f in found], how))
     if episodic is None:
         episodic = len({frozenset(f.label for f in found if f.client == client) for client in _clients(found)}) > 1
     labels = [f"{f.client}/{f.label}" if episodic else f.label for f in found]
@@ -72,27 +72,27 @@ def encoding_of(x: Tensor, how: dict[str, Any], target: targets.Target, episodic
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[Tensor, targets.Target]:
     """New images class/*.png, or client/class/*.png with the client named; of the same size and channels."""
     mine = _one_client(path, client)
-    found = [Found(file, "", label.name) for label in _folders(mine) for file in _files(label)]
+    found = [ImageFolder(file, "", label.name) for label in _folders(mine) for file in _files(label)]
     if not found:
         raise InputError(f"{mine} has no images in folders class/*.png")
-    x = torch.as_tensor(images.load([f.file for f in found], encoding["images"]))
+    x = torch.as_tensor(images.load_images([f.file for f in found], encoding["images"]))
     labels = np.array([f.label for f in found])
-    return x, targets.encode_like(labels, encoding["target"], f"{mine}", episodic=encoding["episodic"])
+    return x, targets.encode_target_like(labels, encoding["target"], f"{mine}", episodic=encoding["episodic"])
 
 
 def holds_images(path: Path) -> bool:
     """Does the folder look like client/class/*.png (or like one that is torn)?"""
-    return any(images.is_image(file) for file in path.glob("*/*/*")) or any(
-        images.is_image(file) for file in path.glob("*/*")
+    return any(images.is_image_file(file) for file in path.glob("*/*/*")) or any(
+        images.is_image_file(file) for file in path.glob("*/*")
     )
 
 
-def _walk(path: Path, drop_empty: bool) -> tuple[list[Found], list[str]]:
+def _walk(path: Path, drop_empty: bool) -> tuple[list[ImageFolder], list[str]]:
     """(images found, clients without any)."""
-    found: list[Found] = []
+    found: list[ImageFolder] = []
     empty: list[str] = []
     for client in _folders(path):
-        mine = [Found(file, client.name, label.name) for label in _folders(client) for file in _files(label)]
+        mine = [ImageFolder(file, client.name, label.name) for label in _folders(client) for file in _files(label)]
         if not mine and _files(client):
             raise InputError(
                 f"{client} holds images of its own: the layout is client/class/*.png, one folder per class in it"
@@ -126,8 +126,8 @@ def _one_client(path: Path, client: str | None) -> Path:
     return inner[0] if inner else path
 
 
-def _clients(found: list[Found]) -> tuple[str, ...]:
-    return in_order(sorted({f.client for f in found}))
+def _clients(found: list[ImageFolder]) -> tuple[str, ...]:
+    return sorted_labels(sorted({f.client for f in found}))
 
 
 def _folders(path: Path) -> list[Path]:
@@ -135,4 +135,4 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if images.is_image(p))
+    return sorted(p for p in path.iterdir() if images.is_image_file(p))

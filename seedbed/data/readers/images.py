@@ -13,23 +13,23 @@ import numpy.typing as npt
 
 from seedbed.data.readers.extras import require
 from seedbed.errors import InputError
-from seedbed.limits import PIXELS, first_line, refuse_pixels, refuse_unfolded
+from seedbed.limits import PIXELS, first_line_of, refuse_pixels, refuse_unfolded
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 GREY = ("1", "L", "LA")
 DEEP = ("I", "F")
 
-MANY = 2**31  # bytes that all images of a folder may unfold to, however small they are on disk
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of SUFFIXES; others would start programs: EPS
+MAX_FOLDER_BYTES = 2**31  # bytes that all images of a folder may unfold to, however small they are on disk
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of SUFFIXES; others would start programs: EPS
 
 Images = npt.NDArray[np.uint8]  # [M, C, H, W]
 
 
-def is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def is_image_file(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def look(files: Sequence[Path], size: int | None) -> dict[str, Any]:
+def inspect_images(files: Sequence[Path], size: int | None) -> dict[str, Any]:
     """How these files are to be read: {"size": [H, W], "channels": 1 or 3, "ink_below": None}.
 
     Args:
@@ -47,13 +47,13 @@ def look(files: Sequence[Path], size: int | None) -> dict[str, Any]:
             )
         shape = list(first)
         unfolded = len(files) * math.prod(shape) * 3
-        refuse_unfolded("these images", sum(path.stat().st_size for path in files), unfolded, MANY)
+        refuse_unfolded("these images", sum(path.stat().st_size for path in files), unfolded, MAX_FOLDER_BYTES)
     else:
         shape = [size, size]
     return {"size": shape, "channels": 1 if all(grey for _, grey in found) else 3, "ink_below": None}
 
 
-def load(files: Sequence[Path], how: dict[str, Any]) -> Images:
+def load_images(files: Sequence[Path], how: dict[str, Any]) -> Images:
     """[M, C, H, W] of these files, read as `look` says."""
     return np.stack([decode(path.read_bytes(), how, str(path)) for path in files])
 
@@ -85,7 +85,7 @@ def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own, of damaged metadata and of large images
         try:
-            with image_module.open(source, formats=FORMATS) as image:
+            with image_module.open(source, formats=IMAGE_FORMATS) as image:
                 refuse_pixels(name, *image.size)
                 yield image
         except InputError:
@@ -93,7 +93,7 @@ def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Any]:
         except image_module.DecompressionBombError as error:  # Pillow refuses the largest by itself
             raise InputError(f"{name} has more than {PIXELS:,} pixels: make it smaller, or leave it out") from error
         except Exception as error:  # damaged files raise whatever Pillow's parsers meet
-            raise InputError(f"{name} cannot be read as an image: {first_line(error)}") from error
+            raise InputError(f"{name} cannot be read as an image: {first_line_of(error)}") from error
 
 
 def _header(path: Path) -> tuple[tuple[int, int], bool]:

@@ -48,7 +48,7 @@ class Known:
 
 OMNIGLOT = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-HEART = "https://archive.ics.uci.edu/ml/machine-learning-databases/heart-disease/"
+HEART_URL = "https://archive.ics.uci.edu/ml/machine-learning-databases/heart-disease/"
 PARKINSONS = "https://archive.ics.uci.edu/ml/machine-learning-databases/parkinsons/telemonitoring/"
 
 KNOWN: dict[str, Known] = {
@@ -124,22 +124,22 @@ KNOWN: dict[str, Known] = {
         files=(  # md5 of these bytes as in FLamby's download.py
             File(
                 "processed.cleveland.data",
-                HEART + "processed.cleveland.data",
+                HEART_URL + "processed.cleveland.data",
                 "sha256:a74b7efa387bc9d108d7d0115d831fe9b414b29ae7124f331b622b4efa0427c8",
             ),
             File(
                 "processed.hungarian.data",
-                HEART + "processed.hungarian.data",
+                HEART_URL + "processed.hungarian.data",
                 "sha256:d1ad108f785768cd3d7e82dc522e6f5a61eea93cccfb3a46ee8076f73fc3d796",
             ),
             File(
                 "processed.switzerland.data",
-                HEART + "processed.switzerland.data",
+                HEART_URL + "processed.switzerland.data",
                 "sha256:834a405ccf5b66ab4056bb77794adc8df0b7125186454c0a1d002d33c6c3b314",
             ),
             File(
                 "processed.va.data",
-                HEART + "processed.va.data",
+                HEART_URL + "processed.va.data",
                 "sha256:e7c93d8d0d2acdadfa4c5e8de768e2191e7f618b952e29623f1f0d5949ff6b8f",
             ),
         ),
@@ -178,7 +178,7 @@ KNOWN: dict[str, Known] = {
         "public domain",
         "https://github.com/hopemcmanus/shakespeare",
         shakespeare.read,
-        needs=(shakespeare.FILE,),
+        needs=(shakespeare.SHAKESPEARE_FILE,),
         folders=("shakespeare_roles",),
     ),
     "sp_sw_har": Known(
@@ -187,7 +187,7 @@ KNOWN: dict[str, Known] = {
         "CC BY 4.0",
         "https://github.com/GeoTecINIT/sp-sw-har-dataset",
         wearables.read,
-        needs=(wearables.FILE,),
+        needs=(wearables.WEARABLES_FILE,),
         folders=("sp_sw_har",),
     ),
 }

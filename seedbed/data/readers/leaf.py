@@ -12,10 +12,10 @@ import torch
 from seedbed.data.population import Population
 from seedbed.data.readers import arrays, targets
 from seedbed.data.readers.targets import TaskKind
-from seedbed.errors import InputError, nearest
+from seedbed.errors import InputError, closest_name
 from seedbed.limits import BROKEN, from_json, read_unfolded
 
-SUFFIXES = (".json", ".json.xz", ".json.gz")
+LEAF_SUFFIXES = (".json", ".json.xz", ".json.gz")
 LAYOUT = "the layout is users, num_samples, user_data: {user: {x, y}}"
 Users = dict[str, tuple[list[Any], list[Any]]]  # x and y of each user
 
@@ -41,7 +41,7 @@ def read(
         InputError: bad JSON, a key that is missing, sizes that disagree, a user without samples.
     """
     path = Path(path)
-    users, notes = load(path)
+    users, notes = load_leaf(path)
     empty = [name for name, (_, y) in users.items() if not y]
     if empty and not drop_short:
         raise InputError(
@@ -54,12 +54,12 @@ def read(
     raw = [row for x, _ in full.values() for row in x]
     if like is None:
         symbols = sorted(set("".join(raw))) if _texts(raw) else []
-        target = targets.encode(_labels(full, path), task, f"y of {path.name}", scale=scale_target)
+        target = targets.encode_target(_labels(full, path), task, f"y of {path.name}", scale=scale_target)
     else:
         symbols = list(like["symbols"])
-        target = targets.encode_like(_labels(full, path), like["target"], f"y of {path.name}", episodic=episodic)
+        target = targets.encode_target_like(_labels(full, path), like["target"], f"y of {path.name}", episodic=episodic)
     x = inputs(raw, symbols, path)
-    encoding = {"format": "leaf", "input": arrays.described(x), "symbols": "".join(symbols)}
+    encoding = {"format": "leaf", "input": arrays.describe_inputs(x), "symbols": "".join(symbols)}
     return Population.from_arrays(
         x,
         target.y,
@@ -74,11 +74,11 @@ def read(
 
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
     """One user's samples, in the same tokens or features."""
-    users, _ = load(path)
+    users, _ = load_leaf(path)
     if client is None and len(users) > 1:
         raise InputError(f"{path} holds {len(users)} clients ({next(iter(users))!r}, …): name one with client=NAME")
     if client is not None and client not in users:
-        raise InputError(f"{path} has no client {client!r}: {nearest(client, users)}")
+        raise InputError(f"{path} has no client {client!r}: {closest_name(client, users)}")
     mine = {client or "": users[client]} if client is not None else users
     raw = [row for x, _ in mine.values() for row in x]
     x = inputs(raw, list(encoding["symbols"]), path)
@@ -87,7 +87,7 @@ def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple
             f"x of {path.name} has rows of shape {tuple(x.shape[1:])}, but the model takes "
             f"{tuple(encoding['input']['shape'])}"
         )
-    return x, targets.encode_like(
+    return x, targets.encode_target_like(
         _labels(mine, path), encoding["target"], f"y of {path.name}", episodic=encoding["episodic"]
     )
 
@@ -97,15 +97,15 @@ def files_of(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     inside = [folder for folder in (path / "train", path / "test") if folder.is_dir()] or [path]
-    return [file for folder in inside for file in sorted(folder.iterdir()) if file.name.endswith(SUFFIXES)]
+    return [file for folder in inside for file in sorted(folder.iterdir()) if file.name.endswith(LEAF_SUFFIXES)]
 
 
-def load(path: Path) -> tuple[Users, list[str]]:
+def load_leaf(path: Path) -> tuple[Users, list[str]]:
     """({user: (x, y)} of all files joined, notes)."""
     users: Users = {}
     files = files_of(path)
     if not files:
-        raise InputError(f"{path} has no LEAF files ({', '.join(SUFFIXES)}), nor has train/ or test/ in it")
+        raise InputError(f"{path} has no LEAF files ({', '.join(LEAF_SUFFIXES)}), nor has train/ or test/ in it")
     for file in files:
         for name, (x, y) in _load_one(file).items():
             seen = users.setdefault(name, ([], []))

@@ -11,7 +11,7 @@ from seedbed.data.readers import folder, targets
 from seedbed.errors import InputError
 from seedbed.limits import BROKEN, read_unfolded
 
-PARTS = ("train", "t10k")
+MNIST_SPLITS = ("train", "t10k")
 
 
 def read(path: str | Path) -> Population:
@@ -19,8 +19,8 @@ def read(path: str | Path) -> Population:
 
     Source: LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition, 1998.
     """
-    images = np.concatenate([_idx(Path(path) / f"{part}-images-idx3-ubyte.gz", 3) for part in PARTS])
-    labels = np.concatenate([_idx(Path(path) / f"{part}-labels-idx1-ubyte.gz", 1) for part in PARTS])
+    images = np.concatenate([_idx(Path(path) / f"{part}-images-idx3-ubyte.gz", 3) for part in MNIST_SPLITS])
+    labels = np.concatenate([_idx(Path(path) / f"{part}-labels-idx1-ubyte.gz", 1) for part in MNIST_SPLITS])
     if len(images) != len(labels):
         raise InputError(f"{path} holds {len(images)} images, but {len(labels)} labels: fetch them again")
     x = torch.as_tensor(images)[:, None]

@@ -14,7 +14,7 @@ import torch
 
 from seedbed.data.population import Population
 from seedbed.data.readers import folder, images, targets
-from seedbed.errors import InputError, nearest
+from seedbed.errors import InputError, closest_name
 from seedbed.limits import BROKEN, from_json, read_unfolded
 
 ZIPS = {"background": "images_background.zip", "evaluation": "images_evaluation.zip"}
@@ -43,7 +43,7 @@ def read(path: str | Path, *, alphabets: Collection[str] | None = None) -> Popul
         return population
     for name in alphabets:
         if name not in population.names:
-            raise InputError(f"Omniglot has no alphabet {name!r}: {nearest(name, population.names)}")
+            raise InputError(f"Omniglot has no alphabet {name!r}: {closest_name(name, population.names)}")
     return population.only([i for i, name in enumerate(population.names) if name in set(alphabets)])
 
 

@@ -26,18 +26,18 @@ import torch
 from torch import Tensor
 
 from seedbed.data.population import Names, Population
-from seedbed.data.readers.checksums import SUMMED, Intact, Sums, odd_labels
+from seedbed.data.readers.checksums import SUMMED, Checksums, Intact, odd_labels
 from seedbed.errors import InputError
 from seedbed.limits import from_json
-from seedbed.temporary import fresh
+from seedbed.temporary import fresh_name
 
 ABOUT, FORM = "population.json", 2
 ARRAYS = ("x", "y", "rows", "offsets", "names")
 SUMS, WITHOUT_SUMS = "sums", 1  # the file, and the form that had none
 FIELDS = ("classes", "unseen", "notes")  # lists of texts
-KINDS = {"x": "fiub", "y": "fiub", "rows": "i", "offsets": "i", "names": "S", "sums": "u"}  # of numbers
+ARRAY_KINDS = {"x": "fiub", "y": "fiub", "rows": "i", "offsets": "i", "names": "S", "sums": "u"}  # of numbers
 HEADER = 256  # bytes of a .npy header, so that it can be written when the length is known
-LONGEST = 64  # bytes of a client's name
+MAX_NAME_BYTES = 64  # bytes of a client's name
 
 
 def read(path: str | Path) -> Population:
@@ -72,7 +72,7 @@ def read(path: str | Path) -> Population:
     )
 
 
-def pack(population: Population, path: Path, tick: Callable[[int], None] = lambda clients: None) -> None:
+def pack_population(population: Population, path: Path, tick: Callable[[int], None] = lambda clients: None) -> None:
     """Write a population to a new folder, client by client.
 
     Args:
@@ -81,7 +81,7 @@ def pack(population: Population, path: Path, tick: Callable[[int], None] = lambd
         InputError: the folder holds something, or cannot be written; a name is too long.
     """
     fields = {name: getattr(population, name) for name in ("classes", "episodic", "unseen", "source", "notes")}
-    with packing(path, **fields, encoding=population.encoding) as add:
+    with packed_writer(path, **fields, encoding=population.encoding) as add:
         for client in range(len(population)):
             rows = population.rows_of(client)
             add(population.names[client], population.x[rows], population.y[rows])
@@ -91,7 +91,7 @@ def pack(population: Population, path: Path, tick: Callable[[int], None] = lambd
 
 
 @contextmanager
-def packing(
+def packed_writer(
     path: Path,
     *,
     classes: Sequence[str] = (),
@@ -118,7 +118,7 @@ def packing(
     about = {"classes": list(classes), "episodic": episodic, "unseen": list(unseen), "source": source or path.name}
     about |= {"notes": list(notes), "encoding": encoding or {}}
     try:
-        with fresh(path, is_folder=True) as beside:
+        with fresh_name(path, is_folder=True) as beside:
             with ExitStack() as files:
                 writer = _Writer(beside, files, len(classes))
                 yield writer.add
@@ -137,7 +137,7 @@ class _Growing:
     file: BinaryIO
     dtype: np.dtype[Any]
     inner: tuple[int, ...]
-    sums: Sums = field(default_factory=Sums)
+    sums: Checksums = field(default_factory=Checksums)
     rows: int = 0
 
     def add(self, rows: npt.NDArray[Any]) -> None:
@@ -169,15 +169,17 @@ class _Writer:
     def add(self, name: str, x: Tensor, y: Tensor) -> None:
         """See `packing`."""
         word = name.encode()
-        if not 0 < len(word) <= LONGEST:
-            raise InputError(f"client name {name!r} has {len(word)} bytes of UTF-8: 1 to {LONGEST} can be packed")
+        if not 0 < len(word) <= MAX_NAME_BYTES:
+            raise InputError(
+                f"client name {name!r} has {len(word)} bytes of UTF-8: 1 to {MAX_NAME_BYTES} can be packed"
+            )
         if name in self.names:
             raise InputError(f"client {name!r} comes twice: give all its examples at once")
         if len(x) != len(y) or len(x) == 0:
             raise InputError(f"client {name!r} has {len(x)} inputs and {len(y)} targets: as many of both, and some")
         start = self.growing["x"].rows if self.growing else 0
         arrays = {"x": x.numpy(), "y": y.numpy(), "rows": np.arange(start, start + len(x))}
-        arrays |= {"offsets": np.array([start]), "names": np.array([word], f"S{LONGEST}")}
+        arrays |= {"offsets": np.array([start]), "names": np.array([word], f"S{MAX_NAME_BYTES}")}
         if not self.growing:
             self.growing = {n: self._new(n, array) for n, array in arrays.items()}
         for what in ("x", "y"):
@@ -239,7 +241,7 @@ def _array(path: Path, name: str, shape: Any) -> npt.NDArray[Any]:
     if not isinstance(found, np.memmap) or [found.dtype.str, list(found.shape)] != shape:
         what = f"{found.dtype.str} {list(found.shape)}" if isinstance(found, np.ndarray) else "no array"
         raise InputError(f"{place} holds {what}, not {str(shape)[:80]}: copy it again")
-    if found.dtype.kind not in KINDS[name] or not found.flags.c_contiguous:
+    if found.dtype.kind not in ARRAY_KINDS[name] or not found.flags.c_contiguous:
         raise InputError(f"{place} holds {found.dtype.str}, which no packed population has there: pack the data anew")
     return found
 
@@ -253,8 +255,8 @@ def _refuse_unlike_lengths(path: Path, found: Mapping[str, npt.NDArray[Any]]) ->
         flat = name != "y"
         if array is not None and (array.ndim == 0 or len(array) != length or (flat and array.ndim > 1)):
             raise InputError(f"{path / name}.npy holds {list(array.shape)}, not {length} entries: copy it again")
-    if rows == 0 or clients == 0 or found["names"].dtype.itemsize != LONGEST or found["names"].ndim > 1:
-        raise InputError(f"{path} holds no clients with names of {LONGEST} bytes: pack the data anew")
+    if rows == 0 or clients == 0 or found["names"].dtype.itemsize != MAX_NAME_BYTES or found["names"].ndim > 1:
+        raise InputError(f"{path} holds no clients with names of {MAX_NAME_BYTES} bytes: pack the data anew")
     for name in ("rows", "offsets"):
         if found[name].dtype != np.int64:
             raise InputError(f"{path / name}.npy holds {found[name].dtype.str}, not <i8: pack the data anew")

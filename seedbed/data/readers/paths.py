@@ -25,6 +25,6 @@ def kind_of(path: Path) -> Kind:
         return "leaf" if leaf.files_of(path) else "nothing"
     if name.endswith(".npz"):
         return "arrays"
-    if name.endswith(leaf.SUFFIXES):
+    if name.endswith(leaf.LEAF_SUFFIXES):
         return "leaf"
     return "table" if name.endswith(tuple(t + p for t in TABLES for p in PACKED)) else "nothing"

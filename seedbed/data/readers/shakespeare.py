@@ -9,7 +9,7 @@ from seedbed.data.population import Population
 from seedbed.errors import InputError
 from seedbed.limits import BROKEN, read_unfolded
 
-FILE = "shakespeare_roles.tsv.xz"
+SHAKESPEARE_FILE = "shakespeare_roles.tsv.xz"
 
 
 def read(path: str | Path, *, length: int = 80, stride: int = 20, least_characters: int = 1000) -> Population:
@@ -27,7 +27,9 @@ def read(path: str | Path, *, length: int = 80, stride: int = 20, least_characte
     if length < 1 or stride < 1:
         raise InputError(f"length={length} and stride={stride} must be at least 1")
     roles = {
-        name: said for name, said in _roles(Path(path) / FILE).items() if len(said) >= max(least_characters, length + 1)
+        name: said
+        for name, said in _roles(Path(path) / SHAKESPEARE_FILE).items()
+        if len(said) >= max(least_characters, length + 1)
     }
     if not roles:
         raise InputError(f"no role has {least_characters} characters: lower least_characters")

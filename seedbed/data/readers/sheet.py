@@ -12,14 +12,14 @@ import numpy as np
 from seedbed.data.readers.columns import Column
 from seedbed.data.readers.extras import require
 from seedbed.errors import InputError
-from seedbed.limits import CHUNK, COLUMNS, first_line, opened, refuse_unfolded
+from seedbed.limits import COLUMNS, READ_CHUNK, first_line_of, open_bounded, refuse_unfolded
 
 PARQUET = (".parquet", ".pq")
 NOT_AVAILABLE = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>", "#N/A"]
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawColumns:
     """A file's columns before encoding."""
 
     path: Path
@@ -31,13 +31,13 @@ class Raw:
     def where(self, row: int) -> str:
         return f"{self.word} {self.lines[row]} of {self.path.name}"
 
-    def without(self, gone: Any) -> "Raw":
+    def without(self, gone: Any) -> "RawColumns":
         """The rows that are not marked [M]."""
         kept = {name: values[~gone] for name, values in self.columns.items()}
-        return Raw(self.path, kept, np.asarray(self.lines)[~gone].tolist(), self.word, self.notes)
+        return RawColumns(self.path, kept, np.asarray(self.lines)[~gone].tolist(), self.word, self.notes)
 
 
-def load(path: Path) -> Raw:
+def load_table(path: Path) -> RawColumns:
     """The columns of a file, by name."""
     pandas = require("pandas", f"reading {path.name}")
     if path.suffix.lower() in PARQUET:
@@ -47,7 +47,7 @@ def load(path: Path) -> Raw:
     except InputError:
         raise
     except Exception as error:  # damaged files raise whatever pandas and pyarrow meet
-        raise InputError(f"{path} cannot be read as a table: {first_line(error)}") from error
+        raise InputError(f"{path} cannot be read as a table: {first_line_of(error)}") from error
     if not frame.columns.is_unique:
         raise InputError(f"{path} has two columns of one name: rename one")
     if path.suffix.lower() not in PARQUET:
@@ -60,7 +60,7 @@ def load(path: Path) -> Raw:
         lines, word = range(1, len(frame) + 1), "row"
     else:
         lines, word = (frame.index + 2).tolist(), "line"
-    return Raw(path, kept, lines, word, tuple(f"column {name!r} is a span of time: left out" for name in spans))
+    return RawColumns(path, kept, lines, word, tuple(f"column {name!r} is a span of time: left out" for name in spans))
 
 
 def _read_parquet(pandas: Any, path: Path) -> Any:
@@ -82,14 +82,14 @@ def _refuse_large(path: Path, header: str, separator: str) -> None:
     if columns > COLUMNS:
         raise InputError(f"{path} has {columns} columns, at most {COLUMNS} are read")
     size = lines = 0
-    with opened(path, lines=True) as stream:
-        while data := stream.read(CHUNK):
+    with open_bounded(path, lines=True) as stream:
+        while data := stream.read(READ_CHUNK):
             size, lines = size + len(data), lines + data.count(b"\n")
     refuse_unfolded(str(path), size, 8 * columns * lines)
 
 
 def _read_csv(pandas: Any, path: Path) -> Any:
-    with opened(path, lines=True) as stream:
+    with open_bounded(path, lines=True) as stream:
         stream.readline()  # refused here, if it is too long
     header = pandas.read_csv(path, sep="\0", header=None, nrows=1, dtype=str, quoting=csv.QUOTE_NONE).iloc[0, 0]
     separator = max(",;\t|", key=str(header).count)

@@ -9,7 +9,7 @@ from seedbed.data.population import Population
 
 
 @dataclass(frozen=True)
-class Summary:
+class PopulationSummary:
     """The size and the skew of a population."""
 
     source: str
@@ -25,7 +25,7 @@ class Summary:
     notes: tuple[str, ...]
 
 
-def inspect(population: Population) -> Summary:
+def inspect(population: Population) -> PopulationSummary:
     """Clients, sizes, classes and label skew.
 
     label skew = mean over clients of ½ Σ_k |p_c(k) − p(k)|: 0 when all have the pooled shares of classes,
@@ -39,7 +39,7 @@ def inspect(population: Population) -> Summary:
     """
     found = [np.unique(population.labels[population.rows_of(i)]) for i in range(len(population))]
     classes = len(population.classes)
-    return Summary(
+    return PopulationSummary(
         source=population.source,
         clients=len(population),
         examples=len(population.rows),

@@ -13,9 +13,9 @@ from seedbed.data.population import Population
 from seedbed.data.readers import columns as features
 from seedbed.data.readers import targets
 from seedbed.data.readers.columns import Column
-from seedbed.data.readers.sheet import Raw, load
+from seedbed.data.readers.sheet import RawColumns, load_table
 from seedbed.data.readers.targets import TaskKind, as_text
-from seedbed.errors import InputError, nearest
+from seedbed.errors import InputError, closest_name
 
 CLIENTS = [
     "client",
@@ -34,7 +34,7 @@ CLIENTS = [
     "device",
     "writer",
 ]
-ALIKE = 0.6  # how like a usual name a column must be to be meant, of 1
+MIN_NAME_SIMILARITY = 0.6  # how like a usual name a column must be to be meant, of 1
 TARGETS = ["target", "label", "y", "class", "outcome", "diagnosis"]
 
 
@@ -74,7 +74,7 @@ def read(
     Raises:
         InputError: with the column, the line and the value.
     """
-    raw = load(Path(path))
+    raw = load_table(Path(path))
     ignore, text, number = _names(ignore), _names(text), _names(number)
     for name in (*ignore, *text, *number):
         _refuse_unknown(raw, name)
@@ -85,14 +85,14 @@ def read(
         owner = _find(raw, client, CLIENTS, "client", "whose row it is", instead=", or partition=dirichlet")
     if owner == goal:
         raise InputError(f"column {goal!r} of {raw.path.name} cannot be both client and target: name another")
-    return encode(
+    return encode_table(
         raw, client=owner, target=goal, task=task, ignore=ignore, text=text, number=number, scale_target=scale_target,
         standardise=standardise, decimal=decimal, episodic=episodic, pooled=pooled, like=like,
     )  # fmt: skip
 
 
-def encode(
-    raw: Raw,
+def encode_table(
+    raw: RawColumns,
     *,
     client: str | None,
     target: str,
@@ -118,12 +118,12 @@ def encode(
     alone = pooled or client is None
     whose = np.array(["everyone"] * len(goal) if alone else [as_text(v) for v in raw.columns[str(client)]])
     if like is None:
-        encoded = targets.encode(goal, task, f"column {target!r}", scale=scale_target)
+        encoded = targets.encode_target(goal, task, f"column {target!r}", scale=scale_target)
         judge = features.Goal(_as_number(encoded), np.unique(whose, return_inverse=True)[1])
         owners = whose if standardise == "own" else None
-        x = features.fit(own, raw.where, text, owners, decimal, None if pooled else judge, number)
+        x = features.fit_features(own, raw.where, text, owners, decimal, None if pooled else judge, number)
     else:
-        encoded = targets.encode_like(goal, like["target"], f"column {target!r}", episodic=episodic)
+        encoded = targets.encode_target_like(goal, like["target"], f"column {target!r}", episodic=episodic)
         x = features.Features(features.fit_like(raw.columns, like["columns"], raw.where, whose), like["columns"], ())
     return Population.from_arrays(
         torch.as_tensor(x.x),
@@ -153,23 +153,23 @@ def _as_number(target: targets.Target) -> npt.NDArray[np.float64]:
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
     """New rows in the same columns; a client column is not needed, but if there it tells rows apart."""
     goal = encoding["target"]
-    raw = _one_client(load(path), encoding["client"], client)
+    raw = _one_client(load_table(path), encoding["client"], client)
     _refuse_unknown(raw, goal["column"])
     raw, notes = _drop_unnamed(raw, [goal["column"]])
     kind: TaskKind = "regression" if goal["kind"] == "numbers" else "classification"
     values = _target_values(raw, goal["column"], kind, encoding.get("decimal"))
     what = f"column {goal['column']!r} of {path.name}"
-    target = targets.encode_like(values, goal, what, episodic=encoding["episodic"])
+    target = targets.encode_target_like(values, goal, what, episodic=encoding["episodic"])
     x = torch.as_tensor(features.fit_like(raw.columns, encoding["columns"], raw.where))
     return x, target._replace(notes=(*raw.notes, *notes))
 
 
-def _one_client(raw: Raw, column: str | None, client: str | None) -> Raw:
+def _one_client(raw: RawColumns, column: str | None, client: str | None) -> RawColumns:
     if column is None or column not in raw.columns:
         if client is not None:
             raise InputError(f"{raw.path.name} has no column {column!r} to find client {client!r} in")
         return raw
-    gone = features.missing(raw.columns[column])
+    gone = features.is_missing(raw.columns[column])
     whose = np.array([as_text(value) for value in raw.columns[column]])
     names = sorted(set(whose[~gone].tolist()))
     if client is None and len(names) > 1:
@@ -177,11 +177,11 @@ def _one_client(raw: Raw, column: str | None, client: str | None) -> Raw:
             f"{raw.path.name} holds {len(names)} clients ({', '.join(names[:3])}, …): name one with client=NAME"
         )
     if client is not None and client not in names:
-        raise InputError(f"{raw.path.name} has no client {client!r}: {nearest(client, names)}")
+        raise InputError(f"{raw.path.name} has no client {client!r}: {closest_name(client, names)}")
     return raw if client is None else raw.without(gone | (whose != client))
 
 
-def _find(raw: Raw, asked: str | None, usual: Sequence[str], what: str, meaning: str, instead: str = "") -> str:
+def _find(raw: RawColumns, asked: str | None, usual: Sequence[str], what: str, meaning: str, instead: str = "") -> str:
     if asked is not None:
         _refuse_unknown(raw, asked)
         return asked
@@ -198,7 +198,7 @@ def _closest(usual: Sequence[str], columns: Iterable[str]) -> str:
     """A hint: the column whose name is most like one of the usual names, if any is."""
     alike = [(SequenceMatcher(None, u, name.lower()).ratio(), u, name) for u in usual for name in columns]
     ratio, _, column = max(alike)
-    return f"did you mean '{column}'?" if ratio >= ALIKE else nearest("", columns)
+    return f"did you mean '{column}'?" if ratio >= MIN_NAME_SIMILARITY else closest_name("", columns)
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
@@ -206,16 +206,16 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else tuple(names)
 
 
-def _refuse_unknown(raw: Raw, name: str) -> None:
+def _refuse_unknown(raw: RawColumns, name: str) -> None:
     if name not in raw.columns:
-        raise InputError(f"{raw.path.name} has no column {name!r}: {nearest(name, raw.columns)}")
+        raise InputError(f"{raw.path.name} has no column {name!r}: {closest_name(name, raw.columns)}")
 
 
-def _drop_unnamed(raw: Raw, named: Sequence[str]) -> tuple[Raw, list[str]]:
+def _drop_unnamed(raw: RawColumns, named: Sequence[str]) -> tuple[RawColumns, list[str]]:
     """Without the rows whose target or client is missing."""
     notes = []
     for name in named:
-        gone = features.missing(raw.columns[name])
+        gone = features.is_missing(raw.columns[name])
         if gone.all():
             raise InputError(f"column {name!r} of {raw.path.name} is empty in every row")
         if gone.any():
@@ -224,7 +224,7 @@ def _drop_unnamed(raw: Raw, named: Sequence[str]) -> tuple[Raw, list[str]]:
     return raw, notes
 
 
-def _target_values(raw: Raw, target: str, task: TaskKind | None, decimal: str | None) -> Column:
+def _target_values(raw: RawColumns, target: str, task: TaskKind | None, decimal: str | None) -> Column:
     """Numbers where the target is numbers, texts otherwise; text among numbers is refused with its place."""
     values = raw.columns[target]
     if task == "classification":

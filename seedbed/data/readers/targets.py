@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seedbed.errors import InputError, nearest
+from seedbed.errors import InputError, closest_name
 
 TaskKind = Literal["classification", "regression"]
-FEW = 20  # distinct whole numbers at most, to be read as classes
+MAX_INTEGER_CLASSES = 20  # distinct whole numbers at most, to be read as classes
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -34,7 +34,7 @@ def as_text(value: Any) -> str:
     return whole[1] if whole else text
 
 
-def in_order(names: Sequence[str]) -> tuple[str, ...]:
+def sorted_labels(names: Sequence[str]) -> tuple[str, ...]:
     """Sorted: as numbers if all are, else as text.
 
     >>> in_order(["10", "9"]), in_order(["b", "10", "9"])
@@ -51,12 +51,12 @@ def as_classes(
     """Labels [M] -> class numbers, in the order of `classes` (empty: those found, sorted)."""
     found, number = np.unique(np.asarray(values), return_inverse=True)
     texts = [as_text(value) for value in found.tolist()]
-    names = tuple(classes) or in_order(sorted(set(texts)))
+    names = tuple(classes) or sorted_labels(sorted(set(texts)))
     order = {name: i for i, name in enumerate(names)}
     unknown = sorted(set(texts) - set(order))
     if unknown:
         raise InputError(
-            f"{what} has the class {unknown[0]!r}, which the model does not know: {nearest(unknown[0], names)}"
+            f"{what} has the class {unknown[0]!r}, which the model does not know: {closest_name(unknown[0], names)}"
         )
     y = np.array([order[text] for text in texts], np.int64)[number.reshape(-1)]
     return Target(torch.as_tensor(y), names, {"kind": "classes", "classes": list(names)}, ())
@@ -71,14 +71,14 @@ def as_numbers(values: npt.NDArray[Any], *, scale: bool) -> Target:
     return Target(y, (), {"kind": "numbers", "mean": mean, "std": std}, said if scale else ())
 
 
-def decide(values: npt.NDArray[Any], task: TaskKind | None, what: str) -> TaskKind:
+def classes_or_numbers(values: npt.NDArray[Any], task: TaskKind | None, what: str) -> TaskKind:
     """Classes or numbers: what was asked for, or what the values look like.
 
     Texts and truth values are classes; whole numbers are classes when at most 20 differ, and at most half as
     many as there are rows; anything else is a number to predict.
     """
     if task not in (None, "classification", "regression"):
-        raise InputError(f"task={task!r}: {nearest(str(task), ['classification', 'regression'])}")
+        raise InputError(f"task={task!r}: {closest_name(str(task), ['classification', 'regression'])}")
     if values.dtype.kind not in "fiu":
         if task == "regression":
             raise InputError(f"{what} holds text such as {values[0]!r}, but task=regression needs numbers")
@@ -87,14 +87,16 @@ def decide(values: npt.NDArray[Any], task: TaskKind | None, what: str) -> TaskKi
         return task
     distinct = len(np.unique(values))
     whole = values.dtype.kind in "iu" or bool(np.all(values == np.rint(values)))
-    return "classification" if whole and distinct <= min(FEW, max(2, len(values) // 2)) else "regression"
+    return (
+        "classification" if whole and distinct <= min(MAX_INTEGER_CLASSES, max(2, len(values) // 2)) else "regression"
+    )
 
 
-def encode(values: npt.NDArray[Any], task: TaskKind | None, what: str, *, scale: bool) -> Target:
+def encode_target(values: npt.NDArray[Any], task: TaskKind | None, what: str, *, scale: bool) -> Target:
     """Classes or numbers, decided as above."""
-    if decide(values, task, what) == "classification":
+    if classes_or_numbers(values, task, what) == "classification":
         target = as_classes(values)
-        if len(target.classes) > max(FEW, len(values) // 2) and task is None:
+        if len(target.classes) > max(MAX_INTEGER_CLASSES, len(values) // 2) and task is None:
             raise InputError(
                 f"{what} has {len(target.classes)} different texts in {len(values)} rows, such as "
                 f"{values[0]!r}: "
@@ -104,7 +106,7 @@ def encode(values: npt.NDArray[Any], task: TaskKind | None, what: str, *, scale:
     return as_numbers(values, scale=scale)
 
 
-def encode_like(values: npt.NDArray[Any], encoding: dict[str, Any], what: str, *, episodic: bool) -> Target:
+def encode_target_like(values: npt.NDArray[Any], encoding: dict[str, Any], what: str, *, episodic: bool) -> Target:
     """New rows' targets, numbered or scaled as the population's were.
 
     For episodic sets the labels that are found become 0…N−1 in sorted order: they mean something only here.

@@ -11,11 +11,11 @@ import torch
 from seedbed.data.population import Population
 from seedbed.data.readers import columns, sheet, table, targets
 from seedbed.data.readers.columns import Column
-from seedbed.data.readers.dropping import drop_short
+from seedbed.data.readers.dropping import drop_small_clients
 from seedbed.errors import InputError
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
-HEART = [
+HEART_COLUMNS = [
     "age",
     "sex",
     "cp",
@@ -51,8 +51,8 @@ def heart_disease(path: str | Path, *, standardise: bool = True) -> Population:
     loaded = [_hospital(Path(path) / f"processed.{name}.data") for name in HOSPITALS]
     kept = [rows[~np.isnan(np.delete(rows, (10, 11, 12), axis=1)).any(1)] for rows in loaded]
     rows = np.concatenate(kept)
-    named: Mapping[str, Column] = dict(zip(HEART, rows.T, strict=True))
-    specs = columns.fit({name: named[name] for name in HEART_NUMBERS}, str).columns
+    named: Mapping[str, Column] = dict(zip(HEART_COLUMNS, rows.T, strict=True))
+    specs = columns.fit_features({name: named[name] for name in HEART_NUMBERS}, str).columns
     if not standardise:
         as_they_are = {"bend": 0.0, "centre": 0.0, "spread": 1.0, "clip": None, "mean": 0.0, "std": 1.0}
         specs = [{**spec, **as_they_are} for spec in specs]
@@ -86,8 +86,8 @@ def _hospital(path: Path) -> npt.NDArray[np.float64]:
         rows = np.genfromtxt(path, delimiter=",", missing_values="?", filling_values=np.nan)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if rows.ndim != 2 or rows.shape[1] != len(HEART):
-        raise InputError(f"{path} does not have {len(HEART)} columns in each row: fetch it again")
+    if rows.ndim != 2 or rows.shape[1] != len(HEART_COLUMNS):
+        raise InputError(f"{path} does not have {len(HEART_COLUMNS)} columns in each row: fetch it again")
     return rows
 
 
@@ -127,7 +127,7 @@ def credit_default(path: str | Path, *, least: int = 30) -> Population:
 
     Source: Yeh, Lien, Expert Systems with Applications 2009; UCI.
     """
-    whole = sheet.load(Path(path) / "default_of_credit_card_clients.csv")
+    whole = sheet.load_table(Path(path) / "default_of_credit_card_clients.csv")
     named = {str(values[0]): values[1:] for values in whole.columns.values() if values[0] != "ID"}
     silo = [
         f"education{e}-marriage{m}-age{int(a) // 10 * 10}"
@@ -135,7 +135,7 @@ def credit_default(path: str | Path, *, least: int = 30) -> Population:
     ]
     raw = replace(whole, columns={**named, "silo": np.array(silo, object)}, lines=whole.lines[1:])
     codes = ("SEX", "EDUCATION", "MARRIAGE")
-    return drop_short(
-        table.encode(raw, client="silo", target="default payment next month", text=codes),
+    return drop_small_clients(
+        table.encode_table(raw, client="silo", target="default payment next month", text=codes),
         least_examples=least,
     )

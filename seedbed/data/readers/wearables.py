@@ -12,9 +12,9 @@ import torch
 from seedbed.data.population import Population
 from seedbed.data.readers import targets
 from seedbed.errors import InputError
-from seedbed.limits import BROKEN, opened
+from seedbed.limits import BROKEN, open_bounded
 
-FILE = "sp_sw_har_DATA.tar.xz"
+WEARABLES_FILE = "sp_sw_har_DATA.tar.xz"
 LENGTH, STRIDE, PURE = 128, 64, 0.8
 
 
@@ -30,7 +30,7 @@ def read(path: str | Path, *, device: Literal["sp", "sw"] = "sp") -> Population:
     windows: list[npt.NDArray[np.float64]] = []
     labels: list[str] = []
     people: list[str] = []
-    for person, values, activity in _recordings(Path(path) / FILE, device):
+    for person, values, activity in _recordings(Path(path) / WEARABLES_FILE, device):
         for start in range(0, len(values) - LENGTH + 1, STRIDE):
             found, counts = np.unique(activity[start : start + LENGTH], return_counts=True)
             if counts.max() >= PURE * LENGTH:
@@ -61,7 +61,7 @@ def _recordings(path: Path, device: str) -> list[tuple[str, npt.NDArray[np.float
     name = re.compile(rf".*/(s\d+)_\d+_{re.escape(device)}\.csv")
     try:
         # once through: going back would unpack again
-        with opened(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with open_bounded(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             wanted = ((m.name, archive.extractfile(m)) for m in archive if name.fullmatch(m.name))
             texts = {member: file.read().decode() for member, file in wanted if file is not None}
     except InputError:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from seedbed.deployment.federation.journal import AGAIN
-from seedbed.serialization import writing
+from seedbed.deployment.federation.journal import RESTART_SERVER
+from seedbed.serialization import explain_write_errors
 
 
-class Log:
+class EventLog:
     """Appends events to a file.
 
     Args:
@@ -24,7 +24,7 @@ class Log:
     def __call__(self, event: str, **about: Any) -> None:
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **about})
         if self._path is not None:
-            with writing(self._path, go_on=AGAIN), open(self._path, "a") as file:
+            with explain_write_errors(self._path, go_on=RESTART_SERVER), open(self._path, "a") as file:
                 file.write(line + "\n")
         if self._said is not None:
             self._said(line)

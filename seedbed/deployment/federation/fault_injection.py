@@ -11,7 +11,7 @@ from seedbed.deployment.federation.transport import Address, Transport
 
 
 @dataclass(frozen=True)
-class Faults:
+class FaultRates:
     """The probability of each fault for each frame, there and back.
 
     Args:
@@ -30,18 +30,18 @@ class Faults:
     longest: float = 100.0
 
     @classmethod
-    def of(cls, p: float) -> "Faults":
+    def of(cls, p: float) -> "FaultRates":
         """All of them with the same probability."""
         return cls(**{field.name: p for field in fields(cls) if field.name != "longest"})
 
 
-class Faulty:
+class FaultyTransport:
     """Another transport, made worse.
 
     `happened` counts the faults by name.
     """
 
-    def __init__(self, inner: Transport, faults: Faults, *, seed: int):
+    def __init__(self, inner: Transport, faults: FaultRates, *, seed: int):
         self.inner, self.faults = inner, faults
         self.happened: Counter[str] = Counter()
         self._rng = randomness.generator(seed, "faults")

@@ -4,7 +4,7 @@ from collections import Counter, deque
 
 from seedbed.deployment.federation.transport import Address, Transport
 
-AT_ONCE = 256  # frames fetched from the transport before one is handled
+FRAMES_AT_ONCE = 256  # frames fetched from the transport before one is handled
 
 
 class Inbox:
@@ -25,7 +25,7 @@ class Inbox:
 
     def receive(self, seconds: float) -> tuple[Address, bytes] | None:
         """The next frame of the address whose turn it is, or None after so many seconds without one."""
-        for _ in range(AT_ONCE):
+        for _ in range(FRAMES_AT_ONCE):
             arrived = self._transport.receive(0.0 if self._waiting else seconds)
             if arrived is None:
                 break

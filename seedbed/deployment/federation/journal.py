@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from seedbed.errors import InputError
-from seedbed.locks import locked
-from seedbed.serialization import settle_folder, write_atomically, writing
-from seedbed.temporary import NAME
+from seedbed.locks import lock_file
+from seedbed.serialization import explain_write_errors, fsync_folder, write_atomically
+from seedbed.temporary import TEMPORARY_NAME
 
-Record = Mapping[str, Any]
-OWN = re.compile(rf"[0-9a-f]{{64}}|{NAME.pattern}")  # what this journal writes there
-START = "0" * 64  # the chain before the first line
-AGAIN = "start it again with the same command: it goes on from the last committed round"
+JournalRecord = Mapping[str, Any]
+OWN = re.compile(rf"[0-9a-f]{{64}}|{TEMPORARY_NAME.pattern}")  # what this journal writes there
+CHAIN_START = "0" * 64  # the chain before the first line
+RESTART_SERVER = "start it again with the same command: it goes on from the last committed round"
 
 
 class Journal:
@@ -40,12 +40,12 @@ class Journal:
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / "journal.log"
-        self.first: Record | None = None
+        self.first: JournalRecord | None = None
         self.count = 0
-        self._file, self._chain = -1, START
-        with writing(folder, go_on=AGAIN):
+        self._file, self._chain = -1, CHAIN_START
+        with explain_write_errors(folder, go_on=RESTART_SERVER):
             (folder / "objects").mkdir(parents=True, exist_ok=True)
-            self._open = [locked(folder / "lock", "server")]
+            self._open = [lock_file(folder / "lock", "server")]
             try:
                 self._recover()
             except BaseException:
@@ -53,22 +53,22 @@ class Journal:
                 raise
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[JournalRecord]:
         """All of them, read from disk."""
         return list(self.scan())
 
-    def scan(self) -> Iterator[Record]:
+    def scan(self) -> Iterator[JournalRecord]:
         """All records, one after the other, from disk."""
         yield from scan(self.path)
 
-    def append(self, record: Record) -> Record:
+    def append(self, record: JournalRecord) -> JournalRecord:
         """Add a line and flush it: when this returns, the record counts; when it raises, it never was.
 
         Returns the record as it will be read back.
         """
-        line, chain = written(record, self._chain)
+        line, chain = encode_record(record, self._chain)
         size = os.fstat(self._file).st_size
-        with writing(self.path, go_on=AGAIN):
+        with explain_write_errors(self.path, go_on=RESTART_SERVER):
             try:
                 _write(self._file, line)
                 os.fsync(self._file)
@@ -76,14 +76,14 @@ class Journal:
                 os.ftruncate(self._file, size)
                 raise
         self._chain = chain
-        back: Record = json.loads(line.split(b" ", 3)[3])
+        back: JournalRecord = json.loads(line.split(b" ", 3)[3])
         self._count(back)
         return back
 
     def store(self, data: bytes) -> str:
         """Keep an object; its name, the sha256 of it."""
         name = hashlib.sha256(data).hexdigest()
-        write_atomically(self.folder / "objects" / name, data, go_on=AGAIN)
+        write_atomically(self.folder / "objects" / name, data, go_on=RESTART_SERVER)
         return name
 
     def load(self, name: str) -> bytes:
@@ -103,7 +103,7 @@ class Journal:
         """Remove all objects but these, and what a crash left beside them."""
         for path in (self.folder / "objects").iterdir():
             if path.name not in keep and OWN.fullmatch(path.name):
-                with writing(path, go_on=AGAIN):
+                with explain_write_errors(path, go_on=RESTART_SERVER):
                     path.unlink()
 
     def close(self) -> None:
@@ -123,9 +123,9 @@ class Journal:
         if size < os.fstat(self._file).st_size:
             os.ftruncate(self._file, size)
         os.fsync(self._file)
-        settle_folder(self.folder)
+        fsync_folder(self.folder)
 
-    def _count(self, record: Record) -> None:
+    def _count(self, record: JournalRecord) -> None:
         self.first = self.first or record
         self.count += 1
 
@@ -138,28 +138,28 @@ class Journal:
         return f", or cut {self.path} after line {line} to go on from round {record['round']}"
 
 
-def written(record: Record, chain: str) -> tuple[bytes, str]:
+def encode_record(record: JournalRecord, chain: str) -> tuple[bytes, str]:
     """A record as a line, and the chain after it."""
     text = json.dumps(record, allow_nan=False).encode()
     chain = hashlib.sha256(chain.encode() + text).hexdigest()
     return b"%d %08x %s %s\n" % (len(text), zlib.crc32(text), chain.encode(), text), chain
 
 
-def read(data: bytes, path: Path) -> tuple[list[Record], int, str]:
+def read_journal(data: bytes, path: Path) -> tuple[list[JournalRecord], int, str]:
     """The records, how many bytes hold them, and the chain after them.
 
     Raises:
         InputError: a line is damaged though others follow it.
     """
-    records: list[Record] = []
-    chain, size = START, 0
+    records: list[JournalRecord] = []
+    chain, size = CHAIN_START, 0
     for found in walk(io.BytesIO(data), path):
         record, size, chain = found
         records.append(record)
     return records, size, chain
 
 
-def scan(path: Path) -> Iterator[Record]:
+def scan(path: Path) -> Iterator[JournalRecord]:
     """The records of a journal's file, one after the other; none if there is no file."""
     if path.exists():
         with open(path, "rb") as file:
@@ -167,13 +167,13 @@ def scan(path: Path) -> Iterator[Record]:
                 yield record
 
 
-def walk(file: BinaryIO, path: Path) -> Iterator[tuple[Record, int, str]]:
+def walk(file: BinaryIO, path: Path) -> Iterator[tuple[JournalRecord, int, str]]:
     """Each record with the bytes up to its end and the chain after it, read a line at a time.
 
     Raises:
         InputError: a line is damaged though others follow it.
     """
-    chain, size = START, 0
+    chain, size = CHAIN_START, 0
     for number, line in enumerate(file, 1):
         record = _record(line, chain)
         if record is None:
@@ -187,14 +187,14 @@ def walk(file: BinaryIO, path: Path) -> Iterator[tuple[Record, int, str]]:
         yield record, size, chain
 
 
-def _record(line: bytes, chain: str) -> Record | None:
+def _record(line: bytes, chain: str) -> JournalRecord | None:
     """What a line says, or None if it is torn or altered."""
     text = line.rstrip(b"\n").split(b" ", 3)[-1]
     try:
-        record: Record = json.loads(text)
+        record: JournalRecord = json.loads(text)
     except ValueError:
         return None
-    return record if written(record, chain)[0] == line else None
+    return record if encode_record(record, chain)[0] == line else None
 
 
 def _write(file: int, data: bytes) -> None:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from seedbed.deployment.federation.node import Node
 from seedbed.deployment.federation.transport import Address
-from seedbed.deployment.wire import HEAD, Refused
-from seedbed.deployment.wire.frames import Head
+from seedbed.deployment.wire import FRAME_HEADER, FrameRefused
+from seedbed.deployment.wire.frames import FrameHeader
 
-PATIENCE = 30.0  # seconds for the rest of a frame once it has begun
+FRAME_TIMEOUT = 30.0  # seconds for the rest of a frame once it has begun
 CONNECTIONS, WAITING = 256, 1024  # at most: nodes at once, frames not yet read by the server half
 
 
-class Local:
+class LocalTransport:
     """The server's end.
 
     Args:
@@ -75,9 +75,9 @@ class Local:
             threading.Thread(target=self._listen, args=(address, peer), daemon=True).start()
 
     def _listen(self, address: Address, peer: socket.socket) -> None:
-        with suppress(OSError, Refused):
+        with suppress(OSError, FrameRefused):
             while True:
-                self._frames.put((address, next_frame(peer)))
+                self._frames.put((address, receive_frame(peer)))
         self._drop(address)
 
     def _drop(self, address: Address) -> None:
@@ -86,19 +86,19 @@ class Local:
             peer.close()
 
 
-def join(node: Node, path: Path, *, pause: float = 0.2) -> None:
+def run_local_node(node: Node, path: Path, *, pause: float = 0.2) -> None:
     """A node's whole life: connect, say hello, answer; and again when the server is gone. Ends with its process."""
     while True:
-        with suppress(OSError, Refused), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        with suppress(OSError, FrameRefused), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
             server.connect(str(path))
             server.sendall(b"".join(node.hello()))
             while True:
-                for answer in node.answer(next_frame(server)):
+                for answer in node.answer(receive_frame(server)):
                     server.sendall(answer)
         time.sleep(pause)
 
 
-def next_frame(peer: socket.socket) -> bytes:
+def receive_frame(peer: socket.socket) -> bytes:
     """Wait for a frame.
 
     Raises:
@@ -107,9 +107,9 @@ def next_frame(peer: socket.socket) -> bytes:
     """
     peer.settimeout(None)
     first = _exactly(peer, 1)
-    peer.settimeout(PATIENCE)
-    head = first + _exactly(peer, HEAD.size - 1)
-    return head + _exactly(peer, Head(head).length - HEAD.size)
+    peer.settimeout(FRAME_TIMEOUT)
+    head = first + _exactly(peer, FRAME_HEADER.size - 1)
+    return head + _exactly(peer, FrameHeader(head).length - FRAME_HEADER.size)
 
 
 def _exactly(peer: socket.socket, size: int) -> bytes:

@@ -14,24 +14,24 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.data.sampling import TaskSource
-from seedbed.deployment.federation.event_log import Log
-from seedbed.deployment.federation.protocol import Plan, as_tree, refuse_weak
-from seedbed.deployment.wire import Action, Assembler, Letter, Refused, seal
+from seedbed.deployment.federation.event_log import EventLog
+from seedbed.deployment.federation.protocol import FederationProtocol, as_tree, refuse_weak
+from seedbed.deployment.wire import Action, FrameAssembler, FrameRefused, Letter, seal_frames
 from seedbed.deployment.wire.frames import TEXT
 from seedbed.engines.one_by_one import OneByOne
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
-from seedbed.serialization import fill, from_bytes, to_bytes, write_atomically
+from seedbed.serialization import fill_template, tensors_from_bytes, trees_to_bytes, write_atomically
 from seedbed.tree import Tree
 
 REFUSED = "refused by the server"  # an event of the log
 MEMORY = "memory.safetensors"
 LAST = "last.safetensors"  # what the server sent of the last model
-AGAIN = "start the node again: it has what it had"
+RESTART_NODE = "start the node again: it has what it had"
 
 
 @dataclass(frozen=True)
-class Memory:
+class NodeState:
     """All that a node remembers. It changes by one atomic write, so that its parts always fit each other."""
 
     kept: Tree | None = None  # None: nothing yet, or nothing ever
@@ -57,18 +57,18 @@ class Node:
         InputError: the memory there was altered, or is of another plan or client; the key is too short.
     """
 
-    def __init__(self, plan: Plan, client: ClientId, source: TaskSource, key: bytes, folder: Path):
+    def __init__(self, plan: FederationProtocol, client: ClientId, source: TaskSource, key: bytes, folder: Path):
         refuse_weak({client: key})
         self.plan, self.client, self.folder = plan, client, folder
         self._engine, self._key = OneByOne(source), key
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = Log(folder / "log.jsonl")
+        self.log = EventLog(folder / "log.jsonl")
         work = plan.work.limit
         limits = {
             Action.WORK: work, Action.MODEL: work, Action.COUNTED: 32, Action.NOTED: 0, Action.REFUSAL: TEXT
         }  # fmt: skip
-        self._assembler = Assembler({client: key}.get, lambda action: limits.get(action, -1))
-        self.memory = remembered(plan, client, folder)
+        self._assembler = FrameAssembler({client: key}.get, lambda action: limits.get(action, -1))
+        self.memory = load_node_state(plan, client, folder)
 
     def hello(self) -> list[bytes]:
         """What to say on every new connection, and again until something is heard: frames."""
@@ -79,14 +79,14 @@ class Node:
         """A frame from the server -> frames to it. The same work is answered by the same bytes, after a restart too."""
         try:
             letter = self._assembler.take(frame)
-        except Refused as why:
+        except FrameRefused as why:
             self.log("frame refused", why=str(why))
             return []
         if letter is None or (letter.run != self.plan.run and letter.action is not Action.REFUSAL):
             return []
         try:
             return self._read(letter)
-        except Refused as why:
+        except FrameRefused as why:
             self.log("letter refused", action=letter.action.name, round=letter.round, why=str(why))
             return self._sealed(Action.FAILED, letter.round, letter.attempt, str(why).encode()[:TEXT])
 
@@ -106,27 +106,27 @@ class Node:
         self._refuse_other_plan(letter)
         last = self.plan.work.unpack(letter.payload)
         self._remember(self._settled(bytes(last["counted"].tolist())))
-        write_atomically(self.folder / LAST, to_bytes({"sent": last["sent"]}), go_on=AGAIN)
+        write_atomically(self.folder / LAST, trees_to_bytes({"sent": last["sent"]}), go_on=RESTART_NODE)
         self.log("finished", rounds=letter.round - 1)
         return self._sealed(Action.HELD, letter.round, letter.attempt, b"")
 
     def _refuse_other_plan(self, letter: Letter) -> None:
         if letter.schema != self.plan.fingerprint:
-            raise Refused("the server and this node were not set up by the same settings")
+            raise FrameRefused("the server and this node were not set up by the same settings")
 
     def _work(self, letter: Letter) -> list[bytes]:
         """Do a round's work, once."""
         self._refuse_other_plan(letter)
         memory, at = self.memory, (letter.round, letter.attempt)
         if at < memory.at:
-            raise Refused(f"round {memory.round} was worked on here already, and {letter.round} is asked for")
+            raise FrameRefused(f"round {memory.round} was worked on here already, and {letter.round} is asked for")
         if at == memory.at and letter.digest != memory.asked:
-            raise Refused(f"other work of round {letter.round} was done here already")
+            raise FrameRefused(f"other work of round {letter.round} was done here already")
         if at > memory.at:
             work = self.plan.work.unpack(letter.payload)
             kept = self._settled(bytes(work["counted"].tolist())).kept
             payload, pending = self._computed(work["sent"], kept, letter.round)
-            self._remember(Memory(kept, pending, *at, letter.digest, payload))
+            self._remember(NodeState(kept, pending, *at, letter.digest, payload))
             self.log("worked", round=letter.round, attempt=letter.attempt)
         return self._sealed(Action.REPLY, *at, self.memory.reply)
 
@@ -138,10 +138,10 @@ class Node:
             payload = self.plan.message.pack(as_tree(tree.index(group.messages, 0)))
         except Exception as error:
             self.log("work failed", round=round, why=f"{type(error).__name__}: {error}")
-            raise Refused(f"the work of round {round} failed: {type(error).__name__}") from error
+            raise FrameRefused(f"the work of round {round} failed: {type(error).__name__}") from error
         return payload, self._engine.memory().get(self.client)
 
-    def _settled(self, counted: bytes) -> Memory:
+    def _settled(self, counted: bytes) -> NodeState:
         """The memory once it is known which of this client's letters was counted last."""
         memory = self.memory
         if memory.pending is None or self._letter(Action.REPLY, *memory.at, memory.reply).digest != counted:
@@ -152,11 +152,11 @@ class Node:
         return Letter(self.plan.run, round, attempt, self.client, action, self.plan.fingerprint, payload)
 
     def _sealed(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
-        return seal(self._letter(action, round, attempt, payload), self._key)
+        return seal_frames(self._letter(action, round, attempt, payload), self._key)
 
     # ---- on disk ------------------------------------------------------------------------------------------------
 
-    def _remember(self, memory: Memory) -> None:
+    def _remember(self, memory: NodeState) -> None:
         if memory is self.memory:
             return
         there = {"kept": memory.kept, "pending": memory.pending}
@@ -166,12 +166,12 @@ class Node:
             "asked": _numbers(memory.asked),
             "reply": _numbers(memory.reply),
         }
-        data = to_bytes({name: kept for name, kept in there.items() if kept is not None} | numbers)
-        write_atomically(self.folder / MEMORY, hashlib.sha256(data).digest() + data, go_on=AGAIN)
+        data = trees_to_bytes({name: kept for name, kept in there.items() if kept is not None} | numbers)
+        write_atomically(self.folder / MEMORY, hashlib.sha256(data).digest() + data, go_on=RESTART_NODE)
         self.memory = memory
 
 
-def remembered(plan: Plan, client: ClientId, folder: Path) -> Memory:
+def load_node_state(plan: FederationProtocol, client: ClientId, folder: Path) -> NodeState:
     """What a node's folder remembers.
 
     Raises:
@@ -179,22 +179,22 @@ def remembered(plan: Plan, client: ClientId, folder: Path) -> Memory:
     """
     path = folder / MEMORY
     if not path.exists():
-        return Memory()
+        return NodeState()
     whole = path.read_bytes()
     if hashlib.sha256(whole[32:]).digest() != whole[:32]:
         raise InputError(f"{path} is not what was written: put it back, or remove it to keep nothing")
-    tensors = from_bytes(whole[32:], str(path))
+    tensors = tensors_from_bytes(whole[32:], str(path))
     if _bytes(tensors["of"]) != _own(plan, client):
         raise InputError(f"{path} is of another run, client or plan: give this node a folder of its own")
     round, attempt, *there = tensors["at"].tolist()
     kept, pending = (
-        fill(plan.kept, tensors, name) if is_there else None
+        fill_template(plan.kept, tensors, name) if is_there else None
         for name, is_there in zip(("kept", "pending"), there, strict=True)
     )
-    return Memory(kept, pending, round, attempt, _bytes(tensors["asked"]), _bytes(tensors["reply"]))
+    return NodeState(kept, pending, round, attempt, _bytes(tensors["asked"]), _bytes(tensors["reply"]))
 
 
-def _own(plan: Plan, client: ClientId) -> bytes:
+def _own(plan: FederationProtocol, client: ClientId) -> bytes:
     """Whose memory it is."""
     return plan.run + plan.fingerprint + client.to_bytes(4, "little")
 
@@ -207,6 +207,6 @@ def _bytes(numbers: Tensor) -> bytes:
     return numbers.numpy().tobytes()
 
 
-def talk(node: Node, frames: Sequence[bytes]) -> list[bytes]:
+def handle_letters(node: Node, frames: Sequence[bytes]) -> list[bytes]:
     """All answers to several frames: for transports that carry letters whole."""
     return [answer for frame in frames for answer in node.answer(frame)]

@@ -11,48 +11,51 @@ import torch
 
 from seedbed import tree
 from seedbed.data.types import Task
-from seedbed.deployment.wire import PROTOCOL, Refused, forms, pack, unpack
-from seedbed.deployment.wire.payload import size
+from seedbed.deployment.wire import PROTOCOL, FrameRefused, pack_tensors, tensor_schemas, unpack_tensors
+from seedbed.deployment.wire.payload import payload_size
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, ClientId, Group, Message, ServerState
+from seedbed.federated import Algorithm, ClientId, Message, MessageBatch, ServerState
 from seedbed.rounds.message_validation import Schema, schema_of
 from seedbed.tree import Tree
 
 CAP = 1.0  # of a client's weight: all clients weigh the same
 
 
-class Mould:
+class MessageSchema:
     """A tree that others must be like: the same nesting, names, types and shapes."""
 
     def __init__(self, template: Tree):
         self._template = template
-        self._forms = forms(tree.named_leaves(template))
-        self.limit = size(self._forms)  # bytes of a payload, at most
+        self._forms = tensor_schemas(tree.named_leaves(template))
+        self.limit = payload_size(self._forms)  # bytes of a payload, at most
 
     def pack(self, like: Tree) -> bytes:
         """
         Raises:
             Refused: the tree is not like the template.
         """
-        if tree.nesting(like) != tree.nesting(self._template) or forms(tree.named_leaves(like)) != self._forms:
-            raise Refused("its form is not the one that was agreed on")
-        return pack(tree.named_leaves(like))
+        if (
+            tree.structure_of(like) != tree.structure_of(self._template)
+            or tensor_schemas(tree.named_leaves(like)) != self._forms
+        ):
+            raise FrameRefused("its form is not the one that was agreed on")
+        return pack_tensors(tree.named_leaves(like))
 
     def unpack(self, payload: bytes) -> Tree:
         """
         Raises:
             Refused: the payload is not that of a tree like the template.
         """
-        tensors = unpack(payload, self._forms)
+        tensors = unpack_tensors(payload, self._forms)
         return tree.with_leaves(self._template, [tensors[name] for name in self._forms])
 
     @property
     def text(self) -> str:
-        return tree.nesting(self._template) + repr(sorted(self._forms.items()))
+        return tree.structure_of(self._template) + repr(sorted(self._forms.items()))
 
 
 @dataclass(frozen=True)
-class Plan:
+class FederationProtocol:
     """What is computed, and what travels.
 
     Args:
@@ -90,14 +93,14 @@ class Plan:
         return hashlib.sha256(self.name.encode()).digest()
 
     @cached_property
-    def work(self) -> Mould:
+    def work(self) -> MessageSchema:
         """What a node is sent: the model, and the digest of its letter that was counted last (zeros: none)."""
-        return Mould({"sent": self.sent, "counted": torch.zeros(32, dtype=torch.uint8)})
+        return MessageSchema({"sent": self.sent, "counted": torch.zeros(32, dtype=torch.uint8)})
 
     @cached_property
-    def message(self) -> Mould:
+    def message(self) -> MessageSchema:
         """What a node answers."""
-        return Mould(as_tree(self._first[0]))
+        return MessageSchema(as_tree(self._first[0]))
 
     @cached_property
     def kept(self) -> Tree:
@@ -112,7 +115,7 @@ class Plan:
     @cached_property
     def schema(self) -> Schema:
         """What the gate lets through."""
-        return schema_of(Group([0], tree.stack([self._first[0]])))
+        return schema_of(MessageBatch([0], tree.stack([self._first[0]])))
 
     @cached_property
     def parts(self) -> dict[str, str]:

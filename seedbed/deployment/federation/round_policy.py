@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from seedbed.deployment.federation.fixed_point_mean import WholeMean
+from seedbed.deployment.federation.fixed_point_mean import FixedPointMean
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Reducer
-from seedbed.privacy.secure.fixed_point import Grid
-from seedbed.rounds.message_validation import Gate
+from seedbed.privacy.secure.fixed_point import FixedPointGrid
+from seedbed.rounds.message_validation import MessageValidator
 from seedbed.rounds.round import choose_cohort, refuse_other_than
 
 LEAST_QUORUM = 2  # one message is no federation's
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class RoundPolicy:
     """The server's settings beside the plan.
 
     Args:
@@ -44,8 +44,8 @@ class Terms:
     deadline: float = 600.0
     again: float = 10.0
     seed: int = 0
-    gate: Gate = field(default_factory=Gate)
-    grid: Grid = field(default_factory=lambda: Grid(clip=64.0, bits=44))
+    gate: MessageValidator = field(default_factory=MessageValidator)
+    grid: FixedPointGrid = field(default_factory=lambda: FixedPointGrid(clip=64.0, bits=44))
     explosion: float | None = 100.0
     patience: int = 3
 
@@ -81,7 +81,7 @@ class Terms:
 
     def reduce(self, algorithm: Algorithm) -> Reducer:
         """In whole numbers what may be summed; other rules as they are."""
-        return WholeMean(self.grid) if algorithm.reduce.linear else algorithm.reduce
+        return FixedPointMean(self.grid) if algorithm.reduce.linear else algorithm.reduce
 
     @property
     def binding(self) -> dict[str, Any]:

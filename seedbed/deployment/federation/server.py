@@ -17,43 +17,49 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.aggregation.robust import TooFew
-from seedbed.deployment.federation.event_log import Log
+from seedbed.aggregation.robust import TooFewMessages
+from seedbed.deployment.federation.event_log import EventLog
 from seedbed.deployment.federation.inbox import Inbox
-from seedbed.deployment.federation.journal import AGAIN, Journal, Record
-from seedbed.deployment.federation.protocol import Plan, as_message, digest_tensor, refuse_weak
-from seedbed.deployment.federation.round_policy import Terms
-from seedbed.deployment.federation.state_machine import follow, progress
+from seedbed.deployment.federation.journal import RESTART_SERVER, Journal, JournalRecord
+from seedbed.deployment.federation.protocol import FederationProtocol, as_message, digest_tensor, refuse_weak
+from seedbed.deployment.federation.round_policy import RoundPolicy
+from seedbed.deployment.federation.state_machine import apply_record, replay_journal
 from seedbed.deployment.federation.transport import Address, Transport
-from seedbed.deployment.wire import CHUNK, Action, Assembler, Letter, Refused, seal
-from seedbed.deployment.wire.frames import IDENTITY, TEXT, Head
+from seedbed.deployment.wire import FRAME_CHUNK, Action, FrameAssembler, FrameRefused, Letter, seal_frames
+from seedbed.deployment.wire.frames import IDENTITY, TEXT, FrameHeader
 from seedbed.errors import Diverged, InputError
-from seedbed.federated import ClientId, Group, Message, Replies, ServerState
+from seedbed.federated import ClientId, Message, MessageBatch, Replies, ServerState
 from seedbed.rounds.round import Round, gather
-from seedbed.serialization import fill, from_bytes, to_bytes, write_atomically, writing
+from seedbed.serialization import (
+    explain_write_errors,
+    fill_template,
+    tensors_from_bytes,
+    trees_to_bytes,
+    write_atomically,
+)
 
 OTHER_RUN = "this is another run's letter: this server holds another one"
 OTHERWISE = "this client was set up otherwise"  # these two a node cannot mend by going on
-REMARKS = 1000  # on letters in the log, a round
+MAX_LOGGED_LETTERS = 1000  # on letters in the log, a round
 OF_ONE = 20  # of them on letters of one client
 HAND_OUT = 60.0  # seconds in which clients fetch the last model; one that has left gets it when the server runs again
 WELCOMES = 8  # greetings of one client that are answered by the round's work, a round
 FRAMES = 64  # that a client may send within `again` seconds, beside two of its longest letters
-LEAST = 3  # aggregates that the divergence guard must have seen before it speaks
+MIN_GUARD_ROUNDS = 3  # aggregates that the divergence guard must have seen before it speaks
 
 
-class TooFewAnswer(InputError):
+class TooFewReplies(InputError):
     """So many attempts in a row were missed that a person has to look."""
 
 
 class Members(NamedTuple):
     """Which clients there are."""
 
-    terms: Terms  # for them
+    terms: RoundPolicy  # for them
     keys: Mapping[ClientId, bytes]
 
 
-class Outcome(NamedTuple):
+class RoundOutcome(NamedTuple):
     """What a round's letters come to."""
 
     state: ServerState
@@ -78,8 +84,8 @@ class Server:
 
     def __init__(
         self,
-        plan: Plan,
-        terms: Terms,
+        plan: FederationProtocol,
+        terms: RoundPolicy,
         keys: Mapping[ClientId, bytes],
         folder: Path,
         transport: Transport,
@@ -104,14 +110,14 @@ class Server:
         self._welcomes: Counter[ClientId] = Counter()  # in this round
         self._unread: set[Address] = set()  # where frames of this round came from that no key opens
         limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.HELD: 0}
-        self._assembler = Assembler(lambda client: self._keys.get(client), lambda action: limits.get(action, -1))
-        longest = 1 + max(limits.values()) // CHUNK
+        self._assembler = FrameAssembler(lambda client: self._keys.get(client), lambda action: limits.get(action, -1))
+        longest = 1 + max(limits.values()) // FRAME_CHUNK
         self._inbox = Inbox(transport, 2 * longest + FRAMES, terms.again)
         self.journal = Journal(folder)
-        self.log = Log(folder / "log.jsonl", said)
+        self.log = EventLog(folder / "log.jsonl", said)
         try:
             self._open()
-            self.at = progress(self.journal.scan())
+            self.at = replay_journal(self.journal.scan())
             self._meet()
             self.state = self._load(self.at.snapshot)
             self._write_metrics()
@@ -138,7 +144,9 @@ class Server:
                 self._aggregate()
             yield self._commit()
             self._stop_if_hopeless("discarded", Diverged)
-        write_atomically(self.folder / "model.safetensors", to_bytes({"params": self.state.params}), go_on=AGAIN)
+        write_atomically(
+            self.folder / "model.safetensors", trees_to_bytes({"params": self.state.params}), go_on=RESTART_SERVER
+        )
         self._hand_out()
         self.log("finished", rounds=self.terms.rounds)
 
@@ -204,13 +212,13 @@ class Server:
     def _miss(self) -> None:
         refused = f" ({len(self.at.refused)} were refused)" if self.at.refused else ""
         self._record("MISSED", attempt=self.at.attempt, accepted=len(self.at.accepted))
-        self._stop_if_hopeless(f"missed for want of answers{refused}", TooFewAnswer)
+        self._stop_if_hopeless(f"missed for want of answers{refused}", TooFewReplies)
 
     def _aggregate(self) -> None:
         """Letters → the next model, on disk before it is said so."""
-        groups = [Group([c], tree.stack([self._message(self.at.accepted[c])])) for c in sorted(self.at.accepted)]
+        groups = [MessageBatch([c], tree.stack([self._message(self.at.accepted[c])])) for c in sorted(self.at.accepted)]
         made = self._outcome(groups)
-        snapshot = self.at.snapshot if made.discarded else self.journal.store(to_bytes({"state": made.state}))
+        snapshot = self.at.snapshot if made.discarded else self.journal.store(trees_to_bytes({"state": made.state}))
         refused = {str(c): why for c, why in made.refused.items()}
         good = made.replies if made.discarded is None else None
         info = {name: float(value) for name, value in good.info.items()} if good else {}
@@ -227,7 +235,10 @@ class Server:
         self._record("COMMITTED", snapshot=made["snapshot"])
         self.state = self._load(made["snapshot"])
         self._forget_remarks()
-        with writing(self.folder / "metrics.jsonl", go_on=AGAIN), open(self.folder / "metrics.jsonl", "a") as file:
+        with (
+            explain_write_errors(self.folder / "metrics.jsonl", go_on=RESTART_SERVER),
+            open(self.folder / "metrics.jsonl", "a") as file,
+        ):
             file.write(_metrics(made))
         self.journal.sweep(self.at.needed)
         self._tell(clients)
@@ -235,28 +246,28 @@ class Server:
         refused = {int(c): why for c, why in made["refused"].items()}
         return Round(made["round"], self.state, clients, _info(made), refused=refused)
 
-    def _outcome(self, groups: Sequence[Group]) -> Outcome:
+    def _outcome(self, groups: Sequence[MessageBatch]) -> RoundOutcome:
         """Judge, reduce, step: what a simulation does, and a model only if it is sound."""
         at, algorithm = self.at, self._algorithm
         groups, unfit = self._gate.admit(groups, list(at.accepted), schema=self.plan.schema)
         refused = {**{c: str(r["why"]) for c, r in at.refused.items()}, **unfit}
         clients = [c for group in groups for c in group.clients]
         if len(clients) < self.terms.enough(len(refused)):
-            return Outcome(self.state, None, [], refused, f"{len(clients)} messages are left behind the gate")
+            return RoundOutcome(self.state, None, [], refused, f"{len(clients)} messages are left behind the gate")
         try:
             replies = gather(algorithm, groups, len(self.terms.clients))
-        except TooFew as why:
-            return Outcome(self.state, None, [], refused, str(why))
+        except TooFewMessages as why:
+            return RoundOutcome(self.state, None, [], refused, str(why))
         state = algorithm.server(self.state, replies)
         discarded = self._unsound(state, replies)
-        return Outcome(state, replies, [] if discarded else clients, refused, discarded)
+        return RoundOutcome(state, replies, [] if discarded else clients, refused, discarded)
 
     def _unsound(self, state: ServerState, replies: Replies) -> str | None:
         """The divergence guard: why a round must not become the model."""
         if not (tree.is_finite(state) and tree.is_finite(replies.value) and tree.is_finite(dict(replies.info))):
             return "the model would not be finite"
         norms, norm = self.at.norms, _norm(replies)
-        usual = float(torch.tensor(norms).double().quantile(0.5)) if len(norms) >= LEAST else torch.inf
+        usual = float(torch.tensor(norms).double().quantile(0.5)) if len(norms) >= MIN_GUARD_ROUNDS else torch.inf
         if self.terms.explosion is not None and norm > self.terms.explosion * usual:
             return f"the aggregate's norm {norm:.3g} is over {self.terms.explosion:g} times the usual {usual:.3g}"
         return None
@@ -311,7 +322,7 @@ class Server:
         at, plan = self.at, self.plan
         letter = Letter(plan.run, at.round, at.attempt, client, action, plan.fingerprint, payload)
         urgent = action in (Action.WORK, Action.MODEL, Action.REFUSAL)
-        frames = seal(letter, self._keys[client])
+        frames = seal_frames(letter, self._keys[client])
         if self._said.get(client) != letter.digest:
             self._said[client], self._sent[client] = letter.digest, self._sent[client] + sum(map(len, frames))
         self.transport.send(address, frames, urgent=urgent)
@@ -320,7 +331,7 @@ class Server:
         """A frame from somewhere. Nothing that it holds can do more than be refused."""
         try:
             letter = self._assembler.take(frame)
-        except Refused as why:
+        except FrameRefused as why:
             self._remark("frame refused", why=str(why))
             return self._answer_unread(address, frame, str(why))
         if letter is None:
@@ -328,16 +339,16 @@ class Server:
         self._got[letter.client] += len(letter.payload)
         try:
             return self._read(letter, address)
-        except Refused as why:
+        except FrameRefused as why:
             about = {"client": letter.client, "round": letter.round, "attempt": letter.attempt}
             self._remark("letter refused", **about, why=str(why))
             return self._refuse(letter, address, str(why))
 
     def _read(self, letter: Letter, address: Address) -> None:
         if letter.run != self.plan.run:
-            raise Refused(OTHER_RUN)
+            raise FrameRefused(OTHER_RUN)
         if letter.schema != self.plan.fingerprint:
-            raise Refused(f"{OTHERWISE}: {self._unlike(letter)}")
+            raise FrameRefused(f"{OTHERWISE}: {self._unlike(letter)}")
         self._addresses[letter.client] = address
         if letter.action is Action.HELLO:
             self._welcome(letter.client)
@@ -354,8 +365,8 @@ class Server:
 
         It cannot read this either then, and its log says so.
         """
-        with suppress(Refused):
-            client = Head(frame).client
+        with suppress(FrameRefused):
+            client = FrameHeader(frame).client
             if client in self._keys and address not in self._unread:
                 self._unread.add(address)
                 self._send_to(address, client, Action.REFUSAL, why.encode()[:TEXT])
@@ -382,7 +393,7 @@ class Server:
     def _late(self, letter: Letter) -> None:
         if self.at.counted.get(letter.client) == letter.digest.hex():
             return self._tell([letter.client])
-        raise Refused(
+        raise FrameRefused(
             f"round {letter.round} attempt {letter.attempt} is over: the letter came late, and nothing is lost"
         )
 
@@ -393,15 +404,15 @@ class Server:
         if known == digest:
             return self._send(client, Action.NOTED)
         if known is not None:
-            raise Refused(f"client {client} sent another letter in round {at.round} already: this one differs")
+            raise FrameRefused(f"client {client} sent another letter in round {at.round} already: this one differs")
         if client not in (at.cohort or ()):
-            raise Refused(f"client {client} was not asked in round {at.round}")
+            raise FrameRefused(f"client {client} was not asked in round {at.round}")
         if at.aggregated:
             return self._late(letter)
         why = self._fault(letter)
         if why is not None:
             self._record("REFUSED", attempt=at.attempt, client=client, letter=digest, why=why)
-            raise Refused(why)
+            raise FrameRefused(why)
         self.journal.store(letter.identity + letter.payload)
         self._record("ACCEPTED", attempt=at.attempt, client=client, letter=digest)
         return self._send(client, Action.NOTED)
@@ -412,10 +423,10 @@ class Server:
             return f"the node failed: {letter.note}"
         try:
             message = as_message(self.plan.message.unpack(letter.payload))
-        except Refused as why:
+        except FrameRefused as why:
             return str(why)
         gate = replace(self._gate, norm=None)  # it needs the round's other messages: see _outcome
-        group = Group([letter.client], tree.stack([message]))
+        group = MessageBatch([letter.client], tree.stack([message]))
         refused = gate.admit([group], [letter.client], schema=self.plan.schema).refused
         if not refused and self.plan.algorithm.reduce.linear and _largest(message) > self.terms.grid.clip:
             return f"a number beyond ±{self.terms.grid.clip:g}, the ends of the grid"
@@ -425,7 +436,7 @@ class Server:
         """Log something that anybody can cause: so many times a round and no more, or they could fill the disk."""
         client = about.get("client")
         self._remarks[client] += 1
-        most = min(REMARKS, OF_ONE)
+        most = min(MAX_LOGGED_LETTERS, OF_ONE)
         if self._remarks[client] <= most:
             self.log(event, **about, **({"note": "the last in this round"} if self._remarks[client] == most else {}))
 
@@ -445,14 +456,14 @@ class Server:
 
     def _record(self, state: str, **about: Any) -> None:
         about = about if state == "STOPPED" else {"round": self.at.round, **about}
-        self.at = follow(self.at, self.journal.append({"state": state, **about}))
+        self.at = apply_record(self.at, self.journal.append({"state": state, **about}))
         self.log(state, **about)
 
     def _open(self) -> None:
         """Begin the journal, or see that it is of this plan and these terms."""
         own = {"run": self.plan.name, **self.plan.parts, **self._binding}
         if self.journal.first is None:
-            snapshot = self.journal.store(to_bytes({"state": self.plan.start}))
+            snapshot = self.journal.store(trees_to_bytes({"state": self.plan.start}))
             self.journal.append({"state": "OPENED", "of": own, "snapshot": snapshot})
         there = (self.journal.first or {}).get("of", {})
         unlike = [name for name in own if json.dumps(own[name]) != json.dumps(there.get(name))]
@@ -463,8 +474,8 @@ class Server:
             )
 
     def _load(self, snapshot: str) -> ServerState:
-        tensors = from_bytes(self.journal.load(snapshot), snapshot)
-        state: ServerState = fill(self.plan.start, tensors, "state")
+        tensors = tensors_from_bytes(self.journal.load(snapshot), snapshot)
+        state: ServerState = fill_template(self.plan.start, tensors, "state")
         return state
 
     def _message(self, digest: str) -> Message:
@@ -478,7 +489,7 @@ class Server:
             if record["state"] == "COMMITTED" and made is not None:
                 lines.append(_metrics(made))
             made = record if record["state"] == "AGGREGATED" else made
-        write_atomically(self.folder / "metrics.jsonl", "".join(lines).encode(), go_on=AGAIN)
+        write_atomically(self.folder / "metrics.jsonl", "".join(lines).encode(), go_on=RESTART_SERVER)
 
 
 def _keys_of(clients: Sequence[ClientId], keys: Mapping[ClientId, bytes]) -> dict[ClientId, bytes]:
@@ -490,11 +501,11 @@ def _keys_of(clients: Sequence[ClientId], keys: Mapping[ClientId, bytes]) -> dic
     return own
 
 
-def _metrics(made: Record) -> str:
+def _metrics(made: JournalRecord) -> str:
     return json.dumps({"round": made["round"], "clients": made["clients"], **_info(made)}) + "\n"
 
 
-def _info(made: Record) -> dict[str, float]:
+def _info(made: JournalRecord) -> dict[str, float]:
     """Numbers for people: those of a simulation, and whether the round was discarded."""
     refused = {"refused": float(len(made["refused"]))} if made["refused"] else {}
     return {**refused, **made["info"], **({"discarded": 1.0} if made["discarded"] else {})}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
-from seedbed.deployment.federation.journal import Record
+from seedbed.deployment.federation.journal import JournalRecord
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 
@@ -20,15 +20,15 @@ NORMS = 10  # of aggregates that the divergence guard compares with
 
 
 @dataclass(frozen=True)
-class Progress:
+class FederationState:
     """Where a federation is."""
 
     round: int = 1  # the one at work
     attempt: int = 0
     cohort: Sequence[ClientId] | None = None  # who is asked; None: not chosen yet
     accepted: Mapping[ClientId, str] = field(default_factory=dict)  # digests of letters of this attempt
-    refused: Mapping[ClientId, Record] = field(default_factory=dict)  # of this attempt
-    aggregated: Record | None = None
+    refused: Mapping[ClientId, JournalRecord] = field(default_factory=dict)  # of this attempt
+    aggregated: JournalRecord | None = None
     snapshot: str = ""  # the object that holds the model
     before: str = ""  # the model a round ago
     counted: Mapping[ClientId, str] = field(default_factory=dict)  # each client's last letter that a model holds
@@ -43,11 +43,11 @@ class Progress:
         return {self.snapshot, self.before, *self.accepted.values(), *new}
 
 
-def progress(records: Iterable[Record]) -> Progress:
-    return reduce(follow, records, Progress())
+def replay_journal(records: Iterable[JournalRecord]) -> FederationState:
+    return reduce(apply_record, records, FederationState())
 
 
-def follow(now: Progress, record: Record) -> Progress:
+def apply_record(now: FederationState, record: JournalRecord) -> FederationState:
     """Where the federation is after one more record."""
     state = record["state"]
     if state == "OPENED":
@@ -71,14 +71,14 @@ def follow(now: Progress, record: Record) -> Progress:
     return _committed(now)
 
 
-def _committed(now: Progress) -> Progress:
+def _committed(now: FederationState) -> FederationState:
     """The aggregate is the model; a discarded one left the model as it was, and nobody's letter is in it."""
     made = now.aggregated
     if made is None:
         raise InputError(f"the journal commits round {now.round} before anything was aggregated: restore it")
     good = made["discarded"] is None
     counted = {client: now.accepted[client] for client in made["clients"]} if good else {}
-    return Progress(
+    return FederationState(
         round=now.round + 1,
         snapshot=made["snapshot"],
         before=now.snapshot,

@@ -5,7 +5,7 @@ import re
 
 from seedbed.errors import InputError
 
-NAME = re.compile(
+HOST_NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)*\.?"
 )
 
@@ -22,18 +22,18 @@ def plain_host(host: str) -> str:
             return str(ipaddress.ip_address(bare))
         except ValueError:
             pass
-    elif NAME.fullmatch(bare):
+    elif HOST_NAME.fullmatch(bare):
         return bare
     hint = "without https:// and without a path" if "/" in host else "without a port, which --port says"
     raise InputError(f"{host!r} is no host: give the server's name or address {hint}, as fed.example.org or 10.0.0.7")
 
 
-def joined(host: str, port: int) -> str:
+def join_address(host: str, port: int) -> str:
     """HOST:PORT; an IPv6 address in brackets, as RFC 3986 has it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def parted(place: str) -> tuple[str, int]:
+def parse_address(place: str) -> tuple[str, int]:
     """HOST and port of HOST:PORT, without brackets; older folders have IPv6 addresses without."""
     host, _, port = place.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -34,7 +34,7 @@ def app_files(name: str, code: str) -> dict[str, bytes | Path]:
     return {file: text.encode() for file, text in texts.items()}
 
 
-def write_app(folder: Path, name: str, code: str) -> None:
+def write_app_bundle(folder: Path, name: str, code: str) -> None:
     """Make a folder that `flwr run` takes; see `app_files`."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, data in app_files(name, code).items():

@@ -23,7 +23,7 @@ CA, CERTIFICATE, KEY = "ca.crt", "server.crt", "server.key"
 CA_KEY = "ca.key"
 NODE_KEY = "node.key"
 CA_DAYS, DAYS = 3650, 365
-AGAIN = "make the federation again in another folder"
+REMAKE_FEDERATION = "make the federation again in another folder"
 
 
 def make_authority(folder: Path, name: str) -> None:
@@ -120,7 +120,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    write_atomically(path, data, go_on=AGAIN)
+    write_atomically(path, data, go_on=REMAKE_FEDERATION)
 
 
 def _write_secret(path: Path, data: bytes) -> None:

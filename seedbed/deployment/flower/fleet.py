@@ -45,11 +45,11 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from seedbed.deployment.federation.node import Node, talk
+from seedbed.deployment.federation.node import Node, handle_letters
 from seedbed.deployment.flower.flower_transport import FRAMES, HELLO, RECORD, frames_in
 
 SOONEST, LATEST = 0.2, 3.0  # seconds between two looks for a message: right after one, and at rest
-BEAT = 0.8 * HEARTBEAT_MIN_INTERVAL  # seconds between signs of life
+NODE_HEARTBEAT = 0.8 * HEARTBEAT_MIN_INTERVAL  # seconds between signs of life
 LOST = (httpx.HTTPError, ObjectPullError, ObjectPushError)  # the connection, or what was on its way
 
 
@@ -113,7 +113,7 @@ class Fleet:
     def _answer(self, head: Message, shape: ObjectTree) -> None:
         message = self._pulled(head, shape)
         kind = message.metadata.message_type
-        answers = self._half.hello() if kind == HELLO else talk(self._half, frames_in(message.content))
+        answers = self._half.hello() if kind == HELLO else handle_letters(self._half, frames_in(message.content))
         self._push(Message(RecordDict({RECORD: ConfigRecord({FRAMES: answers})}), reply_to=message))
 
     def _pulled(self, head: Message, shape: ObjectTree) -> Message:
@@ -144,12 +144,12 @@ class Fleet:
     def _beat(self) -> None:
         """Tell the server that this node is there, also while it works."""
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
-        while not self._over.wait(BEAT):
+        while not self._over.wait(NODE_HEARTBEAT):
             with suppress(httpx.HTTPError, RuntimeError):  # the next look for a message says why
                 self._client.SendNodeHeartbeat(request)
 
 
-def reason(why: Exception) -> tuple[int | None, str]:
+def reason_of(why: Exception) -> tuple[int | None, str]:
     """What the server says of its refusal, by its code and in words; without a code: what the network says."""
     if isinstance(why, httpx.HTTPStatusError):
         with suppress(httpx.HTTPError):

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from seedbed.errors import InputError
-from seedbed.serialization import writing
+from seedbed.serialization import explain_write_errors
 
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+QUIET_ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 # A child that dies with its parent, even by SIGKILL; where the system cannot do that, when it is next stopped.
 UNTIL_PARENT = """
 import ctypes, os, signal, sys
@@ -45,7 +45,7 @@ def environment(home: Path) -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
     beside = str(Path(sys.executable).parent)
     path = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
-    return {"OMP_NUM_THREADS": "1", **os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path}
+    return {"OMP_NUM_THREADS": "1", **os.environ, **QUIET_ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}
 
 
 class Child:
@@ -54,7 +54,7 @@ class Child:
     def __init__(self, words: Sequence[str], env: Mapping[str, str], log: Path):
         self.log = log
         self._from = log.stat().st_size if log.exists() else 0
-        with writing(log), open(log, "ab") as file:
+        with explain_write_errors(log), open(log, "ab") as file:
             whole = [sys.executable, "-c", UNTIL_PARENT, str(os.getpid()), *words]
             self._process = subprocess.Popen(
                 whole, env=dict(env), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True

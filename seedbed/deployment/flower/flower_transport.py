@@ -19,11 +19,11 @@ HELLO, LETTER = "query.hello", "train.letter"  # what a node can be asked
 POLL = 0.25  # seconds between looks at what has come
 NODES = 2.0  # seconds between looks at who is there
 TTL = 3600.0  # seconds that Flower carries a message and its answer, at most
-AGAIN = 60.0  # seconds after which a letter without an answer may be sent again: its node may have lost it
+RESEND_DELAY = 60.0  # seconds after which a letter without an answer may be sent again: its node may have lost it
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingLetter:
     """A message that is on its way."""
 
     node: int
@@ -36,7 +36,7 @@ class FlowerTransport:
 
     def __init__(self, grid: Grid):
         self._grid = grid
-        self._asked: dict[str, Asked] = {}  # by message id
+        self._asked: dict[str, PendingLetter] = {}  # by message id
         self._greeted: set[int] = set()
         self._come: deque[tuple[Address, bytes]] = deque()
         self._looked = float("-inf")
@@ -44,7 +44,8 @@ class FlowerTransport:
     def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         asked = tuple(frames)
         on_its_way = any(
-            a.node == address and a.frames == asked and self.now() < a.until - TTL + AGAIN for a in self._asked.values()
+            a.node == address and a.frames == asked and self.now() < a.until - TTL + RESEND_DELAY
+            for a in self._asked.values()
         )
         if urgent and not on_its_way:
             assert isinstance(address, int)
@@ -77,7 +78,7 @@ class FlowerTransport:
         content = RecordDict({RECORD: ConfigRecord({FRAMES: list(frames)})})
         [number] = self._grid.push_messages([Message(content, node, kind, ttl=TTL)])
         if number:
-            self._asked[number] = Asked(node, frames, self.now() + TTL)
+            self._asked[number] = PendingLetter(node, frames, self.now() + TTL)
 
     def _pull(self) -> None:
         for reply in self._answers():

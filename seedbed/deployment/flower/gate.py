@@ -14,14 +14,14 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any
 
-from seedbed.deployment.flower.key_roster import Caller, Roster, verifies
+from seedbed.deployment.flower.key_roster import Caller, KeyRoster, verifies
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-SMALL = 64 << 10  # bytes of a body, unless it is a letter
+MAX_SMALL_BODY = 64 << 10  # bytes of a body, unless it is a letter
 PUSH, ANNOUNCE = "/v1/fleet/push-object", "/v1/fleet/push-messages"
 LIMITS: Mapping[str, int] = {  # bytes of a body; registering and unregistering are not among them
     **dict.fromkeys(
@@ -30,10 +30,10 @@ LIMITS: Mapping[str, int] = {  # bytes of a body; registering and unregistering 
             *("/v1/fleet/pull-messages", "/v1/fleet/pull-object", "/v1/fleet/confirm-message-received"),
             *("/v1/fleet/get-run", "/v1/fleet/get-fab"),
         ),
-        SMALL,
+        MAX_SMALL_BODY,
     ),
-    ANNOUNCE: SMALL // 8,  # some hundred object ids
-    PUSH: SMALL,  # and one letter
+    ANNOUNCE: MAX_SMALL_BODY // 8,  # some hundred object ids
+    PUSH: MAX_SMALL_BODY,  # and one letter
 }
 COSTS = {ANNOUNCE: 10}  # calls that it counts as: Flower remembers each object id for a while
 KEY, STAMP, SIGNATURE = b"flwr-public-key", b"flwr-timestamp", b"flwr-signature"
@@ -59,7 +59,7 @@ class Gate:
         remark: called with a line for people when a registered node is refused, or an unknown key asks to be let in.
     """
 
-    def __init__(self, app: App, roster: Roster, letter: int, remark: Callable[[str], object] = log.info):
+    def __init__(self, app: App, roster: KeyRoster, letter: int, remark: Callable[[str], object] = log.info):
         self._app, self._roster, self._letter, self._remark = app, roster, letter, remark
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

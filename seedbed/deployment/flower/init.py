@@ -10,21 +10,21 @@ from typing import Any
 
 from seedbed.deployment.agreement import Agreement, refuse_names
 from seedbed.deployment.flower import certificates
-from seedbed.deployment.flower.addresses import joined, parted, plain_host
-from seedbed.deployment.member_roster import Roster
-from seedbed.deployment.server_folder import NODES, RUN, SECRET, SECRETS, SERVER, Place
+from seedbed.deployment.flower.addresses import join_address, parse_address, plain_host
+from seedbed.deployment.member_roster import MemberRoster
+from seedbed.deployment.server_folder import NODES, RUN, SECRET, SECRETS, SERVER, FederationFolder
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
-from seedbed.serialization import made_whole, refuse_used, write_atomically
+from seedbed.serialization import atomic_folder, require_empty_folder, write_atomically
 
-PORT = 8443
+SERVER_PORT = 8443
 LOCALS = ("localhost", "127.0.0.1", "::1")  # by which the server's own processes reach it
 PUBLIC = "public"  # the folder of nodes' public keys
 TEXTS = Path(__file__).with_name("texts")
 
 
-def found(
-    directory: Path, members: Sequence[str], like: str, given: Mapping[str, Any], *, host: str, port: int = PORT
+def init_federation(
+    directory: Path, members: Sequence[str], like: str, given: Mapping[str, Any], *, host: str, port: int = SERVER_PORT
 ) -> Agreement:
     """Make a federation's folder.
 
@@ -35,9 +35,9 @@ def found(
         InputError: the folder is not empty, the host is none, or see `Agreement.make`. Nothing is left behind then.
     """
     host = plain_host(host)
-    refuse_used(directory, "a new federation")
+    require_empty_folder(directory, "a new federation")
     agreement = Agreement.make(f"{directory.name}-{secrets.token_hex(4)}", members, like, given)
-    with made_whole(directory) as beside:
+    with atomic_folder(directory) as beside:
         _write(beside, agreement, host, port)
     return agreement
 
@@ -47,18 +47,20 @@ def _write(directory: Path, agreement: Agreement, host: str, port: int) -> None:
     for folder in (server, server / SECRETS, server / PUBLIC):
         folder.mkdir(parents=True, mode=0o700)
     agreement.write(server)
-    Place("server", joined(host, port)).write(server)
+    FederationFolder("server", join_address(host, port)).write(server)
     certificates.make_authority(server, agreement.name)
     certificates.make_certificate(server, _names(host))
     words = _words(agreement, host, port)
     for member in agreement.members:
         folder = directory / NODES / member
-        _write_node(folder, Place(member, words["place"]), agreement, server, words)
+        _write_node(folder, FederationFolder(member, words["place"]), agreement, server, words)
     _write_text(directory / "README.md", "coordinator.md", words)
     _write_text(directory / "proxy.conf", "proxy.conf", words)
 
 
-def _write_node(folder: Path, place: Place, agreement: Agreement, server: Path, words: Mapping[str, str]) -> None:
+def _write_node(
+    folder: Path, place: FederationFolder, agreement: Agreement, server: Path, words: Mapping[str, str]
+) -> None:
     member = place.member
     folder.mkdir(parents=True, mode=0o700)
     agreement.write(folder)
@@ -88,7 +90,7 @@ def add_member(directory: Path, name: str) -> Path:
     refuse_names([name])
     after = roster.with_member(name)
     folder = directory / NODES / name
-    refuse_used(folder, f"the member {name}")
+    require_empty_folder(folder, f"the member {name}")
     _make_member(directory, agreement, name, after.number(name))
     after.write(directory / SERVER)
     return folder
@@ -124,16 +126,16 @@ def renew_member(directory: Path, name: str) -> Path:
     return folder
 
 
-def _read(directory: Path) -> tuple[Agreement, Roster]:
+def _read(directory: Path) -> tuple[Agreement, MemberRoster]:
     agreement = Agreement.read(directory / SERVER)
-    return agreement, Roster.read(directory / SERVER, agreement.members)
+    return agreement, MemberRoster.read(directory / SERVER, agreement.members)
 
 
 def _make_member(directory: Path, agreement: Agreement, name: str, number: ClientId) -> None:
     server = directory / SERVER
-    place = Place(name, Place.read(server).server, None if name in agreement.members else number)
-    with made_whole(directory / NODES / name) as beside:
-        _write_node(beside, place, agreement, server, _words(agreement, *parted(place.server)))
+    place = FederationFolder(name, FederationFolder.read(server).server, None if name in agreement.members else number)
+    with atomic_folder(directory / NODES / name) as beside:
+        _write_node(beside, place, agreement, server, _words(agreement, *parse_address(place.server)))
 
 
 def renew_certificate(directory: Path, valid: timedelta) -> datetime:
@@ -143,7 +145,7 @@ def renew_certificate(directory: Path, valid: timedelta) -> datetime:
         InputError: the folder is no federation's.
     """
     server = directory / SERVER
-    host, _ = parted(Place.read(server).server)
+    host, _ = parse_address(FederationFolder.read(server).server)
     certificates.make_certificate(server, _names(host), valid=valid)
     return certificates.expiry(server)
 
@@ -151,7 +153,13 @@ def renew_certificate(directory: Path, valid: timedelta) -> datetime:
 def _words(agreement: Agreement, host: str, port: int) -> dict[str, str]:
     """What the texts name."""
     members = " ".join(agreement.members)
-    return {"name": agreement.name, "host": host, "port": str(port), "place": joined(host, port), "members": members}
+    return {
+        "name": agreement.name,
+        "host": host,
+        "port": str(port),
+        "place": join_address(host, port),
+        "members": members,
+    }
 
 
 def _names(host: str) -> list[str]:

@@ -7,20 +7,22 @@ from pathlib import Path
 from seedbed.deployment.federation.node import REFUSED, Node
 from seedbed.deployment.federation.server import OTHER_RUN, OTHERWISE
 from seedbed.deployment.flower.certificates import CA, NODE_KEY
-from seedbed.deployment.flower.fleet import LOST, Fleet, reason
+from seedbed.deployment.flower.fleet import LOST, Fleet, reason_of
 from seedbed.deployment.flower.gate import UNKNOWN
 from seedbed.deployment.flower.signals import ending_by_signal
-from seedbed.deployment.log_lines import LOG, Tail, spoken_by_node
-from seedbed.deployment.server_folder import HELD, RUN, Place, open_node
+from seedbed.deployment.log_lines import LOG, FileTail, node_log_line
+from seedbed.deployment.server_folder import HELD_FILE, RUN, FederationFolder, open_node
 from seedbed.errors import InputError
-from seedbed.locks import held
+from seedbed.locks import hold_lock
 
-AGAIN = 5.0  # seconds before the server is asked again
+RETRY_DELAY = 5.0  # seconds before the server is asked again
 KNOCKS = 24  # times after which a node that is not let in gives up
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 
 
-def join(folder: Path, data: Path, *, client: str | None = None, said: Callable[[str], object] = print) -> None:
+def join_federation(
+    folder: Path, data: Path, *, client: str | None = None, said: Callable[[str], object] = print
+) -> None:
     """Take part in a federation until all rounds are done. Started again, it goes on where it was.
 
     Args:
@@ -33,15 +35,17 @@ def join(folder: Path, data: Path, *, client: str | None = None, said: Callable[
             than the one that is trusted, another process runs this node, the disk is full.
     """
     folder = folder.resolve()
-    place = Place.read(folder)
-    with held(folder / HELD, "node"), ending_by_signal():
-        tail = Tail(folder / RUN / LOG)
+    place = FederationFolder.read(folder)
+    with hold_lock(folder / HELD_FILE, "node"), ending_by_signal():
+        tail = FileTail(folder / RUN / LOG)
         node = open_node(folder, data, client=client)
         said(f"{place.member}: {data} is ready; waiting for the server at {place.server}")
         _keep_connecting(folder, place, node, tail, said)
 
 
-def _keep_connecting(folder: Path, place: Place, node: Node, tail: Tail, said: Callable[[str], object]) -> None:
+def _keep_connecting(
+    folder: Path, place: FederationFolder, node: Node, tail: FileTail, said: Callable[[str], object]
+) -> None:
     """Until all rounds are done; a connection that is lost is followed by another."""
     knocks, before = 0, ""
     while True:
@@ -51,7 +55,7 @@ def _keep_connecting(folder: Path, place: Place, node: Node, tail: Tail, said: C
                 fleet.run(lambda: _is_over(tail, said))
                 return
         except LOST as error:
-            code, why = reason(error)
+            code, why = reason_of(error)
         if UNTRUSTED in why:
             raise InputError(f"the server at {place.server} is not the one that this node trusts: {why}")
         knocks = knocks + 1 if code == UNKNOWN else 0
@@ -63,10 +67,10 @@ def _keep_connecting(folder: Path, place: Place, node: Node, tail: Tail, said: C
         if why != before:
             said(f"{place.server}: {why}; asking again")
         before = why
-        time.sleep(AGAIN)
+        time.sleep(RETRY_DELAY)
 
 
-def _is_over(tail: Tail, said: Callable[[str], object]) -> bool:
+def _is_over(tail: FileTail, said: Callable[[str], object]) -> bool:
     """Tell what the node half has done since the last time; whether all rounds are done.
 
     Raises:
@@ -76,7 +80,7 @@ def _is_over(tail: Tail, said: Callable[[str], object]) -> bool:
     for record in tail.records():
         if record["event"] == REFUSED and record["why"].startswith((OTHER_RUN, OTHERWISE)):
             raise InputError(f"the server turns this node away: {record['why']}")
-        if line := spoken_by_node(record):
+        if line := node_log_line(record):
             said(line)
         over = over or record["event"] == "finished"
     return over

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from seedbed.errors import InputError
 
-AT_ONCE = 4  # calls of one key; more wait
+CALLS_AT_ONCE = 4  # calls of one key; more wait
 RATE, BURST = 40.0, 80  # calls a second that a key may make in the long run, and at once
-QUIET = 60.0  # seconds before the same remark is made again
+REMARK_INTERVAL = 60.0  # seconds before the same remark is made again
 FRESH = 2.0  # seconds in which a folder that was changed may change again without another time stamp
 log = logging.getLogger("seedbed.rounds.message_validation")
 
@@ -30,7 +30,7 @@ class Caller:
 
     def __init__(self, name: str, key: ec.EllipticCurvePublicKey):
         self.name, self.key = name, key
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
         self._due = 0.0  # when its calls so far are paid for
         self._spent, self._since = 0.0, time.monotonic()
 
@@ -58,7 +58,7 @@ class Caller:
         self._spent = 0.0
 
 
-class Roster:
+class KeyRoster:
     """The keys in a folder.
 
     Args:
@@ -109,7 +109,7 @@ class Roster:
         now = time.monotonic()
         if now >= self._remarks.get(line, 0.0):
             self._remarks = {text: until for text, until in self._remarks.items() if until > now}
-            self._remarks[line] = now + QUIET
+            self._remarks[line] = now + REMARK_INTERVAL
             said(line)
 
     def _files(self) -> list[Path]:

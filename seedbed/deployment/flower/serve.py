@@ -12,24 +12,24 @@ from pathlib import Path
 
 from seedbed.deployment.agreement import Agreement
 from seedbed.deployment.flower import certificates
-from seedbed.deployment.flower.addresses import joined, parted, plain_host
+from seedbed.deployment.flower.addresses import join_address, parse_address, plain_host
 from seedbed.deployment.flower.flower_transport import FlowerTransport
 from seedbed.deployment.flower.init import PUBLIC
 from seedbed.deployment.flower.signals import ending_by_signal
 from seedbed.deployment.flower.superlink import SuperLink
-from seedbed.deployment.log_lines import News
-from seedbed.deployment.server_folder import HELD, SERVER, UNCAPPED, Place, open_server
-from seedbed.deployment.wire.frames import CHUNK, LONGEST
+from seedbed.deployment.log_lines import LogReader
+from seedbed.deployment.server_folder import HELD_FILE, SERVER, UNCAPPED, FederationFolder, open_server
+from seedbed.deployment.wire.frames import FRAME_CHUNK, MAX_FRAME
 from seedbed.errors import InputError
-from seedbed.locks import held
+from seedbed.locks import hold_lock
 
 LEFT = 15.0  # seconds that the system may hold the port of a server that was killed
-WAIT = 0.5  # seconds between looks
+SERVE_POLL = 0.5  # seconds between looks
 FLOWER, LOG = "flower", "superlink.log"  # the folder of Flower's own files, and its log
 OVERHEAD = 64 << 10  # bytes that Flower adds to a message, at most
 
 
-def serve(
+def serve_federation(
     directory: Path, *, listen: str = "0.0.0.0", port: int | None = None, said: Callable[[str], object] = print
 ) -> None:
     """Start or go on with a federation, until all rounds are done and the members have the model.
@@ -43,13 +43,18 @@ def serve(
             taken, or the server half ends by name.
     """
     folder = directory / SERVER
-    agreement, place = Agreement.read(folder), Place.read(folder)
-    with held(folder / HELD, "server"), ending_by_signal():
+    agreement, place = Agreement.read(folder), FederationFolder.read(folder)
+    with hold_lock(folder / HELD_FILE, "server"), ending_by_signal():
         _serve(directory, agreement, place, listen, port, said)
 
 
 def _serve(
-    directory: Path, agreement: Agreement, place: Place, listen: str, port: int | None, said: Callable[[str], object]
+    directory: Path,
+    agreement: Agreement,
+    place: FederationFolder,
+    listen: str,
+    port: int | None,
+    said: Callable[[str], object],
 ) -> None:
     folder = directory / SERVER
     if agreement.cap is None:
@@ -59,12 +64,12 @@ def _serve(
             f"the server's certificate expired on {certificates.expiry(folder):%d %B %Y}: `seedbed federation renew "
             f"{directory}` makes another; members need nothing new"
         )
-    listen, port = plain_host(listen), port or parted(place.server)[1]
+    listen, port = plain_host(listen), port or parse_address(place.server)[1]
     said(f"{agreement.name}: {agreement.settings.algorithm} with {', '.join(agreement.members)} on port {port}")
     link = SuperLink(folder / PUBLIC, letter_bytes(agreement.plan.message.limit), folder / FLOWER / LOG, said)
     server = open_server(directory, FlowerTransport(link.grid))  # holds the folder from here on
     try:
-        with told(directory, said), opened(link, folder, listen, port):
+        with follow_log(directory, said), open_port(link, folder, listen, port):
             said("the port is open; members are let in by their keys")
             for _ in server.rounds():
                 pass
@@ -74,15 +79,15 @@ def _serve(
 
 def letter_bytes(payload: int) -> int:
     """Of a sealed letter with such a payload, as Flower carries it, at most."""
-    return (payload // CHUNK + 1) * LONGEST + OVERHEAD
+    return (payload // FRAME_CHUNK + 1) * MAX_FRAME + OVERHEAD
 
 
 @contextmanager
-def opened(link: SuperLink, folder: Path, listen: str, port: int) -> Iterator[None]:
+def open_port(link: SuperLink, folder: Path, listen: str, port: int) -> Iterator[None]:
     """The port, with TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / certificates.CERTIFICATE, folder / certificates.KEY)
-    with bound(listen, port) as listening:
+    with bind_socket(listen, port) as listening:
         link.open(listening, context)
         try:
             yield
@@ -91,12 +96,12 @@ def opened(link: SuperLink, folder: Path, listen: str, port: int) -> Iterator[No
 
 
 @contextmanager
-def told(directory: Path, said: Callable[[str], object]) -> Iterator[None]:
+def follow_log(directory: Path, said: Callable[[str], object]) -> Iterator[None]:
     """Call `said` with what the server half writes to its log, meanwhile."""
-    news, over = News(directory), threading.Event()
+    news, over = LogReader(directory), threading.Event()
 
     def follow() -> None:
-        while not over.wait(WAIT):
+        while not over.wait(SERVE_POLL):
             news.tell(said)
         news.tell(said)
 
@@ -109,7 +114,7 @@ def told(directory: Path, said: Callable[[str], object]) -> Iterator[None]:
         thread.join()
 
 
-def bound(listen: str, port: int) -> socket.socket:
+def bind_socket(listen: str, port: int) -> socket.socket:
     """A socket that listens; one that a killed server held a moment ago is waited for.
 
     Raises:
@@ -127,6 +132,6 @@ def bound(listen: str, port: int) -> socket.socket:
             listening.close()
             if time.monotonic() > end or error.errno != errno.EADDRINUSE:
                 raise InputError(
-                    f"cannot listen on {joined(listen, port)} ({error.strerror}): give another --port"
+                    f"cannot listen on {join_address(listen, port)} ({error.strerror}): give another --port"
                 ) from error
-        time.sleep(WAIT)
+        time.sleep(SERVE_POLL)

@@ -36,12 +36,12 @@ from flwr.superlink.servicer.runtime import runtime_handlers
 
 from seedbed.deployment.flower.app_bundle import app_files
 from seedbed.deployment.flower.gate import Gate
-from seedbed.deployment.flower.key_roster import Roster
+from seedbed.deployment.flower.key_roster import KeyRoster
 from seedbed.deployment.flower.listener import Listener
 from seedbed.errors import InputError
 
 SWEEP = 60.0  # seconds between looks for what nobody will fetch
-BEAT = 5.0  # seconds between signs of life of the server half
+SERVER_HEARTBEAT = 5.0  # seconds between signs of life of the server half
 LOG_BYTES = 4 << 20  # of a log file, of which there are two
 PARTS = '"""Neither server nor nodes load this: they run what is installed with Seedbed."""\nserver = client = None\n'
 
@@ -62,7 +62,7 @@ class SuperLink:
         _log_to(log)
         app = create_app(_config(), SuperLinkLifespan)
         self._state: Any = app.state.linkstate_factory.state()
-        self._roster = Roster(public, self._register)
+        self._roster = KeyRoster(public, self._register)
         self._gate = Gate(app, self._roster, letter, remark)
         self._task = self._start_run()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -156,7 +156,7 @@ class SuperLink:
             self._state.acknowledge_task_heartbeat(self._task.task_id)
             if time.monotonic() > swept + SWEEP:
                 orphans, swept = self._swept(orphans), time.monotonic()
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(SERVER_HEARTBEAT)
 
     def _swept(self, before: set[str]) -> set[str]:
         """Delete what belonged to no message a sweep ago and still does not; those that do not now."""

@@ -11,22 +11,22 @@ from pathlib import Path
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 from seedbed.limits import from_json
-from seedbed.privacy.secure.keys import agreed, new_secret, public_of
-from seedbed.serialization import settle_folder, write_atomically, writing
+from seedbed.privacy.secure.keys import new_secret, public_of, shared_key
+from seedbed.serialization import explain_write_errors, fsync_folder, write_atomically
 
 FILE, SECRET = "circle.json", "secret.key"
 ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 PAIR = b"seedbed peers: frames"
 
 
-def parted(address: str) -> tuple[str, int]:
+def split_address(address: str) -> tuple[str, int]:
     """HOST and port of HOST:PORT, without brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True)
-class Circle:
+class AddressBook:
     """All peers' addresses (host:port) and public keys [32], in the order of their numbers."""
 
     addresses: Sequence[str]
@@ -43,14 +43,14 @@ class Circle:
     def pairs(self, own: ClientId, secret: bytes) -> dict[ClientId, bytes]:
         """The keys that this peer shares with each other, [32]: each pair's own, made from one's secret and the
         other's public key."""
-        return {other: agreed(secret, key, PAIR) for other, key in enumerate(self.keys) if other != own}
+        return {other: shared_key(secret, key, PAIR) for other, key in enumerate(self.keys) if other != own}
 
     def write(self, folder: Path) -> None:
         table = {"addresses": list(self.addresses), "keys": [_text(key) for key in self.keys]}
         write_atomically(folder / FILE, (json.dumps(table, indent=2) + "\n").encode())
 
     @classmethod
-    def read(cls, folder: Path) -> "Circle":
+    def read(cls, folder: Path) -> "AddressBook":
         """
         Raises:
             InputError: there is none, or it was altered so that it is none any more.
@@ -63,21 +63,21 @@ class Circle:
             raise InputError(f"{path} cannot be read ({error}): copy it again from who made it") from error
 
 
-def write_secret(folder: Path) -> bytes:
+def write_peer_secret(folder: Path) -> bytes:
     """A new secret in a file that nobody else may read; its public key [32]."""
     secret, path = new_secret(), folder / SECRET
-    with writing(path):
+    with explain_write_errors(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.write(handle, _text(secret).encode() + b"\n")
             os.fsync(handle)
         finally:
             os.close(handle)
-        settle_folder(folder)
+        fsync_folder(folder)
     return public_of(secret)
 
 
-def read_secret(folder: Path, public: bytes) -> bytes:
+def read_peer_secret(folder: Path, public: bytes) -> bytes:
     """
     Raises:
         InputError: there is none, or not the one of this public key.

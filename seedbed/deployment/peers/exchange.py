@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from seedbed.deployment.peers.messages import Offered, mixed_of, with_mixed
+from seedbed.deployment.peers.messages import Offer, mixed_part, with_mixed_part
 from seedbed.federated import ClientId, ServerState
 
 
-def flow(weights: Tensor, own: ClientId, other: ClientId, mine: Offered, theirs: Offered) -> Offered:
+def exchange_flow(weights: Tensor, own: ClientId, other: ClientId, mine: Offer, theirs: Offer) -> Offer:
     """W_ij x_j − W_ji x_i: at the other end the same with the other sign, to the last bit.
 
     Over all links this is x_i ← Σ_j W_ij x_j, for W symmetric with rows that sum to 1 and for W whose columns do; what
@@ -26,9 +26,9 @@ def flow(weights: Tensor, own: ClientId, other: ClientId, mine: Offered, theirs:
     return {name: each(name, x) for name, x in mine.items()}
 
 
-def plus(state: ServerState, flows: Sequence[Offered]) -> ServerState:
+def add_flow(state: ServerState, flows: Sequence[Offer]) -> ServerState:
     """Added in the order that they are in: the same flows are the same sum."""
-    mixed = dict(mixed_of(state))
+    mixed = dict(mixed_part(state))
     for one in flows:
         mixed = {name: x + one[name] for name, x in mixed.items()}
-    return with_mixed(state, mixed)
+    return with_mixed_part(state, mixed)

@@ -19,14 +19,14 @@ Sessions, larger with each start, keep apart what was said to the process that d
 
 from dataclasses import dataclass, field
 
-from seedbed.deployment.peers.messages import Offered, Status
+from seedbed.deployment.peers.messages import Offer, PeerStatus
 from seedbed.federated import ClientId
 
 NEVER = -1  # of rounds
 
 
 @dataclass
-class Link:
+class PeerLink:
     """One peer's view of one other. `counted` and `doubt` are on disk with each closed round."""
 
     other: ClientId
@@ -39,12 +39,12 @@ class Link:
     at: int = NEVER
     has: int = NEVER
     theirs: int = NEVER  # the last round that the other counted
-    offers: dict[int, Offered] = field(default_factory=dict)  # what it gave, by round
+    offers: dict[int, Offer] = field(default_factory=dict)  # what it gave, by round
     unfit: int = NEVER  # a round in which its offer was none that can be used
     heard: float = 0.0  # when it was heard last
     away: bool = False  # silent for too long; not waited for until it is heard again
     # what was said
-    told: Status | None = None
+    told: PeerStatus | None = None
     acknowledged: int = NEVER
     offered: tuple[int, int] = (0, NEVER)  # to which session, of which round
     tries: int = 0
@@ -55,7 +55,7 @@ class Link:
         """Both ends have counted the same."""
         return self.counted == self.theirs
 
-    def hear(self, status: Status, own_session: int, now: float) -> bool:
+    def hear(self, status: PeerStatus, own_session: int, now: float) -> bool:
         """Take in what the other says of itself; False if it was said by a process that is no more, or out of order."""
         if (status.session, status.at) < (self.session, self.at if status.session == self.session else NEVER):
             return False
@@ -70,7 +70,7 @@ class Link:
             self.doubt = NEVER  # it closed that round without, too
         return True
 
-    def hold(self, round: int, offered: Offered, own_round: int) -> None:
+    def hold(self, round: int, offered: Offer, own_round: int) -> None:
         """Keep an offer; of others only those that may still be needed."""
         wanted = {own_round, self.at, self.theirs, self.doubt}
         self.offers = {r: o for r, o in {**self.offers, round: offered}.items() if r in wanted}

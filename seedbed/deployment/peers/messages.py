@@ -9,18 +9,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.deployment.federation.protocol import Mould, Plan, refuse_weak
-from seedbed.deployment.peers.peer_policy import Terms
-from seedbed.deployment.wire import CHUNK, HEAD, Action, Assembler, Letter, Refused, seal
+from seedbed.deployment.federation.protocol import FederationProtocol, MessageSchema, refuse_weak
+from seedbed.deployment.peers.peer_policy import PeerPolicy
+from seedbed.deployment.wire import FRAME_CHUNK, FRAME_HEADER, Action, FrameAssembler, FrameRefused, Letter, seal_frames
 from seedbed.deployment.wire.frames import MAC
 from seedbed.federated import ClientId, ServerState
 from seedbed.rounds.gossip import is_mixed
 
 STATUS = struct.Struct("<QQqqq")
-Offered = Mapping[str, Tensor]  # the leaves of a state that are mixed, by name
+Offer = Mapping[str, Tensor]  # the leaves of a state that are mixed, by name
 
 
-class Status(NamedTuple):
+class PeerStatus(NamedTuple):
     """Where a peer is, for one other."""
 
     session: int  # of who says this: larger each time its process is started
@@ -30,58 +30,58 @@ class Status(NamedTuple):
     counted: int  # the last round whose exchange with the other is in its state, on disk; -1: none
 
 
-class Note(NamedTuple):
+class StatusMessage(NamedTuple):
     """What came from a peer."""
 
     sender: ClientId
-    status: Status
+    status: PeerStatus
     round: int = -1  # of what is offered
     payload: bytes | None = None  # None: nothing is; empty: it only takes in this round
 
 
-def mixed_of(state: ServerState) -> Offered:
+def mixed_part(state: ServerState) -> Offer:
     """What of a peer's state is offered."""
     return {name: leaf for name, leaf in tree.named_leaves(state).items() if is_mixed(leaf)}
 
 
-def with_mixed(state: ServerState, offered: Offered) -> ServerState:
+def with_mixed_part(state: ServerState, offered: Offer) -> ServerState:
     """The state with these leaves in it."""
     leaves = [offered.get(name, leaf) for name, leaf in tree.named_leaves(state).items()]
     return ServerState(*tree.with_leaves(state, leaves))
 
 
-def fingerprint(plan: Plan, terms: Terms) -> bytes:
+def fingerprint(plan: FederationProtocol, terms: PeerPolicy) -> bytes:
     """[32]  of what all peers must agree on."""
     return hashlib.sha256(json.dumps([plan.parts, terms.binding], sort_keys=True).encode()).digest()
 
 
-class Letters:
+class PeerMessages:
     """Writes and reads one peer's letters.
 
     Args:
         keys: of each contact, [32], shared with it alone.
     """
 
-    def __init__(self, plan: Plan, terms: Terms, own: ClientId, keys: Mapping[ClientId, bytes]):
+    def __init__(self, plan: FederationProtocol, terms: PeerPolicy, own: ClientId, keys: Mapping[ClientId, bytes]):
         refuse_weak(keys)
         self.own, self._run, self._keys = own, plan.run, keys
         self.schema = fingerprint(plan, terms)
-        self.mould = Mould(mixed_of(plan.start))
+        self.mould = MessageSchema(mixed_part(plan.start))
         limits = {Action.STATUS: STATUS.size, Action.OFFER: self.mould.limit}
-        self._assembler = Assembler(keys.get, lambda action: limits.get(action, -1))
+        self._assembler = FrameAssembler(keys.get, lambda action: limits.get(action, -1))
 
     @property
     def largest(self) -> int:
         """Bytes of a message's frames, at most."""
-        pieces = 2 + self.mould.limit // CHUNK
-        return STATUS.size + self.mould.limit + pieces * (HEAD.size + MAC)
+        pieces = 2 + self.mould.limit // FRAME_CHUNK
+        return STATUS.size + self.mould.limit + pieces * (FRAME_HEADER.size + MAC)
 
-    def write(self, to: ClientId, status: Status, round: int = -1, payload: bytes | None = None) -> list[bytes]:
+    def write(self, to: ClientId, status: PeerStatus, round: int = -1, payload: bytes | None = None) -> list[bytes]:
         """The frames of one message."""
         frames = self._sealed(to, Action.STATUS, status.at, STATUS.pack(*status))
         return frames if payload is None else frames + self._sealed(to, Action.OFFER, round, payload)
 
-    def read(self, frames: Sequence[bytes]) -> Note:
+    def read(self, frames: Sequence[bytes]) -> StatusMessage:
         """What one message says.
 
         Raises:
@@ -89,15 +89,15 @@ class Letters:
         """
         letters = [letter for frame in frames if (letter := self._assembler.take(frame)) is not None]
         if not letters or [letter.action for letter in letters] != [Action.STATUS, Action.OFFER][: len(letters)]:
-            raise Refused("a message must be a status, and at most an offer after it")
+            raise FrameRefused("a message must be a status, and at most an offer after it")
         sender = letters[0].client
         for letter in letters:
             if letter.run != self._run or letter.client != sender:
-                raise Refused(f"peer {letter.client} speaks of another run, or in another's name")
+                raise FrameRefused(f"peer {letter.client} speaks of another run, or in another's name")
             if letter.schema != self.schema:
-                raise Refused(f"peer {sender} was set up by other settings: give all peers the same")
-        status = Status(*STATUS.unpack(letters[0].payload))
-        return Note(sender, status, *((letters[1].round, letters[1].payload) if len(letters) > 1 else ()))
+                raise FrameRefused(f"peer {sender} was set up by other settings: give all peers the same")
+        status = PeerStatus(*STATUS.unpack(letters[0].payload))
+        return StatusMessage(sender, status, *((letters[1].round, letters[1].payload) if len(letters) > 1 else ()))
 
     def _sealed(self, to: ClientId, action: Action, round: int, payload: bytes) -> list[bytes]:
-        return seal(Letter(self._run, round, 0, self.own, action, self.schema, payload), self._keys[to])
+        return seal_frames(Letter(self._run, round, 0, self.own, action, self.schema, payload), self._keys[to])

@@ -13,22 +13,22 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from seedbed.deployment.peers.address_book import Circle, parted
+from seedbed.deployment.peers.address_book import AddressBook, split_address
 from seedbed.deployment.peers.noise_channel import HANDSHAKE, Channel, accept, connect
-from seedbed.deployment.wire.frames import CHUNK, LONGEST
+from seedbed.deployment.wire.frames import FRAME_CHUNK, MAX_FRAME
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 
 WAITING = 4  # messages of a contact that are read ahead; as many of this peer's to it that are not sent yet
-LINGER = 2.0  # seconds that last words have
-AGAIN = 0.1  # seconds before a connection is tried again
+SOCKET_LINGER = 2.0  # seconds that last words have
+RECONNECT_DELAY = 0.1  # seconds before a connection is tried again
 STUCK = 30.0  # seconds that a message may take to leave
 STRANGERS = 32  # connections at once whose owner has not said a right word yet
-LARGEST = 64 << 20  # bytes of a message, where none are said
-LENGTH = struct.Struct("<I")
+DEFAULT_MAX_MESSAGE = 64 << 20  # bytes of a message, where none are said
+MESSAGE_LENGTH = struct.Struct("<I")
 
 
-class Network:
+class PeerNetwork:
     """One peer's connections.
 
     Args:
@@ -42,16 +42,16 @@ class Network:
 
     def __init__(
         self,
-        circle: Circle,
+        circle: AddressBook,
         own: ClientId,
         contacts: Sequence[ClientId],
         secret: bytes,
         listen: str | None = None,
         *,
-        largest: int = LARGEST,
+        largest: int = DEFAULT_MAX_MESSAGE,
     ):
         self._keys = {c: circle.keys[c] for c in contacts}
-        self._secret, self._limit = secret, largest + LENGTH.size * _most_frames(largest)
+        self._secret, self._limit = secret, largest + MESSAGE_LENGTH.size * _most_frames(largest)
         self._come: queue.Queue[tuple[ClientId, bytes]] = queue.Queue()
         self._room = {c: threading.Semaphore(WAITING) for c in contacts}
         self._strangers = threading.Semaphore(STRANGERS)
@@ -78,7 +78,7 @@ class Network:
 
     def close(self) -> None:
         """Last words have a moment to leave."""
-        end = time.monotonic() + LINGER
+        end = time.monotonic() + SOCKET_LINGER
         for mouth in self._mouths.values():
             mouth.close(end)
         self._closed = True
@@ -130,7 +130,7 @@ class _Mouth:
     """Says messages to one contact, as long as it is there; others are dropped."""
 
     def __init__(self, own: ClientId, secret: bytes, other: bytes, address: str):
-        self._identity, self._address = (own, secret, other), parted(address)
+        self._identity, self._address = (own, secret, other), split_address(address)
         self._going: queue.Queue[bytes | None] = queue.Queue(WAITING)
         self._stream: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -166,7 +166,7 @@ class _Mouth:
             self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             channel = connect(self._stream, *self._identity)
         except OSError:
-            time.sleep(AGAIN)
+            time.sleep(RECONNECT_DELAY)
             raise
         self._stream.settimeout(STUCK)
         return channel
@@ -178,7 +178,7 @@ class _Mouth:
 
 
 def _listening(place: str) -> socket.socket:
-    host, port = parted(place)
+    host, port = split_address(place)
     try:
         family, *_, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(at[:2], family=family, backlog=STRANGERS)
@@ -198,22 +198,22 @@ def _end(stream: socket.socket) -> None:
 
 def _most_frames(size: int) -> int:
     """Of messages of so many bytes: a status, and an offer in pieces."""
-    return 2 + size // CHUNK
+    return 2 + size // FRAME_CHUNK
 
 
 def _packed(frames: Sequence[bytes]) -> bytes:
-    return b"".join(LENGTH.pack(len(frame)) + frame for frame in frames)
+    return b"".join(MESSAGE_LENGTH.pack(len(frame)) + frame for frame in frames)
 
 
 def _unpacked(message: bytes, limit: int) -> list[bytes]:
     """The frames of a message; none where it does not consist of frames."""
     frames: list[bytes] = []
     at = 0
-    while at + LENGTH.size <= len(message) and len(frames) <= _most_frames(limit):
-        (length,) = LENGTH.unpack_from(message, at)
-        at += LENGTH.size
+    while at + MESSAGE_LENGTH.size <= len(message) and len(frames) <= _most_frames(limit):
+        (length,) = MESSAGE_LENGTH.unpack_from(message, at)
+        at += MESSAGE_LENGTH.size
         frames.append(message[at : at + length])
         at += length
-        if length > LONGEST:
+        if length > MAX_FRAME:
             return []
     return frames if at == len(message) else []

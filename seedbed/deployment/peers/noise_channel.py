@@ -21,16 +21,16 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from seedbed.privacy.secure.keys import new_secret, public_of
 
-NAME = b"Noise_KK_25519_ChaChaPoly_SHA256"  # 32 bytes: h begins with them as they are
+NOISE_NAME = b"Noise_KK_25519_ChaChaPoly_SHA256"  # 32 bytes: h begins with them as they are
 PROLOGUE = b"seedbed peers 2"
 KEY, TAG = 32, 16
 FIRST = struct.Struct(f"<I{KEY + TAG}s")
 SECOND = KEY + TAG
-LENGTH = struct.Struct("<I")
+FRAME_LENGTH = struct.Struct("<I")
 HANDSHAKE = 10.0  # seconds
 
 
-class Stream(Protocol):
+class ByteStream(Protocol):
     """What is needed of a socket."""
 
     def recv(self, size: int, /) -> bytes: ...
@@ -47,7 +47,7 @@ class NotLetIn(ConnectionError):
 class Channel:
     """One end of a connection. Messages come whole, in order, or not at all."""
 
-    def __init__(self, stream: Stream, sending: bytes, receiving: bytes):
+    def __init__(self, stream: ByteStream, sending: bytes, receiving: bytes):
         self.stream = stream
         self._sending, self._receiving = ChaCha20Poly1305(sending), ChaCha20Poly1305(receiving)
         self._sent = self._received = 0
@@ -55,7 +55,7 @@ class Channel:
     def send(self, message: bytes) -> None:
         sealed = self._sending.encrypt(_nonce(self._sent), message, None)
         self._sent += 1
-        self.stream.sendall(LENGTH.pack(len(sealed)) + sealed)
+        self.stream.sendall(FRAME_LENGTH.pack(len(sealed)) + sealed)
 
     def receive(self, limit: int) -> bytes:
         """The next message.
@@ -65,7 +65,7 @@ class Channel:
         Raises:
             OSError: the connection ended; the message is too long or was altered.
         """
-        (length,) = LENGTH.unpack(exactly(self.stream, LENGTH.size))
+        (length,) = FRAME_LENGTH.unpack(exactly(self.stream, FRAME_LENGTH.size))
         if not TAG <= length <= limit + TAG:
             raise ConnectionError(f"a message of {length} bytes: at most {limit + TAG} are taken")
         sealed = exactly(self.stream, length)
@@ -77,7 +77,7 @@ class Channel:
         return message
 
 
-def connect(stream: Stream, own: int, secret: bytes, other: bytes) -> Channel:
+def connect(stream: ByteStream, own: int, secret: bytes, other: bytes) -> Channel:
     """The initiator's end.
 
     Args:
@@ -101,7 +101,7 @@ def connect(stream: Stream, own: int, secret: bytes, other: bytes) -> Channel:
     return Channel(stream, *state.split())
 
 
-def accept(stream: Stream, secret: bytes, key_of: Callable[[int], bytes | None]) -> tuple[int, Channel]:
+def accept(stream: ByteStream, secret: bytes, key_of: Callable[[int], bytes | None]) -> tuple[int, Channel]:
     """The responder's end, and the initiator's number.
 
     Args:
@@ -132,9 +132,9 @@ class _Symmetric:
     """Noise's symmetric state: the chaining key ck, the hash h of all that was said, and the key k."""
 
     def __init__(self, number: int, initiator: bytes, responder: bytes):
-        self._ck = self._h = NAME
+        self._ck = self._h = NOISE_NAME
         self._k = b""
-        for data in (PROLOGUE + LENGTH.pack(number), initiator, responder):
+        for data in (PROLOGUE + FRAME_LENGTH.pack(number), initiator, responder):
             self.mix_hash(data)
 
     def mix_hash(self, data: bytes) -> None:
@@ -161,7 +161,7 @@ class _Symmetric:
         return _two_keys(self._ck, b"")
 
 
-def exactly(stream: Stream, size: int) -> bytes:
+def exactly(stream: ByteStream, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
         piece = stream.recv(min(size - len(data), 1 << 20))

@@ -12,28 +12,35 @@ from pathlib import Path
 
 from seedbed import tree
 from seedbed.data.sampling import TaskSource
-from seedbed.deployment.federation.event_log import Log
-from seedbed.deployment.federation.protocol import Plan
-from seedbed.deployment.peers.exchange import flow, plus
-from seedbed.deployment.peers.link import NEVER, Link
-from seedbed.deployment.peers.messages import Letters, Note, Offered, Status, mixed_of, with_mixed
-from seedbed.deployment.peers.output import Diary
-from seedbed.deployment.peers.peer_policy import Terms
-from seedbed.deployment.peers.peer_state import AGAIN, Memory, load, of_whom, save
-from seedbed.deployment.wire import Refused
+from seedbed.deployment.federation.event_log import EventLog
+from seedbed.deployment.federation.protocol import FederationProtocol
+from seedbed.deployment.peers.exchange import add_flow, exchange_flow
+from seedbed.deployment.peers.link import NEVER, PeerLink
+from seedbed.deployment.peers.messages import (
+    Offer,
+    PeerMessages,
+    PeerStatus,
+    StatusMessage,
+    mixed_part,
+    with_mixed_part,
+)
+from seedbed.deployment.peers.output import PeerOutput
+from seedbed.deployment.peers.peer_policy import PeerPolicy
+from seedbed.deployment.peers.peer_state import RESTART_PEER, PeerState, load_peer_state, save_peer_state, state_owner
+from seedbed.deployment.wire import FrameRefused
 from seedbed.engines.one_by_one import OneByOne
 from seedbed.errors import InputError
-from seedbed.federated import ClientId, Message, model_in
-from seedbed.locks import locked
-from seedbed.rounds.gossip import apart, stepped
+from seedbed.federated import ClientId, Message, params_of
+from seedbed.locks import lock_file
+from seedbed.rounds.gossip import consensus_distance, local_server_step
 from seedbed.rounds.round import Round, one_by_one, refuse_infinite
 from seedbed.tree import Tree
 
-REMARKS = 100  # unlike lines on what others sent, a round
+MAX_LOGGED_REMARKS = 100  # unlike lines on what others sent, a round
 LONGEST_TRY = 60.0  # seconds between two sendings of the same offer, at most
 
 
-class Alone(InputError):
+class NoPeersHeard(InputError):
     """Nobody was heard for too long."""
 
 
@@ -54,8 +61,8 @@ class Peer:
 
     def __init__(
         self,
-        plan: Plan,
-        terms: Terms,
+        plan: FederationProtocol,
+        terms: PeerPolicy,
         own: ClientId,
         source: TaskSource,
         keys: Mapping[ClientId, bytes],
@@ -66,26 +73,26 @@ class Peer:
     ):
         self.plan, self.terms, self.own, self.folder = plan, terms, own, folder
         contacts = terms.contacts(own)
-        self.letters = Letters(plan, terms, own, {c: keys[c] for c in contacts})
-        self._of = of_whom(plan, terms, own)
+        self.letters = PeerMessages(plan, terms, own, {c: keys[c] for c in contacts})
+        self._of = state_owner(plan, terms, own)
         self._engine = OneByOne(source)
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock: int | None = locked(folder / "lock", "process")
-        self.log, self._diary = Log(folder / "log.jsonl", said), Diary(folder)
+        self._lock: int | None = lock_file(folder / "lock", "process")
+        self.log, self._diary = EventLog(folder / "log.jsonl", said), PeerOutput(folder)
         try:
-            memory = load(folder, plan, self._of) or self._new()
+            memory = load_peer_state(folder, plan, self._of) or self._new()
         except BaseException:
             self.close()
             raise
         self.new = memory.session == 0  # never started before
         self.session = max(memory.session + 1, time.time_ns() if started is None else started)
         self.state, self.round, self._kept, self._owed = memory.state, memory.round, memory.kept, dict(memory.owed)
-        self.links = {c: Link(c, memory.counted[c], memory.doubt[c]) for c in contacts}
+        self.links = {c: PeerLink(c, memory.counted[c], memory.doubt[c]) for c in contacts}
         if not self.new:
             for link in self.links.values():
                 link.started_again(self.round)
         self._at = self.state  # what is mixed in this round
-        self._offer: Offered | None = None
+        self._offer: Offer | None = None
         self._message: Message | None = None
         self._since: float | None = None  # when it began to wait
         self._packed: dict[int, bytes] = {}
@@ -124,7 +131,7 @@ class Peer:
         """A message from somewhere. Nothing that it holds can do more than be refused."""
         try:
             note = self.letters.read(frames)
-        except Refused as why:
+        except FrameRefused as why:
             self._remark("message refused", why=str(why))
             return
         link = self.links[note.sender]
@@ -139,15 +146,15 @@ class Peer:
             self._remark("memory of an earlier day", peer=self._name(link.other), round=link.theirs)
             link.counted = link.theirs  # what it counted this peer has never given: somebody put a folder back
 
-    def _take_offer(self, link: Link, note: Note) -> None:
+    def _take_offer(self, link: PeerLink, note: StatusMessage) -> None:
         if note.payload is None:
             return
         gives = float(self.terms.weights(note.round)[self.own, link.other]) != 0
         try:
-            offered: Offered = self.letters.mould.unpack(note.payload) if gives else {}
+            offered: Offer = self.letters.mould.unpack(note.payload) if gives else {}
             if not tree.is_finite(offered):
-                raise Refused("its offer is not finite")
-        except Refused as why:
+                raise FrameRefused("its offer is not finite")
+        except FrameRefused as why:
             link.unfit = note.round
             self._remark("offer refused", peer=self._name(link.other), round=note.round, why=str(why))
             return
@@ -161,7 +168,7 @@ class Peer:
         if sign:
             self._next_sign = now + self.terms.again
         for link in self.links.values():
-            status = Status(self.session, link.session, self.round, link.holds(self.round), link.counted)
+            status = PeerStatus(self.session, link.session, self.round, link.holds(self.round), link.counted)
             if status.has == self.round:
                 link.acknowledged = self.round
             round = self._due(link, now)
@@ -173,7 +180,7 @@ class Peer:
                 continue
             link.told = status
 
-    def _due(self, link: Link, now: float) -> int:
+    def _due(self, link: PeerLink, now: float) -> int:
         """The round whose offer the other is to be sent now, or NEVER."""
         round = NEVER
         if link.session == 0 or link.away:
@@ -215,8 +222,8 @@ class Peer:
         elif self._offer is None:
             if self.terms.order == "adapt_then_combine":
                 self._work()
-                self._at = stepped(self.plan.algorithm, self.own, self.state, self._made)
-            self._offer = mixed_of(self._at)
+                self._at = local_server_step(self.plan.algorithm, self.own, self.state, self._made)
+            self._offer = mixed_part(self._at)
         elif self._message is None:
             self._work()
         elif not self._waits(now):
@@ -253,13 +260,13 @@ class Peer:
             self._next_word = now + self.terms.deadline / 4
         last = max([self._since, *(link.heard for link in self.links.values())])
         if alone and now - last > self.terms.patience:
-            raise Alone(
+            raise NoPeersHeard(
                 f"{self._name(self.own)} heard nobody for {self.terms.patience:g} seconds in round {self.round + 1} of "
-                f"{self.terms.rounds}: see that the others run and can be reached; {AGAIN}"
+                f"{self.terms.rounds}: see that the others run and can be reached; {RESTART_PEER}"
             )
         return bool(awaited) or alone
 
-    def _miss(self, links: Iterable[Link], since: float, now: float) -> None:
+    def _miss(self, links: Iterable[PeerLink], since: float, now: float) -> None:
         """Mark who has been silent for too long: since this peer began to wait, or longer."""
         for link in links:
             longest = self.terms.patience if self.new and not link.session else self.terms.deadline
@@ -271,9 +278,9 @@ class Peer:
         """Mix what counts, write it down, and go to the next round."""
         counting = [self.links[c] for c in self._linked if self.links[c].ready(self.round)]
         info = self._info(counting)
-        mixed = plus(self._at, [self._flow(link, self.round) for link in counting] + self._make_up())
+        mixed = add_flow(self._at, [self._flow(link, self.round) for link in counting] + self._make_up())
         if self.terms.order == "combine_then_adapt":
-            mixed = stepped(self.plan.algorithm, self.own, mixed, self._made)
+            mixed = local_server_step(self.plan.algorithm, self.own, mixed, self._made)
         refuse_infinite(mixed, self.round + 1, self._made.info)
         self._settle(counting)
         self.state, self._kept = mixed, self._engine.memory().get(self.own)
@@ -288,7 +295,7 @@ class Peer:
             self._write_model()
         return Round(number, self.state, clients, info)
 
-    def _settle(self, counting: Sequence[Link]) -> None:
+    def _settle(self, counting: Sequence[PeerLink]) -> None:
         """What the links are after this round is closed."""
         offer = self._offer or {}
         self._owed[self.round] = offer
@@ -298,7 +305,7 @@ class Peer:
         needed = {link.counted for link in links if link.theirs < link.counted} | {link.doubt for link in links}
         self._owed = {round: owed for round, owed in self._owed.items() if round in needed}
 
-    def _make_up(self) -> list[Offered]:
+    def _make_up(self) -> list[Offer]:
         """The flows of rounds in doubt that the other end turns out to have counted; from now on they count here."""
         flows = []
         for link in self.links.values():
@@ -309,9 +316,9 @@ class Peer:
                 self.log("made up for", peer=self._name(link.other), round=round)
         return flows
 
-    def _flow(self, link: Link, round: int) -> Offered:
+    def _flow(self, link: PeerLink, round: int) -> Offer:
         mine = (self._offer if round == self.round else None) or self._owed[round]
-        return flow(self.terms.weights(round), self.own, link.other, mine, link.offers[round])
+        return exchange_flow(self.terms.weights(round), self.own, link.other, mine, link.offers[round])
 
     def _next(self) -> int:
         """The next round that is not over for all with whom this peer could exchange in it."""
@@ -333,7 +340,7 @@ class Peer:
         if self._since is None:
             self._since, self._next_word = now, now + self.terms.deadline / 4
         if any(link.late != NEVER for link in self.links.values()):
-            self.state = plus(self.state, self._make_up())
+            self.state = add_flow(self.state, self._make_up())
             self._save()
             self._write_model()
         links = self.links.values()
@@ -350,31 +357,31 @@ class Peer:
     @property
     def model(self) -> Tree:
         """The params that this peer would start a client from."""
-        return model_in(self.plan.algorithm.send(self.state, self.own))
+        return params_of(self.plan.algorithm.send(self.state, self.own))
 
     # ---- on disk ------------------------------------------------------------------------------------------------
 
-    def _new(self) -> Memory:
+    def _new(self) -> PeerState:
         nothing = [NEVER] * len(self.terms.names)
-        return Memory(self.plan.start, None, 0, 0, nothing, nothing, {})
+        return PeerState(self.plan.start, None, 0, 0, nothing, nothing, {})
 
     def _save(self) -> None:
         counted, doubt = ([NEVER] * len(self.terms.names) for _ in range(2))
         for c, link in self.links.items():
             counted[c], doubt[c] = link.counted, link.doubt
-        memory = Memory(self.state, self._kept, self.round, self.session, counted, doubt, self._owed)
-        save(self.folder, memory, self._of)
+        memory = PeerState(self.state, self._kept, self.round, self.session, counted, doubt, self._owed)
+        save_peer_state(self.folder, memory, self._of)
         for link in self.links.values():
             link.saved_doubt = link.doubt
 
     def _write_model(self) -> None:
         self._diary.write_model(self.model)
 
-    def _info(self, counting: Sequence[Link]) -> dict[str, float]:
+    def _info(self, counting: Sequence[PeerLink]) -> dict[str, float]:
         """Numbers for people: this peer's own, and how far the models are apart that meet here, before mixing."""
         algorithm, states = self.plan.algorithm, [self._at]
-        states += [with_mixed(self._at, link.offers[self.round]) for link in counting if link.offers[self.round]]
-        consensus = apart([algorithm.send(state, self.own) for state in states])
+        states += [with_mixed_part(self._at, link.offers[self.round]) for link in counting if link.offers[self.round]]
+        consensus = consensus_distance([algorithm.send(state, self.own) for state in states])
         return {**{n: float(v) for n, v in self._made.info.items()}, "consensus": float(consensus)}
 
     # ---- words --------------------------------------------------------------------------------------------------
@@ -382,12 +389,12 @@ class Peer:
     def _name(self, peer: ClientId) -> str:
         return self.terms.names[peer]
 
-    def _names(self, links: Iterable[Link]) -> list[str]:
+    def _names(self, links: Iterable[PeerLink]) -> list[str]:
         return [self._name(link.other) for link in links]
 
     def _remark(self, event: str, **about: object) -> None:
         """A line of the log that others can provoke: each once a round, and so many."""
         line = (event, *about.values())
-        if line not in self._remarks and len(self._remarks) < REMARKS:
+        if line not in self._remarks and len(self._remarks) < MAX_LOGGED_REMARKS:
             self._remarks.add(line)
             self.log(event, **about)

@@ -7,7 +7,7 @@ from seedbed.deployment.peers.peer import Peer
 from seedbed.federated import ClientId
 from seedbed.rounds.round import Round
 
-AT_ONCE = 256  # messages that are read before something else is done
+MESSAGES_AT_ONCE = 256  # messages that are read before something else is done
 
 
 class Carrier(Protocol):
@@ -26,7 +26,7 @@ class Carrier(Protocol):
         ...
 
 
-def run(peer: Peer, network: Carrier) -> Iterator[Round]:
+def run_peer(peer: Peer, network: Carrier) -> Iterator[Round]:
     """A peer's rounds, as it closes them; ends when its neighbours need it no more.
 
     Raises:
@@ -35,7 +35,7 @@ def run(peer: Peer, network: Carrier) -> Iterator[Round]:
     """
     while not peer.left:
         seconds = 0.0 if peer.busy else peer.terms.again
-        for _ in range(AT_ONCE):  # a neighbour that sends without end does not keep this peer from its work
+        for _ in range(MESSAGES_AT_ONCE):  # a neighbour that sends without end does not keep this peer from its work
             message = network.receive(seconds)
             if message is None:
                 break

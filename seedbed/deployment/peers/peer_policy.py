@@ -13,20 +13,20 @@ from torch import Tensor
 
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
-from seedbed.rounds.gossip import Order
-from seedbed.rounds.mixing import DIRECTED, Links, Mixing, Topology, links_of, mixing
+from seedbed.rounds.gossip import GossipOrder
+from seedbed.rounds.mixing import DIRECTED, Links, Mixing, Topology, mixing, topology_links
 
 PERIOD = 64  # rounds after which links that change in turn come again, at most; drawn ones never do
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class PeerPolicy:
     """How peers exchange.
 
     Args:
         names: of the peers; a peer's number is its place here.
         rounds: how many.
-        topology: who is linked with whom, with `density` and `seed` as in `seedbed.rounds.links_of`.
+        topology: who is linked with whom, with `density` and `seed` as in `seedbed.rounds.topology_links`.
         order: of stepping and mixing, as in `seedbed.rounds.gossip`.
         deadline: seconds of silence after which a neighbour is not waited for any more, until it is heard again. Longer
             than a round's work: who works is silent.
@@ -42,7 +42,7 @@ class Terms:
     topology: Topology = "ring"
     density: float = 0.5
     seed: int = 0
-    order: Order = "adapt_then_combine"
+    order: GossipOrder = "adapt_then_combine"
     deadline: float = 60.0
     again: float = 1.0
     patience: float = 600.0
@@ -62,7 +62,7 @@ class Terms:
 
     @cached_property
     def links(self) -> Links:
-        return links_of(self.topology, len(self.names), density=self.density, seed=self.seed)
+        return topology_links(self.topology, len(self.names), density=self.density, seed=self.seed)
 
     def weights(self, round: int) -> Tensor:
         """[N, N]  what each hears from each when nothing fails; on the diagonal what it keeps."""

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import torch
 
-from seedbed.deployment.federation.protocol import Plan
-from seedbed.deployment.peers.messages import Offered, fingerprint, mixed_of
-from seedbed.deployment.peers.peer_policy import Terms
+from seedbed.deployment.federation.protocol import FederationProtocol
+from seedbed.deployment.peers.messages import Offer, fingerprint, mixed_part
+from seedbed.deployment.peers.peer_policy import PeerPolicy
 from seedbed.errors import InputError
 from seedbed.federated import ClientId, ServerState
-from seedbed.serialization import fill, from_bytes, to_bytes, write_atomically
+from seedbed.serialization import fill_template, tensors_from_bytes, trees_to_bytes, write_atomically
 from seedbed.tree import Tree
 
-FILE = "memory.safetensors"
-AGAIN = "start this peer again with the same command: it goes on from the last round that it closed"
+PEER_STATE_FILE = "memory.safetensors"
+RESTART_PEER = "start this peer again with the same command: it goes on from the last round that it closed"
 
 
 @dataclass(frozen=True)
-class Memory:
+class PeerState:
     """What a peer is in a round: all that it needs to do that round's work again.
 
     Args:
@@ -34,15 +34,15 @@ class Memory:
     session: int
     counted: Sequence[int]
     doubt: Sequence[int]
-    owed: Mapping[int, Offered]
+    owed: Mapping[int, Offer]
 
 
-def of_whom(plan: Plan, terms: Terms, own: ClientId) -> bytes:
+def state_owner(plan: FederationProtocol, terms: PeerPolicy, own: ClientId) -> bytes:
     """[32]  whose memory it is: of which run, under which settings, of which peer."""
     return hashlib.sha256(fingerprint(plan, terms) + plan.run + own.to_bytes(4, "little")).digest()
 
 
-def save(folder: Path, memory: Memory, of: bytes) -> None:
+def save_peer_state(folder: Path, memory: PeerState, of: bytes) -> None:
     """Flushed to disk when this returns.
 
     Args:
@@ -55,28 +55,28 @@ def save(folder: Path, memory: Memory, of: bytes) -> None:
         "links": torch.tensor([list(memory.counted), list(memory.doubt)]),
         "of": torch.tensor(list(of), dtype=torch.uint8),
     }
-    data = to_bytes(trees if memory.kept is None else {**trees, "kept": memory.kept})
-    write_atomically(folder / FILE, hashlib.sha256(data).digest() + data, go_on=AGAIN)
+    data = trees_to_bytes(trees if memory.kept is None else {**trees, "kept": memory.kept})
+    write_atomically(folder / PEER_STATE_FILE, hashlib.sha256(data).digest() + data, go_on=RESTART_PEER)
 
 
-def load(folder: Path, plan: Plan, of: bytes) -> Memory | None:
+def load_peer_state(folder: Path, plan: FederationProtocol, of: bytes) -> PeerState | None:
     """None: there is none yet.
 
     Raises:
         InputError: it was altered, or is another's.
     """
-    path = folder / FILE
+    path = folder / PEER_STATE_FILE
     if not path.exists():
         return None
     whole = path.read_bytes()
     if hashlib.sha256(whole[32:]).digest() != whole[:32]:
         raise InputError(f"{path} is not what was written: put it back, or remove it to begin again as a new peer")
-    tensors = from_bytes(whole[32:], str(path))
+    tensors = tensors_from_bytes(whole[32:], str(path))
     if bytes(tensors["of"].tolist()) != of:
         raise InputError(f"{path} is of another run, peer or settings: give this peer a folder of its own")
     round, session, has_kept = tensors["at"].tolist()
     counted, doubt = tensors["links"].tolist()
     rounds = {int(name.split(".")[1]) for name in tensors if name.startswith("owed.")}
-    owed = {r: fill(dict(mixed_of(plan.start)), tensors, f"owed.{r}") for r in rounds}
-    kept = fill(plan.kept, tensors, "kept") if has_kept else None
-    return Memory(fill(plan.start, tensors, "state"), kept, round, session, counted, doubt, owed)
+    owed = {r: fill_template(dict(mixed_part(plan.start)), tensors, f"owed.{r}") for r in rounds}
+    kept = fill_template(plan.kept, tensors, "kept") if has_kept else None
+    return PeerState(fill_template(plan.start, tensors, "state"), kept, round, session, counted, doubt, owed)

@@ -4,20 +4,29 @@ Read `frames` first (what is sealed, and what is checked before a byte is kept),
 agreed).
 """
 
-from seedbed.deployment.wire.frames import CHUNK, HEAD, PROTOCOL, Action, Assembler, Letter, Refused, seal
-from seedbed.deployment.wire.payload import Form, forms, pack, unpack
+from seedbed.deployment.wire.frames import (
+    FRAME_CHUNK,
+    FRAME_HEADER,
+    PROTOCOL,
+    Action,
+    FrameAssembler,
+    FrameRefused,
+    Letter,
+    seal_frames,
+)
+from seedbed.deployment.wire.payload import TensorSchema, pack_tensors, tensor_schemas, unpack_tensors
 
 __all__ = [
-    "CHUNK",
-    "HEAD",
+    "FRAME_CHUNK",
+    "FRAME_HEADER",
     "PROTOCOL",
     "Action",
-    "Assembler",
-    "Form",
+    "FrameAssembler",
+    "FrameRefused",
     "Letter",
-    "Refused",
-    "forms",
-    "pack",
-    "seal",
-    "unpack",
+    "TensorSchema",
+    "pack_tensors",
+    "seal_frames",
+    "tensor_schemas",
+    "unpack_tensors",
 ]

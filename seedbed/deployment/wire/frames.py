@@ -21,15 +21,15 @@ from seedbed.errors import InputError
 
 PROTOCOL, OLDEST = 1, 1  # this version's number, and the oldest that it understands: never more than one back
 MAGIC = b"SEED"
-HEAD = struct.Struct("<4sHBxIIIIIQ32s32s32s")
+FRAME_HEADER = struct.Struct("<4sHBxIIIIIQ32s32s32s")
 IDENTITY = struct.Struct("<BIII32s32s")  # what a digest covers beside the payload
-CHUNK = 1 << 18  # bytes of a piece
+FRAME_CHUNK = 1 << 18  # bytes of a piece
 MAC = 32
-LONGEST = HEAD.size + CHUNK + MAC  # bytes of a frame
+MAX_FRAME = FRAME_HEADER.size + FRAME_CHUNK + MAC  # bytes of a frame
 TEXT = 1024  # bytes of a note, at most
 
 
-class Refused(InputError):
+class FrameRefused(InputError):
     """A frame or what it holds is not as agreed: it has no effect, and the message says why."""
 
 
@@ -76,36 +76,36 @@ class Letter:
         return self.payload[:TEXT].decode(errors="replace")
 
 
-def seal(letter: Letter, key: bytes, *, protocol: int = PROTOCOL) -> list[bytes]:
+def seal_frames(letter: Letter, key: bytes, *, protocol: int = PROTOCOL) -> list[bytes]:
     """A letter in frames."""
     parts, digest = _parts(len(letter.payload)), letter.digest
     frames = []
     for part in range(parts):
-        head = HEAD.pack(
+        head = FRAME_HEADER.pack(
             MAGIC, protocol, letter.action, letter.client, letter.round, letter.attempt, part, parts,
             len(letter.payload), letter.run, letter.schema, digest,
         )  # fmt: skip
-        sealed = head + letter.payload[part * CHUNK : (part + 1) * CHUNK]
+        sealed = head + letter.payload[part * FRAME_CHUNK : (part + 1) * FRAME_CHUNK]
         frames.append(sealed + hmac.digest(key, sealed, "sha256"))
     return frames
 
 
-class Head:
+class FrameHeader:
     """A head taken apart. Raises Refused where no frame of ours could say so."""
 
     def __init__(self, data: bytes):
-        if len(data) < HEAD.size:
-            raise Refused(f"a frame of {len(data)} bytes is cut short: a head alone has {HEAD.size}")
+        if len(data) < FRAME_HEADER.size:
+            raise FrameRefused(f"a frame of {len(data)} bytes is cut short: a head alone has {FRAME_HEADER.size}")
         (magic, self.protocol, action, self.client, self.round, self.attempt, self.part, self.parts, self.total,
-         self.run, self.schema, self.digest) = HEAD.unpack_from(data)  # fmt: skip
+         self.run, self.schema, self.digest) = FRAME_HEADER.unpack_from(data)  # fmt: skip
         if magic != MAGIC:
-            raise Refused("this is no frame of Seedbed: another program speaks here")
+            raise FrameRefused("this is no frame of Seedbed: another program speaks here")
         _refuse_protocol(self.protocol)
         if action not in set(Action):
-            raise Refused(f"action {action} is none of protocol {self.protocol}")
+            raise FrameRefused(f"action {action} is none of protocol {self.protocol}")
         self.action = Action(action)
         if self.parts != _parts(self.total) or self.part >= self.parts:
-            raise Refused(f"part {self.part} of {self.parts} does not fit {self.total} bytes")
+            raise FrameRefused(f"part {self.part} of {self.parts} does not fit {self.total} bytes")
 
     @property
     def of(self) -> tuple[Any, ...]:
@@ -115,10 +115,10 @@ class Head:
     @property
     def length(self) -> int:
         """Bytes of the whole frame."""
-        return HEAD.size + int(min(CHUNK, self.total - self.part * CHUNK)) + MAC
+        return FRAME_HEADER.size + int(min(FRAME_CHUNK, self.total - self.part * FRAME_CHUNK)) + MAC
 
 
-class Assembler:
+class FrameAssembler:
     """Takes frames, gives letters.
 
     Args:
@@ -136,31 +136,33 @@ class Assembler:
         Raises:
             Refused: the frame was altered, is of another protocol, too long, or not for us. Nothing was kept of it.
         """
-        head = Head(data)
+        head = FrameHeader(data)
         self._check(head, data)
         place = head.client, head.action
         pieces = self._open.get(place)
         if pieces is None or pieces.of != head.of:  # one open letter for each client and action: memory is bounded
             pieces = self._open[place] = _Pieces(head.of, bytearray(head.total), set())
-        begin = head.part * CHUNK
-        pieces.payload[begin : begin + head.length - HEAD.size - MAC] = data[HEAD.size : -MAC]
+        begin = head.part * FRAME_CHUNK
+        pieces.payload[begin : begin + head.length - FRAME_HEADER.size - MAC] = data[FRAME_HEADER.size : -MAC]
         pieces.there.add(head.part)
         if len(pieces.there) < head.parts:
             return None
         del self._open[place]
         return _opened(head, bytes(pieces.payload))
 
-    def _check(self, head: Head, data: bytes) -> None:
+    def _check(self, head: FrameHeader, data: bytes) -> None:
         key = self._keys(head.client)
         if key is None:
-            raise Refused(f"client {head.client} is not registered: it has no key here")
+            raise FrameRefused(f"client {head.client} is not registered: it has no key here")
         if len(data) != head.length:
-            raise Refused(f"a frame of {len(data)} bytes should have {head.length}: it was cut or glued")
+            raise FrameRefused(f"a frame of {len(data)} bytes should have {head.length}: it was cut or glued")
         limit = self._limit(head.action)
         if head.total > limit:
-            raise Refused(f"{head.action.name} of {head.total} bytes: at most {limit} are taken")
+            raise FrameRefused(f"{head.action.name} of {head.total} bytes: at most {limit} are taken")
         if not hmac.compare_digest(hmac.digest(key, data[:-MAC], "sha256"), data[-MAC:]):
-            raise Refused(f"the MAC of a frame in the name of client {head.client} is wrong: altered, or not its own")
+            raise FrameRefused(
+                f"the MAC of a frame in the name of client {head.client} is wrong: altered, or not its own"
+            )
 
 
 @dataclass
@@ -172,21 +174,23 @@ class _Pieces:
     there: set[int]
 
 
-def _opened(head: Head, payload: bytes) -> Letter:
+def _opened(head: FrameHeader, payload: bytes) -> Letter:
     letter = Letter(head.run, head.round, head.attempt, head.client, head.action, head.schema, payload)
     if letter.digest != head.digest:
-        raise Refused(f"the parts of a {head.action.name} of client {head.client} do not make up what they say")
+        raise FrameRefused(f"the parts of a {head.action.name} of client {head.client} do not make up what they say")
     return letter
 
 
 def _parts(total: int) -> int:
-    return max(1, -(-total // CHUNK))
+    return max(1, -(-total // FRAME_CHUNK))
 
 
 def _refuse_protocol(number: int) -> None:
     if number < OLDEST:
-        raise Refused(
+        raise FrameRefused(
             f"protocol {number} is older than {OLDEST}, the oldest understood here: update Seedbed at the other end"
         )
     if number > PROTOCOL:
-        raise Refused(f"protocol {number} is newer than {PROTOCOL}, the newest known here: update Seedbed on this side")
+        raise FrameRefused(
+            f"protocol {number} is newer than {PROTOCOL}, the newest known here: update Seedbed on this side"
+        )

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from seedbed.deployment.wire.frames import Refused
+from seedbed.deployment.wire.frames import FrameRefused
 
-TYPES: Mapping[torch.dtype, tuple[str, int]] = {  # as safetensors writes them, and bytes of a number
+SAFETENSORS_TYPES: Mapping[torch.dtype, tuple[str, int]] = {  # as safetensors writes them, and bytes of a number
     torch.float64: ("F64", 8),
     torch.float32: ("F32", 4),
     torch.float16: ("F16", 2),
@@ -26,7 +26,7 @@ TYPES: Mapping[torch.dtype, tuple[str, int]] = {  # as safetensors writes them, 
 }
 
 
-class Form(NamedTuple):
+class TensorSchema(NamedTuple):
     """What one tensor must look like."""
 
     type: str
@@ -34,17 +34,17 @@ class Form(NamedTuple):
     shape: tuple[int, ...]
 
 
-def forms(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
+def tensor_schemas(tensors: Mapping[str, Tensor]) -> dict[str, TensorSchema]:
     """What these tensors look like, by name."""
-    return {n: Form(*_type(n, t), tuple(t.shape)) for n, t in tensors.items()}
+    return {n: TensorSchema(*_type(n, t), tuple(t.shape)) for n, t in tensors.items()}
 
 
-def pack(tensors: Mapping[str, Tensor]) -> bytes:
+def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """The same tensors are the same bytes."""
     return save({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()})
 
 
-def unpack(payload: bytes, agreed: Mapping[str, Form]) -> dict[str, Tensor]:
+def unpack_tensors(payload: bytes, agreed: Mapping[str, TensorSchema]) -> dict[str, Tensor]:
     """The tensors of a payload.
 
     Raises:
@@ -52,27 +52,29 @@ def unpack(payload: bytes, agreed: Mapping[str, Form]) -> dict[str, Tensor]:
     """
     entries, start = _header(payload, _longest_header(agreed))
     if entries.keys() != agreed.keys():
-        raise Refused(f"tensors are not as agreed: {_named(entries.keys() ^ agreed.keys())} should be there or not")
+        raise FrameRefused(
+            f"tensors are not as agreed: {_named(entries.keys() ^ agreed.keys())} should be there or not"
+        )
     spans = sorted(_span(name, entries[name], form) for name, form in agreed.items())
     at = 0
     for begin, end in spans:
         if begin != at:
-            raise Refused(f"tensors overlap or leave a hole at byte {at}")
+            raise FrameRefused(f"tensors overlap or leave a hole at byte {at}")
         at = end
     if start + at != len(payload):
-        raise Refused(f"tensors end at byte {start + at} of {len(payload)}")
+        raise FrameRefused(f"tensors end at byte {start + at} of {len(payload)}")
     try:
         return load(payload)
     except SafetensorError as error:
-        raise Refused(f"no safetensors: {error}") from error
+        raise FrameRefused(f"no safetensors: {error}") from error
 
 
-def size(agreed: Mapping[str, Form]) -> int:
+def payload_size(agreed: Mapping[str, TensorSchema]) -> int:
     """The most bytes that a payload of these tensors has."""
     return 8 + _longest_header(agreed) + sum(form.bytes * math.prod(form.shape) for form in agreed.values())
 
 
-def _longest_header(agreed: Mapping[str, Form]) -> int:
+def _longest_header(agreed: Mapping[str, TensorSchema]) -> int:
     """A name, a type, a shape and two offsets each: with room for the blanks that writers of safetensors may add."""
     return 64 + sum(128 + 6 * len(name) + 24 * len(form.shape) for name, form in agreed.items())
 
@@ -80,13 +82,13 @@ def _longest_header(agreed: Mapping[str, Form]) -> int:
 def _header(payload: bytes, most: int) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(payload[:8], "little")
     if len(payload) < 8 or length > min(most, len(payload) - 8):
-        raise Refused(f"a safetensors header of {length} bytes in {len(payload)}: at most {most} are read")
+        raise FrameRefused(f"a safetensors header of {length} bytes in {len(payload)}: at most {most} are read")
     try:
         header = json.loads(payload[8 : 8 + length], object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"the safetensors header is no JSON that we read: {type(error).__name__}") from error
+        raise FrameRefused(f"the safetensors header is no JSON that we read: {type(error).__name__}") from error
     if not isinstance(header, dict):
-        raise Refused("the safetensors header is no table")
+        raise FrameRefused("the safetensors header is no table")
     return header, 8 + length
 
 
@@ -94,19 +96,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A table; a name twice would be read differently by different readers."""
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise Refused("the safetensors header has a name twice")
+        raise FrameRefused("the safetensors header has a name twice")
     return table
 
 
-def _span(name: str, entry: Any, form: Form) -> tuple[int, int]:
+def _span(name: str, entry: Any, form: TensorSchema) -> tuple[int, int]:
     """Where a tensor lies, once it is as agreed."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise Refused(f"{name} is described in another way than safetensors does")
+        raise FrameRefused(f"{name} is described in another way than safetensors does")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if entry["dtype"] != form.type or not _whole(shape) or tuple(shape) != form.shape:
-        raise Refused(f"{name} is not as agreed: {form.type} {list(form.shape)}")
+        raise FrameRefused(f"{name} is not as agreed: {form.type} {list(form.shape)}")
     if not _whole(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != form.bytes * math.prod(form.shape):
-        raise Refused(f"{name} does not have the bytes of its shape")
+        raise FrameRefused(f"{name} does not have the bytes of its shape")
     return offsets[0], offsets[1]
 
 
@@ -115,9 +117,11 @@ def _whole(numbers: Any) -> bool:
 
 
 def _type(name: str, tensor: Tensor) -> tuple[str, int]:
-    if tensor.dtype not in TYPES:
-        raise Refused(f"{name} is {tensor.dtype}, which does not travel: use one of {', '.join(map(str, TYPES))}")
-    return TYPES[tensor.dtype]
+    if tensor.dtype not in SAFETENSORS_TYPES:
+        raise FrameRefused(
+            f"{name} is {tensor.dtype}, which does not travel: use one of {', '.join(map(str, SAFETENSORS_TYPES))}"
+        )
+    return SAFETENSORS_TYPES[tensor.dtype]
 
 
 def _named(names: set[str]) -> str:

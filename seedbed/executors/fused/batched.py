@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from seedbed.executors.fused.mlp_tracer import RELU, TANH
-from seedbed.executors.fused.spec import Plan
+from seedbed.executors.fused.spec import FusedSpec
 
-PARTS = 2  # that the clients are dealt out in, to threads: the same however many there are
+CLIENT_PARTS = 2  # that the clients are dealt out in, to threads: the same however many there are
 
 
 @dataclass
-class Layer:
+class BatchedLayer:
     """One layer of all clients: its weights [C, O, I] and biases [C, 1, O], and of each what the optimiser needs."""
 
     weight: Tensor
@@ -31,12 +31,12 @@ class Layer:
     weight_anchor: Tensor | None = None
     bias_anchor: Tensor | None = None
 
-    def of(self, clients: Tensor) -> "Layer":
+    def of(self, clients: Tensor) -> "BatchedLayer":
         """A copy of some clients' layer."""
         chosen: dict[str, Any] = {name: t[clients] for name, t in self.tensors()}
         return replace(self, **chosen)
 
-    def put(self, clients: Tensor, some: "Layer") -> None:
+    def put(self, clients: Tensor, some: "BatchedLayer") -> None:
         """Write back what training has changed of what `of` gave."""
         for (name, whole), (_, part) in zip(self.tensors(), some.tensors(), strict=True):
             if not name.endswith("anchor"):
@@ -47,7 +47,7 @@ class Layer:
         return ((name, value) for name, value in found if isinstance(value, Tensor))
 
 
-def by_products(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> list[Tensor]:
+def train_batched(plan: FusedSpec, tensors: Sequence[Tensor], own: Sequence[bool]) -> list[Tensor]:
     """What clients have after training, and their losses: see `fused._trained`."""
     clients, count = len(tensors[1]), plan.leaves
     start, anchor = (
@@ -55,7 +55,7 @@ def by_products(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> l
         for leaves, owned in ((tensors[4 : 4 + count], own[4 : 4 + count]), (tensors[4 + count :], own[4 + count :]))
     )
     ends, losses = [leaf.clone(memory_format=torch.contiguous_format) for leaf in start], tensors[0].new_empty(clients)
-    width = -(-clients // (PARTS if losses.device.type == "cpu" else 1))
+    width = -(-clients // (CLIENT_PARTS if losses.device.type == "cpu" else 1))
 
     def part(first: int) -> None:
         mine = slice(first, first + width)
@@ -67,12 +67,12 @@ def by_products(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> l
     return [*ends, losses]
 
 
-def _layers(plan: Plan, weights: Sequence[Tensor], anchors: Sequence[Tensor]) -> list[Layer]:
+def _layers(plan: FusedSpec, weights: Sequence[Tensor], anchors: Sequence[Tensor]) -> list[BatchedLayer]:
     """The layers of clients who train these weights in place."""
     left, towards = iter(weights), iter(anchors)
     layers = []
     for dense in plan.layers:
-        layer = Layer(next(left), next(left)[:, None] if dense.bias else None, dense.activation)
+        layer = BatchedLayer(next(left), next(left)[:, None] if dense.bias else None, dense.activation)
         if plan.pull is not None:
             layer.weight_anchor = next(towards)
             layer.bias_anchor = next(towards)[:, None] if dense.bias else None
@@ -83,7 +83,7 @@ def _layers(plan: Plan, weights: Sequence[Tensor], anchors: Sequence[Tensor]) ->
     return layers
 
 
-def _train(plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+def _train(plan: FusedSpec, layers: Sequence[BatchedLayer], x: Tensor, y: Tensor, mask: Tensor, real: Tensor) -> Tensor:
     """All steps, over the layers; the mean losses [C]."""
     x = x.flatten(3)
     losses = x.new_zeros(len(y))
@@ -109,7 +109,7 @@ def _train(plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, mask: Tens
 
 
 def _step(
-    plan: Plan, layers: Sequence[Layer], x: Tensor, y: Tensor, share: Tensor, real: Tensor | None = None
+    plan: FusedSpec, layers: Sequence[BatchedLayer], x: Tensor, y: Tensor, share: Tensor, real: Tensor | None = None
 ) -> Tensor:
     """One step of every client, over its layers; the losses before it [C].
 
@@ -156,7 +156,7 @@ def _step(
 
 
 def _move(
-    plan: Plan, w: Tensor, g: Tensor, velocity: Tensor | None, anchor: Tensor | None, real: Tensor | None
+    plan: FusedSpec, w: Tensor, g: Tensor, velocity: Tensor | None, anchor: Tensor | None, real: Tensor | None
 ) -> None:
     """A step of SGD, in place, along a gradient that is written over, of the clients that take it."""
     if anchor is not None:
@@ -172,7 +172,7 @@ def _move(
     w.sub_(g if real is None else g * real[:, None, None], alpha=plan.lr)
 
 
-def _distance(layers: Sequence[Layer]) -> Tensor:
+def _distance(layers: Sequence[BatchedLayer]) -> Tensor:
     """Σ (w − anchor)² of every client: [C]."""
     pairs = [(layer.weight, layer.weight_anchor) for layer in layers] + [(la.bias, la.bias_anchor) for la in layers]
     away = [(w - anchor).square().sum((1, 2)) for w, anchor in pairs if w is not None and anchor is not None]

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[Any, int] = {
 FLATTENING = (torch.flatten, Tensor.flatten, torch.reshape, Tensor.reshape, Tensor.view)
 
 
-class Dense(NamedTuple):
+class DenseLayer(NamedTuple):
     """A linear layer and what follows it."""
 
     weight: str  # the name of a parameter [n_out, n_in]
@@ -34,13 +34,13 @@ class Dense(NamedTuple):
     activation: int
 
 
-class Unlike(Exception):
+class NotAnMLP(Exception):
     """A model is no multilayer perceptron; why."""
 
 
-def perceptron(
+def trace_mlp(
     predict: Predict, shapes: Mapping[str, torch.Size], example: torch.Size, dtype: torch.dtype
-) -> list[Dense]:
+) -> list[DenseLayer]:
     """The layers of a model, by one forward pass on zeros.
 
     Args:
@@ -57,20 +57,20 @@ def perceptron(
         with watching:
             end = predict(params, x)
     if end is not watching.now or not watching.layers:
-        raise Unlike("the model does not end in a linear layer")
+        raise NotAnMLP("the model does not end in a linear layer")
     if watching.layers[-1].activation != NONE:
-        raise Unlike("an activation follows the last linear layer")
+        raise NotAnMLP("an activation follows the last linear layer")
     used = {name for layer in watching.layers for name in (layer.weight, layer.bias)}
     left = [name for name in params if name not in used]
     if left:
-        raise Unlike(f"parameter {left[0]} belongs to no linear layer")
+        raise NotAnMLP(f"parameter {left[0]} belongs to no linear layer")
     return watching.layers
 
 
 class _Watching(TorchFunctionMode):
     def __init__(self, x: Tensor, params: Mapping[str, Tensor]):
         super().__init__()
-        self.now, self.layers = x, list[Dense]()
+        self.now, self.layers = x, list[DenseLayer]()
         self.names = {id(p): name for name, p in params.items()}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -78,15 +78,15 @@ class _Watching(TorchFunctionMode):
         if func in METADATA or not isinstance(found, Tensor):
             return found
         if not args or args[0] is not self.now:
-            raise Unlike(f"it computes {_named(func)} beside its layers")
+            raise NotAnMLP(f"it computes {_named(func)} beside its layers")
         if func is F.linear and found.dtype == self.now.dtype:
             self._layer(*args, **(kwargs or {}))
         elif func in ACTIVATIONS and self.layers and self.layers[-1].activation == NONE:
             self.layers[-1] = self.layers[-1]._replace(activation=ACTIVATIONS[func])
         elif found.dtype != self.now.dtype:
-            raise Unlike("it computes in another precision")
+            raise NotAnMLP("it computes in another precision")
         elif not (func in FLATTENING and found.shape == self.now.flatten(1).shape):
-            raise Unlike(f"it computes {_named(func)}")
+            raise NotAnMLP(f"it computes {_named(func)}")
         self.now = found
         return found
 
@@ -94,9 +94,9 @@ class _Watching(TorchFunctionMode):
         names = [None if p is None else self.names.get(id(p)) for p in (weight, bias)]
         used = {name for layer in self.layers for name in (layer.weight, layer.bias)}
         if names[0] is None or (bias is not None and names[1] is None) or used & ({*names} - {None}) or x.ndim != 2:
-            raise Unlike("a linear layer's weights are not parameters of its own")
+            raise NotAnMLP("a linear layer's weights are not parameters of its own")
         outputs, inputs = weight.shape
-        self.layers.append(Dense(names[0], names[1], inputs, outputs, NONE))
+        self.layers.append(DenseLayer(names[0], names[1], inputs, outputs, NONE))
 
 
 def _named(func: Any) -> str:

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from seedbed.executors.fused.mlp_tracer import Dense
+from seedbed.executors.fused.mlp_tracer import DenseLayer
 
 
-class Plan(NamedTuple):
+class FusedSpec(NamedTuple):
     """How clients train."""
 
-    layers: Sequence[Dense]
+    layers: Sequence[DenseLayer]
     lr: float
     momentum: float
     nesterov: bool
@@ -19,7 +19,7 @@ class Plan(NamedTuple):
     pull: float | None  # None: none
     workers: int  # threads
     run: Callable[..., Iterable[Any]]  # map, or the same in these threads
-    by: "Way"  # what computes: `by_kernel`, `by_products` or `by_blocks`
+    by: "OptimizerSpec"  # what computes: `by_kernel`, `by_products` or `by_blocks`
     looks: bool  # at numbers, to pass by what is not real: a GPU would be waited for
 
     @property
@@ -28,4 +28,4 @@ class Plan(NamedTuple):
         return sum(1 + (layer.bias is not None) for layer in self.layers)
 
 
-Way = Callable[[Plan, Sequence[Tensor], Sequence[bool]], list[Tensor]]
+OptimizerSpec = Callable[[FusedSpec, Sequence[Tensor], Sequence[bool]], list[Tensor]]

@@ -27,7 +27,7 @@ except ImportError:  # `blocks.lacking` says so, before anything here is asked f
 
 
 @jit(do_not_specialize=["steps", "batch"])
-def train(
+def train_kernel(
     x,  # [C, K, B, I]
     y,  # [C, K, B]
     mask,  # [C, K, B]

@@ -17,21 +17,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seedbed.data.row_references import Unread
-from seedbed.executors.fused.mlp_tracer import Dense
-from seedbed.executors.fused.spec import Plan
+from seedbed.data.row_references import RowReferences
+from seedbed.executors.fused.mlp_tracer import DenseLayer
+from seedbed.executors.fused.spec import FusedSpec
 
-LEAST = 16  # the side of the smallest tile that can be multiplied
+MIN_TILE = 16  # the side of the smallest tile that can be multiplied
 INPUT, HIDDEN, LAST = 32, 64, 128  # the longest side of a tile: of a batch's inputs, of what layers give, and the last
 OLDEST = {torch.float32: (3, 4), torch.float64: (3, 8)}  # versions of Triton that multiply in these, in registers
 CAPABILITY = (8, 0)  # of the GPU
-MOST = {torch.float32: 16640, torch.float64: 5200}  # weights that a block holds, with their velocities
-LONGEST = 64  # examples of a batch
+MAX_WEIGHTS = {torch.float32: 16640, torch.float64: 5200}  # weights that a block holds, with their velocities
+MAX_BATCH = 64  # examples of a batch
 BUSIEST = {torch.float32: 196608, torch.float64: 83200}  # what it holds times examples, of more than LEAST
-SMALL = 2048 * LEAST  # weights times examples up to which four warps are enough
+FEW_WARPS_WORK = 2048 * MIN_TILE  # weights times examples up to which four warps are enough
 
 
-class Form(NamedTuple):
+class TileSpec(NamedTuple):
     """What the kernel is compiled for, in tiles."""
 
     leaves: tuple[tuple[int, ...], ...]  # of each: height, width, a tile's height and width, tiles down and across
@@ -45,11 +45,11 @@ class Form(NamedTuple):
         return sum(h * w * down * across for _, _, h, w, down, across in self.leaves)
 
 
-class Unfit(Exception):
+class DoesNotFit(Exception):
     """It cannot be trained by blocks, here; why."""
 
 
-def form(layers: Sequence[Dense], batch: int) -> Form:
+def tile_spec(layers: Sequence[DenseLayer], batch: int) -> TileSpec:
     """The tiles of a model's leaves, and of B examples.
 
     >>> shape = form([Dense("w", "b", 60, 64, 1), Dense("v", None, 64, 10, 0)], 10)
@@ -69,16 +69,16 @@ def form(layers: Sequence[Dense], batch: int) -> Form:
         if layer.bias:
             leaves.append((1, layer.outputs, 1, down, 1, counts[0]))
         across = down
-    found = Form(tuple(leaves), tuple(places), _whole(batch), 8)
-    return found if found.weights * found.batch > SMALL else found._replace(warps=4)
+    found = TileSpec(tuple(leaves), tuple(places), _whole(batch), 8)
+    return found if found.weights * found.batch > FEW_WARPS_WORK else found._replace(warps=4)
 
 
 def _whole(n: int) -> int:
     """The least power of two from n and LEAST on."""
-    return max(LEAST, 1 << max(0, n - 1).bit_length())
+    return max(MIN_TILE, 1 << max(0, n - 1).bit_length())
 
 
-def by_blocks(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> list[Tensor]:
+def launch_triton(plan: FusedSpec, tensors: Sequence[Tensor], own: Sequence[bool]) -> list[Tensor]:
     """What clients have after training, and their losses: see `fused._trained`.
 
     Nothing is waited for: a label that is no class makes its client's loss and weights NaN.
@@ -89,12 +89,14 @@ def by_blocks(plan: Plan, tensors: Sequence[Tensor], own: Sequence[bool]) -> lis
     x, y, mask, real, *leaves = tensors
     clients, steps, batch = y.shape
     start, anchor = leaves[: plan.leaves], leaves[plan.leaves :]
-    shape = form(plan.layers, batch)
-    reason = lacking(start[0].dtype, x.device) or too_large(shape, start[0].dtype, momentum=bool(plan.momentum))
+    shape = tile_spec(plan.layers, batch)
+    reason = missing_requirements(start[0].dtype, x.device) or too_large(
+        shape, start[0].dtype, momentum=bool(plan.momentum)
+    )
     if reason is not None:
-        raise Unfit(reason)
+        raise DoesNotFit(reason)
     ends = [p.new_empty(clients, *(p.shape[1:] if o else p.shape)) for p, o in zip(start, own[4:], strict=False)]
-    x, losses = x.read() if isinstance(x, Unread) else x, start[0].new_empty(clients)
+    x, losses = x.read() if isinstance(x, RowReferences) else x, start[0].new_empty(clients)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         _launch(
             clients,
@@ -116,48 +118,50 @@ def _numbers(values: Sequence[bool]) -> tuple[int, ...]:
     return tuple(map(int, values))
 
 
-def _launch(clients: int, shape: Form, *arguments: Any, **settings: Any) -> None:
+def _launch(clients: int, shape: TileSpec, *arguments: Any, **settings: Any) -> None:
     """One block for each client; a model that Triton could not compile once is not tried again."""
     from triton.errors import TritonError
 
-    from seedbed.executors.fused.triton_kernel import train
+    from seedbed.executors.fused.triton_kernel import train_kernel
 
     what = shape, arguments[0].dtype, *settings.values()
     if what in _failed:
-        raise Unfit(_failed[what])
+        raise DoesNotFit(_failed[what])
     known = {"LEAVES": shape.leaves, "LAYERS": shape.layers, "BATCH": shape.batch}
     try:
-        train[(clients,)](*arguments, **known, **settings, **options(shape))
+        train_kernel[(clients,)](*arguments, **known, **settings, **options(shape))
     except (TritonError, RuntimeError, OSError, subprocess.CalledProcessError) as error:
-        if interpreted():
+        if is_interpreted():
             raise
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         _failed[what] = f"Triton cannot run its kernel here ({said})"
-        raise Unfit(_failed[what]) from error
+        raise DoesNotFit(_failed[what]) from error
 
 
 _failed: dict[Any, str] = {}
 
 
-def options(shape: Form) -> dict[str, Any]:
+def options(shape: TileSpec) -> dict[str, Any]:
     """How Triton compiles the kernel."""
     return {"num_warps": shape.warps, "num_stages": 1, "enable_fp_fusion": True}
 
 
-def too_large(shape: Form, dtype: torch.dtype, *, momentum: bool) -> str | None:
+def too_large(shape: TileSpec, dtype: torch.dtype, *, momentum: bool) -> str | None:
     """Why a model does not fit into a multiprocessor's registers; None: it does."""
     held = shape.weights * (1 + momentum)
-    if held > MOST[dtype]:
+    if held > MAX_WEIGHTS[dtype]:
         what = "weights and velocities" if momentum else "weights"
-        return f"its {what}, {held:,} numbers in tiles, are more than the {MOST[dtype]:,} that a GPU's block holds"
+        return (
+            f"its {what}, {held:,} numbers in tiles, are more than the {MAX_WEIGHTS[dtype]:,} that a GPU's block holds"
+        )
     if shape.leaves[shape.layers[-1][0]][0] > LAST:
         return f"its {shape.leaves[shape.layers[-1][0]][0]} outputs are more than the {LAST} of a GPU's block"
-    if shape.batch > LONGEST or (shape.batch > LEAST and held * shape.batch > BUSIEST[dtype]):
+    if shape.batch > MAX_BATCH or (shape.batch > MIN_TILE and held * shape.batch > BUSIEST[dtype]):
         return f"a batch of {shape.batch} examples in tiles is too much for a GPU's block that holds {held:,} numbers"
     return None
 
 
-def lacking(dtype: torch.dtype, device: torch.device) -> str | None:
+def missing_requirements(dtype: torch.dtype, device: torch.device) -> str | None:
     """What there is not, so that no block can train on this device; None: nothing."""
     version = triton_version()
     if version is None:
@@ -166,7 +170,7 @@ def lacking(dtype: torch.dtype, device: torch.device) -> str | None:
         found, oldest = (".".join(map(str, v)) for v in (version, OLDEST[dtype]))
         return f"blocks in {str(dtype).removeprefix('torch.')} take Triton {oldest} or later, not {found}"
     if device.type == "cpu":
-        return None if interpreted() else "blocks are for GPUs: on a CPU set TRITON_INTERPRET=1 before Python starts"
+        return None if is_interpreted() else "blocks are for GPUs: on a CPU set TRITON_INTERPRET=1 before Python starts"
     return _lacking_on(device)
 
 
@@ -193,7 +197,7 @@ def triton_version() -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
-def interpreted() -> bool:
+def is_interpreted() -> bool:
     """Whether Triton computes on the CPU, number by number: slow, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 

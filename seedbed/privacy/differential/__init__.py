@@ -1,28 +1,28 @@
 """Differential privacy around any algorithm whose messages are summed: clip, noise, account, and stop in time."""
 
 from seedbed.privacy.differential.accountant import Gaussian, epsilon, noise_for
-from seedbed.privacy.differential.central import Adaptive, private, public
-from seedbed.privacy.differential.distributed_noise import Distributed
-from seedbed.privacy.differential.ledger import Ledger, charged
+from seedbed.privacy.differential.central import Adaptive, public_info, with_privacy
+from seedbed.privacy.differential.distributed_noise import DistributedNoise
+from seedbed.privacy.differential.ledger import Ledger, charge_rounds
 from seedbed.privacy.differential.local_noise import LocallyNoised
-from seedbed.privacy.differential.mechanisms import Banded, Independent, Local, TreeAggregation
+from seedbed.privacy.differential.mechanisms import Banded, Independent, LocalPrivacy, TreeAggregation
 from seedbed.privacy.differential.noise import Noise, new_key
 
 __all__ = [
     "Adaptive",
     "Banded",
-    "Distributed",
+    "DistributedNoise",
     "Gaussian",
     "Independent",
     "Ledger",
-    "Local",
+    "LocalPrivacy",
     "LocallyNoised",
     "Noise",
     "TreeAggregation",
-    "charged",
+    "charge_rounds",
     "epsilon",
     "new_key",
     "noise_for",
-    "private",
-    "public",
+    "public_info",
+    "with_privacy",
 ]

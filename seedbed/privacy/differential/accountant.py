@@ -16,7 +16,7 @@ import numpy as np
 from seedbed.errors import InputError
 
 LARGE, WEAK = 20.0, 100.0  # ε from which on steps may be coarser, and Rényi's bound is near enough
-KINDS = 8  # of sampled releases: of more kinds Rényi's bound is taken, for each takes a second
+MAX_RELEASE_KINDS = 8  # of sampled releases: of more kinds Rényi's bound is taken, for each takes a second
 COARSE, FINE = 1e-3, 1e-4  # steps of the privacy loss; the result is an upper bound at any
 LEAST, MOST = 0.02, 1e5  # noise multipliers that are looked among
 ROUNDING = 1e-13  # relative error of the probability of one number that `discrete.skellam` draws
@@ -82,11 +82,11 @@ class Skellam(NamedTuple):
 
 
 Release = Gaussian | Skellam
-ORDERS = (*range(2, 257), 384, 512, 1024, 2048)  # α
+RENYI_ORDERS = (*range(2, 257), 384, 512, 1024, 2048)  # α
 FEWER_ORDERS = (*range(2, 33), *range(36, 65, 4), 80, 96, 128, 192, 256, 512, 1024)  # where an order costs a sum
 
 
-def release(table: Mapping[str, Any]) -> Release:
+def release_event(table: Mapping[str, Any]) -> Release:
     """The release that `_asdict` wrote down."""
     return Skellam(**table) if "variance" in table else Gaussian(**table)
 
@@ -104,7 +104,7 @@ def epsilon(spent: Mapping[Release, int], delta: float) -> float:
     refuse_delta(delta)
     made = [(r, n) for r, n in spent.items() if n]
     normal = [(r, n) for r, n in made if isinstance(r, Gaussian)]
-    if len(normal) < len(made) or sum(r.rate < 1 for r, _ in normal) > KINDS:
+    if len(normal) < len(made) or sum(r.rate < 1 for r, _ in normal) > MAX_RELEASE_KINDS:
         return _renyi_epsilon(made, delta)
     if any(not r.noisy for r, _ in normal):
         return math.inf
@@ -118,7 +118,7 @@ def _renyi_epsilon(spent: Sequence[tuple[Release, int]], delta: float) -> float:
         return divergence + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
 
     sums = any(isinstance(r, Gaussian) and r.rate < 1 for r, _ in spent)
-    return max(0.0, min(at(order) for order in (FEWER_ORDERS if sums else ORDERS)))
+    return max(0.0, min(at(order) for order in (FEWER_ORDERS if sums else RENYI_ORDERS)))
 
 
 def refuse_delta(delta: float) -> None:

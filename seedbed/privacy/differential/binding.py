@@ -23,7 +23,7 @@ from seedbed.tree import Tree
 Inner = Callable[[Any], bytes]
 
 
-def digest(*parts: Any) -> bytes:
+def digest_of(*parts: Any) -> bytes:
     """32 bytes that differ where any part differs.
 
     >>> digest({"lr": 0.1, "rounds": 2}) == digest({"rounds": 2, "lr": 0.1}) != digest({"rounds": 2, "lr": 0.2})
@@ -34,7 +34,7 @@ def digest(*parts: Any) -> bytes:
 
 def digest_of_tree(value: Tree) -> bytes:
     """Digest of the leaves of a tree, bit for bit, whatever device holds them."""
-    return digest([tree.dense(leaf) for leaf in tree.leaves(value)])
+    return digest_of([tree.form_unformed(leaf) for leaf in tree.leaves(value)])
 
 
 class _Walk:

@@ -19,14 +19,14 @@ from seedbed import tree
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState
-from seedbed.privacy.differential.binding import digest, digest_of_tree
-from seedbed.privacy.differential.contribution_clip import clipped
-from seedbed.privacy.differential.distributed_noise import Distributed
-from seedbed.privacy.differential.mechanisms import Independent, Local, Mechanism
+from seedbed.privacy.differential.binding import digest_of, digest_of_tree
+from seedbed.privacy.differential.contribution_clip import clip_contribution
+from seedbed.privacy.differential.distributed_noise import DistributedNoise
+from seedbed.privacy.differential.mechanisms import Independent, LocalPrivacy, Mechanism
 from seedbed.tree import Tree
 
 
-class Sent(NamedTuple):
+class PrivateSent(NamedTuple):
     """What a private client is sent."""
 
     model: Tree  # what the algorithm sends
@@ -65,7 +65,7 @@ class Adaptive:
         return max(expected / 20, 2 * noise_multiplier)
 
 
-def split(noise_multiplier: float, deviation: float) -> float:
+def split_multiplier(noise_multiplier: float, deviation: float) -> float:
     """z_Δ = (z⁻² − (2σ_b)⁻²)^(−1/2): the sums' multiplier, when sums and numbers within C cost z together (Theorem 1).
 
     >>> round(split(1.0, 5.0), 5)
@@ -74,7 +74,7 @@ def split(noise_multiplier: float, deviation: float) -> float:
     return noise_multiplier / math.sqrt(1 - (noise_multiplier / (2 * deviation)) ** 2) if noise_multiplier else 0.0
 
 
-def private(
+def with_privacy(
     algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptive, context: bytes | None = None
 ) -> Algorithm:
     """The same algorithm, of which the server's state after any number of rounds is differentially private.
@@ -100,25 +100,27 @@ def private(
     fixed = torch.tensor(math.nan if isinstance(clip, Adaptive) else clip, dtype=torch.float64)
     z = mechanism.noise_multiplier
     deviation = adaptive.deviation(mechanism.expected, z) if adaptive else 0.0
-    louder = split(z, deviation) / z if adaptive and z else 1.0
+    louder = split_multiplier(z, deviation) / z if adaptive and z else 1.0
     noisy = bind(mechanism, algorithm, clip, context)
 
     def init(params: Params) -> ServerState:
         state = algorithm.init(params)
-        extra = tree.beside({"inner": state.extra, "round": torch.tensor(0)}, state.params)
+        extra = tree.to_device_of({"inner": state.extra, "round": torch.tensor(0)}, state.params)
         if adaptive:
             extra["clip"] = tree.leaves(state.params)[0].new_tensor(adaptive.start)
         return ServerState(state.params, extra)
 
-    def send(state: ServerState, client: ClientId) -> Sent:
-        return Sent(algorithm.send(public(state), client), state.extra.get("clip", tree.beside(fixed, state.params)))
+    def send(state: ServerState, client: ClientId) -> PrivateSent:
+        return PrivateSent(
+            algorithm.send(public_info(state), client), state.extra.get("clip", tree.to_device_of(fixed, state.params))
+        )
 
-    def remember(sent: Sent) -> Tree:
+    def remember(sent: PrivateSent) -> Tree:
         return algorithm.remember(sent.model)
 
-    def client(sent: Sent, kept: Tree, task: Task) -> tuple[Message, Tree]:
+    def client(sent: PrivateSent, kept: Tree, task: Task) -> tuple[Message, Tree]:
         message, kept = algorithm.client(sent.model, kept, task)
-        value, within = clipped(message.value, sent.clip)
+        value, within = clip_contribution(message.value, sent.clip)
         # Centred, so that a client changes the sum by 1/2 at most (Andrew et al., section 2.2).
         centred = within - 0.5 if adaptive else torch.zeros_like(within)
         return Message(
@@ -126,8 +128,10 @@ def private(
         ), kept
 
     def server(state: ServerState, replies: Replies) -> ServerState:
-        if isinstance(mechanism, Local | Distributed) and replies.value.noised < 0.999:
-            engine = "LocallyNoised(engine, ...)" if isinstance(mechanism, Local) else "Summed(engine, Noised(...))"
+        if isinstance(mechanism, LocalPrivacy | DistributedNoise) and replies.value.noised < 0.999:
+            engine = (
+                "LocallyNoised(engine, ...)" if isinstance(mechanism, LocalPrivacy) else "Summed(engine, Noised(...))"
+            )
             raise InputError(f"the clients sent no noise of their own: run them on {engine}")
         round, bound = int(state.extra["round"]), float(state.extra.get("clip", fixed))
         answered = replies.weights.sum().double()
@@ -140,14 +144,14 @@ def private(
             if adaptive:
                 within = within + deviation * fresh.key.normal_like(within, "within", round)
         mean = tree.map(lambda s, x: (s / mechanism.expected).to(x.dtype), value, replies.value.value)
-        after = algorithm.server(public(state), _anonymous(mean, mechanism, replies))
+        after = algorithm.server(public_info(state), _anonymous(mean, mechanism, replies))
         extra = {"inner": after.extra, "round": state.extra["round"] + 1}
         if adaptive:
             off = (within / mechanism.expected).to(state.extra["clip"].dtype) + 0.5 - adaptive.quantile
             extra["clip"] = state.extra["clip"] * torch.exp(-adaptive.lr * off)
         return ServerState(after.params, extra)
 
-    def personalise(sent: Sent, kept: Tree, support: Batch) -> Params:
+    def personalise(sent: PrivateSent, kept: Tree, support: Batch) -> Params:
         return algorithm.personalise(sent.model, kept, support)
 
     return replace(
@@ -162,7 +166,7 @@ def private(
     )
 
 
-def public(state: ServerState) -> ServerState:
+def public_info(state: ServerState) -> ServerState:
     """The algorithm's own state, in that of its private form."""
     return ServerState(state.params, state.extra["inner"])
 
@@ -170,7 +174,7 @@ def public(state: ServerState) -> ServerState:
 def bind(mechanism: Mechanism, algorithm: Algorithm, clip: float | Adaptive, context: bytes | None = None) -> Mechanism:
     """The mechanism with a key for what it is laid on; arguments as of `private`."""
     named = {f.name: getattr(mechanism, f.name) for f in fields(mechanism) if f.name != "key"}
-    of = digest(algorithm, clip, type(mechanism).__name__, named) if context is None else digest(context, clip)
+    of = digest_of(algorithm, clip, type(mechanism).__name__, named) if context is None else digest_of(context, clip)
     return replace(mechanism, key=mechanism.key.bound(of))
 
 

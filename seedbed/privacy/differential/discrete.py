@@ -17,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from seedbed.errors import InputError
-from seedbed.privacy.differential.noise import Noise, Words
+from seedbed.privacy.differential.noise import Noise, NoiseWords
 
 Whole = npt.NDArray[np.int64]
-Flat = npt.NDArray[np.float64]
+FlatArray = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.bool_]
-SMALLEST, LARGEST = 1e-30, 1e20  # variances that `skellam` draws
+SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e20  # variances that `skellam` draws
 FINE = 4096.0  # the variance from which on three terms of Debye's expansion are exact to double precision
-CHUNK = 2**20  # numbers at once
+DRAWN_AT_ONCE = 2**20  # numbers at once
 TOP, TOP_BIT = 2**64, np.uint64(2**63)
 
 
-class Grid(NamedTuple):
+class NoiseGrid(NamedTuple):
     """How values become whole numbers.
 
     Attributes:
@@ -52,7 +52,7 @@ class Grid(NamedTuple):
         return min(length + root, math.sqrt(likely))
 
 
-def rounded(value: Flat, grid: Grid, noise: Noise, *numbers: int) -> Whole:
+def rounded(value: FlatArray, grid: NoiseGrid, noise: Noise, *numbers: int) -> Whole:
     """[P] → whole numbers, up or down at random so that they are right in the mean, tried again until within `longest`.
 
     Args:
@@ -84,10 +84,13 @@ def skellam(count: int, variance: float, noise: Noise, *numbers: int) -> Whole:
     """
     if variance == 0:
         return np.zeros(count, np.int64)
-    if not SMALLEST <= variance <= LARGEST:
-        raise InputError(f"no Skellam noise of variance {variance:g} is drawn: choose one in {SMALLEST:g}…{LARGEST:g}")
-    parts = range(0, count, CHUNK)
-    drawn = [_chunk(min(CHUNK, count - at), variance, noise, *numbers, at) for at in parts]
+    if not SMALLEST_VARIANCE <= variance <= LARGEST_VARIANCE:
+        raise InputError(
+            f"no Skellam noise of variance {variance:g} is drawn: choose one in "
+            f"{SMALLEST_VARIANCE:g}…{LARGEST_VARIANCE:g}"
+        )
+    parts = range(0, count, DRAWN_AT_ONCE)
+    drawn = [_chunk(min(DRAWN_AT_ONCE, count - at), variance, noise, *numbers, at) for at in parts]
     return np.concatenate(drawn) if drawn else np.zeros(0, np.int64)
 
 
@@ -101,7 +104,7 @@ def _chunk(count: int, variance: float, noise: Noise, *numbers: int) -> Whole:
     return found
 
 
-def _proposals(words: Words, variance: float) -> tuple[Whole, Bits]:
+def _proposals(words: NoiseWords, variance: float) -> tuple[Whole, Bits]:
     """Uniform words [4, n] → proposed numbers [n], and which of them are accepted."""
     stair = _stair(variance)
     level = _halvings(words[1] | TOP_BIT)
@@ -115,7 +118,7 @@ def _proposals(words: Words, variance: float) -> tuple[Whole, Bits]:
     return np.where(negative, -size, size), accepted
 
 
-def _halvings(words: Words) -> Whole:
+def _halvings(words: NoiseWords) -> Whole:
     """Trailing zero bits: v with probability 2^−(v+1); 64 of none."""
     lowest = words & (~words + np.uint64(1))
     return np.where(words == 0, 64, np.frexp(lowest.astype(np.float64))[1] - 1).astype(np.int64)
@@ -134,7 +137,7 @@ def _height(variance: float) -> float:
     return float(np.max(log_ratio(level * int(_stair(variance)), variance) + level * math.log(2)))
 
 
-def log_ratio(k: Whole, variance: float) -> Flat:
+def log_ratio(k: Whole, variance: float) -> FlatArray:
     """log P(X = k)/P(X = 0) = log I_k(μ)/I_0(μ) of Skellam's distribution, k ≥ 0.
 
     From μ = FINE on by Debye's expansion, uniform in k (Abramowitz and Stegun 9.7.7): with r = √(k² + μ²),
@@ -161,7 +164,7 @@ def _debye(r: Any, variance: float) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _table(variance: float) -> Flat:
+def _table(variance: float) -> FlatArray:
     """log I_k(μ)/I_0(μ) for k = 0 … K, beyond which it is less than −800: with I_{k−1} = I_{k+1} + 2k/μ·I_k downwards,
     which forgets where it begins."""
     last = math.ceil(45 * math.sqrt(variance)) + 400

@@ -18,8 +18,8 @@ import torch
 from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.privacy.differential.accountant import Release, Skellam
-from seedbed.privacy.differential.binding import digest
-from seedbed.privacy.differential.discrete import Flat, Grid, Whole, reach, rounded, share_of, skellam
+from seedbed.privacy.differential.binding import digest_of
+from seedbed.privacy.differential.discrete import FlatArray, NoiseGrid, Whole, reach, rounded, share_of, skellam
 from seedbed.privacy.differential.mechanisms import InTurn
 from seedbed.tree import Tree
 
@@ -27,7 +27,7 @@ LOUD = 2.0**29  # the variance of a client's noise, in steps, from which on the 
 
 
 @dataclass(frozen=True)
-class Distributed(InTurn):
+class DistributedNoise(InTurn):
     """Skellam noise in shares on whole numbers, clients in turn: each takes part once in a pass.
 
     Neighbours are two data sets in one of which a client's contribution is taken for zero; it noises in both. The noise
@@ -51,7 +51,7 @@ class Distributed(InTurn):
             raise InputError(f"honest={self.honest} of {self.expected} clients a round: choose between 1 and all")
 
     @cached_property
-    def grid(self) -> Grid:
+    def grid(self) -> NoiseGrid:
         """At 16√P steps a clip or more (a power of 2, at least 1024): rounding adds less than 0.3 % to a length.
 
         Where that makes a client's noise larger than √`LOUD` steps the grid is coarser, down to 2√P steps a clip (at
@@ -66,8 +66,8 @@ class Distributed(InTurn):
         """Steps a clip, where the noise does not call for fewer."""
         return max(1024.0, _power_of_two(16 * math.sqrt(self.size)))
 
-    def _grid(self, steps: float) -> Grid:
-        return Grid(scale=steps / self.clip, clip=self.clip, size=self.size)
+    def _grid(self, steps: float) -> NoiseGrid:
+        return NoiseGrid(scale=steps / self.clip, clip=self.clip, size=self.size)
 
     @property
     def variance(self) -> float:
@@ -86,14 +86,14 @@ class Distributed(InTurn):
         """The most that one number of a client can be, in steps."""
         return math.ceil(self.grid.longest) + reach(self.share)
 
-    def whole(self, value: Flat, client: int, round: int) -> Whole:
+    def whole(self, value: FlatArray, client: int, round: int) -> Whole:
         """[P] of ‖·‖₂ ≤ C → what a client sends: rounded, and with its share of the noise.
 
         Its coins and noise follow from a key and from the value, so that a round computed again is the same release,
         and another value has other noise. In a simulation the key is derived from the run's; in a federation it is the
         client's own.
         """
-        own = self.key.of("client", client).bound(digest(value))
+        own = self.key.of("client", client).bound(digest_of(value))
         return rounded(value, self.grid, own, round) + skellam(len(value), self.share, own, round)
 
     def noise(self, like: Tree, round: int) -> Tree:

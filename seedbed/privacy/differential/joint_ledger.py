@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seedbed.errors import InputError
-from seedbed.privacy.differential.accountant import Release, epsilon, release
+from seedbed.privacy.differential.accountant import Release, epsilon, release_event
 
 OFF = "off"
 
@@ -99,5 +99,5 @@ class JointLedger:
         spent: Counter[Release] = Counter()
         for line in lines:
             for table, times in line["spent"]:
-                spent[release(table)] += times
+                spent[release_event(table)] += times
         return Joint(epsilon(spent, delta), delta, len(lines), self.path)

@@ -19,7 +19,7 @@ from typing import Any
 
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
-from seedbed.privacy.differential.accountant import Release, epsilon, release
+from seedbed.privacy.differential.accountant import Release, epsilon, release_event
 from seedbed.privacy.differential.binding import digest_of_tree
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.rounds import Round
@@ -113,7 +113,7 @@ class Ledger:
             raise InputError(f"{self.path} has no round {self.charged_rounds} where it should: restore it")
         self.charged_rounds += 1
         if line["cost"] is not None:
-            cost = release(line["cost"])
+            cost = release_event(line["cost"])
             self._spent[cost] += 1
             kind, left = self._allowed
             self._allowed = (kind, left - 1) if kind == cost and left else (None, 0)
@@ -206,7 +206,7 @@ class Releases:
             self._known[round] = found
 
 
-def charged(
+def charge_rounds(
     rounds: Iterator[Round],
     ledger: Ledger,
     mechanism: Mechanism,

@@ -5,19 +5,19 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from seedbed import tree
-from seedbed.federated import Algorithm, Around, ClientId, Engine, Group
-from seedbed.privacy.differential.mechanisms import Local
+from seedbed.federated import Algorithm, ClientId, Engine, EngineWrapper, MessageBatch
+from seedbed.privacy.differential.mechanisms import LocalPrivacy
 from seedbed.tree import Tree
 
 
-class LocallyNoised(Around):
+class LocallyNoised(EngineWrapper):
     """An engine whose clients add noise of their own to what `private(algorithm, local, clip=C)` lets them send."""
 
-    def __init__(self, engine: Engine, mechanism: Local, *, clip: float):
+    def __init__(self, engine: Engine, mechanism: LocalPrivacy, *, clip: float):
         super().__init__(engine)
         self.mechanism, self.clip = mechanism, clip
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         for group in self.engine.ask(algorithm, sent, round):
             plain = group.messages.value.value
             noised = [self._noised(tree.index(plain, i), c, round) for i, c in enumerate(group.clients)]

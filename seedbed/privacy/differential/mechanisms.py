@@ -208,7 +208,7 @@ class Banded(InTurn):
         return past[round]
 
 
-class Local(InTurn):
+class LocalPrivacy(InTurn):
     """Local privacy: the server adds nothing, for every client has (`LocallyNoised`), and each takes part once a pass.
 
     Neighbours are any two data sets of the client: two contributions differ by at most twice the clip, so that a

@@ -15,10 +15,10 @@ import torch
 
 from seedbed import tree
 from seedbed.errors import InputError
-from seedbed.temporary import fresh
+from seedbed.temporary import fresh_name
 from seedbed.tree import Tree
 
-Words = npt.NDArray[np.uint64]
+NoiseWords = npt.NDArray[np.uint64]
 Normals = npt.NDArray[np.float64]
 KEY_BYTES = 32
 
@@ -41,7 +41,7 @@ class Noise:
         """Tells keys apart, and tells nothing of them."""
         return self._derived("fingerprint", ()).hex()[:32]
 
-    def words(self, count: int, purpose: str, *numbers: int) -> Words:
+    def words(self, count: int, purpose: str, *numbers: int) -> NoiseWords:
         """[count] uniform 64-bit words."""
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -97,7 +97,7 @@ def key_file(path: Path) -> Noise:
         InputError: the file is not a key, or others may read it.
     """
     if not path.exists():
-        with fresh(path, mode=0o600) as beside:
+        with fresh_name(path, mode=0o600) as beside:
             with open(beside, "w") as file:
                 file.write(new_key().hex() + "\n")
                 file.flush()

@@ -25,12 +25,12 @@ from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.learning.objectives import with_gradient
 from seedbed.learning.training import Objective, Params
-from seedbed.privacy.differential.binding import digest
-from seedbed.privacy.differential.contribution_clip import clipped
+from seedbed.privacy.differential.binding import digest_of
+from seedbed.privacy.differential.contribution_clip import clip_contribution
 from seedbed.privacy.differential.noise import Noise
 
 
-class Noised(NamedTuple):
+class NoisedBatch(NamedTuple):
     """A batch, and the noise of the step on it: drawn outside the client, as all that is random."""
 
     batch: Batch
@@ -58,10 +58,10 @@ def record_level(loss: Objective, *, clip: float, noise_multiplier: float) -> Ob
             params, Batch(x[None], y[None], torch.ones_like(x, dtype=torch.get_default_dtype()).reshape(-1)[:1])
         )
 
-    def objective(params: Params, item: Noised) -> Tensor:
+    def objective(params: Params, item: NoisedBatch) -> Tensor:
         batch, w = item.batch, tree.detach(params)
         each, values = vmap(grad_and_value(of_one), in_dims=(None, 0, 0))(w, batch.x, batch.y)
-        short, _ = vmap(lambda g: clipped(g, clip))(each)
+        short, _ = vmap(lambda g: clip_contribution(g, clip))(each)
         total = tree.weighted_sum(short, batch.mask)
         noisy = tree.axpy(noise_multiplier * clip, item.noise, total)
         value = (values * batch.mask).sum() / batch.mask.sum().clamp_min(1)
@@ -118,7 +118,7 @@ class NoisedTasks:
     def bound(self) -> Noise:
         """The key's noise for these data and settings."""
         shapes = [tuple(x.shape) for x in tree.leaves(self.like)]
-        return self.key.bound(digest(self.context, self.population.fingerprint(), self.expected, self.steps, shapes))
+        return self.key.bound(digest_of(self.context, self.population.fingerprint(), self.expected, self.steps, shapes))
 
     @property
     def clients(self) -> Sequence[int]:
@@ -135,7 +135,7 @@ class NoisedTasks:
         noise = tree.stack([self._noise(c, round) for c in clients])
         n = torch.as_tensor(self.population.sizes[list(clients)], dtype=dtype)
         expected = n.clamp_max(self.expected)[:, None].expand(-1, self.steps)
-        return task._replace(items=Noised(task.items, noise, expected))
+        return task._replace(items=NoisedBatch(task.items, noise, expected))
 
     def _noise(self, client: int, round: int) -> Params:
         """[K, ...] of one client."""

@@ -6,34 +6,34 @@ process), `additive` (the other form, with several servers); then `encoding` and
 `forms`, `dealing`, and `summed`: the engine out of which only sums come.
 """
 
-from seedbed.privacy.secure.additive import AdditiveServer, split
-from seedbed.privacy.secure.encoding import Weighted
-from seedbed.privacy.secure.fixed_point import Grid
-from seedbed.privacy.secure.groups import dealt, losing
+from seedbed.privacy.secure.additive import AdditiveServer, split_shares
+from seedbed.privacy.secure.encoding import WeightedEncoding
+from seedbed.privacy.secure.fixed_point import FixedPointGrid
+from seedbed.privacy.secure.groups import assign_groups, lose_at_random
 from seedbed.privacy.secure.in_process import secure_sum
-from seedbed.privacy.secure.mechanisms import Masks, Shares, Unmasked
-from seedbed.privacy.secure.noised_sum import Noised
+from seedbed.privacy.secure.mechanisms import MaskedSums, PlainSums, SharedSums
+from seedbed.privacy.secure.noised_sum import NoisedEncoding
 from seedbed.privacy.secure.secagg_client import SecureClient
-from seedbed.privacy.secure.secagg_protocol import Aborted, Plan, Refused
+from seedbed.privacy.secure.secagg_protocol import ClientAbort, RoundAborted, SecAggPlan
 from seedbed.privacy.secure.secagg_server import SecureServer
-from seedbed.privacy.secure.sum_engine import Summed
+from seedbed.privacy.secure.sum_engine import SecureSumEngine
 
 __all__ = [
-    "Aborted",
     "AdditiveServer",
-    "Grid",
-    "Masks",
-    "Noised",
-    "Plan",
-    "Refused",
+    "ClientAbort",
+    "FixedPointGrid",
+    "MaskedSums",
+    "NoisedEncoding",
+    "PlainSums",
+    "RoundAborted",
+    "SecAggPlan",
     "SecureClient",
     "SecureServer",
-    "Shares",
-    "Summed",
-    "Unmasked",
-    "Weighted",
-    "dealt",
-    "losing",
+    "SecureSumEngine",
+    "SharedSums",
+    "WeightedEncoding",
+    "assign_groups",
+    "lose_at_random",
     "secure_sum",
-    "split",
+    "split_shares",
 ]

@@ -11,12 +11,12 @@ import numpy as np
 
 from seedbed.errors import InputError
 from seedbed.privacy.secure import keys
-from seedbed.privacy.secure.fixed_point import Words, add
+from seedbed.privacy.secure.fixed_point import GridWords, add_modular
 
-Share = bytes | Words  # a seed of 32 bytes, expanded by the server, or the words themselves
+AdditiveShare = bytes | GridWords  # a seed of 32 bytes, expanded by the server, or the words themselves
 
 
-def split(words: Words, servers: int) -> list[Share]:
+def split_shares(words: GridWords, servers: int) -> list[AdditiveShare]:
     """An encoded update (`Grid.encode`) in shares, one for each server: a seed for all but the last.
 
     So that several servers cost a client 32 bytes each more than one.
@@ -26,7 +26,7 @@ def split(words: Words, servers: int) -> list[Share]:
     seeds = [keys.new_secret() for _ in range(servers - 1)]
     rest = words.copy()
     for seed in seeds:
-        np.subtract(rest, keys.expanded(seed, len(words), words.dtype.type), out=rest)
+        np.subtract(rest, keys.expand_key(seed, len(words), words.dtype.type), out=rest)
     return [*seeds, rest]
 
 
@@ -35,9 +35,9 @@ class AdditiveServer:
 
     def __init__(self, length: int, dtype: type[np.unsignedinteger]):
         self._length, self._dtype = length, dtype
-        self._shares: dict[int, Share] = {}
+        self._shares: dict[int, AdditiveShare] = {}
 
-    def receive(self, client: int, share: Share) -> None:
+    def receive(self, client: int, share: AdditiveShare) -> None:
         """A client's first share counts; one of another length or kind of word is refused."""
         good = len(share) == 32 if isinstance(share, bytes) else _fits(share, self._length, self._dtype)
         if not good:
@@ -49,7 +49,7 @@ class AdditiveServer:
         """From whom a share has come: servers add up those that all of them have."""
         return frozenset(self._shares)
 
-    def total(self, clients: Collection[int], *, least: int = 3) -> Words:
+    def total(self, clients: Collection[int], *, least: int = 3) -> GridWords:
         """The sum of these clients' shares.
 
         Raises:
@@ -62,29 +62,29 @@ class AdditiveServer:
         total = np.zeros(self._length, self._dtype)
         for client in clients:
             share = self._shares[client]
-            add(total, keys.expanded(share, self._length, self._dtype) if isinstance(share, bytes) else share)
+            add_modular(total, keys.expand_key(share, self._length, self._dtype) if isinstance(share, bytes) else share)
         return total
 
 
-def combine(totals: Iterable[Words]) -> Words:
+def combine_shares(totals: Iterable[GridWords]) -> GridWords:
     """The servers' sums -> the sum of the updates' words."""
     first, *others = totals
     whole = first.copy()
     for other in others:
-        add(whole, other)
+        add_modular(whole, other)
     return whole
 
 
-def additive_sum(updates: Mapping[int, Words], servers: int) -> Words:
+def additive_sum(updates: Mapping[int, GridWords], servers: int) -> GridWords:
     """All of it in one process."""
     first = next(iter(updates.values()))
     each = [AdditiveServer(len(first), first.dtype.type) for _ in range(servers)]
     for client, words in updates.items():
-        for server, share in zip(each, split(words, servers), strict=True):
+        for server, share in zip(each, split_shares(words, servers), strict=True):
             server.receive(client, share)
     common = frozenset.intersection(*(server.clients for server in each))
-    return combine(server.total(common) for server in each)
+    return combine_shares(server.total(common) for server in each)
 
 
-def _fits(share: Words, length: int, dtype: type[np.unsignedinteger]) -> bool:
+def _fits(share: GridWords, length: int, dtype: type[np.unsignedinteger]) -> bool:
     return share.shape == (length,) and share.dtype == dtype

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from seedbed.errors import InputError
 
-Words = NDArray[np.unsignedinteger]
+GridWords = NDArray[np.unsignedinteger]
 Numbers = NDArray[np.float64]
 
 
-class NotSent(InputError):
+class NotEncodable(InputError):
     """An update that a client keeps to itself, because no sum could be freed of it."""
 
 
 @dataclass(frozen=True)
-class Grid:
+class FixedPointGrid:
     """The fixed-point numbers of a federation.
 
     Attributes:
@@ -63,7 +63,7 @@ class Grid:
     def step(self) -> float:
         return self.clip / self.largest
 
-    def encode(self, numbers: Numbers, weight: float = 1.0) -> Words:
+    def encode(self, numbers: Numbers, weight: float = 1.0) -> GridWords:
         """round(w·x/step) for every number, and the weight: [D] -> [W].
 
         The weight is cut to [0, 1] before anything is multiplied by it: a client that lies about it gains nothing.
@@ -72,29 +72,29 @@ class Grid:
             NotSent: a number or the weight is NaN or infinite; a sum could not show which client's it was.
         """
         if not np.isfinite(numbers).all() or not math.isfinite(weight):
-            raise NotSent("not finite: NaN or infinite numbers, which no sum could be freed of, are not sent")
+            raise NotEncodable("not finite: NaN or infinite numbers, which no sum could be freed of, are not sent")
         w = self.share(weight)
         scaled = np.clip(numbers, -self.clip, self.clip) * (w / self.step)
         whole = np.rint(np.append(scaled, w * self.largest)).astype(np.int64)
-        words: Words = whole.astype(self.dtype)  # modulo 2³² or 2⁶⁴
+        words: GridWords = whole.astype(self.dtype)  # modulo 2³² or 2⁶⁴
         return words
 
     def share(self, weight: float) -> float:
         """w in [0, 1]: a weight in parts of the cap, cut."""
         return min(max(weight / self.cap if self.cap else weight, 0.0), 1.0)
 
-    def signed(self, total: Words) -> NDArray[np.int64]:
+    def signed(self, total: GridWords) -> NDArray[np.int64]:
         """Words of a sum as whole numbers below and above 0."""
         whole: NDArray[np.int64] = total.astype(np.int32 if self.dtype is np.uint32 else np.int64).astype(np.int64)
         return whole
 
-    def decode(self, total: Words) -> tuple[Numbers, float]:
+    def decode(self, total: GridWords) -> tuple[Numbers, float]:
         """A sum of encodings -> the weighted mean [D] and the total weight."""
         signed = self.signed(total).astype(np.float64)
         weight = float(signed[-1]) / self.largest
         return signed[:-1] * (self.step / weight) if weight else np.zeros(len(total) - 1), weight
 
 
-def add(words: Words, more: Words) -> None:
+def add_modular(words: GridWords, more: GridWords) -> None:
     """words ← words + more, modulo 2³² or 2⁶⁴."""
     np.add(words, more, out=words)

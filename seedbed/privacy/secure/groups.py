@@ -13,12 +13,12 @@ Losing = Callable[[Sequence[ClientId], int], Lost]  # (clients, round) -> whom t
 STAGES = 4
 
 
-def nobody(clients: Sequence[ClientId], round: int) -> Lost:
+def no_losses(clients: Sequence[ClientId], round: int) -> Lost:
     """A network that loses nobody."""
     return [()] * STAGES
 
 
-def losing(part: float, seed: int) -> Losing:
+def lose_at_random(part: float, seed: int) -> Losing:
     """A network that loses each client with this probability, at each of the four stages equally often.
 
     >>> lost = losing(0.5, seed=0)(range(1000), 3)
@@ -30,10 +30,10 @@ def losing(part: float, seed: int) -> Losing:
         drawn = {c: _uniform(seed, "lost", round, c) for c in clients}
         return [[c for c, u in drawn.items() if STAGES * u // part == stage] for stage in range(STAGES)]
 
-    return lost if part > 0 else nobody
+    return lost if part > 0 else no_losses
 
 
-def dealt(clients: Iterable[ClientId], groups: int, seed: int, round: int) -> list[list[ClientId]]:
+def assign_groups(clients: Iterable[ClientId], groups: int, seed: int, round: int) -> list[list[ClientId]]:
     """The clients in so many groups, of sizes that differ by one at most, dealt afresh in each round.
 
     >>> [len(group) for group in dealt(range(11), 3, seed=0, round=7)]

@@ -6,37 +6,37 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seedbed.privacy.secure.fixed_point import Grid, Numbers, Words, add
+from seedbed.privacy.secure.fixed_point import FixedPointGrid, GridWords, Numbers, add_modular
 from seedbed.privacy.secure.groups import Lost
 from seedbed.privacy.secure.keys import new_identity
 from seedbed.privacy.secure.secagg_client import SecureClient
-from seedbed.privacy.secure.secagg_protocol import ClientId, Plan, Refused
+from seedbed.privacy.secure.secagg_protocol import ClientAbort, ClientId, SecAggPlan
 from seedbed.privacy.secure.secagg_server import SecureServer
 
 NOBODY: Lost = ((), (), (), ())
 
 
-class Sum(NamedTuple):
+class SecureSum(NamedTuple):
     """The sum of those that stayed, in words, and who they are."""
 
-    words: Words
+    words: GridWords
     clients: frozenset[ClientId]
 
 
 def secure_sum(
-    plan: Plan,
+    plan: SecAggPlan,
     updates: Mapping[ClientId, Numbers],
     weights: Mapping[ClientId, float] | None = None,
     *,
     lost: Lost = NOBODY,
-) -> Sum:
+) -> SecureSum:
     """Run the protocol over these clients' updates, on the plan's grid. See `masked_sum`."""
     return masked_sum(
         plan, {c: plan.grid.encode(x, 1.0 if weights is None else weights[c]) for c, x in updates.items()}, lost
     )
 
 
-def masked_sum(plan: Plan, words: Mapping[ClientId, Words], lost: Lost = NOBODY) -> Sum:
+def masked_sum(plan: SecAggPlan, words: Mapping[ClientId, GridWords], lost: Lost = NOBODY) -> SecureSum:
     """Run the protocol over these clients' words. One that refuses, as too few of its neighbours are left, is lost.
 
     Raises:
@@ -57,33 +57,35 @@ def masked_sum(plan: Plan, words: Mapping[ClientId, Words], lost: Lost = NOBODY)
         server.receive_keys(clients[c].advertise())
     roster = server.roster()
     for c in there(1, {k.client for k in roster}):
-        with suppress(Refused):
+        with suppress(ClientAbort):
             server.receive_sealed(c, clients[c].share(roster))
     deliveries = server.deliveries()
     for c in there(2, deliveries):
-        with suppress(Refused):
+        with suppress(ClientAbort):
             server.receive_masked(clients[c].mask_words(deliveries[c], words[c]))
     survivors = server.survivors()
     answering = there(3, survivors)
     if plan.malicious_server:
         for c in answering:
-            with suppress(Refused):
+            with suppress(ClientAbort):
                 server.receive_signature(c, clients[c].confirm(survivors))
     asked = server.unmasking()
     for c in answering:
-        with suppress(Refused):
+        with suppress(ClientAbort):
             server.receive_shares(clients[c].unmask(asked))
-    return Sum(server.total(), survivors)
+    return SecureSum(server.total(), survivors)
 
 
-def plain_sum(grid: Grid, updates: Mapping[ClientId, Numbers], weights: Mapping[ClientId, float]) -> Words:
+def plain_sum(
+    grid: FixedPointGrid, updates: Mapping[ClientId, Numbers], weights: Mapping[ClientId, float]
+) -> GridWords:
     """The same sum without masks: bit for bit what `secure_sum` gives."""
-    return added([grid.encode(update, weights[c]) for c, update in updates.items()])
+    return add_words([grid.encode(update, weights[c]) for c, update in updates.items()])
 
 
-def added(words: Sequence[Words]) -> Words:
+def add_words(words: Sequence[GridWords]) -> GridWords:
     """Σ of words, modulo 2³² or 2⁶⁴."""
     total = np.zeros_like(words[0])
     for each in words:
-        add(total, each)
+        add_modular(total, each)
     return total

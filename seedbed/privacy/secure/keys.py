@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from seedbed.privacy.secure.fixed_point import Words
+from seedbed.privacy.secure.fixed_point import GridWords
 
 NONCE, TAG = 12, 16  # bytes
 ZEROS = bytes(1 << 18)  # the largest piece of a stream
@@ -41,19 +41,19 @@ def is_public(key: object) -> bool:
     return True
 
 
-def agreed(private: bytes, public: bytes, info: bytes) -> bytes:
+def shared_key(private: bytes, public: bytes, info: bytes) -> bytes:
     """The 32 bytes that two clients share, each from its own private and the other's public key."""
     secret = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
 
 
-def expanded(seed: bytes, length: int, dtype: type[np.unsignedinteger]) -> Words:
+def expand_key(seed: bytes, length: int, dtype: type[np.unsignedinteger]) -> GridWords:
     """A mask: AES-256 in counter mode, keyed by a seed that is used once, [length]."""
     stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
     return np.frombuffer(stream.update(bytes(length * np.dtype(dtype).itemsize)), dtype=dtype)
 
 
-class Stream:
+class KeyStream:
     """The same mask, piece by piece.
 
     Args:
@@ -63,19 +63,19 @@ class Stream:
     def __init__(self, seed: bytes, room: bytearray):
         self._stream, self._room = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor(), room
 
-    def words(self, count: int, dtype: type[np.unsignedinteger]) -> Words:
+    def words(self, count: int, dtype: type[np.unsignedinteger]) -> GridWords:
         """The next words; they hold until room is written to again."""
         self._stream.update_into(memoryview(ZEROS)[: count * np.dtype(dtype).itemsize], self._room)
         return np.frombuffer(self._room, dtype, count)
 
 
-def seal(key: bytes, content: bytes, about: bytes) -> bytes:
+def encrypt(key: bytes, content: bytes, about: bytes) -> bytes:
     """Encrypted and authenticated, together with what it is about."""
     nonce = secrets.token_bytes(NONCE)
     return nonce + AESGCM(key).encrypt(nonce, content, about)
 
 
-def unseal(key: bytes, sealed: bytes, about: bytes) -> bytes | None:
+def decrypt(key: bytes, sealed: bytes, about: bytes) -> bytes | None:
     """The content; None where it, or what it is about, was altered."""
     try:
         return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], about)
@@ -93,7 +93,7 @@ def sign(identity: bytes, statement: bytes) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(identity).sign(statement)
 
 
-def is_signed(public: bytes, signature: object, statement: bytes) -> bool:
+def verify_signature(public: bytes, signature: object, statement: bytes) -> bool:
     if not isinstance(signature, bytes):
         return False
     try:

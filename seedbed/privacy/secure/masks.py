@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from seedbed.privacy.secure import keys
-from seedbed.privacy.secure.fixed_point import Words
-from seedbed.privacy.secure.secagg_protocol import ClientId, Plan, between
+from seedbed.privacy.secure.fixed_point import GridWords
+from seedbed.privacy.secure.secagg_protocol import ClientId, SecAggPlan, between
 
-PIECE = 32_768  # words that are masked at a time, so that they stay in the processor's cache: 3.4 × as fast
+MASK_BLOCK = 32_768  # words that are masked at a time, so that they stay in the processor's cache: 3.4 × as fast
 
 
 class Mask(NamedTuple):
@@ -19,7 +19,7 @@ class Mask(NamedTuple):
     sign: int
 
 
-def pair(plan: Plan, private: bytes, public: bytes, owner: ClientId, other: ClientId) -> Mask:
+def pair(plan: SecAggPlan, private: bytes, public: bytes, owner: ClientId, other: ClientId) -> Mask:
     """What `owner` adds on account of `other`: +PRG(s_ij) for the smaller number, −PRG(s_ij) for the larger.
 
     Args:
@@ -27,27 +27,27 @@ def pair(plan: Plan, private: bytes, public: bytes, owner: ClientId, other: Clie
     Raises:
         ValueError: the other's key is none, or of low order.
     """
-    seed = keys.agreed(private, public, between(plan.digest, "mask", *sorted((owner, other))))
+    seed = keys.shared_key(private, public, between(plan.digest, "mask", *sorted((owner, other))))
     return Mask(seed, 1 if owner < other else -1)
 
 
-def apply(words: Words, masks: Sequence[Mask]) -> None:
+def apply(words: GridWords, masks: Sequence[Mask]) -> None:
     """words ← words + Σ sign · PRG(seed), modulo 2³² or 2⁶⁴."""
-    room = bytearray(PIECE * words.itemsize + 16)
-    streams = [(keys.Stream(mask.seed, room), np.add if mask.sign > 0 else np.subtract) for mask in masks]
-    for start in range(0, len(words), PIECE):
-        piece = words[start : start + PIECE]
+    room = bytearray(MASK_BLOCK * words.itemsize + 16)
+    streams = [(keys.KeyStream(mask.seed, room), np.add if mask.sign > 0 else np.subtract) for mask in masks]
+    for start in range(0, len(words), MASK_BLOCK):
+        piece = words[start : start + MASK_BLOCK]
         for stream, change in streams:
             change(piece, stream.words(len(piece), words.dtype.type), out=piece)
 
 
-def own_mask(plan: Plan, seed: bytes) -> Words:
+def self_mask_of(plan: SecAggPlan, seed: bytes) -> GridWords:
     """PRG(b_i): a client's own, which the server is told how to take off once the update counts."""
-    return keys.expanded(seed, plan.words, plan.grid.dtype)
+    return keys.expand_key(seed, plan.words, plan.grid.dtype)
 
 
-def pair_mask(plan: Plan, private: bytes, public: bytes, owner: ClientId, other: ClientId) -> Words:
+def pair_mask(plan: SecAggPlan, private: bytes, public: bytes, owner: ClientId, other: ClientId) -> GridWords:
     """A `pair` in words."""
     mask = pair(plan, private, public, owner, other)
-    words = keys.expanded(mask.seed, plan.words, plan.grid.dtype)
+    words = keys.expand_key(mask.seed, plan.words, plan.grid.dtype)
     return words if mask.sign > 0 else np.negative(words)

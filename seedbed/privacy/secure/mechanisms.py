@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from seedbed.errors import InputError
-from seedbed.privacy.secure.additive import AdditiveServer, combine, split
-from seedbed.privacy.secure.fixed_point import Grid, Words
+from seedbed.privacy.secure.additive import AdditiveServer, combine_shares, split_shares
+from seedbed.privacy.secure.fixed_point import FixedPointGrid, GridWords
 from seedbed.privacy.secure.groups import Lost
-from seedbed.privacy.secure.in_process import Sum, added, masked_sum
+from seedbed.privacy.secure.in_process import SecureSum, add_words, masked_sum
 from seedbed.privacy.secure.odds import Assumed, cheapest
-from seedbed.privacy.secure.secagg_protocol import Aborted, ClientId, Plan
+from seedbed.privacy.secure.secagg_protocol import ClientId, RoundAborted, SecAggPlan
 
 
-class Form(Protocol):
+class SumMechanism(Protocol):
     """How a sum of words is taken. What is seen of it beside the sum says each form."""
 
     @property
     def min_cohort(self) -> int: ...
 
-    def sum(self, words: Mapping[ClientId, Words], grid: Grid, round: int, lost: Lost) -> Sum:
+    def sum(self, words: Mapping[ClientId, GridWords], grid: FixedPointGrid, round: int, lost: Lost) -> SecureSum:
         """The sum over those whose words arrive.
 
         Args:
@@ -33,7 +33,7 @@ class Form(Protocol):
 
 
 @dataclass(frozen=True)
-class Masks:
+class MaskedSums:
     """SecAgg+, see `protocol`: one server, which learns the sum and nothing else.
 
     Attributes:
@@ -66,7 +66,7 @@ class Masks:
             lost = _floor(0.3 * clients)
         return Assumed(clients, colluding, lost, self.malicious_server)
 
-    def plan(self, clients: int, words: int, grid: Grid, round: int) -> Plan:
+    def plan(self, clients: int, words: int, grid: FixedPointGrid, round: int) -> SecAggPlan:
         """For so many clients with so many words each.
 
         Raises:
@@ -74,7 +74,7 @@ class Masks:
         """
         assumed = self.assumed(clients)
         k, t = cheapest(assumed, self.neighbours, self.threshold)
-        return Plan(
+        return SecAggPlan(
             self.run,
             round + 1,  # people count rounds from 1
             0,
@@ -87,17 +87,17 @@ class Masks:
             malicious_server=self.malicious_server,
         )
 
-    def sum(self, words: Mapping[ClientId, Words], grid: Grid, round: int, lost: Lost) -> Sum:
-        refuse_few(len(words), self.min_cohort, round)
+    def sum(self, words: Mapping[ClientId, GridWords], grid: FixedPointGrid, round: int, lost: Lost) -> SecureSum:
+        require_enough_clients(len(words), self.min_cohort, round)
         try:
             plan = self.plan(len(words), len(next(iter(words.values()))), grid, round)
         except InputError as error:
-            raise Aborted(f"round {round + 1}: {error}") from error
+            raise RoundAborted(f"round {round + 1}: {error}") from error
         return masked_sum(plan, words, lost)
 
 
 @dataclass(frozen=True)
-class Shares:
+class SharedSums:
     """Additive shares, see `additive`: several servers, of which one at least does not collude with the others.
 
     A client that is lost before its update is sent does not count; after that it has nothing more to do.
@@ -110,35 +110,37 @@ class Shares:
         if self.servers < 2:
             raise InputError(f"servers={self.servers}: whoever holds the only share sees the update; take 2 or more")
 
-    def sum(self, words: Mapping[ClientId, Words], grid: Grid, round: int, lost: Lost) -> Sum:
+    def sum(self, words: Mapping[ClientId, GridWords], grid: FixedPointGrid, round: int, lost: Lost) -> SecureSum:
         gone = {c for stage in lost[:3] for c in stage}
         there = sorted(c for c in words if c not in gone)
-        refuse_few(len(there), self.min_cohort, round)
+        require_enough_clients(len(there), self.min_cohort, round)
         first = words[there[0]]
         servers = [AdditiveServer(len(first), grid.dtype) for _ in range(self.servers)]
         for client in there:
-            for server, share in zip(servers, split(words[client], self.servers), strict=True):
+            for server, share in zip(servers, split_shares(words[client], self.servers), strict=True):
                 server.receive(client, share)
-        return Sum(combine(server.total(there, least=self.min_cohort) for server in servers), frozenset(there))
+        return SecureSum(
+            combine_shares(server.total(there, least=self.min_cohort) for server in servers), frozenset(there)
+        )
 
 
 @dataclass(frozen=True)
-class Unmasked:
+class PlainSums:
     """The arithmetic alone, without any protection: what the other forms must give, bit for bit."""
 
     min_cohort: int = 3
 
-    def sum(self, words: Mapping[ClientId, Words], grid: Grid, round: int, lost: Lost) -> Sum:
+    def sum(self, words: Mapping[ClientId, GridWords], grid: FixedPointGrid, round: int, lost: Lost) -> SecureSum:
         gone = {c for stage in lost[:3] for c in stage}
         there = sorted(c for c in words if c not in gone)
-        refuse_few(len(there), self.min_cohort, round)
-        return Sum(added([words[c] for c in there]), frozenset(there))
+        require_enough_clients(len(there), self.min_cohort, round)
+        return SecureSum(add_words([words[c] for c in there]), frozenset(there))
 
 
-def refuse_few(count: int, least: int, round: int) -> None:
+def require_enough_clients(count: int, least: int, round: int) -> None:
     """A sum over fewer than it needs."""
     if count < least:
-        raise Aborted(f"round {round + 1}: {count} clients are left, fewer than {least}: nothing was revealed")
+        raise RoundAborted(f"round {round + 1}: {count} clients are left, fewer than {least}: nothing was revealed")
 
 
 def _floor(number: float) -> int:

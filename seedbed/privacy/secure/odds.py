@@ -33,7 +33,7 @@ from seedbed.errors import InputError
 
 SIGMA, ETA = 40, 20  # an update is exposed with 2⁻⁴⁰ at most, a round given up with 2⁻²⁰, within what is assumed
 COMPLETE = 40  # so many clients, and fewer, all share with all: cheap, and nothing is left to chance
-CERTAIN = -math.inf
+NEVER = -math.inf
 
 
 class Assumed(NamedTuple):
@@ -120,7 +120,7 @@ def in_words(exponent: float) -> str:
     >>> in_words(-41.5), in_words(-3.0), in_words(-math.inf)
     ('1 in 3.1e+12', '1 in 8', 'none')
     """
-    if exponent == CERTAIN:
+    if exponent == NEVER:
         return "none"
     return f"1 in {2.0**-exponent:.2g}" if exponent > -1000 else "1 in 1e+300"
 
@@ -161,7 +161,7 @@ def _exposed(assumed: Assumed, k: int, t: int, enough: float = 0.0) -> float:
 def _falls_apart(n: int, left: int, k: int) -> float:
     """log₂ of the odds that the honest clients that are left are in more than one part."""
     if k >= n - 1:
-        return CERTAIN
+        return NEVER
     return _sum(
         _choose(left, a) + a * _tail(n, n - 1 - left + a, k, k) + (left - a) * _tail(n, n - 1 - a, k, k)
         for a in range(1, left // 2 + 1)
@@ -176,7 +176,7 @@ def _tail(clients: int, marked: int, drawn: int, least: int) -> float:
     if least <= max(0, drawn - (others - marked)):
         return 0.0
     if low > high:
-        return CERTAIN
+        return NEVER
     x = np.arange(low, high + 1)
     terms = _chosen(marked, x) + _chosen(others - marked, drawn - x)
     return min(0.0, float(np.logaddexp2.reduce(terms)) - _choose(others, drawn))
@@ -203,7 +203,7 @@ def _table(size: int) -> NDArray[np.float64]:
 
 
 def _sum(terms: Iterable[float], enough: float = 0.0) -> float:
-    total = CERTAIN
+    total = NEVER
     for term in terms:
         total = float(np.logaddexp2(total, term))
         if total > enough:

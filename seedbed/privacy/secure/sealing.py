@@ -10,30 +10,30 @@ import hashlib
 from seedbed.privacy.secure import keys, shamir
 
 COMMITMENT = 16  # bytes; a false share with a commitment's hash takes 2¹²⁸ tries
-SIZE = 2 * COMMITMENT + keys.NONCE + 2 * shamir.SIZE + keys.TAG
+SIZE = 2 * COMMITMENT + keys.NONCE + 2 * shamir.SHARE_BYTES + keys.TAG
 SELF_MASK, MASKING_KEY = 0, 1  # which share
 
 
 def seal_shares(key: bytes, shares: tuple[bytes, bytes], about: bytes) -> bytes:
     """Both commitments, then both shares encrypted; all of it authenticated."""
     commitments = b"".join(commit(share) for share in shares)
-    return commitments + keys.seal(key, b"".join(shares), about + commitments)
+    return commitments + keys.encrypt(key, b"".join(shares), about + commitments)
 
 
 def open_shares(key: bytes, sealed: bytes, about: bytes) -> tuple[bytes, bytes] | None:
     """Both shares; None where they were altered, or are not those committed to."""
     commitments, rest = sealed[: 2 * COMMITMENT], sealed[2 * COMMITMENT :]
-    content = keys.unseal(key, rest, about + commitments)
-    if content is None or len(content) != 2 * shamir.SIZE:
+    content = keys.decrypt(key, rest, about + commitments)
+    if content is None or len(content) != 2 * shamir.SHARE_BYTES:
         return None
-    shares = content[: shamir.SIZE], content[shamir.SIZE :]
+    shares = content[: shamir.SHARE_BYTES], content[shamir.SHARE_BYTES :]
     return shares if b"".join(commit(share) for share in shares) == commitments else None
 
 
 def is_committed(sealed: bytes, which: int, share: object) -> bool:
     """Whether the share is the one that its dealer committed to."""
     commitment = sealed[which * COMMITMENT : (which + 1) * COMMITMENT]
-    return isinstance(share, bytes) and len(share) == shamir.SIZE and commit(share) == commitment
+    return isinstance(share, bytes) and len(share) == shamir.SHARE_BYTES and commit(share) == commitment
 
 
 def commit(share: bytes) -> bytes:

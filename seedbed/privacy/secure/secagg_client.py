@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from seedbed.privacy.secure import keys, masks, shamir
 from seedbed.privacy.secure.checks import check_roster, client_ids
-from seedbed.privacy.secure.fixed_point import Numbers, Words
+from seedbed.privacy.secure.fixed_point import GridWords, Numbers
 from seedbed.privacy.secure.sealing import open_shares, seal_shares
 from seedbed.privacy.secure.secagg_protocol import (
+    AdvertisedKeys,
+    ClientAbort,
     ClientId,
-    Keys,
-    Masked,
-    Plan,
-    Refused,
-    Shares,
-    Unmasking,
+    MaskedInput,
+    SecAggPlan,
+    UnmaskRequest,
+    UnmaskShares,
     between,
     draw_neighbours,
     is_client,
@@ -41,19 +41,19 @@ class SecureClient:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: SecAggPlan,
         client: ClientId,
         *,
         identity: bytes | None = None,
         identities: Mapping[ClientId, bytes] | None = None,
     ):
         if plan.malicious_server and (identity is None or identities is None):
-            raise Refused("malicious_server needs this client's identity key and everybody's public ones")
+            raise ClientAbort("malicious_server needs this client's identity key and everybody's public ones")
         self.plan, self.client = plan, client
         self._identity, self._identities = identity, identities or {}
         self._sealing, self._masking, self._self_mask = keys.new_secret(), keys.new_secret(), keys.new_secret()
         self._next = "advertise"
-        self._roster: dict[ClientId, Keys] = {}
+        self._roster: dict[ClientId, AdvertisedKeys] = {}
         self._session = b""
         self._holders: frozenset[ClientId] = frozenset()  # who this client's shares are for,
         self._delivered: frozenset[ClientId] = frozenset()  # who has shared its own,
@@ -61,17 +61,17 @@ class SecureClient:
         self._held: dict[ClientId, tuple[bytes, bytes]] = {}  # shares of others' self-masks and masking keys
         self._confirmed: frozenset[ClientId] = frozenset()
 
-    def advertise(self) -> Keys:
+    def advertise(self) -> AdvertisedKeys:
         """Stage 0."""
         self._turn("advertise")
         sealing, masking = keys.public_of(self._sealing), keys.public_of(self._masking)
         statement = keys_statement(self.plan, self.client, sealing, masking)
         signature = keys.sign(self._identity, statement) if self._identity and self.plan.malicious_server else b""
-        self._roster[self.client] = Keys(self.client, sealing, masking, signature)
+        self._roster[self.client] = AdvertisedKeys(self.client, sealing, masking, signature)
         self._next = "share"
         return self._roster[self.client]
 
-    def share(self, roster: Sequence[Keys]) -> dict[ClientId, bytes]:
+    def share(self, roster: Sequence[AdvertisedKeys]) -> dict[ClientId, bytes]:
         """Stage 1: both secrets in shares, sealed for each holder. Only now the holders are drawn.
 
         Args:
@@ -82,19 +82,20 @@ class SecureClient:
         self._roster, self._session = {k.client: k for k in roster}, session(self.plan, roster)
         self._holders = draw_neighbours(self.plan, self._roster, self.client)
         if len(self._holders) < self.plan.threshold:
-            raise Refused(
+            raise ClientAbort(
                 f"{len(self._holders)} neighbours are fewer than the threshold of {self.plan.threshold}: its shares "
                 "would not hide anything"
             )
         places = {c: point(list(self._roster), c) for c in self._holders}
         first, second = (
-            shamir.share(secret, self.plan.threshold, places.values()) for secret in (self._self_mask, self._masking)
+            shamir.share_secret(secret, self.plan.threshold, places.values())
+            for secret in (self._self_mask, self._masking)
         )
         sealed = {c: self._seal(c, (first[x], second[x])) for c, x in places.items()}
         self._next = "mask"
         return sealed
 
-    def mask(self, delivered: Mapping[ClientId, bytes], numbers: Numbers, weight: float = 1.0) -> Masked:
+    def mask(self, delivered: Mapping[ClientId, bytes], numbers: Numbers, weight: float = 1.0) -> MaskedInput:
         """Stage 2: the update behind masks.
 
         Args:
@@ -104,23 +105,23 @@ class SecureClient:
         """
         return self.mask_words(delivered, self.plan.grid.encode(numbers, weight))
 
-    def mask_words(self, delivered: Mapping[ClientId, bytes], words: Words) -> Masked:
+    def mask_words(self, delivered: Mapping[ClientId, bytes], words: GridWords) -> MaskedInput:
         """Stage 2 of an update that is in words already, [plan.words].
 
         Shares that do not open are named in the answer, and not held: one client's junk stops nobody.
         """
         self._turn("mask")
         if words.shape != (self.plan.words,) or words.dtype != self.plan.grid.dtype:
-            raise Refused(f"the update has {len(words)} words of {words.dtype}, the plan {self.plan.words}")
+            raise ClientAbort(f"the update has {len(words)} words of {words.dtype}, the plan {self.plan.words}")
         unopened = frozenset(c for c, sealed in delivered.items() if not self._hold(c, sealed))
         self._delivered = frozenset(delivered)
         self._alive = self._holders & self._delivered - unopened
         if len(self._alive) < self.plan.threshold:
-            raise Refused(f"{len(self._alive)} of its neighbours are left, fewer than {self.plan.threshold}")
+            raise ClientAbort(f"{len(self._alive)} of its neighbours are left, fewer than {self.plan.threshold}")
         words = words.copy()
         masks.apply(words, [masks.Mask(self._self_mask, 1), *(self._pair(other) for other in delivered)])
         self._next = "confirm" if self.plan.malicious_server else "unmask"
-        return Masked(self.client, words, unopened)
+        return MaskedInput(self.client, words, unopened)
 
     def confirm(self, survivors: Iterable[ClientId]) -> bytes:
         """Between stages 2 and 3, where the server is not trusted to follow: its signature over who survived."""
@@ -131,7 +132,7 @@ class SecureClient:
         self._next = "unmask"
         return keys.sign(self._identity, survivors_statement(self.plan, self._confirmed))
 
-    def unmask(self, asked: Unmasking) -> Shares:
+    def unmask(self, asked: UnmaskRequest) -> UnmaskShares:
         """Stage 3: for each it holds for, one share: of its self-mask if its update counts, else of its masking key."""
         self._turn("unmask")
         survivors = client_ids(asked.survivors)
@@ -140,12 +141,12 @@ class SecureClient:
             self._check_signatures(survivors, asked.signatures)
         alive = {c: self._held[c][0] for c in self._held if c in survivors}
         lost = {c: self._held[c][1] for c in self._held if c not in survivors}
-        return Shares(self.client, alive, lost)
+        return UnmaskShares(self.client, alive, lost)
 
     def _turn(self, stage: str) -> None:
         """One answer for each stage: whoever refuses one is asked no more."""
         if self._next != stage:
-            raise Refused(f"asked to {stage}, but the next of this attempt is to {self._next}: keys are used once")
+            raise ClientAbort(f"asked to {stage}, but the next of this attempt is to {self._next}: keys are used once")
         self._next = OVER
 
     # ---- what is sealed and masked -----------------------------------------------------------------------------
@@ -156,10 +157,10 @@ class SecureClient:
     def _hold(self, sender: ClientId, sealed: bytes) -> bool:
         """Whether what a neighbour has sent is as it must be; its shares are kept."""
         if not is_client(sender) or sender == self.client or sender not in self._roster:
-            raise Refused(f"client {sender} is no neighbour, but has sent shares")
+            raise ClientAbort(f"client {sender} is no neighbour, but has sent shares")
         if sealed == b"":
             if sender not in self._holders:
-                raise Refused(f"client {sender} is no neighbour: neither holds the other's shares")
+                raise ClientAbort(f"client {sender} is no neighbour: neither holds the other's shares")
             return True
         about = between(self._session, "about", sender, self.client)
         shares = open_shares(self._key(sender), sealed, about) if isinstance(sealed, bytes) else None
@@ -170,36 +171,40 @@ class SecureClient:
     def _key(self, other: ClientId) -> bytes:
         about = between(self._session, "sealing", *sorted((self.client, other)))
         try:
-            return keys.agreed(self._sealing, self._roster[other].sealing, about)
+            return keys.shared_key(self._sealing, self._roster[other].sealing, about)
         except ValueError as error:
-            raise Refused(f"the sealing key of client {other} is none: leave it out of the roster") from error
+            raise ClientAbort(f"the sealing key of client {other} is none: leave it out of the roster") from error
 
     def _pair(self, other: ClientId) -> masks.Mask:
         try:
             return masks.pair(self.plan, self._masking, self._roster[other].masking, self.client, other)
         except ValueError as error:
-            raise Refused(f"the masking key of client {other} is none: leave it out of the roster") from error
+            raise ClientAbort(f"the masking key of client {other} is none: leave it out of the roster") from error
 
     # ---- what it is asked to unmask ----------------------------------------------------------------------------
 
     def _check_survivors(self, survivors: frozenset[ClientId]) -> None:
         if self.client not in survivors:
-            raise Refused("its own update is said to be lost, but it is being asked to unmask")
+            raise ClientAbort("its own update is said to be lost, but it is being asked to unmask")
         if len(survivors) < self.plan.min_cohort:
-            raise Refused(f"a sum over {len(survivors)} says too much of each: the least is {self.plan.min_cohort}")
+            raise ClientAbort(f"a sum over {len(survivors)} says too much of each: the least is {self.plan.min_cohort}")
         strangers = {c for c in survivors - self._delivered if c not in self._roster or c in self._holders}
         if strangers:
-            raise Refused(f"clients {sorted(strangers)} are said to have survived, but never shared their secrets")
+            raise ClientAbort(f"clients {sorted(strangers)} are said to have survived, but never shared their secrets")
         left = len(self._alive & survivors)
         if left < self.plan.threshold:
-            raise Refused(f"{left} of its neighbours survived, fewer than {self.plan.threshold}")
+            raise ClientAbort(f"{left} of its neighbours survived, fewer than {self.plan.threshold}")
 
     def _check_signatures(self, survivors: frozenset[ClientId], signatures: Mapping[ClientId, bytes]) -> None:
         if survivors != self._confirmed:
-            raise Refused("the survivors are not those that it has signed")
+            raise ClientAbort("the survivors are not those that it has signed")
         statement = survivors_statement(self.plan, survivors)
         signed = [
-            c for c in self._alive & survivors if keys.is_signed(self._identities[c], signatures.get(c), statement)
+            c
+            for c in self._alive & survivors
+            if keys.verify_signature(self._identities[c], signatures.get(c), statement)
         ]
         if len(signed) < self.plan.threshold:
-            raise Refused(f"{len(signed)} neighbours have signed the same survivors, fewer than {self.plan.threshold}")
+            raise ClientAbort(
+                f"{len(signed)} neighbours have signed the same survivors, fewer than {self.plan.threshold}"
+            )

@@ -33,18 +33,18 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from seedbed.aggregation.robust import TooFew
+from seedbed.aggregation.robust import TooFewMessages
 from seedbed.errors import InputError
-from seedbed.privacy.secure.fixed_point import Grid, Words
+from seedbed.privacy.secure.fixed_point import FixedPointGrid, GridWords
 
 ClientId = int
 
 
-class Refused(InputError):
+class ClientAbort(InputError):
     """A client will not go on: the server asked for something that would unmask an update."""
 
 
-class Aborted(TooFew):
+class RoundAborted(TooFewMessages):
     """An attempt that cannot end: too many clients were lost, or lie. Nothing was revealed.
 
     The round may be tried again as a new attempt, unless survivors were asked to unmask this one.
@@ -52,7 +52,7 @@ class Aborted(TooFew):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SecAggPlan:
     """What server and clients agree on before an attempt; its digest is in every key and signature.
 
     Attributes:
@@ -74,7 +74,7 @@ class Plan:
     threshold: int
     min_cohort: int = 3
     roster: int = 3
-    grid: Grid = field(default_factory=Grid)
+    grid: FixedPointGrid = field(default_factory=FixedPointGrid)
     malicious_server: bool = False
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class Plan:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).digest()
 
 
-class Keys(NamedTuple):
+class AdvertisedKeys(NamedTuple):
     """Stage 0."""
 
     client: ClientId
@@ -107,14 +107,14 @@ class Keys(NamedTuple):
     signature: bytes  # over both and the plan, by its identity; empty where the server is trusted to follow
 
 
-class Unmasking(NamedTuple):
+class UnmaskRequest(NamedTuple):
     """What the server asks at stage 3."""
 
     survivors: frozenset[ClientId]  # U3
     signatures: dict[ClientId, bytes]  # of survivors over U3; empty where the server is trusted to follow
 
 
-class Shares(NamedTuple):
+class UnmaskShares(NamedTuple):
     """A client's answer at stage 3: shares of the neighbours' self-masks, and of the lost ones' masking keys."""
 
     client: ClientId
@@ -122,15 +122,15 @@ class Shares(NamedTuple):
     lost: dict[ClientId, bytes]
 
 
-class Masked(NamedTuple):
+class MaskedInput(NamedTuple):
     """Stage 2."""
 
     client: ClientId
-    words: Words
+    words: GridWords
     unopened: frozenset[ClientId] = frozenset()  # whose sealed shares did not open, or are not those committed to
 
 
-def draw_neighbours(plan: Plan, roster: Collection[ClientId], client: ClientId) -> frozenset[ClientId]:
+def draw_neighbours(plan: SecAggPlan, roster: Collection[ClientId], client: ClientId) -> frozenset[ClientId]:
     """N(i): k of the others, drawn by the client itself; all of them where there are no more."""
     others = sorted(set(roster) - {client})
     for place in range(min(plan.neighbours, len(others))):  # the first k of a random order
@@ -139,7 +139,7 @@ def draw_neighbours(plan: Plan, roster: Collection[ClientId], client: ClientId) 
     return frozenset(others[: plan.neighbours])
 
 
-def neighbourhoods(plan: Plan, clients: Iterable[ClientId]) -> dict[ClientId, frozenset[ClientId]]:
+def neighbourhoods(plan: SecAggPlan, clients: Iterable[ClientId]) -> dict[ClientId, frozenset[ClientId]]:
     """A graph as clients draw it, afresh in each call: whose shares each client gives to whom."""
     members = frozenset(clients)
     return {c: draw_neighbours(plan, members, c) for c in members}
@@ -150,17 +150,17 @@ def is_client(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def keys_statement(plan: Plan, client: ClientId, sealing: bytes, masking: bytes) -> bytes:
+def keys_statement(plan: SecAggPlan, client: ClientId, sealing: bytes, masking: bytes) -> bytes:
     """What a client signs at stage 0."""
     return b"keys" + plan.digest + client.to_bytes(8, "big") + sealing + masking
 
 
-def survivors_statement(plan: Plan, survivors: Iterable[ClientId]) -> bytes:
+def survivors_statement(plan: SecAggPlan, survivors: Iterable[ClientId]) -> bytes:
     """What a client signs before stage 3."""
     return b"survivors" + plan.digest + json.dumps(sorted(survivors)).encode()
 
 
-def session(plan: Plan, roster: Iterable[Keys]) -> bytes:
+def session(plan: SecAggPlan, roster: Iterable[AdvertisedKeys]) -> bytes:
     """A digest of the plan and everybody's keys: shares that are sealed under another roster do not open."""
     members = sorted((k.client, k.sealing, k.masking) for k in roster)
     keys = b"".join(client.to_bytes(8, "big") + sealing + masking for client, sealing, masking in members)

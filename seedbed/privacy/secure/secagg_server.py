@@ -12,17 +12,17 @@ import numpy as np
 
 from seedbed.privacy.secure import keys, masks, shamir
 from seedbed.privacy.secure.checks import check_signature, is_well_formed
-from seedbed.privacy.secure.fixed_point import Words, add
+from seedbed.privacy.secure.fixed_point import GridWords, add_modular
 from seedbed.privacy.secure.sealing import MASKING_KEY, SELF_MASK, SIZE, is_committed
 from seedbed.privacy.secure.secagg_protocol import (
-    Aborted,
+    AdvertisedKeys,
+    ClientAbort,
     ClientId,
-    Keys,
-    Masked,
-    Plan,
-    Refused,
-    Shares,
-    Unmasking,
+    MaskedInput,
+    RoundAborted,
+    SecAggPlan,
+    UnmaskRequest,
+    UnmaskShares,
     is_client,
     point,
 )
@@ -47,22 +47,22 @@ class SecureServer:
         refused: why an answer of a client was refused, or what is wrong with its shares.
     """
 
-    def __init__(self, plan: Plan, identities: Mapping[ClientId, bytes] | None = None):
+    def __init__(self, plan: SecAggPlan, identities: Mapping[ClientId, bytes] | None = None):
         self.plan, self.identities = plan, identities
         self.refused: dict[ClientId, str] = {}
         self._stage = Stage.KEYS
-        self._keys: dict[ClientId, Keys] = {}
+        self._keys: dict[ClientId, AdvertisedKeys] = {}
         self._points: dict[ClientId, int] = {}
         self._sealed: dict[ClientId, Mapping[ClientId, bytes]] = {}
         self._unopened: dict[ClientId, frozenset[ClientId]] = {}  # of a client's shares, by whom
-        self._total: Words = np.zeros(plan.words, plan.grid.dtype)
+        self._total: GridWords = np.zeros(plan.words, plan.grid.dtype)
         self._survivors: set[ClientId] = set()
         self._signatures: dict[ClientId, bytes] = {}
-        self._answers: dict[ClientId, Shares] = {}
+        self._answers: dict[ClientId, UnmaskShares] = {}
 
     # ---- stage 0: keys -----------------------------------------------------------------------------------------
 
-    def receive_keys(self, sent: Keys) -> None:
+    def receive_keys(self, sent: AdvertisedKeys) -> None:
         if not is_well_formed(sent):
             self._refuse(getattr(sent, "client", None), "its keys are none: they have another form")
         elif self._is_open(Stage.KEYS, sent.client) and sent.client not in self._keys:
@@ -72,7 +72,7 @@ class SecureServer:
             else:
                 self._keys[sent.client] = sent
 
-    def _why_not(self, sent: Keys) -> str:
+    def _why_not(self, sent: AdvertisedKeys) -> str:
         """Why clients would refuse a roster with these keys."""
         known = {key for k in self._keys.values() for key in (k.sealing, k.masking)}
         if not (keys.is_public(sent.sealing) and keys.is_public(sent.masking)):
@@ -84,11 +84,11 @@ class SecureServer:
         if self.plan.malicious_server and self.identities is not None:
             try:
                 check_signature(self.plan, sent, self.identities)
-            except Refused as error:
+            except ClientAbort as error:
                 return str(error)
         return ""
 
-    def roster(self) -> list[Keys]:
+    def roster(self) -> list[AdvertisedKeys]:
         """What every client is sent for stage 1."""
         self._enough(len(self._keys), "sent their keys", self.plan.roster)
         self._stage = max(self._stage, Stage.SEALED)
@@ -123,8 +123,8 @@ class SecureServer:
 
     # ---- stage 2: masked updates -------------------------------------------------------------------------------
 
-    def receive_masked(self, sent: Masked) -> None:
-        if not isinstance(sent, Masked) or not self._is_open(Stage.MASKED, sent.client):
+    def receive_masked(self, sent: MaskedInput) -> None:
+        if not isinstance(sent, MaskedInput) or not self._is_open(Stage.MASKED, sent.client):
             return
         words = sent.words
         good = isinstance(words, np.ndarray) and words.dtype == self._total.dtype and words.shape == self._total.shape
@@ -132,10 +132,10 @@ class SecureServer:
             self._refuse(sent.client, f"its update is not in {self.plan.words} words, or it has shared no secrets")
         elif sent.client not in self._survivors:
             self._survivors.add(sent.client)
-            add(self._total, words)
+            add_modular(self._total, words)
             self._complain(sent)
 
-    def _complain(self, sent: Masked) -> None:
+    def _complain(self, sent: MaskedInput) -> None:
         for dealer in sent.unopened if isinstance(sent.unopened, frozenset) else ():
             if sent.client in self._sealed.get(dealer, ()):
                 self._unopened[dealer] = self._unopened.get(dealer, frozenset()) | {sent.client}
@@ -160,19 +160,19 @@ class SecureServer:
 
     # ---- stage 3: unmasking ------------------------------------------------------------------------------------
 
-    def unmasking(self) -> Unmasking:
+    def unmasking(self) -> UnmaskRequest:
         """What every survivor is asked."""
-        return Unmasking(self.survivors(), dict(self._signatures))
+        return UnmaskRequest(self.survivors(), dict(self._signatures))
 
-    def receive_shares(self, sent: Shares) -> None:
-        if not isinstance(sent, Shares) or not self._is_open(Stage.SHARES, sent.client):
+    def receive_shares(self, sent: UnmaskShares) -> None:
+        if not isinstance(sent, UnmaskShares) or not self._is_open(Stage.SHARES, sent.client):
             return
         if isinstance(sent.alive, Mapping) and isinstance(sent.lost, Mapping) and sent.client in self._survivors:
             self._answers.setdefault(sent.client, sent)
         else:
             self._refuse(sent.client, "what it unmasks has another form, or its update does not count")
 
-    def total(self) -> Words:
+    def total(self) -> GridWords:
         """The sum of the survivors' words, bit for bit, [plan.words]: `plan.grid.decode` makes a mean of it.
 
         Raises:
@@ -202,7 +202,7 @@ class SecureServer:
                 f"{len(shares)} of the {self.plan.threshold} shares that client {client}'s secret needs came back"
             )
         public = self._keys[client].masking
-        secret = shamir.search(
+        secret = shamir.search_shares(
             shares, self.plan.threshold, lambda secret: which == SELF_MASK or keys.public_of(secret) == public
         )
         if secret is None:
@@ -239,11 +239,13 @@ class SecureServer:
         if count < least:
             raise self._abort(f"{count} clients {did}, fewer than {least}")
 
-    def _abort(self, why: str) -> Aborted:
+    def _abort(self, why: str) -> RoundAborted:
         where = f"attempt {self.plan.attempt} of round {self.plan.round}: {why}; nothing was revealed"
         if self._stage < Stage.SHARES:
-            return Aborted(f"{where}, try again")
-        return Aborted(f"{where}: take no other attempt of this round, since two sums tell by how much they differ")
+            return RoundAborted(f"{where}, try again")
+        return RoundAborted(
+            f"{where}: take no other attempt of this round, since two sums tell by how much they differ"
+        )
 
 
 def _is_sealed(content: object) -> bool:

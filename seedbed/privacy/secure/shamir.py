@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 PRIME = 2**521 - 1  # a Mersenne prime, larger than any secret of 32 bytes
-SIZE = 66  # bytes of a share
+SHARE_BYTES = 66  # bytes of a share
 SECRET = 32  # bytes of a secret
 
 
-def share(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
+def share_secret(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
     """Shares of a secret of 32 bytes, by the point (from 1) at which its polynomial is taken."""
     coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
     shares = {}
@@ -20,11 +20,11 @@ def share(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, byt
         value = 0
         for coefficient in reversed(coefficients):
             value = (value * x + coefficient) % PRIME
-        shares[x] = value.to_bytes(SIZE, "big")
+        shares[x] = value.to_bytes(SHARE_BYTES, "big")
     return shares
 
 
-def reconstruct(shares: Mapping[int, bytes]) -> bytes:
+def reconstruct_secret(shares: Mapping[int, bytes]) -> bytes:
     """The secret from threshold shares or more, by point.
 
     Raises:
@@ -37,7 +37,7 @@ def reconstruct(shares: Mapping[int, bytes]) -> bytes:
     return total.to_bytes(SECRET, "big")
 
 
-def search(shares: Mapping[int, bytes], threshold: int, accept: Callable[[bytes], bool]) -> bytes | None:
+def search_shares(shares: Mapping[int, bytes], threshold: int, accept: Callable[[bytes], bool]) -> bytes | None:
     """The secret from some threshold of the shares that one accepts; None where no try finds it.
 
     Some of them may be of another polynomial, if their dealer lied. Tried are as many in a row, from each share on in
@@ -47,7 +47,7 @@ def search(shares: Mapping[int, bytes], threshold: int, accept: Callable[[bytes]
     for start in range(len(points) if len(points) > threshold else 1):
         row = (points + points)[start : start + threshold]
         try:
-            secret = reconstruct({x: shares[x] for x in row})
+            secret = reconstruct_secret({x: shares[x] for x in row})
         except ValueError:
             continue
         if accept(secret):

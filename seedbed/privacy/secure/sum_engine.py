@@ -5,18 +5,18 @@ from collections.abc import Iterator, Mapping
 from seedbed import tree
 from seedbed.aggregation.robust import Robust
 from seedbed.errors import InputError
-from seedbed.federated import Algorithm, Around, ClientId, Engine, Group, Message
-from seedbed.privacy.secure.encoding import Encoding, Weighted
-from seedbed.privacy.secure.fixed_point import NotSent, Words
-from seedbed.privacy.secure.groups import STAGES, Losing, Lost, dealt, nobody
-from seedbed.privacy.secure.mechanisms import Form, Masks
-from seedbed.privacy.secure.secagg_protocol import Aborted
+from seedbed.federated import Algorithm, ClientId, Engine, EngineWrapper, Message, MessageBatch
+from seedbed.privacy.secure.encoding import MessageEncoding, WeightedEncoding
+from seedbed.privacy.secure.fixed_point import GridWords, NotEncodable
+from seedbed.privacy.secure.groups import STAGES, Losing, Lost, assign_groups, no_losses
+from seedbed.privacy.secure.mechanisms import MaskedSums, SumMechanism
+from seedbed.privacy.secure.secagg_protocol import RoundAborted
 from seedbed.tree import Tree
 
-REASONS = ("lost before it sent its keys", "lost before it shared its secrets", "lost before it sent its update")
+LOSS_REASONS = ("lost before it sent its keys", "lost before it shared its secrets", "lost before it sent its update")
 
 
-class Summed(Around):
+class SecureSumEngine(EngineWrapper):
     """An engine that sums its clients' messages by secure aggregation and lets out the sums.
 
     Schedules get one message, the weighted mean over those who were not lost, or with `groups` one of each group. A
@@ -37,18 +37,18 @@ class Summed(Around):
     def __init__(
         self,
         engine: Engine,
-        encoding: Encoding = Weighted(),
-        form: Form = Masks(),
+        encoding: MessageEncoding = WeightedEncoding(),
+        form: SumMechanism = MaskedSums(),
         *,
         groups: int = 1,
-        losing: Losing = nobody,
+        losing: Losing = no_losses,
         seed: int = 0,
     ):
         super().__init__(engine)
         self.encoding, self.form, self.groups = encoding, form, groups
         self.losing, self.seed = losing, seed
 
-    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[Group]:
+    def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         refuse_unsummable(algorithm, self.groups)
         messages: dict[ClientId, Message] = {}
         for group in self.engine.ask(algorithm, sent, round):
@@ -57,27 +57,27 @@ class Summed(Around):
                     messages[client] = tree.index(group.messages, place)
         _refuse_unlike(messages)
         lost = self.losing(sorted(sent), round)
-        for members in dealt(sorted(messages), self.groups, self.seed, round):
+        for members in assign_groups(sorted(messages), self.groups, self.seed, round):
             yield self._sum({c: messages[c] for c in members}, round, lost)
 
-    def _sum(self, messages: Mapping[ClientId, Message], round: int, lost: Lost) -> Group:
-        words: dict[ClientId, Words] = {}
-        why = {c: REASONS[stage] for stage in reversed(range(STAGES - 1)) for c in lost[stage] if c in messages}
+    def _sum(self, messages: Mapping[ClientId, Message], round: int, lost: Lost) -> MessageBatch:
+        words: dict[ClientId, GridWords] = {}
+        why = {c: LOSS_REASONS[stage] for stage in reversed(range(STAGES - 1)) for c in lost[stage] if c in messages}
         for client, message in messages.items():
             try:
                 words[client] = self.encoding.words(message, client, round)
-            except NotSent as error:
+            except NotEncodable as error:
                 why[client] = str(error)
         first = next(iter(messages.values()))
         try:
             total, clients = self.form.sum(words, self.encoding.grid, round, lost)
-        except Aborted as error:
+        except RoundAborted as error:
             nothing: Message = tree.index(tree.stack([first]), [])
-            return Group([], nothing, [], {c: str(error) if c in words else why[c] for c in messages})
+            return MessageBatch([], nothing, [], {c: str(error) if c in words else why[c] for c in messages})
         few = "too few of its neighbours were left"
         missing = {c: why.get(c, few) for c in messages if c not in clients}
         mean = self.encoding.message(total, first, len(clients))
-        return Group([min(clients)], tree.stack([mean]), [sorted(clients)], missing)
+        return MessageBatch([min(clients)], tree.stack([mean]), [sorted(clients)], missing)
 
 
 def refuse_unsummable(algorithm: Algorithm, groups: int = 1) -> None:

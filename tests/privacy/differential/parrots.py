@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from seedbed import tree
-from seedbed.federated import Algorithm, Group, Message, Replies, ServerState
-from seedbed.privacy.differential import Adaptive, Independent, Noise, private
+from seedbed.federated import Algorithm, Message, MessageBatch, Replies, ServerState
+from seedbed.privacy.differential import Adaptive, Independent, Noise, with_privacy
 from seedbed.rounds.synchronous import gather
 from seedbed.tree import Tree
 
@@ -30,7 +30,7 @@ def parrots(like: Tree) -> Algorithm:
 
 
 def quiet(like: Tree, clip: float | Adaptive, *, z: float = 0.0, expected: int = 2, population: int = 8) -> Algorithm:
-    return private(parrots(like), Independent(KEY, z, expected, population), clip=clip)
+    return with_privacy(parrots(like), Independent(KEY, z, expected, population), clip=clip)
 
 
 def summed(algorithm: Algorithm, state: ServerState, says: Sequence[tuple[Tree, float]], groups: int = 1) -> Replies:
@@ -39,5 +39,5 @@ def summed(algorithm: Algorithm, state: ServerState, says: Sequence[tuple[Tree, 
     messages = [algorithm.client(sent, {}, said)[0] for said in says]
     size = math.ceil(len(messages) / groups)
     parts = [messages[i : i + size] for i in range(0, len(messages), size)]
-    stacked = [Group(range(i * size, i * size + len(p)), tree.stack(p)) for i, p in enumerate(parts)]
+    stacked = [MessageBatch(range(i * size, i * size + len(p)), tree.stack(p)) for i, p in enumerate(parts)]
     return gather(algorithm, stacked, 8)

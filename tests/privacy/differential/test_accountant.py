@@ -9,7 +9,7 @@ import pytest
 
 from seedbed import InputError
 from seedbed.experiments.config import Settings
-from seedbed.experiments.privacy_plan import Promise
+from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.privacy.differential import Gaussian, accountant, epsilon, noise_for
 from seedbed.privacy.differential.accountant import gaussian_epsilon
 
@@ -177,4 +177,4 @@ def test_noise_that_leaves_nothing_is_refused_while_planning() -> None:
     """Instead of a model that is infinite after a round."""
     settings = Settings.model_validate({"rounds": 3, "cohort": 6, "privacy": {"epsilon": 1e-6}})
     with pytest.raises(InputError, match=r"epsilon=1e-06 asks for noise of 6\.\d+e\+04 clips .* over 6 clients"):
-        Promise.of(settings, 6)
+        PrivacyPromise.of(settings, 6)

@@ -13,9 +13,9 @@ import torch
 
 import seedbed as sb
 from seedbed import InputError, tree
-from seedbed.privacy.differential import Banded, Gaussian, Independent, TreeAggregation, epsilon, new_key, private
+from seedbed.privacy.differential import Banded, Gaussian, Independent, TreeAggregation, epsilon, new_key, with_privacy
 from seedbed.privacy.differential.accountant import Skellam
-from seedbed.privacy.differential.binding import digest
+from seedbed.privacy.differential.binding import digest_of
 from seedbed.privacy.differential.joint_ledger import JointLedger
 from seedbed.privacy.differential.noise import Noise
 
@@ -37,15 +37,15 @@ def test_a_digest_differs_wherever_a_value_does() -> None:
         adding(1), adding(2), functools.partial(adding, 1), functools.partial(adding, 2), abs, max, int,
         sb.sgd(lr=0.1), sb.sgd(lr=0.2), lambda x: x + 1, lambda x: x + 2,
     ]  # fmt: skip
-    assert len({digest(value) for value in values}) == len(values)
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-    assert digest(adding(1)) == digest(adding(1))
+    assert len({digest_of(value) for value in values}) == len(values)
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    assert digest_of(adding(1)) == digest_of(adding(1))
 
 
 def test_a_value_that_holds_itself_has_a_digest() -> None:
     loop: list[Any] = [1]
     loop.append(loop)
-    assert digest(loop) != digest([1])
+    assert digest_of(loop) != digest_of([1])
 
 
 PRINTED = """
@@ -76,7 +76,7 @@ def released(make: Any, *, lr: float = 0.1, clip: float = 1.0, context: bytes | 
         message, kept = inner(sent, kept, task)
         return message._replace(value=tree.scale(lr, message.value)), kept
 
-    algorithm = private(sb.Algorithm(plain.init, client, plain.server), make, clip=clip, context=context)
+    algorithm = with_privacy(sb.Algorithm(plain.init, client, plain.server), make, clip=clip, context=context)
     state = algorithm.init(tree.map(lambda x: x + moved, LIKE))
     after = algorithm.server(state, summed(algorithm, state, [(ONE, 1.0)]))
     clipped = lr * ONE["w"] * min(1.0, clip / (lr * float(ONE["w"].norm())))

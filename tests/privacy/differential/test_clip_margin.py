@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from seedbed.privacy.differential.contribution_clip import clipped
+from seedbed.privacy.differential.contribution_clip import clip_contribution
 
 
 def exact_square(value: torch.Tensor) -> Fraction:
@@ -22,7 +22,7 @@ def test_what_is_shortened_is_within_the_bound_exactly(dtype: torch.dtype, bound
     for count in (1, 2, 3, 7, 100):
         for step in range(64):
             value = torch.full((count,), 2 * bound * (1 + step / 67), dtype=dtype)
-            short, within = clipped({"w": value}, bound)
+            short, within = clip_contribution({"w": value}, bound)
             assert within == 0
             assert exact_square(short["w"]) <= Fraction(bound) ** 2
             assert exact_square(short["w"]) >= Fraction(bound) ** 2 * (1 - 40 * Fraction(torch.finfo(dtype).eps))

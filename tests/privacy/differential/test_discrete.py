@@ -8,7 +8,7 @@ from scipy import stats
 
 from seedbed import InputError
 from seedbed.privacy.differential.accountant import Skellam, epsilon, gaussian_epsilon
-from seedbed.privacy.differential.discrete import Grid, rounded, share_of, skellam
+from seedbed.privacy.differential.discrete import NoiseGrid, rounded, share_of, skellam
 
 from .parrots import KEY
 
@@ -35,7 +35,7 @@ def test_who_drops_out_leaves_enough() -> None:
 
 
 def test_rounding_is_right_in_the_mean_and_within_its_length() -> None:
-    grid = Grid(scale=10.0, clip=1.0, size=40)
+    grid = NoiseGrid(scale=10.0, clip=1.0, size=40)
     rng = np.random.default_rng(0)
     value = rng.normal(size=40)
     value /= np.linalg.norm(value)
@@ -48,7 +48,7 @@ def test_rounding_is_right_in_the_mean_and_within_its_length() -> None:
 
 def test_a_value_beyond_the_clip_is_refused() -> None:
     with pytest.raises(InputError, match="clip it first"):
-        rounded(np.full(4, 10.0), Grid(scale=10.0, clip=1.0, size=4), KEY)
+        rounded(np.full(4, 10.0), NoiseGrid(scale=10.0, clip=1.0, size=4), KEY)
 
 
 @pytest.mark.parametrize("variance", [20.0, 100.0, 2000.0])
@@ -70,7 +70,7 @@ def test_the_bound_lies_above_the_exact_divergence(variance: float, shift: int) 
 def test_with_a_fine_grid_it_is_the_gaussian() -> None:
     """s → ∞: Δ₂/√μ → 1/z, and the bound tends to a Rényi bound of the Gaussian, some 10 % above its exact ε."""
     z, size = 4.0, 1000
-    grid = Grid(scale=1e6, clip=1.0, size=size)
+    grid = NoiseGrid(scale=1e6, clip=1.0, size=size)
     got = epsilon({Skellam((z * 1e6) ** 2, grid.longest, size): 10}, 1e-5)
     exact = gaussian_epsilon(10**0.5 / z, 1e-5)
     assert exact <= got <= 1.1 * exact

@@ -14,7 +14,7 @@ import pytest
 
 from seedbed import InputError
 from seedbed.federated import ServerState
-from seedbed.privacy.differential import Gaussian, Independent, Ledger, TreeAggregation, charged, epsilon
+from seedbed.privacy.differential import Gaussian, Independent, Ledger, TreeAggregation, charge_rounds, epsilon
 from seedbed.rounds import Round
 
 from .parrots import KEY
@@ -65,7 +65,7 @@ def test_charged_before_it_is_made(tmp_path: Path) -> None:
             seen.append(opened(tmp_path).charged_rounds)
             yield round
 
-    made = charged(looking(), ledger, Independent(KEY, 10.0, 8, 8))
+    made = charge_rounds(looking(), ledger, Independent(KEY, 10.0, 8, 8))
     for _ in range(3):
         round = next(made)
         assert round.clients == ()
@@ -74,11 +74,11 @@ def test_charged_before_it_is_made(tmp_path: Path) -> None:
 
 def test_a_round_made_again_is_charged_once(tmp_path: Path) -> None:
     mechanism = Independent(KEY, 10.0, 8, 8)
-    first = charged(rounds(), opened(tmp_path), mechanism)
+    first = charge_rounds(rounds(), opened(tmp_path), mechanism)
     for _ in range(5):
         next(first)
     again = opened(tmp_path)
-    replayed = charged(rounds(), again, mechanism, done=2)
+    replayed = charge_rounds(rounds(), again, mechanism, done=2)
     for expected in (5, 5, 5, 6):
         next(replayed)
         assert again.charged_rounds == expected
@@ -87,7 +87,7 @@ def test_a_round_made_again_is_charged_once(tmp_path: Path) -> None:
 
 def test_a_pass_is_charged_at_its_first_round(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
-    made = charged(rounds(), ledger, TreeAggregation(KEY, 10.0, 2, 8))
+    made = charge_rounds(rounds(), ledger, TreeAggregation(KEY, 10.0, 2, 8))
     spent = [next(made) and sum(ledger.spent.values()) for _ in range(9)]
     assert spent == [1, 1, 1, 1, 2, 2, 2, 2, 3]
     assert ledger.charged_rounds == 9
@@ -145,7 +145,7 @@ def test_lines_taken_off_the_end_are_missed_by_the_run(tmp_path: Path) -> None:
     """The ledger alone cannot know; the run's checkpoint does: it goes on from a round that the ledger has not seen."""
     lines = written(tmp_path).splitlines(keepends=True)
     (tmp_path / "ledger.jsonl").write_bytes(b"".join(lines[:3]))
-    made = charged(rounds(), opened(tmp_path), Independent(KEY, 10.0, 8, 8), done=5)
+    made = charge_rounds(rounds(), opened(tmp_path), Independent(KEY, 10.0, 8, 8), done=5)
     with pytest.raises(InputError, match="lines are missing"):
         next(made)
 

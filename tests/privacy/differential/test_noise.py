@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from seedbed import InputError
-from seedbed.privacy.differential import Banded, Independent, Local, Noise, TreeAggregation, new_key
+from seedbed.privacy.differential import Banded, Independent, LocalPrivacy, Noise, TreeAggregation, new_key
 from seedbed.privacy.differential.noise import key_file
 
 KEY = Noise(bytes(range(32)))
@@ -151,7 +151,7 @@ def test_factors_add_less_to_partial_sums_than_fresh_noise() -> None:
 
 
 def test_clients_noise_is_their_own() -> None:
-    mechanism = Local(KEY, 1.5, 2, 10)
+    mechanism = LocalPrivacy(KEY, 1.5, 2, 10)
     like = torch.zeros(100_000)
     a, b = (mechanism.own_noise(like, client, 0) for client in (1, 2))
     assert abs(float(a.std()) / 3 - 1) < 0.02

@@ -17,13 +17,13 @@ from seedbed.privacy.differential import (
     Banded,
     Gaussian,
     Independent,
-    Local,
     LocallyNoised,
+    LocalPrivacy,
     TreeAggregation,
-    private,
-    public,
+    public_info,
+    with_privacy,
 )
-from seedbed.privacy.differential.central import bind, split
+from seedbed.privacy.differential.central import bind, split_multiplier
 from seedbed.rounds import synchronous
 from tests.agreement.bench import COHORT, SIZES, by_hand, clients
 
@@ -39,7 +39,7 @@ def test_the_denominator_is_fixed() -> None:
     state = algorithm.init(LIKE)
     after = algorithm.server(state, summed(algorithm, state, [(ONE, 1.0), (ONE, 7.0), (ONE, 0.0)]))
     assert torch.allclose(after.params["w"], 1.5 * ONE["w"], atol=1e-12)
-    assert public(after).extra == {"replies": torch.tensor(2.0)}  # the algorithm sees m nameless replies
+    assert public_info(after).extra == {"replies": torch.tensor(2.0)}  # the algorithm sees m nameless replies
     assert int(after.extra["round"]) == 1
 
 
@@ -71,14 +71,14 @@ def test_a_round_computed_again_is_the_same_release() -> None:
     ("z", "m", "deviation", "want"), [(1.0, 100, 5.0, 1.00504), (1.0, 50, 2.5, 1.02062), (0.5, 100, 5.0, 0.50063)]
 )
 def test_the_budget_is_split_as_in_the_paper(z: float, m: int, deviation: float, want: float) -> None:
-    assert split(z, deviation) == pytest.approx(want, abs=1e-5)
+    assert split_multiplier(z, deviation) == pytest.approx(want, abs=1e-5)
     assert Adaptive().deviation(m, z) == deviation
-    assert split(z, deviation) ** -2 + (2 * deviation) ** -2 == pytest.approx(z**-2, rel=1e-12)
+    assert split_multiplier(z, deviation) ** -2 + (2 * deviation) ** -2 == pytest.approx(z**-2, rel=1e-12)
 
 
 def test_small_cohorts_give_little_for_adapting() -> None:
     """m/20 would be 0.5 at m = 10, against which z = 2 has no solution; at least 2z costs 3.3 % at most."""
-    assert split(2.0, Adaptive().deviation(10, 2.0)) <= 2.0 * 1.0328
+    assert split_multiplier(2.0, Adaptive().deviation(10, 2.0)) <= 2.0 * 1.0328
 
 
 def test_the_clip_goes_to_the_quantile() -> None:
@@ -138,7 +138,7 @@ def test_who_takes_part_is_secret() -> None:
 
 def test_in_turn_everybody_takes_part_once_a_pass() -> None:
     n, m = 11, 3
-    for kind in (TreeAggregation, Banded, Local):
+    for kind in (TreeAggregation, Banded, LocalPrivacy):
         mechanism = kind(KEY, 1.0, m, n)
         passes = [[mechanism.cohort(range(n), 3 * p + t) for t in range(3)] for p in range(2)]
         for cohorts in passes:
@@ -150,7 +150,7 @@ def test_in_turn_everybody_takes_part_once_a_pass() -> None:
 
 
 def test_a_schedule_does_not_choose_for_it() -> None:
-    algorithm = private(sb.fedavg(by_hand().loss), Independent(KEY, 1.0, COHORT, len(SIZES)), clip=0.1)
+    algorithm = with_privacy(sb.fedavg(by_hand().loss), Independent(KEY, 1.0, COHORT, len(SIZES)), clip=0.1)
     engine = sb.OneByOne(clients("batches"))
     start = algorithm.init(dict(by_hand().params))
     with pytest.raises(InputError, match="cohort=4 draws a fixed number of clients"):
@@ -165,8 +165,8 @@ def test_a_schedule_does_not_choose_for_it() -> None:
 @pytest.mark.parametrize("kind", [sb.OneByOne, sb.Vectorised])
 def test_local_noise_is_in_the_message(kind: Any) -> None:
     """What the server sees of a client is its clipped message and noise of 2zC of the client's own key."""
-    local = Local(KEY, 1.5, 2, len(SIZES))
-    algorithm = private(sb.fedavg(by_hand().loss), local, clip=0.01)
+    local = LocalPrivacy(KEY, 1.5, 2, len(SIZES))
+    algorithm = with_privacy(sb.fedavg(by_hand().loss), local, clip=0.01)
     start = algorithm.init(dict(by_hand().params))
     inside = kind(clients("batches"))
     asked = dict.fromkeys(local.cohort(range(6), 0), algorithm.send(start, 0))
@@ -185,8 +185,8 @@ def test_local_noise_is_in_the_message(kind: Any) -> None:
 
 
 def test_local_without_the_clients_noise_is_refused() -> None:
-    local = Local(KEY, 1.5, 2, len(SIZES))
-    algorithm = private(sb.fedavg(by_hand().loss), local, clip=0.01)
+    local = LocalPrivacy(KEY, 1.5, 2, len(SIZES))
+    algorithm = with_privacy(sb.fedavg(by_hand().loss), local, clip=0.01)
     start = algorithm.init(dict(by_hand().params))
     with pytest.raises(InputError, match="LocallyNoised"):
         next(synchronous(algorithm, sb.OneByOne(clients("batches")), start))
@@ -205,14 +205,14 @@ def fresh(z: float = 1.0) -> Independent:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: private(MEDIAN, fresh(), clip=1.0), "one client's"),
-        (lambda: private(private(parrots(LIKE), fresh(), clip=1.0), fresh(), clip=1.0), "private already"),
-        (lambda: private(parrots(LIKE), fresh(), clip=math.inf), "clip=inf"),
-        (lambda: private(parrots(LIKE), fresh(), clip=0.0), "clip=0.0"),
-        (lambda: private(parrots(LIKE), fresh(-1.0), clip=1.0), "noise_multiplier=-1.0"),
-        (lambda: private(parrots(LIKE), fresh(math.nan), clip=1.0), "noise_multiplier=nan"),
-        (lambda: private(parrots(LIKE), TreeAggregation(KEY, 1.0, 2, 8), clip=Adaptive()), "give clip=NUMBER"),
-        (lambda: private(parrots(LIKE), fresh(), clip=Adaptive(quantile=1.0)), "0 < quantile < 1"),
+        (lambda: with_privacy(MEDIAN, fresh(), clip=1.0), "one client's"),
+        (lambda: with_privacy(with_privacy(parrots(LIKE), fresh(), clip=1.0), fresh(), clip=1.0), "private already"),
+        (lambda: with_privacy(parrots(LIKE), fresh(), clip=math.inf), "clip=inf"),
+        (lambda: with_privacy(parrots(LIKE), fresh(), clip=0.0), "clip=0.0"),
+        (lambda: with_privacy(parrots(LIKE), fresh(-1.0), clip=1.0), "noise_multiplier=-1.0"),
+        (lambda: with_privacy(parrots(LIKE), fresh(math.nan), clip=1.0), "noise_multiplier=nan"),
+        (lambda: with_privacy(parrots(LIKE), TreeAggregation(KEY, 1.0, 2, 8), clip=Adaptive()), "give clip=NUMBER"),
+        (lambda: with_privacy(parrots(LIKE), fresh(), clip=Adaptive(quantile=1.0)), "0 < quantile < 1"),
         (lambda: Independent(KEY, 1.0, 9, 8), "cohort=9 of 8"),
         (lambda: Banded(KEY, 1.0, 0, 8), "cohort=0 of 8"),
     ],

@@ -14,7 +14,7 @@ from seedbed.data.types import Batch
 from seedbed.learning.objectives import cross_entropy, supervised
 from seedbed.learning.optimizers import sgd
 from seedbed.learning.training import gradient
-from seedbed.privacy.differential.records import Noised, NoisedTasks, poisson_batches, record_level
+from seedbed.privacy.differential.records import NoisedBatch, NoisedTasks, poisson_batches, record_level
 from tests.agreement.bench import Row, by_hand, population, run
 
 from .parrots import KEY
@@ -22,7 +22,7 @@ from .parrots import KEY
 CLIP, Z = 0.2, 1.3
 
 
-def item(padding: int) -> Noised:
+def item(padding: int) -> NoisedBatch:
     """Five examples and as much padding, of large numbers."""
     g = torch.Generator().manual_seed(3)
     x = torch.cat([torch.randn(5, 4, generator=g), 1e6 * torch.randn(padding, 4, generator=g)])
@@ -31,7 +31,7 @@ def item(padding: int) -> Noised:
     noise = tree.map(lambda p: torch.randn(p.shape, generator=g), dict(by_hand().params))
     g.manual_seed(4)
     noise = tree.map(lambda p: torch.randn(p.shape, generator=g), noise)
-    return Noised(Batch(x, y, mask), noise, torch.tensor(4.0))
+    return NoisedBatch(Batch(x, y, mask), noise, torch.tensor(4.0))
 
 
 @pytest.mark.parametrize("plain_autograd", [True, False])

@@ -14,21 +14,21 @@ from scipy import stats
 
 from seedbed import InputError
 from seedbed.experiments.config import Settings
-from seedbed.experiments.privacy_plan import Promise
-from seedbed.privacy.differential import Banded, Distributed, Independent, Local, Noise, TreeAggregation
+from seedbed.experiments.privacy_plan import PrivacyPromise
+from seedbed.privacy.differential import Banded, DistributedNoise, Independent, LocalPrivacy, Noise, TreeAggregation
 from seedbed.privacy.differential.accountant import LEAST, MOST, ROUNDING
-from seedbed.privacy.differential.discrete import FINE, LARGEST, log_ratio, skellam
+from seedbed.privacy.differential.discrete import FINE, LARGEST_VARIANCE, log_ratio, skellam
 
 from .parrots import KEY
 from .reference import normal_below, skellam_below, skellam_log_ratio
 
-VARIANCES = [1e-30, 1e-6, 0.06, 1.0, 50.0, FINE - 1, FINE, 1e6, 1.1e9, 3e10, 1e15, LARGEST]
+VARIANCES = [1e-30, 1e-6, 0.06, 1.0, 50.0, FINE - 1, FINE, 1e6, 1.1e9, 3e10, 1e15, LARGEST_VARIANCE]
 COUNT = 200_000
 EDGES = np.array([-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0])  # deviations
 
 
-def distributed(z: float, size: int, cohort: int = 10) -> Distributed:
-    return Distributed(KEY, z, cohort, cohort, 0, size, max(3, math.ceil(2 / 3 * cohort)), 0.5)
+def distributed(z: float, size: int, cohort: int = 10) -> DistributedNoise:
+    return DistributedNoise(KEY, z, cohort, cohort, 0, size, max(3, math.ceil(2 / 3 * cohort)), 0.5)
 
 
 # ---- whole numbers ----------------------------------------------------------------------------------------------
@@ -70,10 +70,10 @@ def test_parts_are_drawn_apart_and_put_in_order() -> None:
     """More numbers than one part holds: both parts of the right variance, and not the same."""
     from seedbed.privacy.differential import discrete
 
-    drawn = skellam(discrete.CHUNK + 5000, 1e10, KEY)
-    assert len(drawn) == discrete.CHUNK + 5000
-    assert (drawn[: discrete.CHUNK] == skellam(discrete.CHUNK, 1e10, KEY)).all()
-    assert (drawn[discrete.CHUNK :] != drawn[:5000]).all()
+    drawn = skellam(discrete.DRAWN_AT_ONCE + 5000, 1e10, KEY)
+    assert len(drawn) == discrete.DRAWN_AT_ONCE + 5000
+    assert (drawn[: discrete.DRAWN_AT_ONCE] == skellam(discrete.DRAWN_AT_ONCE, 1e10, KEY)).all()
+    assert (drawn[discrete.DRAWN_AT_ONCE :] != drawn[:5000]).all()
 
 
 @pytest.mark.parametrize("variance", [-1.0, math.nan, math.inf, 1e21])
@@ -102,13 +102,13 @@ def test_planning_stays_within_what_is_drawn(z: float, size: int, cohort: int) -
 
 
 @pytest.mark.parametrize("z", [LEAST, 1.0, MOST])
-@pytest.mark.parametrize("kind", [Independent, TreeAggregation, Banded, Local])
+@pytest.mark.parametrize("kind", [Independent, TreeAggregation, Banded, LocalPrivacy])
 def test_normal_noise_at_the_least_and_the_most(kind: Any, z: float) -> None:
     """Of four rounds of one pass: finite, of the deviation that each mechanism states within 1 %, with the frequencies
     of the normal law, and unlike those of another key."""
     made, like = kind(KEY, z, 2, 8), torch.zeros(COUNT)
     other = replace(made, key=Noise(bytes(32)))
-    if kind is Local:
+    if kind is LocalPrivacy:
         noise, foreign = (m.own_noise(like, 0, 0).numpy() / (2 * z) for m in (made, other))
     else:
         noise, foreign = (m.noise(like, 0).numpy() / z for m in (made, other))
@@ -137,19 +137,19 @@ PLANS = [
 ]
 
 
-def planned(epsilon: float, size: int, cohort: int) -> Distributed:
+def planned(epsilon: float, size: int, cohort: int) -> DistributedNoise:
     privacy = {"epsilon": epsilon, "clip": 0.5, "mechanism": "distributed"}
     settings = Settings.model_validate(
         {"algorithm": "fedavg", "rounds": 100, "cohort": cohort, "privacy": privacy, "secure": {"form": "masks"}}
     )
-    plan = Promise.of(settings, cohort, size=size, honest=max(3, math.ceil(2 / 3 * cohort)))
+    plan = PrivacyPromise.of(settings, cohort, size=size, honest=max(3, math.ceil(2 / 3 * cohort)))
     assert plan is not None
     made = plan.mechanism(KEY)
-    assert isinstance(made, Distributed)
+    assert isinstance(made, DistributedNoise)
     return made
 
 
-def check_plan(made: Distributed, count: int) -> None:
+def check_plan(made: DistributedNoise, count: int) -> None:
     """One client's share, so many numbers: frequencies against the reference, variance, and single probabilities."""
     drawn = skellam(count, made.share, KEY, 0)
     deviation = math.sqrt(made.share)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.lowrank.factored_matrix import Factored, Rows
+from seedbed.lowrank.factored_matrix import Factored, OuterProducts
 from seedbed.privacy.differential import Adaptive
-from seedbed.privacy.differential.contribution_clip import clipped
+from seedbed.privacy.differential.contribution_clip import clip_contribution
 
 from .parrots import quiet, summed
 
@@ -75,7 +75,7 @@ def test_no_rounding_carries_over_the_clip(dtype: torch.dtype) -> None:
     for _ in range(2000):
         scale = 10 ** float(torch.empty(()).uniform_(-3, 3, generator=g))
         value = {"x": (scale * torch.randn(50, generator=g, dtype=torch.float64)).to(dtype)}
-        got, within = clipped(value, 0.3)
+        got, within = clip_contribution(value, 0.3)
         assert float((got["x"].double() ** 2).sum().sqrt()) <= 0.3
         if within:
             assert torch.equal(got["x"], value["x"])
@@ -83,7 +83,7 @@ def test_no_rounding_carries_over_the_clip(dtype: torch.dtype) -> None:
 
 def test_direction_and_length() -> None:
     """3-4-5 over two leaves, clip 1: each number a fifth."""
-    got, within = clipped({"a": torch.tensor([3.0]), "b": torch.tensor(4.0)}, 1.0)
+    got, within = clip_contribution({"a": torch.tensor([3.0]), "b": torch.tensor(4.0)}, 1.0)
     assert got["a"].tolist() == pytest.approx([0.6], abs=1e-6)
     assert float(got["b"]) == pytest.approx(0.8, abs=1e-6)
     assert within == 0
@@ -92,14 +92,14 @@ def test_direction_and_length() -> None:
 def test_the_largest_number_of_all_is_shortened_to_the_clip() -> None:
     """1e-6 / 1.8e308 is less than the smallest number with all its digits: as a factor it would miss C by 1e-10."""
     value = {"x": torch.tensor([torch.finfo(torch.float64).max, 0.0], dtype=torch.float64)}
-    kept, within = clipped(value, 1e-6)
+    kept, within = clip_contribution(value, 1e-6)
     assert 1 - 1e-14 < float(kept["x"][0]) / 1e-6 <= 1
     assert not within
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_contributes_zero(bad: float) -> None:
-    got, within = clipped({"a": torch.tensor([3.0, bad]), "b": torch.tensor(4.0)}, 1.0)
+    got, within = clip_contribution({"a": torch.tensor([3.0, bad]), "b": torch.tensor(4.0)}, 1.0)
     assert got["a"].tolist() == [0, 0]
     assert got["b"] == 0
     assert within == 0
@@ -107,16 +107,16 @@ def test_what_is_not_finite_contributes_zero(bad: float) -> None:
 
 def test_zero_and_large_stay_right() -> None:
     """Zero divides nothing by zero; 1e30 in single precision has a square that overflows there."""
-    got, within = clipped({"a": torch.zeros(3)}, 1.0)
+    got, within = clip_contribution({"a": torch.zeros(3)}, 1.0)
     assert got["a"].tolist() == [0, 0, 0]
     assert within == 1
-    got, _ = clipped({"a": torch.tensor([1e30, 0.0], dtype=torch.float32)}, 2.0)
+    got, _ = clip_contribution({"a": torch.tensor([1e30, 0.0], dtype=torch.float32)}, 2.0)
     assert got["a"].tolist() == pytest.approx([2.0, 0.0], rel=1e-5)
 
 
 def test_it_runs_for_many_clients_at_once() -> None:
     values = {"a": torch.tensor([[3.0, 4.0], [0.0, 0.0], [math.nan, 1.0], [0.3, 0.4]])}
-    got, within = torch.func.vmap(lambda v: clipped(v, 1.0))(values)
+    got, within = torch.func.vmap(lambda v: clip_contribution(v, 1.0))(values)
     assert torch.allclose(got["a"], torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0], [0.3, 0.4]]), atol=1e-6)
     assert within.tolist() == [0, 1, 0, 1]
 
@@ -132,7 +132,7 @@ def unformed(g: torch.Generator, dtype: torch.dtype, scale: float, *, cancelling
     x[n // 2 :] += cancelling * (x[: n // 2] - x[n // 2 :])
     d[n // 2 :] += cancelling * (d[: n // 2] - d[n // 2 :])
     c[n // 2 :] += cancelling * (-c[: n // 2] - c[n // 2 :])
-    rows = Rows()
+    rows = OuterProducts()
     rows.add(x.to(dtype), (scale * d).to(dtype))
     return Factored((), ((c.to(dtype), rows),), torch.empty(40, 30, dtype=dtype))
 
@@ -152,15 +152,15 @@ def test_unformed_nothing_carries_over_the_clip_either(dtype: torch.dtype, cance
     for _ in range(500):
         scale = 10 ** float(torch.empty(()).uniform_(-12, 8, generator=g))
         matrix, bias = unformed(g, dtype, scale, cancelling=cancelling), scale * torch.randn(40, generator=g).to(dtype)
-        got, within = clipped({"w": matrix, "b": bias}, 0.3)
-        want, was = clipped({"w": matrix.dense(), "b": bias}, 0.3)
-        ways = [tree.dense(got["w"])] + [exactly(x) for x in (got["w"],) if isinstance(x, Factored)]
+        got, within = clip_contribution({"w": matrix, "b": bias}, 0.3)
+        want, was = clip_contribution({"w": matrix.dense(), "b": bias}, 0.3)
+        ways = [tree.form_unformed(got["w"])] + [exactly(x) for x in (got["w"],) if isinstance(x, Factored)]
         for way in ways:
             length = float(tree.squared_norm({"w": way.double(), "b": got["b"].double()}).sqrt())
             assert length <= 0.3
             assert within or length >= 0.299
         assert within <= was
-        assert (tree.dense(got["w"]) - want["w"]).abs().max() <= 1e-3 * want["w"].abs().max()
+        assert (tree.form_unformed(got["w"]) - want["w"]).abs().max() <= 1e-3 * want["w"].abs().max()
         stayed += isinstance(got["w"], Factored)
     assert {0.0: stayed == 500, 1.0: stayed == 0}.get(cancelling, True)
 
@@ -169,17 +169,17 @@ def test_unformed_nothing_carries_over_the_clip_either(dtype: torch.dtype, cance
 def test_unformed_what_is_not_finite_contributes_zero(bad: float) -> None:
     """1e38·1e38 is not finite in single precision; a finite matrix beside what is not contributes zero too."""
     matrix = unformed(torch.Generator().manual_seed(0), torch.float32, 1.0)
-    good, _ = clipped({"w": matrix, "b": torch.tensor(3.0)}, 1.0)
+    good, _ = clip_contribution({"w": matrix, "b": torch.tensor(3.0)}, 1.0)
     assert isinstance(good["w"], Factored)
-    got, within = clipped({"w": matrix, "b": torch.tensor(math.inf)}, 1.0)
+    got, within = clip_contribution({"w": matrix, "b": torch.tensor(math.inf)}, 1.0)
     assert not within
-    assert not tree.dense(got["w"]).any()
-    rows = Rows()
+    assert not tree.form_unformed(got["w"]).any()
+    rows = OuterProducts()
     like = torch.empty(40, 30, dtype=torch.float32)
     rows.add(like.new_full((1, 30), bad), like.new_full((1, 40), bad))
-    got, within = clipped({"w": Factored((), ((like.new_ones(1), rows),), like), "b": like.new_ones(2)}, 1.0)
+    got, within = clip_contribution({"w": Factored((), ((like.new_ones(1), rows),), like), "b": like.new_ones(2)}, 1.0)
     assert not within
-    assert not tree.dense(got["w"]).any()
+    assert not tree.form_unformed(got["w"]).any()
     assert not got["b"].any()
 
 
@@ -188,7 +188,7 @@ def test_unformed_extremes_are_formed() -> None:
     matrix = unformed(torch.Generator().manual_seed(1), torch.float32, 1.0)
     more = matrix + torch.ones(40, 30, dtype=torch.float32)
     for hard, bound in ((more, 0.5), (matrix, 1e-25), (matrix * 1e30, 1.0), (matrix * 0, 1.0)):
-        got, within = clipped({"w": hard}, bound)
-        want, was = clipped({"w": hard.dense()}, bound)
+        got, within = clip_contribution({"w": hard}, bound)
+        want, was = clip_contribution({"w": hard.dense()}, bound)
         assert within == was
         assert torch.equal(got["w"], want["w"])
