@@ -1,7 +1,8 @@
 """The one exception that is meant for people: it names the thing, the value, the reason and the way out."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -27,3 +28,20 @@ def closest_name(value: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(value, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(known)}"
+
+
+@contextmanager
+def as_written(path: object, way: str = "restore it") -> Iterator[None]:
+    """Inside, a table that this package wrote is taken apart: what is raised where it holds something else is one line.
+
+    >>> with as_written("a.json"):
+    ...     {}["round"]
+    Traceback (most recent call last):
+    seedbed.errors.InputError: a.json is not as it was written (KeyError: 'round'): restore it
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path} is not as it was written ({type(error).__name__}: {error}): {way}") from error

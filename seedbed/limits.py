@@ -162,3 +162,13 @@ def inside(folder: Path, name: object) -> Path:
     if not place.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{place} leads out of {folder} by a link: nothing is read or written there")
     return place
+
+
+def refuse_links(folder: Path) -> None:
+    """
+    Raises:
+        InputError: something in a folder that is written to is a link: what it leads to would be changed.
+    """
+    link = next((place for place in sorted(folder.rglob("*")) if place.is_symlink()), None)
+    if link is not None:
+        raise InputError(f"{link} is a link, and what it leads to would be changed: put what it leads to in its place")

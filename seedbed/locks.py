@@ -25,6 +25,7 @@ LOCAL_LOCK_OPTIONS: Mapping[
     "fuse.sshfs": ("",),
 }
 TRIES, PAUSE = 5, 0.02  # a look at who holds a lock takes it for a moment: seconds between tries
+CLOSED = "choose a directory that you may write to"
 OTHER_PLACE = "stop that one, or choose another place"
 
 
@@ -35,17 +36,21 @@ def lock_file(path: Path, what: str, *, way: str = OTHER_PLACE) -> int:
         what: what there is to be one of, for people: server, node.
         way: what to do where another process holds it.
     Raises:
-        InputError: another process holds it, or may hold it where the file system cannot tell; it cannot be written.
+        InputError: another process holds it, or may hold it where the file system cannot tell; it cannot be written,
+            or is a link: what it leads to would be overwritten.
     """
     try:
         return _locked(path, what, way)
     except OSError as error:
-        place = "choose a directory that you may write to"
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path} is a link, and what it leads to would be overwritten: remove it") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        place = "free some space, then start it again with the same command" if full else CLOSED
         raise InputError(f"cannot write {path}: {error.strerror}; {place}") from error
 
 
 def _locked(path: Path, what: str, way: str) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         if not (_flock(file, path, what, way) and holds_everywhere(path)):
             _refuse_named(file, path, what)

@@ -1,5 +1,6 @@
 """The command line: a thin, typed shell over the same factories."""
 
+import errno
 import io
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ from seedbed.errors import InputError, Stopped
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # click's ClickException, whoever carries click
 LINE_END, ESCAPED = "\n", "\\n"
+UNPRINTED = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
 
@@ -32,6 +34,11 @@ def main() -> None:
         code = _say(str(stop), INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except OSError as error:
+        if error.errno not in UNPRINTED or error.filename is not None:
+            raise
+        sys.stdout = None  # what is left cannot be written either
+        code = _say(f"cannot write to standard output: {error.strerror}; free some space, or print elsewhere", 2)
     sys.exit(code)
 
 

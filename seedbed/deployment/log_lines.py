@@ -30,7 +30,17 @@ class FileTail:
                 if not line.endswith(b"\n"):
                     return
                 self._at += len(line)
-                yield from_json(line)
+                if (record := read_event(line)) is not None:
+                    yield record
+
+
+def read_event(line: bytes) -> dict[str, Any] | None:
+    """An event of a log; None where a full disk or a kill left half a line, and the next was added to it."""
+    try:
+        event = from_json(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
 
 
 class LogReader:

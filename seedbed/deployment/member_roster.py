@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seedbed.deployment.agreement import refuse_names
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
+from seedbed.limits import from_json
 from seedbed.serialization import write_atomically
 
 ROSTER = "roster.json"
@@ -40,10 +42,13 @@ class MemberRoster:
         if not path.exists():
             return cls(tuple(founders))
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-            names, removed = [str(name) for name in table["names"]], [str(name) for name in table["removed"]]
+            table = from_json(path.read_text(encoding="utf-8"))
+            names, removed = list(table["names"]), list(table["removed"])
+            refuse_names(names)  # they name files
             if names[: len(founders)] != list(founders) or not set(removed) <= set(names):
                 raise ValueError("it is of other members")
+            if len(set(names)) < len(names):
+                raise ValueError("a name is there twice")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is no list of members any more ({error}): put it back") from error
         return cls(tuple(names), frozenset(removed))

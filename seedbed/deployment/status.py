@@ -10,7 +10,7 @@ from typing import Any, Literal
 from seedbed.deployment.agreement import Agreement
 from seedbed.deployment.federation.journal import scan
 from seedbed.deployment.federation.state_machine import FederationState, replay_journal
-from seedbed.deployment.log_lines import LOG
+from seedbed.deployment.log_lines import LOG, read_event
 from seedbed.deployment.member_roster import MemberRoster
 from seedbed.deployment.server_folder import RUN, SERVER
 from seedbed.limits import from_json
@@ -126,11 +126,12 @@ def _state(number: int, member: Member, at: FederationState, rounds: int) -> Mem
 def _events(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.exists():
         with open(path, "rb") as file:
-            yield from (from_json(line) for line in file if line.endswith(b"\n"))
+            found = (read_event(line) for line in file if line.endswith(b"\n"))
+            yield from (event for event in found if event is not None)
 
 
 def _numbers(path: Path) -> dict[str, float]:
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # what follows the last end is half a line
     last = from_json(lines[-1]) if lines else {}
     return {name: value for name, value in last.items() if name not in ("round", "clients")}
 

@@ -17,7 +17,7 @@ from seedbed.engines.process_group import current_group, is_torchrun
 from seedbed.errors import InputError
 from seedbed.experiments.config import GateSettings, Settings
 from seedbed.experiments.run_directory import LOCK, RunDirectory
-from seedbed.limits import from_json, inside
+from seedbed.limits import from_json, inside, refuse_links
 from seedbed.locks import hold_lock
 from seedbed.serialization import explain_write_errors, pack_tree, unpack_tree
 from seedbed.tree import Tree
@@ -140,6 +140,7 @@ def _held(path: Path, manifest: Mapping[str, Any] | None) -> Iterator[None]:
         with explain_write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
     with hold_lock(path / LOCK, "process", way=GOES_ON):
+        refuse_links(path)
         if manifest is None or (is_torchrun() and _is_of(path, manifest)):
             RunDirectory.open(path)
         else:

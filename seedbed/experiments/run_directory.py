@@ -3,7 +3,7 @@
 manifest.json     settings, versions, seed, what the data is: enough to run it again
 metrics.jsonl     one line a round
 journal.jsonl     what makes the run (settings, clients, data, versions) and its digest; then one line a checkpoint: its
-                  file, its sha256, how far metrics.jsonl had come, and that digest
+                  file, its sha256, how far metrics.jsonl had come, that digest, and one of the line
 lock              held while a process works here
 checkpoints/      safetensors
 choices.json      what validation clients have chosen so far
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seedbed.errors import InputError
+from seedbed.errors import InputError, as_written
 from seedbed.experiments.identity import (
     Identity,
     as_far_as,
@@ -44,7 +44,8 @@ from seedbed.tree import Tree
 CHECKPOINT = re.compile(r".+-\d{6,}\.safetensors")
 KEPT_CHECKPOINTS, CHOICES = 2, "choices.json"
 LOCK, JOURNAL = "lock", "journal.jsonl"
-RECORD = {"stage", "round", "file", "sha256", "metrics_bytes"}  # what a checkpoint's journal line holds
+RECORD = {"stage": str, "round": int, "file": str, "sha256": str, "metrics_bytes": int}  # a checkpoint's journal line
+CHECK = "check"  # the digest of the rest of such a line
 MADE_BY = "made_by"  # the journal line of a run's identity
 UNFINISHED = ("report.html", "result.json", CHOICES)  # what goes when a finished run gets more rounds
 UNCHECKED = (
@@ -109,7 +110,7 @@ class RunDirectory:
         run = cls(path)
         began = run.began()
         if began is not None:
-            stated = identity(run.manifest)
+            stated = run._stated()
             refuse_changed(str(path), as_far_as(stated, began), stated)
         elif "digest" in run.manifest:
             raise InputError(f"{path / JOURNAL} does not say what made the run's checkpoints: restore it")
@@ -126,13 +127,15 @@ class RunDirectory:
 
     def finetuning(self) -> dict[int, FineTuning]:
         """How clients of the run's algorithm fine-tune, by number of shots; empty if it has a way of its own."""
-        chosen = (self.result or {}).get("finetuning", {}).get("adapted", {})
-        return {int(k): FineTuning(**{n: v for n, v in how.items() if n != "text"}) for k, how in chosen.items()}
+        with as_written(self.path / "result.json"):
+            chosen = (self.result or {}).get("finetuning", {}).get("adapted", {})
+            return {int(k): FineTuning(**{n: v for n, v in how.items() if n != "text"}) for k, how in chosen.items()}
 
     def options(self) -> dict[str, Any]:
         """The algorithm's settings that the trained start has: those asked for, with the rates that `tune` chose."""
-        options: dict[str, Any] = (self.result or {}).get("options", self.manifest["settings"]["options"])
-        return options
+        with as_written(self.path / "manifest.json"):
+            options: dict[str, Any] = (self.result or {}).get("options", self.manifest["settings"]["options"])
+            return options
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
@@ -155,7 +158,12 @@ class RunDirectory:
     def has_rounds_to_add(self) -> bool:
         """Whether its manifest asks for more rounds than it was begun or gone on with."""
         began = self.began()
-        return began is not None and has_rounds_to_add(began, identity(self.manifest))
+        return began is not None and has_rounds_to_add(began, self._stated())
+
+    def _stated(self) -> Identity:
+        """What made it, as its manifest says."""
+        with as_written(self.path / "manifest.json"):
+            return identity(self.manifest)
 
     def bind(self, manifest: Mapping[str, Any]) -> list[str]:
         """Bind the checkpoints that follow to what this process computes with; what is worth a line of it.
@@ -169,7 +177,7 @@ class RunDirectory:
         if began is not None and identity_digest(began) == identity_digest(now):
             return []
         if began is None:
-            stated = identity(self.manifest)
+            stated = self._stated()
             notes = [UNCHECKED, *refuse_changed(str(self.path), stated, as_far_as(stated, now))]
         else:
             notes = refuse_changed(str(self.path), began, now)
@@ -190,8 +198,9 @@ class RunDirectory:
         """What was kept under this key, or None."""
         if not (self.path / CHOICES).exists() or (found := self._read_json(CHOICES).get(key)) is None:
             return None
-        score, how = found["score"], found["how"]
-        return Scored(math.nan if score is None else score, None if how is None else FineTuning(**how))
+        with as_written(self.path / CHOICES):
+            score, how = found["score"], found["how"]
+            return Scored(math.nan if score is None else float(score), None if how is None else FineTuning(**how))
 
     def keep_choice(self, key: str, chosen: Scored) -> None:
         kept = self._read_json(CHOICES) if (self.path / CHOICES).exists() else {}
@@ -223,7 +232,7 @@ class RunDirectory:
             "metrics_bytes": self._settle_metrics(),
             "digest": self._digest(),
         }
-        self._append(record)
+        self._append({**record, CHECK: identity_digest(record)})
         mine = (self.path / "checkpoints").glob(f"{stage}-[0-9]*.safetensors")  # not those of stage fedavg-probe
         for old in sorted(mine, key=lambda file: int(file.stem.rpartition("-")[2]))[:-KEPT_CHECKPOINTS]:
             with explain_write_errors(old):
@@ -329,7 +338,9 @@ class RunDirectory:
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            value: dict[str, Any] = from_json((self.path / name).read_text())
+            value = from_json((self.path / name).read_text())
+            if not isinstance(value, dict):
+                raise ValueError("it is no table")
         except ValueError as error:
             raise InputError(f"{self.path / name} is not JSON ({error}): restore it, or run again") from error
         return value
@@ -347,7 +358,11 @@ def _parsed(text: str) -> dict[str, Any] | None:
         return None
     if isinstance(line, dict) and isinstance(line.get(MADE_BY), dict):
         return line if line.get("digest") == identity_digest(line[MADE_BY]) else None
-    return line if isinstance(line, dict) and line.keys() >= RECORD else None
+    if not isinstance(line, dict) or not all(type(line.get(name)) is kind for name, kind in RECORD.items()):
+        return None
+    rest = {name: value for name, value in line.items() if name != CHECK}
+    as_it_was = line.get(CHECK) in (None, identity_digest(rest))  # older lines have none
+    return line if as_it_was and min(line["round"], line["metrics_bytes"]) >= 0 else None
 
 
 def versions() -> dict[str, str]:

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from seedbed import tree
+from seedbed.deployment.federation import journal
 from seedbed.deployment.federation.node import Node
 from seedbed.deployment.federation.round_policy import RoundPolicy
-from seedbed.deployment.federation.server import Server, TooFewReplies
+from seedbed.deployment.federation.server import Members, Server, TooFewReplies
 from seedbed.deployment.federation.transport import InProcess
 from seedbed.deployment.wire import Action, Letter, seal_frames
 from seedbed.errors import Diverged, InputError
 from seedbed.federated import ServerState
 
-from .bench import CLIENTS, KEYS, node, nodes, plan, run, same, serve, simulated
+from .bench import CLIENTS, KEYS, SEED, node, nodes, plan, run, same, serve, simulated
 
 
 def events(folder: Path, event: str) -> list[dict[str, object]]:
@@ -310,3 +311,25 @@ def test_a_client_that_left_does_not_hold_up_the_end(disk: Path) -> None:
     assert list(server.rounds()) == []
     server.close()
     assert (disk / "node-4" / "last.safetensors").exists()
+
+
+def test_a_member_that_is_removed_is_no_part_of_the_round_at_work(disk: Path) -> None:
+    """Its letter was accepted before, and nobody has summed it yet; after a restart it is the same."""
+    answering = {c: one for c, one in nodes("fedavg", disk).items() if c != 3}  # which is waited for
+    settled = RoundPolicy(rounds=1, clients=CLIENTS, seed=SEED)
+
+    def members() -> Members:
+        lines = journal.scan(disk / "server" / "journal.log")
+        left = [c for c in CLIENTS if c != 4 or not any(r["state"] == "ACCEPTED" and r["client"] == 4 for r in lines)]
+        return Members(replace(settled, clients=left), {c: KEYS[c] for c in left})
+
+    def opened() -> Server:
+        return Server(plan("fedavg"), settled, {}, disk / "server", InProcess(answering), members=members)
+
+    server = opened()
+    [made] = server.rounds()
+    server.close()
+    assert sorted(made.clients) == [0, 1, 2]
+    again = opened()
+    assert again.at.counted.keys() == {0, 1, 2}
+    again.close()

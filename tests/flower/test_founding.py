@@ -95,3 +95,11 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists and is not empty"):
         init_federation(directory, NAMES, str(files["bern"]), GIVEN, host="localhost")
     assert (directory / "server" / "ca.crt").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["医院" * 30, "é" * 31, "x" * 200, "a\x1b[31m"], ids=["医", "é", "long", "control"])
+def test_a_federation_of_any_name(name: str, tmp_path: Path) -> None:
+    """X.509 gives a name 64 bytes, not 64 letters."""
+    certificates.make_authority(tmp_path, name)
+    certificates.make_certificate(tmp_path, ["localhost"])
+    handshake(tmp_path, tmp_path / certificates.CA, "localhost")

@@ -110,9 +110,12 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     (directory / "nodes" / "chur" / "run").mkdir()
     with pytest.raises(InputError, match="move the folder away"):
         renew_member(directory, "chur")
-    (directory / "server" / "roster.json").write_text("{}")
-    with pytest.raises(InputError, match="no list of members"):
-        MemberRoster.read(directory / "server", NAMES)
+    for more in ("../../zug", "basel", "", 5, ["zug"]):  # names of files, each once
+        table = json.dumps({"names": [*NAMES, more], "removed": []})
+        for text in ("{}", "[" * 100_000, table):
+            (directory / "server" / "roster.json").write_text(text)
+            with pytest.raises(InputError, match="no list of members"):
+                MemberRoster.read(directory / "server", NAMES)
 
 
 def test_the_commands(tmp_path: Path) -> None:
@@ -121,3 +124,4 @@ def test_the_commands(tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["federation", "member", words[0], str(directory), *words[1:]])
         assert done.exit_code == 0, done.output
     assert MemberRoster.read(directory / "server", NAMES).present == {1: "bern", 2: "chur", 3: "zug"}
+    assert (directory / "nodes" / "zug").stat().st_mode & 0o777 == 0o700

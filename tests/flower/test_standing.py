@@ -50,6 +50,26 @@ def test_standing_follows_the_rounds(tmp_path: Path) -> None:
     assert set(after.numbers) == {"loss"}
 
 
+def test_half_lines_of_a_full_disk_are_passed_over(tmp_path: Path) -> None:
+    """In the log, with the next line added to it, and at the end of metrics.jsonl."""
+    directory, files, _ = federation(tmp_path)
+    nodes = {i: open_node(directory / "nodes" / name, files[name]) for i, name in enumerate(NAMES)}
+    server = open_server(directory, InProcess(nodes))
+    next(server.rounds())
+    before = FederationStatus.of(directory)
+    news, told = LogReader(directory), []
+    run = directory / "server" / "run"
+    with open(run / "log.jsonl", "a") as log, open(run / "metrics.jsonl", "a") as metrics:
+        log.write('{"time": "2026-01-01T00:00:00+00:00", "even')
+        metrics.write('{"round": 2, "clients": [0, ')
+    server.log("finished", rounds=1)
+    server.log("finished", rounds=1)
+    news.tell(told.append)
+    assert told == ["all rounds are done"]
+    assert FederationStatus.of(directory) == before
+    server.close()
+
+
 def test_figures_for_prometheus(tmp_path: Path) -> None:
     directory, _, _ = federation(tmp_path)
     figures = MetricsServer(lambda: FederationStatus.of(directory), 0)

@@ -58,6 +58,19 @@ def test_the_console_shows_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.strip() == "[bold]a[/bold] [/b] :smile:"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a file that is always full")
+def test_standard_output_on_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["seedbed", "data", "list"])
+    full = open("/dev/full", "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", full)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with contextlib.suppress(OSError):
+        full.close()
+
+
 @pytest.mark.slow
 def test_resuming_a_run_that_names_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`kinds.json` of a run that keeps on disk."""

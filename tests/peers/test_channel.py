@@ -1,5 +1,6 @@
 """Connections between peers: who may connect, what is refused before it is read, and what a contact can take."""
 
+import errno
 import resource
 import socket
 import struct
@@ -98,13 +99,14 @@ def test_who_has_not_the_right_keys_is_not_let_in(secret: bytes, other: bytes, n
 
 
 def test_a_recorded_handshake_opens_nothing() -> None:
-    """Played again, it is answered, but who plays it can say no word; each connection has keys of its own."""
+    """Played again, it is answered, but who plays it can say no word, so that it is not let in; each connection has
+    keys of its own."""
     *_, first = met(A, public_of(B))
-    again = pair()
-    again[0].sendall(first + FRAME_LENGTH.pack(16) + bytes(16))
-    _, played = accept(again[1], B, {0: public_of(A)}.get)
-    with pytest.raises(ConnectionError, match="was altered"):
-        played.receive(100)
+    for more in (b"", FRAME_LENGTH.pack(16) + bytes(16)):
+        again = pair()
+        again[0].sendall(first + more)
+        with pytest.raises(ConnectionError, match="was altered"):
+            accept(again[1], B, {0: public_of(A)}.get)
     assert met(A, public_of(B))[2] != first
 
 
@@ -179,23 +181,96 @@ def _said(circle: AddressBook, message: bytes | None) -> None:
             pass
 
 
-def test_strangers_that_say_nothing_do_not_keep_contacts_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More connections than are open to strangers at once: they are ended, and contacts come in."""
-    monkeypatch.setattr(noise_channel, "HANDSHAKE", 0.5)
-    keys = [public_of(A), public_of(B)]
-    circle = AddressBook([f"127.0.0.1:{port}" for port in free_ports(2)], keys)
+@pytest.mark.parametrize("end", ["responder", "initiator"])
+def test_a_handshake_byte_by_byte_has_an_end(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it has HANDSHAKE seconds, not every byte."""
+    monkeypatch.setattr(noise_channel, "HANDSHAKE", 0.3)
+    near, far = pair()
+    over = threading.Event()
+
+    def dribble() -> None:
+        while not over.wait(0.1):
+            near.sendall(b"\0")
+
+    thread = threading.Thread(target=dribble)
+    thread.start()
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        accept(far, B, {0: public_of(A)}.get) if end == "responder" else connect(far, 0, A, public_of(B))
+    assert time.monotonic() - begun < 3, "all 52 bytes take 5.2 s"
+    over.set()
+    thread.join()
+
+
+@pytest.fixture
+def network() -> Iterator[tuple[AddressBook, PeerNetwork, int]]:
+    """B listens for A."""
+    circle = AddressBook([f"127.0.0.1:{port}" for port in free_ports(2)], [public_of(A), public_of(B)])
     b = PeerNetwork(circle, 1, [0], B)
-    port = int(circle.addresses[1].rpartition(":")[2])
-    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
-    a = PeerNetwork(circle, 0, [1], A)
+    yield circle, b, int(circle.addresses[1].rpartition(":")[2])
+    b.close()
+
+
+def hears(circle: AddressBook, b: PeerNetwork, word: bytes) -> bool:
+    """Whether A comes in with this word."""
+    a, end = PeerNetwork(circle, 0, [1], A), time.monotonic() + 10
     try:
-        end = time.monotonic() + 20
         while time.monotonic() < end:
-            a.send(1, [b"here"])
-            if b.receive(0.1) == [b"here"]:
-                break
-        else:
-            pytest.fail("the contact was not heard")
+            a.send(1, [word])
+            while (said := b.receive(0.1)) is not None:
+                if said == [word]:
+                    return True
+        return False
     finally:
-        for one in (a, b, *idle):
-            one.close()
+        a.close()
+
+
+def test_strangers_that_say_nothing_do_not_keep_contacts_out(
+    network: tuple[AddressBook, PeerNetwork, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More connections than are open to strangers at once, which never end by themselves."""
+    monkeypatch.setattr(noise_channel, "HANDSHAKE", 600.0)
+    circle, b, port = network
+    OPEN.extend(socket.create_connection(("127.0.0.1", port)) for _ in range(80))
+    assert hears(circle, b, b"here")
+
+
+def test_a_contact_whose_machine_lost_power_comes_in_again(network: tuple[AddressBook, PeerNetwork, int]) -> None:
+    """Its connections from before stay open here: nothing tells that nobody is at their other end."""
+    circle, b, port = network
+    for number in range(10):
+        OPEN.append(stream := socket.create_connection(("127.0.0.1", port)))
+        connect(stream, 0, A, circle.keys[1]).send(FRAME_LENGTH.pack(1) + b"%d" % number)
+        assert b.receive(5) == [b"%d" % number]
+    assert hears(circle, b, b"again")
+
+
+def test_recordings_do_not_keep_their_owner_out(network: tuple[AddressBook, PeerNetwork, int]) -> None:
+    circle, b, port = network
+    OPEN.append(owner := socket.create_connection(("127.0.0.1", port)))
+    recording = Recording(owner)
+    recording.settimeout(5)
+    connect(recording, 0, A, circle.keys[1])
+    for _ in range(20):
+        OPEN.append(stream := socket.create_connection(("127.0.0.1", port)))
+        stream.sendall(recording.sent[: FIRST.size])
+    assert hears(circle, b, b"owner")
+
+
+def test_no_file_descriptor_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens on."""
+    left, accepting = [2], socket.socket.accept
+
+    def accept_or_not(self: socket.socket) -> object:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accepting(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_or_not)
+    circle = AddressBook([f"127.0.0.1:{port}" for port in free_ports(2)], [public_of(A), public_of(B)])
+    b = PeerNetwork(circle, 1, [0], B)
+    try:
+        assert hears(circle, b, b"here")
+    finally:
+        b.close()

@@ -1,4 +1,4 @@
-"""ZeroMQ with CURVE: who is let in, and what is said where that cannot be."""
+"""Connections between peers: who is let in, and what is said where that cannot be."""
 
 from pathlib import Path
 

@@ -137,6 +137,40 @@ def test_a_journal_torn_at_every_byte_of_its_last_line(run: RunDirectory) -> Non
         assert file.exists() == (last == 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("round", 1), ("round", "2"), ("round", -1), ("stage", "probe"), ("file", 5), ("file", "../x"), ("sha256", None)]
+    + [("metrics_bytes", value) for value in (0, -1, 1.5, "a", None)],
+)
+def test_an_altered_value_of_an_inner_line_is_refused(run: RunDirectory, name: str, value: object) -> None:
+    """A checkpoint under another round's number would be gone on with in silence."""
+    journal = run.path / "journal.jsonl"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:2], json.dumps({**json.loads(lines[2]), name: value}), lines[3]]) + "\n")
+    with pytest.raises(InputError, match=r"journal.jsonl line 3 .*altered"):
+        run.recover()
+
+
+def test_tables_that_hold_something_else(run: RunDirectory) -> None:
+    """One line that names the file, whichever table of a run's directory was altered."""
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    for name in ("settings", "versions", "clients", "data"):
+        (run.path / "manifest.json").write_text(json.dumps({**manifest, name: 5}))
+        with pytest.raises(InputError, match=r"manifest.json is not as it was written"):
+            RunDirectory.open(run.path)
+    for odd in (5, {}, {"score": "x", "how": None}, {"score": 1, "how": {"a": 1}}):
+        (run.path / "choices.json").write_text(json.dumps({"main": odd}))
+        with pytest.raises(InputError, match=r"choices.json is not as it was written"):
+            run.choice("main")
+    for odd in (5, {"adapted": 5}, {"adapted": {"x": {}}}, {"adapted": {"1": {"a": 1}}}):
+        (run.path / "result.json").write_text(json.dumps({"finetuning": odd}))
+        with pytest.raises(InputError, match=r"result.json is not as it was written"):
+            run.finetuning()
+    (run.path / "result.json").write_text("[]")
+    with pytest.raises(InputError, match=r"result.json is not JSON \(it is no table\)"):
+        run.finetuning()
+
+
 @pytest.mark.parametrize("line", ["{", "5", '{"stage": "main"}', "\x00\x00", "null"])
 def test_an_altered_inner_line_is_refused(run: RunDirectory, line: str) -> None:
     journal = run.path / "journal.jsonl"

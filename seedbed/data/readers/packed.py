@@ -2,7 +2,7 @@
 
 A folder, written by `seedbed data pack` or `packing`:
 
-population.json  classes, encoding and the like, and what the arrays must measure
+population.json  classes, encoding and the like, what the arrays must measure, and a checksum of this
 x.npy, y.npy     [M, ...] inputs and targets, one client's rows after another's
 rows.npy         [M] 0, 1, 2, ...: a population's row numbers
 offsets.npy      [N+1] where each client's rows start
@@ -14,10 +14,12 @@ Shapes: M examples in all, N clients, n of one.
 
 import json
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,14 +28,15 @@ import torch
 from torch import Tensor
 
 from seedbed.data.population import Names, Population
-from seedbed.data.readers.checksums import SUMMED, Checksums, Intact, odd_labels
+from seedbed.data.readers.checksums import PACK_AGAIN, SUMMED, Checksums, Intact, odd_labels
 from seedbed.errors import InputError
-from seedbed.limits import from_json
+from seedbed.limits import first_line_of, from_json
 from seedbed.temporary import fresh_name
 
 ABOUT, FORM = "population.json", 2
 ARRAYS = ("x", "y", "rows", "offsets", "names")
 SUMS, WITHOUT_SUMS = "sums", 1  # the file, and the form that had none
+SUM = "sum"  # of population.json itself; those packed before there was one have none
 FIELDS = ("classes", "unseen", "notes")  # lists of texts
 ARRAY_KINDS = {"x": "fiub", "y": "fiub", "rows": "i", "offsets": "i", "names": "S", "sums": "u"}  # of numbers
 HEADER = 256  # bytes of a .npy header, so that it can be written when the length is known
@@ -206,7 +209,8 @@ class _Writer:
         self.growing[SUMS] = self._new(SUMS, sums)
         self.growing[SUMS].add(sums)
         shapes = {name: array.finish() for name, array in self.growing.items()}
-        (self.folder / ABOUT).write_text(json.dumps({"form": FORM, **about, "shapes": shapes}, indent=1) + "\n")
+        whole = {"form": FORM, **about, "shapes": shapes}
+        (self.folder / ABOUT).write_text(json.dumps({**whole, SUM: _sum(whole)}, indent=1) + "\n")
 
     def _new(self, name: str, like: npt.NDArray[Any]) -> _Growing:
         file = self.files.enter_context((self.folder / f"{name}.npy").open("wb"))
@@ -227,7 +231,13 @@ def _about(path: Path) -> dict[str, Any]:
     odd += [name for name in FIELDS if name not in odd and not all(isinstance(word, str) for word in about[name])]
     if odd:
         raise InputError(f"{path / ABOUT} has no {odd[0]} as it should be: copy it again, or pack the data anew")
+    if about.get(SUM, _sum(about)) != _sum(about):
+        raise InputError(f"{path / ABOUT} is not what was written: {PACK_AGAIN}")
     return about
+
+
+def _sum(about: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps({name: about[name] for name in sorted(about) if name != SUM}).encode())
 
 
 def _array(path: Path, name: str, shape: Any) -> npt.NDArray[Any]:
@@ -235,8 +245,8 @@ def _array(path: Path, name: str, shape: Any) -> npt.NDArray[Any]:
     place = path / f"{name}.npy"
     try:
         found: npt.NDArray[Any] = np.load(place, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, SyntaxError, TokenError) as error:  # a header is read as Python's literals
+        reason = first_line_of(error)
         raise InputError(f"{place} is missing or cut short ({reason}): copy it again, or pack the data anew") from error
     if not isinstance(found, np.memmap) or [found.dtype.str, list(found.shape)] != shape:
         what = f"{found.dtype.str} {list(found.shape)}" if isinstance(found, np.ndarray) else "no array"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from seedbed.errors import InputError
+from seedbed.limits import from_json, refuse_links
 from seedbed.locks import lock_file
 from seedbed.serialization import explain_write_errors, fsync_folder, write_atomically
 from seedbed.temporary import TEMPORARY_NAME
@@ -47,6 +48,7 @@ class Journal:
             (folder / "objects").mkdir(parents=True, exist_ok=True)
             self._open = [lock_file(folder / "lock", "server")]
             try:
+                refuse_links(folder)
                 self._recover()
             except BaseException:
                 self.close()
@@ -191,10 +193,10 @@ def _record(line: bytes, chain: str) -> JournalRecord | None:
     """What a line says, or None if it is torn or altered."""
     text = line.rstrip(b"\n").split(b" ", 3)[-1]
     try:
-        record: JournalRecord = json.loads(text)
+        record: JournalRecord = from_json(text)
+        return record if encode_record(record, chain)[0] == line else None
     except ValueError:
         return None
-    return record if encode_record(record, chain)[0] == line else None
 
 
 def _write(file: int, data: bytes) -> None:

@@ -21,6 +21,7 @@ from seedbed.deployment.wire.frames import TEXT
 from seedbed.engines.one_by_one import OneByOne
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
+from seedbed.limits import refuse_links
 from seedbed.serialization import fill_template, tensors_from_bytes, trees_to_bytes, write_atomically
 from seedbed.tree import Tree
 
@@ -62,6 +63,7 @@ class Node:
         self.plan, self.client, self.folder = plan, client, folder
         self._engine, self._key = OneByOne(source), key
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder)
         self.log = EventLog(folder / "log.jsonl")
         work = plan.work.limit
         limits = {

@@ -4,7 +4,7 @@
 
 A round is SELECTED (who is asked), each letter ACCEPTED (its digest; the letter itself is an object on disk) or
 REFUSED, all of them AGGREGATED (the new model is an object on disk), and COMMITTED (from here on it is the model).
-MEMBERS: clients came or went; the next cohort is chosen from these.
+MEMBERS: clients came or went; the next cohort is chosen from these, and who went is no part of the round at work.
 MISSED: too few answered, the round is asked again as another attempt. STOPPED: a person has to look.
 """
 
@@ -57,7 +57,7 @@ def apply_record(now: FederationState, record: JournalRecord) -> FederationState
     if (record["round"], record.get("attempt", now.attempt)) != (now.round, now.attempt):
         raise InputError(f"the journal has {state} of round {record['round']} within round {now.round}: restore it")
     if state == "MEMBERS":
-        return replace(now, members=record["clients"])
+        return replace(now, members=record["clients"], accepted=_of_members(now, record["clients"]))
     if state == "SELECTED":
         return replace(now, cohort=record["cohort"])
     if state == "ACCEPTED":
@@ -69,6 +69,11 @@ def apply_record(now: FederationState, record: JournalRecord) -> FederationState
     if state == "AGGREGATED":
         return replace(now, aggregated=record)
     return _committed(now)
+
+
+def _of_members(now: FederationState, members: Sequence[ClientId]) -> Mapping[ClientId, str]:
+    """The letters of those that are members still; what is aggregated already stays."""
+    return {c: x for c, x in now.accepted.items() if c in members} if now.aggregated is None else now.accepted
 
 
 def _committed(now: FederationState) -> FederationState:

@@ -104,7 +104,8 @@ def _begun(
 
 
 def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
+    """Of 64 bytes at most: of a longer name its beginning."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common.encode()[:64].decode(errors="ignore"))])
 
 
 def _alternative(host: str) -> x509.GeneralName:

@@ -62,7 +62,8 @@ def _write_node(
     folder: Path, place: FederationFolder, agreement: Agreement, server: Path, words: Mapping[str, str]
 ) -> None:
     member = place.member
-    folder.mkdir(parents=True, mode=0o700)
+    folder.mkdir(parents=True, exist_ok=True)  # `made_whole` has made it
+    folder.chmod(0o700)
     agreement.write(folder)
     place.write(folder)
     shutil.copyfile(server / certificates.CA, folder / certificates.CA)

@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -23,7 +24,7 @@ WAITING = 4  # messages of a contact that are read ahead; as many of this peer's
 SOCKET_LINGER = 2.0  # seconds that last words have
 RECONNECT_DELAY = 0.1  # seconds before a connection is tried again
 STUCK = 30.0  # seconds that a message may take to leave
-STRANGERS = 32  # connections at once whose owner has not said a right word yet
+STRANGERS = 32  # connections at once whose owner has not shown a contact's key yet
 DEFAULT_MAX_MESSAGE = 64 << 20  # bytes of a message, where none are said
 MESSAGE_LENGTH = struct.Struct("<I")
 
@@ -54,8 +55,9 @@ class PeerNetwork:
         self._secret, self._limit = secret, largest + MESSAGE_LENGTH.size * _most_frames(largest)
         self._come: queue.Queue[tuple[ClientId, bytes]] = queue.Queue()
         self._room = {c: threading.Semaphore(WAITING) for c in contacts}
-        self._strangers = threading.Semaphore(STRANGERS)
-        self._open: set[socket.socket] = set()
+        self._strangers: dict[socket.socket, str] = {}  # and where they come from; oldest first
+        self._ears: dict[ClientId, socket.socket] = {}  # each contact's last connection to here
+        self._change = threading.Lock()  # of the two
         self._closed = False
         self._ear = _listening(listen or circle.addresses[own])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -82,48 +84,59 @@ class PeerNetwork:
         for mouth in self._mouths.values():
             mouth.close(end)
         self._closed = True
-        for stream in (self._ear, *self._open):
-            _end(stream)
+        with self._change:
+            for stream in (self._ear, *self._strangers, *self._ears.values()):
+                _end(stream)
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed:
             try:
-                stream, _ = self._ear.accept()
-            except OSError:
-                return
-            if self._closed or not self._strangers.acquire(blocking=False):
-                stream.close()
+                stream, (address, *_) = self._ear.accept()
+            except OSError:  # closed; or no file descriptor is left for now
+                time.sleep(RECONNECT_DELAY)
                 continue
+            with self._change:
+                if len(self._strangers) >= STRANGERS:
+                    self._make_room()
+                self._strangers[stream] = address
             threading.Thread(target=self._listen, args=(stream,), daemon=True).start()
 
+    def _make_room(self) -> None:
+        """End the oldest stranger's connection, of the address that has most of them: turning new ones away would let
+        silent ones keep contacts out."""
+        [(busiest, _)] = Counter(self._strangers.values()).most_common(1)
+        oldest = next(stream for stream, address in self._strangers.items() if address == busiest)
+        del self._strangers[oldest]
+        _end(oldest)
+
     def _listen(self, stream: socket.socket) -> None:
-        """Read one connection's messages. Until the first right one its owner is a stranger: a handshake can be
-        recorded and played again."""
-        self._open.add(stream)
-        strange = True
+        """Read one connection's messages."""
         try:
             sender, channel = accept(stream, self._secret, self._keys.get)
-            stream.settimeout(HANDSHAKE)
+            self._let_in(stream, sender)
             while True:
-                if not self._room[sender].acquire(timeout=HANDSHAKE if strange else None):
-                    break  # it has more connections than it needs
+                self._room[sender].acquire()
                 try:
                     message = channel.receive(self._limit)
                 except BaseException:
                     self._room[sender].release()
                     raise
-                if strange:
-                    strange = False
-                    stream.settimeout(None)
-                    self._strangers.release()
                 self._come.put((sender, message))
         except OSError:
             pass  # the other end connects again
         finally:
-            if strange:
-                self._strangers.release()
-            self._open.discard(stream)
+            with self._change:
+                self._strangers.pop(stream, None)
+                self._ears = {c: one for c, one in self._ears.items() if one is not stream}
             stream.close()
+
+    def _let_in(self, stream: socket.socket, sender: ClientId) -> None:
+        """A contact needs one connection to here: the one before may be of a machine that has gone without a word."""
+        with self._change:
+            self._strangers.pop(stream, None)
+            before, self._ears[sender] = self._ears.get(sender), stream
+        if before is not None:
+            _end(before)
 
 
 class _Mouth:

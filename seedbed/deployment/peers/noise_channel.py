@@ -4,14 +4,17 @@ T. Perrin, "The Noise Protocol Framework", revision 34 (2018), noiseprotocol.org
 
     initiator  --  number of the initiator [4], e, es, ss, tag  -->  responder
     initiator  <-------------------  e, ee, se, tag  --------------  responder
+    initiator  --  an empty message  ----------------------------->  responder
 
-Ephemeral keys make it forward secret. Every message has a length of 4 bytes that is checked against a limit before it
-is read: ZeroMQ, which carried these messages before, keeps all parts of a message before anybody can look at one.
+The last is for the responder: what came before may be a recording that somebody plays again. Ephemeral keys make it
+forward secret. Every message has a length of 4 bytes that is checked against a limit before it is read: ZeroMQ, which
+carried these messages before, keeps all parts of a message before anybody can look at one.
 """
 
 import hashlib
 import hmac
 import struct
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -22,12 +25,12 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from seedbed.privacy.secure.keys import new_secret, public_of
 
 NOISE_NAME = b"Noise_KK_25519_ChaChaPoly_SHA256"  # 32 bytes: h begins with them as they are
-PROLOGUE = b"seedbed peers 2"
+PROLOGUE = b"seedbed peers 3"
 KEY, TAG = 32, 16
 FIRST = struct.Struct(f"<I{KEY + TAG}s")
 SECOND = KEY + TAG
 FRAME_LENGTH = struct.Struct("<I")
-HANDSHAKE = 10.0  # seconds
+HANDSHAKE = 10.0  # seconds that all of it may take
 
 
 class ByteStream(Protocol):
@@ -57,18 +60,19 @@ class Channel:
         self._sent += 1
         self.stream.sendall(FRAME_LENGTH.pack(len(sealed)) + sealed)
 
-    def receive(self, limit: int) -> bytes:
+    def receive(self, limit: int, end: float | None = None) -> bytes:
         """The next message.
 
         Args:
             limit: bytes of a message, at most.
+            end: when it must be there (`time.monotonic`); None: as the stream's timeout says.
         Raises:
             OSError: the connection ended; the message is too long or was altered.
         """
-        (length,) = FRAME_LENGTH.unpack(exactly(self.stream, FRAME_LENGTH.size))
+        (length,) = FRAME_LENGTH.unpack(exactly(self.stream, FRAME_LENGTH.size, end))
         if not TAG <= length <= limit + TAG:
             raise ConnectionError(f"a message of {length} bytes: at most {limit + TAG} are taken")
-        sealed = exactly(self.stream, length)
+        sealed = exactly(self.stream, length, end)
         try:
             message = self._receiving.decrypt(_nonce(self._received), sealed, None)
         except InvalidTag as error:
@@ -86,19 +90,22 @@ def connect(stream: ByteStream, own: int, secret: bytes, other: bytes) -> Channe
     Raises:
         OSError: the responder has not that key, does not know this one, or is silent.
     """
+    end = time.monotonic() + HANDSHAKE
     stream.settimeout(HANDSHAKE)
     state, e = _Symmetric(own, public_of(secret), other), new_secret()
     state.mix_hash(public_of(e))
     state.mix_key(_dh(e, other))
     state.mix_key(_dh(secret, other))
     stream.sendall(FIRST.pack(own, public_of(e) + state.seal()))
-    answer = exactly(stream, SECOND)
+    answer = exactly(stream, SECOND, end)
     state.mix_hash(answer[:KEY])
     state.mix_key(_dh(e, answer[:KEY]))
     state.mix_key(_dh(secret, answer[:KEY]))
     state.open(answer[KEY:])
+    channel = Channel(stream, *state.split())
+    channel.send(b"")
     stream.settimeout(None)
-    return Channel(stream, *state.split())
+    return channel
 
 
 def accept(stream: ByteStream, secret: bytes, key_of: Callable[[int], bytes | None]) -> tuple[int, Channel]:
@@ -109,8 +116,8 @@ def accept(stream: ByteStream, secret: bytes, key_of: Callable[[int], bytes | No
     Raises:
         OSError: the initiator may not connect, has not its key, or is silent.
     """
-    stream.settimeout(HANDSHAKE)
-    number, first = FIRST.unpack(exactly(stream, FIRST.size))
+    end = time.monotonic() + HANDSHAKE
+    number, first = FIRST.unpack(exactly(stream, FIRST.size, end))
     other = key_of(number)
     if other is None:
         raise NotLetIn(f"peer {number} is no contact")
@@ -123,9 +130,11 @@ def accept(stream: ByteStream, secret: bytes, key_of: Callable[[int], bytes | No
     state.mix_key(_dh(e, first[:KEY]))
     state.mix_key(_dh(e, other))
     stream.sendall(public_of(e) + state.seal())
-    stream.settimeout(None)
     initiator, responder = state.split()
-    return number, Channel(stream, responder, initiator)
+    channel = Channel(stream, responder, initiator)
+    channel.receive(0, end)
+    stream.settimeout(None)
+    return number, channel
 
 
 class _Symmetric:
@@ -161,9 +170,12 @@ class _Symmetric:
         return _two_keys(self._ck, b"")
 
 
-def exactly(stream: ByteStream, size: int) -> bytes:
+def exactly(stream: ByteStream, size: int, end: float | None = None) -> bytes:
+    """So many bytes. Until `end`, where it is given: a timeout of the stream begins anew with every byte."""
     data = bytearray()
     while len(data) < size:
+        if end is not None:
+            stream.settimeout(max(0.001, end - time.monotonic()))
         piece = stream.recv(min(size - len(data), 1 << 20))
         if not piece:
             raise ConnectionError("the other end is gone")

@@ -31,6 +31,7 @@ from seedbed.deployment.wire import FrameRefused
 from seedbed.engines.one_by_one import OneByOne
 from seedbed.errors import InputError
 from seedbed.federated import ClientId, Message, params_of
+from seedbed.limits import refuse_links
 from seedbed.locks import lock_file
 from seedbed.rounds.gossip import consensus_distance, local_server_step
 from seedbed.rounds.round import Round, one_by_one, refuse_infinite
@@ -80,6 +81,7 @@ class Peer:
         self._lock: int | None = lock_file(folder / "lock", "process")
         self.log, self._diary = EventLog(folder / "log.jsonl", said), PeerOutput(folder)
         try:
+            refuse_links(folder)
             memory = load_peer_state(folder, plan, self._of) or self._new()
         except BaseException:
             self.close()

@@ -176,6 +176,8 @@ def noise_for(target: float, delta: float, *, rate: float = 1.0, times: int = 1)
     refuse_delta(delta)
     if not 0 < target < math.inf:
         raise InputError(f"epsilon={target} cannot be aimed at: give a number above 0, such as 2")
+    if target > times * (1 + 12 / LEAST) / LEAST**2:  # more than so many releases at LEAST can cost, at any δ > 1e-300
+        _within(0.0, target, times)
     high = math.sqrt(times) / _gaussian_mu(target, delta)  # of everybody in every round: chance asks for no more
     if rate == 1:
         return _within(high, target, times)

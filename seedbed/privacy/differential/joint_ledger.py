@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seedbed.errors import InputError
+from seedbed.errors import InputError, as_written
 from seedbed.privacy.differential.accountant import Release, epsilon, release_event
 
 OFF = "off"
@@ -87,13 +87,11 @@ class JointLedger:
     def _lines(self, text: str) -> list[dict[str, Any]]:
         """All lines; one that was torn off while it was written has released nothing."""
         whole = text[: text.rfind("\n") + 1]
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise InputError(
-                f"{self.path} is not as it was written ({error}): restore it, or set privacy.joint_ledger to another "
-                "folder"
-            ) from error
+        with as_written(self.path, "restore it, or set privacy.joint_ledger to another folder"):
+            lines = [json.loads(line) for line in whole.splitlines()]
+            for line in lines:
+                _refuse_odd(line["run"], line["spent"])
+            return lines
 
     def _total(self, lines: list[dict[str, Any]], delta: float) -> Joint:
         spent: Counter[Release] = Counter()
@@ -101,3 +99,16 @@ class JointLedger:
             for table, times in line["spent"]:
                 spent[release_event(table)] += times
         return Joint(epsilon(spent, delta), delta, len(lines), self.path)
+
+
+def _refuse_odd(run: object, spent: list[tuple[dict[str, Any], int]]) -> None:
+    """
+    Raises:
+        TypeError, ValueError: no run can have spent this, such as less than nothing.
+    """
+    for table, times in spent:
+        numbers = list(release_event(table))
+        if not isinstance(run, str) or type(times) is not int or times < 0:
+            raise ValueError(f"{times} releases")
+        if not all(0 < number < float("inf") for number in numbers):
+            raise ValueError(f"a release of {table}")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seedbed.errors import InputError
+from seedbed.errors import InputError, as_written
 from seedbed.federated import ClientId
 from seedbed.privacy.differential.accountant import Release, epsilon, release_event
 from seedbed.privacy.differential.binding import digest_of_tree
@@ -182,11 +182,12 @@ class Releases:
 
     def __init__(self, path: Path):
         self.path = path
-        text = path.read_text() if path.exists() else ""
+        text = path.read_text(errors="replace") if path.exists() else ""
         if text and not text.endswith("\n"):  # torn off while it was written: not released
             text = text[: text.rfind("\n") + 1]
             os.truncate(path, len(text))
-        self._known = {line["round"]: line["sha256"] for line in map(json.loads, text.splitlines())}
+        with as_written(path):
+            self._known = {int(line["round"]): str(line["sha256"]) for line in map(json.loads, text.splitlines())}
 
     def check(self, round: int, state: Tree) -> None:
         """Write down a round's release (round from 0), or compare it with what was written.

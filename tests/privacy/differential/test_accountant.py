@@ -155,9 +155,9 @@ def test_a_huge_budget_takes_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
         z = accountant.noise_for(target, 1e-5, rate=0.1, times=100)
         bounds = (accountant._renyi_epsilon([(Gaussian(z, 0.1), 100)], 1e-5), gaussian_epsilon(10 / z, 1e-5))
         assert min(bounds) <= target * (1 + 1e-6)
-    for rate in (0.1, 1.0):
+    for rate, huge in [(rate, huge) for rate in (0.1, 1.0) for huge in (1e9, 1e18, 1e300)]:
         with pytest.raises(InputError, match=r"outside 0\.02"):
-            accountant.noise_for(1e9, 1e-5, rate=rate, times=100)
+            accountant.noise_for(huge, 1e-5, rate=rate, times=100)
 
 
 @pytest.mark.parametrize(("z", "rate"), [(1.0, 0.1), (0.6, 0.01), (5.0, 0.5), (0.3, 0.9)])

@@ -15,6 +15,8 @@ import pytest
 from seedbed import InputError
 from seedbed.federated import ServerState
 from seedbed.privacy.differential import Gaussian, Independent, Ledger, TreeAggregation, charge_rounds, epsilon
+from seedbed.privacy.differential.joint_ledger import JointLedger
+from seedbed.privacy.differential.ledger import Releases
 from seedbed.rounds import Round
 
 from .parrots import KEY
@@ -199,3 +201,31 @@ def test_killed_at_any_moment_it_has_counted_what_was_released(tmp_path: Path) -
         ledger = Ledger(tmp_path / "ledger.jsonl", epsilon=1e9, delta=1e-5)
         assert count_released <= ledger.charged_rounds <= count_released + kill
         assert count_released > before
+
+
+SPENT = '{"run": "x", "spent": [[{"noise_multiplier": %s, "rate": %s}, %s]]}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["5", "[]", "{}", '{"run": "x"}', '{"run": "x", "spent": 5}', '{"run": "x", "spent": [[{"a": 1}, 5]]}']
+    + [SPENT % odd for odd in ((4.0, 1.0, -5), (4.0, 1.0, 0.5), (-4.0, 1.0, 5), ("NaN", 1.0, 5), ("Infinity", 1.0, 5))]
+    + [SPENT % (4.0, '"a"', 5), "[" * 100_000],
+)
+def test_a_joint_ledger_that_holds_something_else(line: str, tmp_path: Path) -> None:
+    """Less than nothing would take off what other runs have spent."""
+    ledger = JointLedger(tmp_path, "f" * 32)
+    ledger.charge("first", {Gaussian(4.0): 10}, 1e-5)
+    good = ledger.path.read_text()
+    ledger.path.write_text(good + line + "\n")
+    with pytest.raises(InputError, match=r"is not as it was written .*privacy.joint_ledger"):
+        ledger.charge("second", {Gaussian(4.0): 10}, 1e-5)
+    ledger.path.write_text(good)
+    assert ledger.charge("second", {Gaussian(4.0): 10}, 1e-5).epsilon == epsilon({Gaussian(4.0): 20}, 1e-5)
+
+
+@pytest.mark.parametrize("line", [b"5", b"[]", b"{}", b'{"round": 0}', b"\xff", b"[" * 100_000])
+def test_releases_that_hold_something_else(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "releases.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(InputError, match=r"releases.jsonl is not as it was written"):
+        Releases(tmp_path / "releases.jsonl")
