@@ -52,7 +52,7 @@ def refuse_on_ranks(settings: Settings) -> None:
     """What cannot be had on several ranks."""
     if settings.privacy.epsilon is not None and current_group().size > 1:
         raise InputError(
-            f"--epsilon {settings.privacy.epsilon:g} on {current_group().size} ranks: the secret that noise follows from "
+            f"--epsilon {settings.privacy.epsilon:g} on {current_group().size} ranks: the secret behind the noise "
             "would have to be on all of them; run it in one process"
         )
     if settings.kept == "disk" and current_group().size > 1:
