@@ -226,6 +226,8 @@ def _refuse_clientless(experiment: Experiment) -> None:
     name = experiment.settings.algorithm
     if catalogue.entry(name).pooled:
         raise InputError(f"{name} pools everybody's data, so that no client sends anything that could be audited")
+    if experiment.settings.start == "exact":
+        raise InputError("start=exact has no rounds whose messages the audit could attack: give start=rounds")
 
 
 def _words(experiment: Experiment) -> str:

@@ -15,6 +15,7 @@ from seedbed.cli.options import (
     AlgorithmOption,
     Attackers,
     AttackOption,
+    Client,
     Config,
     Data,
     Delta,
@@ -27,12 +28,15 @@ from seedbed.cli.options import (
     Run,
     Seed,
     Set,
+    Target,
     Verbose,
+    reader_of,
 )
 from seedbed.cli.peers import peers_app
 from seedbed.cli.show import (
     Bars,
     Download,
+    also_table,
     attack_lines,
     audit_lines,
     audit_table,
@@ -45,8 +49,11 @@ from seedbed.cli.show import (
 )
 from seedbed.engines.process_group import ProcessGroup, init_group, is_torchrun
 from seedbed.errors import InputError
+from seedbed.experiments.concerns import concerns, failures
 from seedbed.experiments.stages import Show
+from seedbed.reports.run_report import harm_lines
 
+WORSE_THAN_TRIVIAL = 3  # the exit status of a run whose model is of no use
 RANKED = ("run", "resume")  # what torchrun may start
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,6 +72,8 @@ console = PlainConsole()
 @app.command()
 def run(
     data: Data = None,
+    client: Client = None,
+    target: Target = None,
     algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
     seed: Seed = None,
@@ -99,6 +108,7 @@ def run(
 
     asked = {
         "data": data,
+        "reader": reader_of(client, target),
         "algorithm": algorithm,
         "rounds": rounds,
         "seed": seed,
@@ -132,6 +142,8 @@ def resume(directory: Run) -> None:
 def compare(
     names: Annotated[list[str], typer.Argument(help="Algorithms: see `seedbed algorithms`.")],
     data: Data = None,
+    client: Client = None,
+    target: Target = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 1,
     tune: Annotated[
         bool, typer.Option(help="Let validation clients choose learning rates; other factors: --set tune=[0.1,1,10].")
@@ -153,7 +165,8 @@ def compare(
     from seedbed.experiments.run_directory import RunDirectory
     from seedbed.reports.comparison_report import comparison_page
 
-    asked = {"data": data, "rounds": rounds, "engine": engine, "root": root}
+    reader = reader_of(client, target)
+    asked = {"data": data, "reader": reader, "rounds": rounds, "engine": engine, "root": root}
     assignments = [*([f"tune={list(FACTORS)}"] if tune else []), *(set_ or [])]
     with Bars() as bars:
         found, directory = compare_runs(
@@ -303,14 +316,19 @@ def data_list() -> None:
 
 @data_app.command("inspect")
 def data_inspect(
-    data: Annotated[str, typer.Argument(help="A set's name or a path.")], root: Root = None, set_: Set = None
+    data: Annotated[str, typer.Argument(help="A set's name or a path.")],
+    client: Client = None,
+    target: Target = None,
+    root: Root = None,
+    set_: Set = None,
 ) -> None:
     """Clients, sizes, classes and label skew, and what reading changed."""
     from seedbed.data.readers import inspect
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
-    settings = settings_from(table_from({"data": data, "root": root}, assignments=set_ or []))
+    asked = {"data": data, "root": root, "reader": reader_of(client, target) or {}}
+    settings = settings_from(table_from(asked, assignments=set_ or []))
     found = inspect(population_for(settings))
     console.print(summary_table(found))
 
@@ -364,15 +382,21 @@ def _alone(context: typer.Context) -> None:
 
 
 def _print(result: dict[str, Any], directory: Path) -> None:
+    for line in [*failures(result), *concerns(result)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold")
     console.print(result_table(result))
-    for line in attack_lines(result):
-        console.print(line)
+    if (also := also_table(result)) is not None:
+        console.print(also)
+    for line in [*attack_lines(result), *harm_lines(result)]:
+        console.print(line, highlight=False, soft_wrap=True)
     for name, chosen in result["finetuning"].items():
         for shots, how in chosen.items():
             console.print(f"  {name.replace('_', ' ')}, {shots} shots: {how['text']}", style="dim")
     for line in [*result.get("secure", {}).get("said", ()), *result.get("privacy", {}).get("said", ())]:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {directory / 'report.html'}", soft_wrap=True)
+    if failures(result):
+        raise typer.Exit(WORSE_THAN_TRIVIAL)
 
 
 def _budget(epsilon: float | None, delta: float | None) -> dict[str, float] | None:

@@ -12,6 +12,10 @@ Data = Annotated[
         help="A set's name (see `seedbed data list`) or a path: CSV, Parquet, .npz, client/class/*.png, LEAF JSON."
     ),
 ]
+Client = Annotated[
+    str | None, typer.Option("--client", help="A table's column that says whose row it is (reader.client).")
+]
+Target = Annotated[str | None, typer.Option("--target", help="A table's column to predict (reader.target).")]
 Root = Annotated[str | None, typer.Option(help="Folder that holds named sets; default: $SEEDBED_DATA.")]
 Set = Annotated[
     list[str] | None,
@@ -49,6 +53,11 @@ AttackOption = Annotated[
 Attackers = Annotated[str | None, typer.Option(help="Known clients that attack: a fraction or a count; default: 0.2.")]
 Delta = Annotated[float | None, typer.Option(help="Its δ; default: 1e-5, or less for many clients.")]
 Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
+
+
+def reader_of(client: str | None, target: str | None) -> dict[str, str] | None:
+    """The settings `reader`, as far as they are given."""
+    return {key: value for key, value in (("client", client), ("target", target)) if value is not None} or None
 
 
 def listed(first: Iterable[str], more: Iterable[str] | None) -> list[str]:

@@ -113,7 +113,8 @@ class Download:
 def result_table(result: Mapping[str, Any], which: str = "unseen") -> Table:
     """Mean ± 95 % interval over clients and the worst tenth, for each number of shots."""
     rows = result[which]
-    count = next(iter(next(iter(rows.values())).values()))["clients"]
+    by_row = {shots: next(iter(cells.values()))["clients"] for shots, cells in rows.items()}
+    count, unequal = max(by_row.values()), len(set(by_row.values())) > 1
     whom = "clients never seen in training" if which == "unseen" else "known clients"
     title = f"{result['algorithm']}: {result['metric']} on {count} {whom}"
     table = Table(title=title, caption="mean ± 95 % interval over clients; in brackets the worst tenth of the clients")
@@ -123,7 +124,25 @@ def result_table(result: Mapping[str, Any], which: str = "unseen") -> Table:
         table.add_column(TITLES[column], justify="right")
     for shots, cells in rows.items():
         best = _best(cells, result["higher_is_better"])
-        table.add_row(shots, *(_cell(cells[c], result["metric"], bold=c == best) for c in columns))
+        shown = f"{shots} ({by_row[shots]} clients)" if unequal else shots
+        table.add_row(shown, *(_cell(cells[c], result["metric"], bold=c == best) for c in columns))
+    return table
+
+
+def also_table(result: Mapping[str, Any]) -> Table | None:
+    """The scores that people read beside the loss, in the target's own units; None: there are none."""
+    rows = result["unseen"]
+    first = next(iter(rows.values()))["adapted"].get("also")
+    if not first:
+        return None
+    columns = [c for c in TABLE_COLUMNS if c in next(iter(rows.values()))]
+    table = Table(title=f"{', '.join(first)}: means over clients", box=box.SIMPLE_HEAD)
+    for title in ("shots", "", *(TITLES[c] for c in columns)):
+        table.add_column(title, justify="right")
+    for shots, cells in rows.items():
+        for name in first:
+            values = (cells[c]["also"].get(name) for c in columns)
+            table.add_row(shots, name, *("–" if v is None else format_number(v, name) for v in values))
     return table
 
 

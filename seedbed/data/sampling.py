@@ -245,6 +245,23 @@ def fresh_support(shots: int, *, draws: int = 1, reserve: int | None = None, que
     return sampler
 
 
+def own_half(*, draws: int = 1, queries: int = 256) -> Sampler:
+    """Episodes whose support is half of the client's own rows, drawn afresh each time.
+
+    Args:
+        draws: episodes.
+        queries: at most so many of the other half to score on.
+    """
+
+    def sampler(client: Client, rng: np.random.Generator) -> Draw:
+        n = len(client.rows)
+        _refuse_short(client, 2, "1 for support and 1 for query")
+        order = np.stack([rng.permutation(n)[: n // 2 + queries] for _ in range(draws)])
+        return Draw(Episode(client.picks(order[:, : n // 2]), client.picks(order[:, n // 2 :])), n)  # type: ignore[arg-type]
+
+    return sampler
+
+
 def held_out_queries(known: Population, shots: int, *, draws: int = 1, queries: int = 256) -> Sampler:
     """Episodes for a population of held-out rows: support from the same client's training rows, queries its own.
 

@@ -11,22 +11,28 @@ from safetensors import safe_open
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.algorithms import catalogue
 from seedbed.data import readers
 from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, batches
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
-from seedbed.experiments.builder import AnyModel, Learner, Shape, build_model
+from seedbed.evaluation import per_example
+from seedbed.experiments.builder import OF_NET, AnyModel, Learner, Shape, build_model
 from seedbed.experiments.config import ModelSettings, settings_from
 from seedbed.experiments.launch import trained_start
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.federated import NEWCOMER, Algorithm
+from seedbed.learning.effects import COVARIANCE, NOISE, input_effects, with_effects
 from seedbed.learning.finetuning import FineTuning
+from seedbed.learning.objectives import Predict
 from seedbed.limits import first_line_of, from_json
 from seedbed.models import Model, ModelZoo
 from seedbed.models.split import SplitNet
 from seedbed.serialization import tensors_from_bytes, trees_to_bytes, write_atomically
 from seedbed.tree import Tree
+
+BESIDE = (COVARIANCE, NOISE)  # what a posterior has beside the model
 
 
 @dataclass(frozen=True)
@@ -35,15 +41,18 @@ class PersonalModel:
 
     Attributes:
         params: by the module's names.  classes: what the outputs stand for; empty for a regression.
+        calibrated: how a client with a posterior predicts; None: as the model does.
     """
 
     model: Model
     params: Mapping[str, Tensor]
     classes: tuple[str, ...]
+    calibrated: Predict | None = None
 
     def predict(self, x: Tensor) -> Tensor:
         """[B, ...] inputs -> [B, N] logits, or [B, targets] numbers."""
-        return self.model.predict(dict(self.params), x)
+        predict = self.model.predict if self.calibrated is None else self.calibrated
+        return predict(dict(self.params), x)
 
 
 @dataclass(frozen=True)
@@ -104,11 +113,14 @@ def adapt_client(
     sent = start.sent(algorithm)
     kept = algorithm.remember(sent) if start.kept is None else start.kept
     params = algorithm.personalise(sent, kept, tree.to_device_of(_batch(examples), sent))
-    model, asked_model = start.model, learner.settings.model
+    model, asked_model = start.model, learner.asked_model(catalogue.entry(start.name))
+    how = start.finetuning(shots)
+    if learner.is_exact(start.name) and how is not None and how.layers in OF_NET:
+        model, asked_model = learner.net(), learner.settings.model
     if isinstance(model, ModelZoo):
         word = model.meant(params)
         model, asked_model, params = model.models[word], asked_model.like(word), params[word]
-    whole = {n: p for n, p in params.items() if n in model.params}
+    whole = {n: p for n, p in params.items() if n in model.params or n in BESIDE}
     metadata = {
         "kind": "seedbed personal model",
         "model": asked_model.model_dump_json(),
@@ -117,12 +129,32 @@ def adapt_client(
         "classes": json.dumps(examples.classes),
         "algorithm": start.name,
         "targets": str(shape.targets),
+        **_uncertain(whole, start, len(examples.rows)),
     }
     write_atomically(out, trees_to_bytes(whole, metadata))
     scores: dict[str, float] = {}
     if asked is not None:
-        scores["the query set"] = float(learner.metric(model)(whole, tree.to_device_of(_batch(asked), whole)))
+        predict = _predict(model, metadata)
+        score = learner.metric(model) if predict is None else per_example(predict, learner.loss)
+        scores["the query set"] = float(score(whole, tree.to_device_of(_batch(asked), whole)))
     return AdaptResult(out, len(examples.rows), examples.classes, scores, learner.metric_name)
+
+
+def _uncertain(params: Mapping[str, Tensor], start: "AdaptationStart", examples: int) -> dict[str, str]:
+    """Which inputs the effects of a client with a posterior are on; nothing for other models."""
+    if COVARIANCE not in params:
+        return {}
+    how = start.finetuning(examples)
+    places = start.options.get("slopes", ()) if how is not None and how.layers == "slopes" else ()
+    return {"effects": json.dumps(list(places))}
+
+
+def _predict(model: AnyModel, metadata: Mapping[str, str]) -> Predict | None:
+    """The predictive distribution of a client with effects; None: it has none."""
+    if "effects" not in metadata:
+        return None
+    assert isinstance(model, Model)
+    return with_effects(model.predict, input_effects(json.loads(metadata["effects"]), head=model.head))
 
 
 class AdaptationStart(NamedTuple):
@@ -182,8 +214,9 @@ def load_personal(path: str | Path) -> PersonalModel:
         outputs, split = len(classes) or int(metadata["targets"]), bool(from_json(metadata["split"]))
         with torch.device("meta"):  # what it says must fit what it holds, before memory is taken
             shapes = {name: x.shape for name, x in build_model(asked, inputs, outputs, split=split).params.items()}
-        if shapes != {name: x.shape for name, x in params.items()}:
+        if shapes != {name: x.shape for name, x in params.items() if name not in BESIDE}:
             raise ValueError("its tensors are not those of the model that it names")
-        return PersonalModel(build_model(asked, inputs, outputs, split=split), params, tuple(map(str, classes)))
+        model = build_model(asked, inputs, outputs, split=split)
+        return PersonalModel(model, params, tuple(map(str, classes)), _predict(model, metadata))
     except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path} is damaged ({first_line_of(error)}): make it again by `seedbed adapt`") from error

@@ -2,17 +2,19 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from seedbed import engines, models, randomness, tree
 from seedbed.algorithms import catalogue
+from seedbed.algorithms.exact_start import exact_start, net_in, with_net
 from seedbed.algorithms.feddf import assign_architectures
 from seedbed.attacks import Attack
 from seedbed.data import sampling
@@ -24,20 +26,21 @@ from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
 from seedbed.experiments import byzantine
-from seedbed.experiments.config import ModelSettings, Settings, known_keys
+from seedbed.experiments.config import ModelSettings, Row, Settings, known_keys
 from seedbed.experiments.costs import Costs, costs
 from seedbed.experiments.factories import build_from_settings
 from seedbed.experiments.multi_rank import needs_each_message
 from seedbed.experiments.privacy_plan import PrivacyPromise, refuse_unprotected
 from seedbed.experiments.scheduling import refuse_schedule
 from seedbed.experiments.secure_aggregation import SecurePlan, one_message
-from seedbed.federated import Algorithm, Engine
+from seedbed.federated import Algorithm, Engine, Params
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import Teacher
+from seedbed.learning.effects import Effects, Likelihood, input_effects, likelihood, with_effects
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.heads import fresh_head
-from seedbed.learning.objectives import Adapt, Metric, supervised
+from seedbed.learning.objectives import Adapt, Metric, Predict, supervised
 from seedbed.learning.parameter_generation import noise_length
 from seedbed.models import Model, ModelZoo
 from seedbed.models.layers import layers_of
@@ -48,6 +51,9 @@ AnyModel = Model | ModelZoo
 SEVERAL = {True: ("conv:32", "conv:16", "mlp:64"), False: ("mlp:64", "mlp:32-32", "linear")}  # for images, or not
 LARGEST_SHAPE = 2**31  # numbers of an example, classes or clients
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
+OF_NET = ("all", "head", "head_then_all")  # ways to fine-tune that are of the network beside an exact start
+TINY = 3  # rows of clients that a note counts
+MOST_VALIDATION = 30  # clients that choose how rivals fine-tune, where the start is exact
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,11 @@ class Learner:
 
     def __init__(self, settings: Settings, shape: Shape):
         self.settings, self.shape = settings, shape
-        regression = shape.classes == 0
+        regression, by_loss = shape.classes == 0, settings.start == "exact"
         self.loss = objectives.squared_error if regression else objectives.cross_entropy
-        self.metric_name = "squared error" if regression else "accuracy"
-        self.higher_is_better = not regression
-        self._score = objectives.squared_error if regression else objectives.correct
+        self.metric_name = "squared error" if regression else "log-loss" if by_loss else "accuracy"
+        self.higher_is_better = not (regression or by_loss)
+        self._score = self.loss if regression or by_loss else objectives.correct
         self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
         self.teacher: Teacher = _no_teacher
         self.device = usable_device(settings.device)
@@ -105,12 +111,50 @@ class Learner:
         ways = self.shape.episodic and not self._new_classes(entry)
         return self.settings.evaluation.ways if ways else self.shape.classes
 
+    def is_exact(self, name: str) -> bool:
+        """Whether the algorithm's start is the exact one."""
+        return self.settings.start == "exact" and name == self.settings.algorithm
+
+    def asked_model(self, entry: catalogue.CatalogueEntry) -> ModelSettings:
+        """The model of an algorithm, as settings name it: an exact start is linear."""
+        exact = self.settings.start == "exact" and entry is catalogue.entry(self.settings.algorithm)
+        return self.settings.model.like("linear") if exact else self.settings.model
+
+    def effects(self, model: Model, places: Sequence[int]) -> dict[str, Effects]:
+        """The effects of clients on an exact start: on the intercept, and on these inputs."""
+        slopes = {"slopes": input_effects(places, head=model.head)} if places else {}
+        return {"bias": input_effects((), head=model.head), **slopes}
+
+    def kind(self, model: Model) -> Callable[[Params], Likelihood]:
+        """How examples follow from a linear model's scores."""
+        return lambda params: likelihood(self.loss, len(params[f"{model.head}.bias"]))
+
+    def exact(self, model: Model, options: Mapping[str, Any], how: FineTuning | None) -> tuple[Algorithm, Predict]:
+        """An exact start whose clients adapt so (None: not at all), and how their models predict."""
+        effects, net = self.effects(model, options.get("slopes", ())), self.net()
+        layers = "none" if how is None else how.layers
+        adapt: str | Adapt = layers if layers in effects else unadapted
+        predict = with_effects(model.predict, effects[layers]) if layers in effects else model.predict
+        if how is not None and how.layers in OF_NET:
+            tuned = finetune(Tunable(net.predict, net.features, self.loss, net.head), how)
+            adapt, predict = (lambda params, support: tuned(net_in(params), support)), net.predict
+        algorithm = exact_start(model.predict, effects, self.kind(model), adapt)
+        if not options.get("net"):
+            return algorithm, predict
+        return replace(algorithm, init=lambda params: algorithm.init({**with_net({}, net.params), **params})), predict
+
+    def net(self) -> Model:
+        """The network that FedAvg trains beside an exact start."""
+        model = self.model(catalogue.entry("fedavg"))
+        assert isinstance(model, Model)
+        return model
+
     def model(self, entry: catalogue.CatalogueEntry) -> AnyModel:
         """The initial model that an algorithm trains, a function of the seed.
 
         Batch normalisation is for those alone whose clients keep its statistics: their rivals have none.
         """
-        asked, outputs = self.settings.model, self.outputs(entry)
+        asked, outputs = self.asked_model(entry), self.outputs(entry)
         with randomness.seeded_init(self.settings.seed):
             if not entry.takes("assign"):
                 asked = asked if entry.normalises else asked.model_copy(update={"norm": "group"})
@@ -192,6 +236,9 @@ class Learner:
         """
         entry = catalogue.entry(name)
         options = self.settings.options if options is None else options
+        if self.is_exact(name):
+            assert isinstance(model, Model)
+            return self.exact(model, options, finetuning)[0]
         self._refuse_more(entry, name, ways)
         ways = max(self.settings.task.ways, self.settings.evaluation.ways) if ways is None else ways
         context: dict[str, Any] = {
@@ -468,8 +515,36 @@ class Experiment:
             attack.refuse(algorithm)
 
     def _check_unseen(self) -> None:
+        if self.by_row:
+            self._check_rows()
+            return
         judging = self.judged(self.unseen, max(self.shots), purpose="check", episodes=1).sampler
         self.unseen = self._usable(self.unseen, judging)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether clients that are too small for a number of examples are left out of its row, instead of refused."""
+        return self.settings.start == "exact"
+
+    def _check_rows(self) -> None:
+        """Say which rows have which clients; at least one must have some."""
+        if not self.shots:
+            asked = ", ".join(map(str, self.settings.evaluation.shots or ()))
+            raise InputError(
+                f"no unseen client of {self.settings.data} has more than one row and enough for evaluation.shots="
+                f"[{asked}]: set unseen=... so that larger clients judge"
+            )
+        for row in self.settings.evaluation.shots or ():
+            short = len(self.unseen) - len(large_enough(self.unseen, row))
+            if short:
+                what = "half of their own examples" if row == "half" else f"{row} examples"
+                self.notes.append(
+                    f"{short} of {len(self.unseen)} unseen clients are too small to be judged with {what}: left out of "
+                    "that row"
+                )
+        tiny = int((self.train.sizes <= TINY).sum())
+        if tiny:
+            self.notes.append(f"{tiny} known clients have {TINY} rows or fewer: they train with what they have")
 
     def _usable(self, population: Population, sampler: Sampler) -> Population:
         source = Sampled(population, sampler, purpose="check")
@@ -492,8 +567,11 @@ class Experiment:
         self._check_unseen()
 
     @cached_property
-    def shots(self) -> tuple[int, ...]:
-        """The numbers of support examples that unseen clients are judged with."""
+    def shots(self) -> tuple[Any, ...]:
+        """The numbers of support examples (`Row`) that unseen clients are judged with."""
+        if self.by_row:
+            asked: tuple[Row, ...] = self.settings.evaluation.shots or (5, 20, "half")
+            return tuple(row for row in asked if len(large_enough(self.unseen, row)))
         if self.settings.evaluation.shots is not None:
             return self.settings.evaluation.shots
         if self.population.episodic:
@@ -547,10 +625,15 @@ class Experiment:
             population = with_rotations(population)
         return population
 
-    def judged(self, population: Population, shots: int, *, purpose: str, episodes: int | None = None) -> Sampled:
+    def judged(self, population: Population, shots: Row, *, purpose: str, episodes: int | None = None) -> Sampled:
         """Episodes to judge these clients by; those of several shots share their queries where a client is a task."""
         evaluation = self.settings.evaluation
         count = evaluation.episodes if episodes is None else episodes
+        if self.by_row:
+            chosen = population.only(large_enough(population, shots))
+            return Sampled(chosen, row_sampler(shots, count), seed=self.settings.seed, purpose=purpose)
+        if shots == "half":
+            raise InputError("evaluation.shots=half is for start=exact: give numbers of examples")
         if self.population.episodic:
             sampler = sampling.episodes(ways=evaluation.ways, shots=shots, queries=evaluation.queries, count=count)
         else:
@@ -574,7 +657,8 @@ class Experiment:
     def validation(self) -> tuple[Population, Population]:
         """Known clients in two: to train a probe on, and to choose fine-tuning by: a fifth, at most three; under secure
         aggregation three, for a sum over fewer would say too much of each."""
-        apart = min(3, max(1, round(len(self.train) / 5)))
+        most = MOST_VALIDATION if self.settings.start == "exact" else 3
+        apart = min(most, max(1, round(len(self.train) / 5)))
         if self.settings.secure.form != "none":
             apart = min(3, len(self.train) - 1)
         order = randomness.generator(self.settings.seed, "validation clients").permutation(len(self.train))
@@ -639,6 +723,17 @@ class Experiment:
         batches = tree.subtrees(task.items, Batch)
         examples = sum(float((batch.mask * task.real[:, :, None]).sum()) for batch in batches)
         return max(1, round(self.costs(name, options).passes * examples / len(clients)))
+
+
+def large_enough(population: Population, row: Row) -> list[int]:
+    """The clients that can be judged with so many examples: one more is left to score on."""
+    least = 2 if row == "half" else row + 1
+    return [int(client) for client in np.flatnonzero(population.sizes >= least)]
+
+
+def row_sampler(row: Row, draws: int) -> Sampler:
+    """Episodes with so many examples for support."""
+    return sampling.own_half(draws=draws) if row == "half" else sampling.fresh_support(row, draws=draws)
 
 
 def _refuse_hopeless(population: Population, data: str) -> None:

@@ -26,6 +26,12 @@ Architectures = Annotated[  # at least one; a number alone is one
     tuple[Positive, ...], Field(min_length=1), BeforeValidator(lambda k: (k,) if isinstance(k, int) else k)
 ]
 
+Row = int | Literal["half"]  # a number of examples to judge with, or half of a client's own
+Rows = Annotated[
+    tuple[Positive | Literal["half"], ...],
+    Field(min_length=1),
+    BeforeValidator(lambda k: (k,) if isinstance(k, int | str) else k),
+]
 RateFactors = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
 
 
@@ -65,9 +71,10 @@ class EvaluationSettings(Section):
     """How unseen clients are judged."""
 
     ways: int = Field(default=5, ge=2, description="episodes: classes")
-    shots: Architectures | None = Field(
+    shots: Rows | None = Field(
         default=None,
-        description="examples per class (episodes) or per client; none: 1 and 5, or what the clients' sizes allow",
+        description="examples per class (episodes) or per client, or half, of a client's own; none: 1 and 5, or what "
+        "the clients' sizes allow, or where start=exact 5, 20 and half",
     )
     queries: int = Field(default=15, ge=1, description="episodes: query examples per class")
     episodes: int = Field(default=25, ge=1, description="episodes (or draws of support) a client")
@@ -326,6 +333,11 @@ class Settings(Section):
         default=None, description="folder of named sets; none: $SEEDBED_DATA, else ~/.cache/seedbed"
     )
     algorithm: str = Field(default="auto", description="see `seedbed algorithms`")
+    start: Literal["rounds", "exact"] = Field(
+        default="rounds",
+        description="what trains the start: rounds: those of the algorithm; exact: a linear model fitted exactly, with "
+        "priors of the clients' effects (algorithm=auto takes it for tables)",
+    )
     rounds: int | None = Field(default=None, ge=1, description="rounds of training; none: a recipe's, or 200")
     cohort: int | None = Field(
         default=None, ge=1, description="clients a round; none: a recipe's, or at most 10, or with privacy at most 100"

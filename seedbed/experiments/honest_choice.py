@@ -18,7 +18,9 @@ from seedbed.federated import Algorithm, ClientId, Engine, Params, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.rounds import synchronous
 
-MOST_CLIENTS = 200  # who judge
+MOST_CLIENTS = 200  # that judge
+MOST_LEARNERS = 300  # that a prior is learned from: more tell it no better
+FEW = 6  # clients, fewer than which are not halved
 NONE, BIAS = "none", "bias"
 
 
@@ -59,6 +61,12 @@ def fold_of(clients: Sequence[ClientId], folds: int, *, seed: int = 0) -> dict[C
     return {clients[int(place)]: i % folds for i, place in enumerate(order)}
 
 
+def some_of(clients: Sequence[ClientId], most: int, *, seed: int = 0) -> list[ClientId]:
+    """At most so many of them, drawn by the seed, in their order."""
+    order = randomness.generator(seed, "some clients").permutation(len(clients))
+    return [clients[int(place)] for place in sorted(order[:most])]
+
+
 def learn(
     algorithm: Algorithm, engine: Engine, state: ServerState, clients: Sequence[ClientId], rounds: int
 ) -> ServerState:
@@ -80,6 +88,8 @@ def judge(
 ) -> Mapping[str, Losses]:
     """The losses of each way, by number of examples: {size: {way: {client: loss}}}.
 
+    A half of few clients says nothing of the other: of fewer than six, all have the prior of all.
+
     Args:
         engine: of the known clients, whose tasks hold each example once.
         starts: trained without the fold's clients, stacked [F, ...].
@@ -90,8 +100,10 @@ def judge(
     for name, way in ways.items():
         algorithm = cross_fitted(way.algorithm, folds)
         for half in (0, 1):
-            others = [c for c in engine.population if halves[c] != half]
-            state = learn(algorithm, engine, algorithm.init(starts), others, way.rounds)
+            few = len(engine.population) < FEW
+            others = [c for c in engine.population if few or halves[c] != half]
+            learners = some_of(others, MOST_LEARNERS, seed=seed)
+            state = learn(algorithm, engine, algorithm.init(starts), learners, way.rounds)
             for size, source in sources.items():
                 judges = [c for c in source.clients if halves[c] == half][: MOST_CLIENTS // 2]
                 if judges:

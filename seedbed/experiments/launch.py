@@ -15,7 +15,8 @@ from seedbed.experiments.builder import Experiment, Learner, Shape
 from seedbed.experiments.config import Settings, read_toml, settings_from, table_from
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.run_directory import RunDirectory, versions
-from seedbed.experiments.stages import Pipeline, Show, TrainedStart
+from seedbed.experiments.stages import Show, TrainedStart
+from seedbed.experiments.table_run import pipeline_for
 from seedbed.serialization import fill_template, tensors_from_bytes
 
 JUDGING = {"evaluation", "options", "engine", "executor", "workers", "drop_short"}  # what may be other than in training
@@ -128,7 +129,7 @@ def evaluate_run(
     if data is not None:
         experiment.judge_everyone()
     trained = trained_start(run, Learner(settings, expected))
-    table = Pipeline(run, experiment, show).table(trained, {}, experiment.unseen)
+    table = pipeline_for(run, experiment, show).table(trained, {}, experiment.unseen)
     return {**run.result, "unseen": table}
 
 
@@ -180,7 +181,7 @@ def _finish(run: RunDirectory, experiment: Experiment | None, show: Show) -> dic
     for note in run.bind(_manifest(experiment)):
         show.note(note)
     try:
-        return _finished(run, Pipeline(run, experiment, show).execute(), show)
+        return _finished(run, pipeline_for(run, experiment, show).execute(), show)
     except KeyboardInterrupt as stop:
         raise Stopped(f"stopped; `seedbed resume {run.path}` goes on from the last checkpoint") from stop
 

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from statistics import fmean
+from typing import Literal, NamedTuple
 
 from seedbed.algorithms.fed_lbfgs import PATH, fed_lbfgs, solutions
 from seedbed.data.sampling import TaskSource, TaskSourceWrapper
@@ -12,6 +13,7 @@ from seedbed.learning.lbfgs import is_done
 from seedbed.learning.training import Objective
 from seedbed.rounds import synchronous
 
+FINE, COARSE = 1e-7, 1e-5  # of the objective: for the start; for starts that only choose
 WIDER, WIDENINGS, MOST_ROUNDS = 10.0, 3, 500
 
 
@@ -37,16 +39,30 @@ class Remembered(TaskSourceWrapper):
 
 
 def fit(
-    loss: Objective, engine: Engine, params: Params, strengths: Sequence[float], *, newton: bool = False
+    loss: Objective,
+    engine: Engine,
+    params: Params,
+    strengths: Sequence[float],
+    *,
+    newton: bool = False,
+    tolerance: float = FINE,
 ) -> tuple[list[Params], int]:
     """The solution of each strength, from large to small, and how many rounds it took: one evaluation each."""
-    algorithm = fed_lbfgs(loss, strengths=tuple(strengths), method="newton" if newton else "lbfgs")
+    method: Literal["newton", "lbfgs"] = "newton" if newton else "lbfgs"
+    algorithm = fed_lbfgs(loss, strengths=tuple(strengths), method=method, tolerance=tolerance)
     state, rounds = algorithm.init(params), 0
     for round in synchronous(algorithm, engine, state):
         state, rounds = round.state, round.number
         if is_done(state.extra) or rounds == MOST_ROUNDS:
             break
     return [*solutions(state), state.params][: len(strengths)], rounds
+
+
+class Split(NamedTuple):
+    """Clients to fit on, whose tasks hold each example once, and the loss on others; less is better."""
+
+    engine: Engine
+    validate: Callable[[Params], float]
 
 
 def fit_chosen(
@@ -58,27 +74,41 @@ def fit_chosen(
     strengths: Sequence[float] = PATH,
     newton: bool = False,
 ) -> Fit:
-    """The fit of the strength that validation likes best; a best at the path's edge widens it, three times at most.
+    """The fit of the strength that validation likes best: `fit_over` of one split."""
+    return fit_over(loss, [Split(engine, validate)], params, strengths=strengths, newton=newton)
 
-    Args:
-        engine: the clients to fit on, whose tasks hold each example once.
-        validate: the loss on clients that are not among them; less is better.
+
+def fit_over(
+    loss: Objective,
+    splits: Sequence[Split],
+    params: Params,
+    *,
+    strengths: Sequence[float] = PATH,
+    newton: bool = False,
+) -> Fit:
+    """The strength that validation likes best in the mean over splits, and the fit of the first one.
+
+    A best at the path's edge widens the path, three times at most.
     """
-    found: dict[float, Params] = {}
+    found: dict[float, list[Params]] = {}
     tried: dict[float, float] = {}
     rounds = 0
 
-    def add(more: Sequence[float], start: Params) -> None:
+    def add(more: Sequence[float], starts: Sequence[Params]) -> None:
         nonlocal rounds
-        fitted, took = fit(loss, engine, start, more, newton=newton)
-        rounds += took
-        for strength, one in zip(more, fitted, strict=False):
-            found[strength], tried[strength] = one, validate(one)
+        fitted = []
+        for split, start in zip(splits, starts, strict=True):
+            points, took = fit(loss, split.engine, start, more, newton=newton, tolerance=COARSE)
+            fitted.append(points)
+            rounds += took
+        for strength, *each in zip(more, *fitted, strict=False):
+            found[strength] = each
+            tried[strength] = fmean(split.validate(one) for split, one in zip(splits, each, strict=True))
 
     def best() -> float:
         return min(tried, key=lambda s: tried[s] if math.isfinite(tried[s]) else math.inf)
 
-    add(sorted(strengths, reverse=True), params)
+    add(sorted(strengths, reverse=True), [params] * len(splits))
     for _ in range(WIDENINGS):
         at = best()
         if at == min(tried):
@@ -87,4 +117,4 @@ def fit_chosen(
             add([at * WIDER], found[at])
         else:
             break
-    return Fit(best(), found[best()], tried, rounds)
+    return Fit(best(), found[best()][0], tried, rounds)

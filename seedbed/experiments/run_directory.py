@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import InputError, as_written
+from seedbed.experiments.config import Row
 from seedbed.experiments.identity import (
     Identity,
     as_far_as,
@@ -125,11 +126,14 @@ class RunDirectory:
         """The final table, or None while the run is not finished."""
         return self._read_json("result.json") if (self.path / "result.json").exists() else None
 
-    def finetuning(self) -> dict[int, FineTuning]:
+    def finetuning(self) -> dict[Row, FineTuning]:
         """How clients of the run's algorithm fine-tune, by number of shots; empty if it has a way of its own."""
         with as_written(self.path / "result.json"):
             chosen = (self.result or {}).get("finetuning", {}).get("adapted", {})
-            return {int(k): FineTuning(**{n: v for n, v in how.items() if n != "text"}) for k, how in chosen.items()}
+            return {
+                "half" if k == "half" else int(k): FineTuning(**{n: v for n, v in how.items() if n != "text"})
+                for k, how in chosen.items()
+            }
 
     def options(self) -> dict[str, Any]:
         """The algorithm's settings that the trained start has: those asked for, with the rates that `tune` chose."""

@@ -19,7 +19,7 @@ from seedbed.errors import Diverged, InputError
 from seedbed.evaluation import ScoreSummary
 from seedbed.experiments import byzantine
 from seedbed.experiments.builder import AnyModel, Experiment
-from seedbed.experiments.config import ScheduleSettings
+from seedbed.experiments.config import Row, ScheduleSettings
 from seedbed.experiments.factories import setting
 from seedbed.experiments.precision_check import precision_error
 from seedbed.experiments.privacy_plan import PrivacyPlan, joint_of, noise_terms
@@ -35,7 +35,7 @@ from seedbed.privacy.differential.central import public_info
 from seedbed.serialization import trees_to_bytes
 from seedbed.tree import Tree
 
-TABLE_COLUMNS = ("unadapted", "adapted", "fedavg_finetuned", "local")
+TABLE_COLUMNS = ("unadapted", "adapted", "fedavg_finetuned", "local", "trivial")
 CURVE_STEPS = (0, 1, 3, 10)
 
 
@@ -84,13 +84,20 @@ class TrainedStart:
     name: str
     model: AnyModel
     state: ServerState
-    finetuning: Mapping[int, FineTuning]
+    finetuning: Mapping[Row, FineTuning]
     options: Mapping[str, Any]
     memory: Mapping[str, Tree] = field(default_factory=dict)  # what known clients keep, by name
 
-    def finetuning_for(self, shots: int) -> FineTuning | None:
-        """How clients fine-tune on so many examples: as was chosen for the nearest number of shots."""
-        nearest = min(self.finetuning, key=lambda k: abs(k - shots), default=None)
+    def finetuning_for(self, shots: Row) -> FineTuning | None:
+        """How clients fine-tune on so many examples: as was chosen for the nearest number of shots.
+
+        More than the largest number is as half of a client's own, where that was chosen for.
+        """
+        counts = [k for k in self.finetuning if isinstance(k, int)]
+        large = shots == "half" or shots > max(counts, default=0)
+        if "half" in self.finetuning and large:
+            return self.finetuning["half"]
+        nearest = min(counts, key=lambda k: abs(k - (max(counts) if shots == "half" else shots)), default=None)
         return None if nearest is None else self.finetuning[nearest]
 
 
@@ -147,6 +154,7 @@ class Pipeline:
             },
             "curve": self.curve(main) if self._has_curve else {},
             **self.attacked(main),
+            **self.extras(),
             "model_sha256": hashlib.sha256(model).hexdigest(),
         }
         if secured:
@@ -155,6 +163,10 @@ class Pipeline:
             result["privacy"] = promise.table(joint_of(self.run.path, promise, self._fingerprint))
         self.run.write_json("result.json", result)
         return result
+
+    def extras(self) -> dict[str, Any]:
+        """What else stands in the result."""
+        return {}
 
     # ---- training ----------------------------------------------------------------------------------------------
 
@@ -205,7 +217,8 @@ class Pipeline:
 
     def _trained(self, name: str, options: Mapping[str, Any], clients: Population, plan: TrainingPlan) -> TrainedStart:
         entry = catalogue.entry(name)
-        budget = None if name == self.settings.algorithm else self.experiment.budget
+        exact = self.settings.start == "exact"  # which has no rounds to compare with
+        budget = None if exact or name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, options, examples=budget)
         model = self.learner.model(entry)
         cohort = min(self.settings.cohort or len(source.clients), len(source.clients))
@@ -303,7 +316,7 @@ class Pipeline:
 
     def choose(
         self, name: str, options: Mapping[str, Any], plan: TrainingPlan
-    ) -> tuple[Mapping[str, Any], dict[int, FineTuning]]:
+    ) -> tuple[Mapping[str, Any], dict[Row, FineTuning]]:
         """Learning rates, and how to adapt for each number of shots, chosen on clients that no probe has seen.
 
         A probe is a quarter of the rounds; each of the `tune` factors has one. Under privacy nothing is chosen, for
@@ -338,7 +351,7 @@ class Pipeline:
             }
         return chosen.options, _ways(chosen.adapting)
 
-    def _choose(self, trained: TrainedStart, clients: Population, what: str, stage: str) -> dict[int, Scored]:
+    def _choose(self, trained: TrainedStart, clients: Population, what: str, stage: str) -> dict[Row, Scored]:
         """How to adapt a probe, for each number of shots; written down, so that a resumed run need not choose again."""
         tick = self.show.stage(f"fine-tuning of {what}", len(self.experiment.shots))
         learner, chosen = self.learner, {}
@@ -349,6 +362,8 @@ class Pipeline:
                 source = self.experiment.judged(
                     clients, shots, purpose="validation", episodes=max(3, 9 // len(clients))
                 )
+                if not source.clients:
+                    continue
                 judge = Judge(
                     self.experiment.engine(source, trained.model),
                     trained.state,
@@ -362,7 +377,7 @@ class Pipeline:
             tick(str(found.how or ""))
         return chosen
 
-    def _chosen(self, trained: TrainedStart, shots: int, judge: Judge) -> Scored:
+    def _chosen(self, trained: TrainedStart, shots: Row, judge: Judge) -> Scored:
         entry, learner = catalogue.entry(trained.name), self.learner
         if entry.tuned(trained.options):
             path = partial(learner.finetuning, trained.model, entry, self.settings.evaluation.ways)
@@ -496,7 +511,7 @@ class Pipeline:
             higher_is_better=self.learner.higher_is_better,
         )
 
-    def _algorithm(self, trained: TrainedStart, shots: int | None = None, steps: int | None = None) -> Algorithm:
+    def _algorithm(self, trained: TrainedStart, shots: Row | None = None, steps: int | None = None) -> Algorithm:
         return self.learner.algorithm(
             trained.name,
             trained.model,
@@ -507,7 +522,7 @@ class Pipeline:
         )
 
 
-def _ways(scored: Mapping[int, Scored]) -> dict[int, FineTuning]:
+def _ways(scored: Mapping[Row, Scored]) -> dict[Row, FineTuning]:
     return {shots: each.how for shots, each in scored.items() if each.how is not None}
 
 

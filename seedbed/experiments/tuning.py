@@ -10,6 +10,7 @@ import torch
 
 from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.data.sampling import TaskSource
+from seedbed.experiments.config import Row
 from seedbed.experiments.factories import setting, with_setting
 from seedbed.federated import Algorithm, Engine, ServerState, personalise_by
 from seedbed.learning.finetuning import FineTuning, Scored, adapt_along_path
@@ -25,7 +26,7 @@ class TriedRates(NamedTuple):
 
     factor: float
     options: Mapping[str, Any]
-    adapting: Mapping[int, Scored]
+    adapting: Mapping[Row, Scored]
 
     @property
     def score(self) -> float:

@@ -3,7 +3,7 @@
 Shapes: B examples, P columns, K scores that effects move, N outputs of the model, F features, R = PK effects.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +65,27 @@ def head_effects(features: Predict, columns: Columns, *, head: str = "head") -> 
     if columns == "bias":
         return Effects(intercept, lambda params: 1, move)
     return Effects(with_intercept(features), lambda params: 1 + params[f"{head}.weight"].shape[1], move)
+
+
+def input_effects(places: Sequence[int], *, head: str = "head") -> Effects:
+    """Effects on the bias of a linear model and on the weights of some of its inputs; no places: on the bias.
+
+    Args:
+        places: the inputs, by number.
+    """
+    chosen = list(places)
+
+    def columns(params: Params, x: Tensor) -> Tensor:
+        f = x[:, chosen].double()
+        return torch.cat([torch.ones_like(x[:, :1], dtype=torch.float64), f], 1)
+
+    def move(params: Params, b: Tensor) -> Params:
+        weight, bias = f"{head}.weight", f"{head}.bias"
+        change = _spread(b.to(params[bias]), len(params[bias]))  # [P, N]
+        spread = torch.eye(params[weight].shape[1]).to(change)[chosen]  # [P - 1, F]
+        return {**params, bias: params[bias] + change[0], weight: params[weight] + change[1:].T @ spread}
+
+    return Effects(columns, lambda params: 1 + len(chosen), move)
 
 
 def column_effects(encode: Predict, width: int) -> Effects:

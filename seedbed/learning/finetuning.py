@@ -18,18 +18,21 @@ from seedbed.learning.guarding import guarded_path
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, cross_entropy, softmax_regression, supervised
 from seedbed.learning.training import Params, gradient
 
+Layers = Literal["all", "head", "head_then_all", "own", "none", "bias", "slopes"]
+
 
 @dataclass(frozen=True)
 class FineTuning:
     """One way to fine-tune, by gradient steps on the whole support set; one that raises its loss is taken back.
 
     Attributes:
-        layers: all | head | head_then_all | own: the algorithm's own way to adapt, which is not fine-tuning.
+        layers: all | head | head_then_all | own: the algorithm's own way to adapt, which is not fine-tuning; or none |
+            bias | slopes: of a start with priors (`algorithms.exact_start`), itself or the posterior of effects.
         steps, lr: steps of all layers, or the own ones (lr 0: their rate is the algorithm's own too).
         head_steps, head_lr: steps of the head alone, on features computed once.
     """
 
-    layers: Literal["all", "head", "head_then_all", "own"] = "all"
+    layers: Layers = "all"
     steps: int = 10
     lr: float = 0.1
     head_steps: int = 50
@@ -40,6 +43,9 @@ class FineTuning:
         return {
             "all": f"all layers, {all}",
             "head": f"the head, {head}",
+            "none": "none: the start as it is",
+            "bias": "the posterior of an intercept",
+            "slopes": "the posterior of an intercept and slopes",
             "own": f"its own, {all if self.lr else f'{self.steps} steps'}",
         }.get(self.layers, f"the head, {head}, then all layers, {all}")
 

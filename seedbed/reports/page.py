@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from seedbed.reports import charts
 from seedbed.reports.charts import Axis, escape_text
 
+HALF, OWN_HALF = "half", "half of their own examples"  # a number of examples to judge with, and its words
+
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1c2024; --soft: #5d6670; --line: #dfe3e7; --tint: #f4f6f7;
-  --unadapted: #7b848e; --adapted: #14804a; --fedavg_finetuned: #2563c4; --local: #c4570a; --other: #8a3ea8; }
+  --unadapted: #7b848e; --adapted: #14804a; --fedavg_finetuned: #2563c4; --local: #c4570a; --other: #8a3ea8;
+  --trivial: #8f8f2b; }
 @media (prefers-color-scheme: dark) { :root { --page: #14171a; --ink: #e6e9ec; --soft: #9aa4ae; --line: #2d3338;
   --tint: #1c2024; --unadapted: #9aa4ae; --adapted: #45c486; --fedavg_finetuned: #79aaff; --local: #f2994e;
-  --other: #cf92e8; } }
+  --other: #cf92e8; --trivial: #c9c95c; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
@@ -54,6 +57,7 @@ svg text { fill: var(--soft); } svg .row { fill: var(--c); font-weight: 600; fon
 .mean { stroke: var(--c); stroke-width: 2.5; } .client { opacity: .65; } svg .own { fill: var(--c); }
 svg circle:not([class]), svg path:not([class]) { fill: var(--c); }
 .unadapted { --c: var(--unadapted); } .adapted, .s0 { --c: var(--adapted); } .local { --c: var(--local); }
+.trivial { --c: var(--trivial); }
 .fedavg_finetuned { --c: var(--fedavg_finetuned); } .s1 { --c: var(--other); }
 .s2 { --c: var(--soft); } .s3 { --c: var(--local); }
 pre { background: var(--tint); padding: .9rem 1rem; overflow-x: auto; border-radius: 6px;
@@ -128,6 +132,14 @@ def format_number(value: float, metric: str) -> str:
     return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.4g}"
 
 
+def spelt_score(name: str, value: float) -> str:
+    """
+    >>> spelt_score("accuracy", 0.5), spelt_score("RMSE", 2.5)
+    ('accuracy 50.0', 'RMSE 2.5')
+    """
+    return f"{name} {format_number(value, name)}"
+
+
 def plus_minus(half: float | None, metric: str) -> str:
     """Half an interval's width; nothing where there is no interval."""
     return "" if half is None or not math.isfinite(half) else f" ± {format_number(half, metric)}"
@@ -139,7 +151,7 @@ def title_of(metric: str) -> str:
 
 def axis_of(metric: str) -> Axis:
     percent = metric == "accuracy"
-    bounds = (0, 1) if percent else (0, math.inf) if metric == "squared error" else (-math.inf, math.inf)
+    bounds = (0, 1) if percent else (0, math.inf) if metric in ("squared error", "log-loss") else (-math.inf, math.inf)
     return Axis("accuracy, %" if percent else metric, percent, bounds)
 
 
@@ -147,6 +159,11 @@ def shots_of(numbers: Sequence[str]) -> str:
     """
     >>> shots_of(["1"]), shots_of(["1", "5"])
     ('1 shot', '1 and 5 shots')
+    >>> shots_of(["5", "20", "half"])
+    '5 and 20 shots and half of their own examples'
     """
+    if HALF in numbers:
+        counted = [k for k in numbers if k != HALF]
+        return f"{shots_of(counted)} and {OWN_HALF}" if counted else OWN_HALF
     *most, last = numbers
     return f"{', '.join(most)} and {last} shots" if most else f"{last} shot{'s' * (last != '1')}"

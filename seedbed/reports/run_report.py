@@ -7,6 +7,7 @@ from typing import Any
 
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.evaluation import summarise
+from seedbed.experiments.concerns import concerns, failures
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.stages import TABLE_COLUMNS
 from seedbed.experiments.toml_text import null_settings, to_toml
@@ -22,6 +23,7 @@ from seedbed.reports.page import (
     sections,
     shots_of,
     side_by_side,
+    spelt_score,
     title_of,
 )
 
@@ -30,18 +32,22 @@ TITLES = {
     "adapted": "adapted",
     "fedavg_finetuned": "FedAvg + fine-tuning",
     "local": "local only",
+    "trivial": "trivial",
 }
 MEANINGS = {
     "unadapted": "The trained model as a client receives it, before it has looked at any example of that client.",
     "adapted": "The same model, adapted by the client to its few labelled examples, which it shares with nobody.",
     "fedavg_finetuned": "The plain rival: federated averaging on the same clients and examples, then fine-tuning.",
     "local": "No federation: an untrained model and the client's own few examples alone.",
+    "trivial": "No model: the shares of the known clients' classes, or their mean, for everybody.",
 }
 WORDS = {  # by rival: better, no difference that can be told, worse
     "unadapted": ("helps", "makes no difference beyond the 95 % interval", "hurts"),
     "fedavg_finetuned": ("beats FedAvg + fine-tuning", "is within the 95 % interval of FedAvg + fine-tuning",
                          "loses to FedAvg + fine-tuning"),
     "local": ("beats local only", "is within the 95 % interval of local only", "loses to local only"),
+    "trivial": ("beats the trivial predictor", "is within the 95 % interval of the trivial predictor",
+                "loses to the trivial predictor"),
 }  # fmt: skip
 OUTCOMES = ("better", "within the interval", "worse")
 
@@ -71,7 +77,7 @@ def run_report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
             "Attacked": _attacked(manifest, result),
             "On known clients": _table(result, "seen"),
             "Training": _training(metrics),
-            "How fine-tuning was chosen": _finetuning(result),
+            "How fine-tuning was chosen": _choice(result) + _finetuning(result),
             "What the words mean": _meanings(manifest, result),
             "The data": _data(manifest),
             "To run it again": _again(manifest),
@@ -86,11 +92,18 @@ def run_report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
 
 
 def run_verdict(result: Table) -> str:
-    """One sentence: what adaptation is worth on unseen clients, against each rival and for each number of shots."""
+    """What adaptation is worth on unseen clients, against each rival and for each number of shots; before it, clients
+    that diverge or are harmed."""
+    first = " ".join([*failures(result), *concerns(result)])
+    return f"{first} {_worth(result)}".strip()
+
+
+def _worth(result: Table) -> str:
+    """One sentence."""
     table = result["unseen"]
     if not table or "adapted" not in next(iter(table.values())):
         return "Adaptation was not judged."
-    clients = next(iter(table.values()))["adapted"]["clients"]
+    clients = max(row["adapted"]["clients"] for row in table.values())
     if clients < 2:
         return "There is one unseen client only, so no interval can be given, and nothing is concluded."
     told = []
@@ -170,11 +183,14 @@ def _table(result: Table, which: str) -> str:
         top = best(cell["mean"] for cell in row.values())
         cells = [_cell(row[c], result, best=row[c]["mean"] == top) if c in row else "<td>–</td>" for c in columns]
         lines.append(f"<tr><th>{escape_text(shots)}</th>{''.join(cells)}</tr>")
-    clients = next(iter(next(iter(rows.values())).values()))["clients"]
+    by_row = [next(iter(row.values()))["clients"] for row in rows.values()]
+    clients = max(by_row)
+    fewer = f" (rows: {', '.join(map(str, by_row))}; the others are too small for it)" if len(set(by_row)) > 1 else ""
     caption = (
         f"{title_of(result['metric'])} ({'higher' if result['higher_is_better'] else 'lower'} is better): mean ± 95 % "
-        f"interval over {clients} client{'s' * (clients != 1)}, below it the worst tenth of them. Best mean of a row "
-        "in bold. The interval is that of clients like these under this one training run; another seed moves it too."
+        f"interval over {clients} client{'s' * (clients != 1)}{fewer}, below it the worst tenth of them. Best mean of "
+        "a row in bold. The interval is that of clients like these under this one training run; another seed moves it "
+        "too."
     )
     return html_table(["shots", *(TITLES.get(c, c) for c in columns)], lines, caption)
 
@@ -182,7 +198,10 @@ def _table(result: Table, which: str) -> str:
 def _cell(cell: Table, result: Table, *, best: bool) -> str:
     mean = f"{format_number(cell['mean'], result['metric'])}{plus_minus(cell['ci95'], result['metric'])}"
     kind = " class='best'" if best else ""
-    return f"<td{kind}>{mean}<small>worst tenth {format_number(cell['worst_tenth'], result['metric'])}</small></td>"
+    also = "".join(f"<small>{spelt_score(name, value)}</small>" for name, value in (cell.get("also") or {}).items())
+    return (
+        f"<td{kind}>{mean}<small>worst tenth {format_number(cell['worst_tenth'], result['metric'])}</small>{also}</td>"
+    )
 
 
 def _gains(result: Table) -> str:
@@ -313,6 +332,31 @@ def _over_rounds(stage: str, points: Sequence[charts.ChartPoint], key: str, what
 def _privacy(result: Table) -> str:
     said = [line for of in ("secure", "privacy") for line in (result.get(of) or {}).get("said", ())]
     return f"<ul>{''.join(f'<li>{escape_text(line)}</li>' for line in said)}</ul>" if said else ""
+
+
+def _choice(result: Table) -> str:
+    """What an exact start was fitted to, and why clients adapt as they do."""
+    choice = result.get("choice")
+    if not choice:
+        return ""
+    said = [*choice["said"], choice["base"]["note"], *harm_lines(result)]
+    said += [f"local only with {row}: {words}" for row, words in choice["local"].items()]
+    return f"<ul>{''.join(f'<li>{escape_text(line)}</li>' for line in said)}</ul>"
+
+
+def harm_lines(result: Table) -> list[str]:
+    """The share of the clients that adapting harms, and mean harm beside mean gain, for each row that has them."""
+    lines = []
+    for row, cells in result["unseen"].items():
+        harm = cells.get("adapted", {}).get("harm")
+        if harm and harm["tested"]:
+            low, high = harm["interval"]
+            lines.append(
+                f"with {row}: adapting harms {harm['share']:.1%} of {harm['tested']} clients "
+                f"({low:.1%} to {high:.1%}); "
+                f"clients that gain, gain {harm['mean_gain']:.3g}; clients that lose, lose {harm['mean_harm']:.3g}"
+            )
+    return lines
 
 
 def _finetuning(result: Table) -> str:

@@ -4,6 +4,7 @@ import html
 import json
 import math
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,14 @@ def test_a_run_says_which_executor_it_chose_and_another_can_be_named(tmp_path: P
 
 
 def test_result_has_the_documented_structure(tmp_path: Path) -> None:
-    """{"unseen": {"<shots>": {column: {"mean", "ci95", "worst_tenth", "clients"}}}}, all four columns."""
+    """{"unseen": {"<shots>": {column: {"mean", "ci95", "worst_tenth", "clients"}}}}, the columns of all runs."""
     said = seedbed("run", "--rounds", 2, *NET, "--set", "evaluation.episodes=2", "--set", "evaluation.shots=[1,2]",
                    "--out", tmp_path / "r")  # fmt: skip
     assert said.code == 0, said
     result = json.loads((tmp_path / "r" / "result.json").read_text())
     assert list(result["unseen"]) == ["1", "2"]
     for row in result["unseen"].values():
-        assert tuple(row) == TABLE_COLUMNS == ("unadapted", "adapted", "fedavg_finetuned", "local")
+        assert tuple(row) == TABLE_COLUMNS[:-1] == ("unadapted", "adapted", "fedavg_finetuned", "local")
         for cell in row.values():
             assert {name: type(cell[name]) for name in CELL} == CELL
             assert cell["clients"] == 4
@@ -209,3 +210,27 @@ def test_what_runs_by_default_is_where_it_says(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     assert seedbed("run", "--rounds", 1, *NET, *ONCE, *PLAIN).code == 0
     assert (tmp_path / "runs" / "digits-fed_proto-0" / "result.json").exists()
+
+
+def test_the_client_and_the_target_have_flags_of_their_own(csv: Path) -> None:
+    """The same as reader.client and reader.target; a wrong name is refused by the table, before any work."""
+    short = seedbed("data", "inspect", csv, "--client", "hospital", "--target", "dose")
+    long = seedbed("data", "inspect", csv, "--set", "reader.client=hospital", "--set", "reader.target=dose")
+    assert (short.code, short.out) == (0, long.out)
+    for command in (("run", "--data", csv), ("compare", "fedavg", "--data", csv), ("data", "inspect", csv)):
+        assert "has no column 'hospitol'" in seedbed(*command, "--client", "hospitol").line
+        assert "has no column 'dos'" in seedbed(*command, "--client", "hospital", "--target", "dos").line
+
+
+def test_a_model_of_no_use_ends_with_3(tmp_path: Path, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is said before the table."""
+    monkeypatch.setattr(
+        sys.modules["seedbed.cli.commands"], "failures", lambda result: ["It is WORSE than the trivial predictor."]
+    )
+    words = ("--client", "hospital", "--target", "label", "--out", tmp_path / "r")
+    said = seedbed(
+        "run", "--data", csv, *words, *PLAIN, "--set", "evaluation.episodes=1", "--set", "evaluation.shots=5"
+    )
+    assert said.code == 3
+    assert said.out.index("WORSE") < said.out.index("never seen in training")
+    assert (tmp_path / "r" / "report.html").exists()

@@ -1,0 +1,67 @@
+"""What a verdict must say first: models that are worse than none, clients that diverge, clients that adapting harms."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seedbed.evaluation import summarise
+from seedbed.experiments.table_scores import WORST
+from seedbed.reports.page import shots_of
+
+NAMED = 5  # clients that a line names
+Table = Mapping[str, Any]
+
+
+def failures(result: Table) -> list[str]:
+    """Why the adapted model is of no use: a loss that is not finite, or one above the trivial predictor's, beyond the
+    interval. Empty: it is of use."""
+    lines = []
+    for row, cells in _rows(result).items():
+        if any(score >= WORST for score in cells["adapted"]["scores"]):
+            lines.append(f"With {shots_of([row])} the adapted model of some clients is not finite.")
+        elif _over_trivial(cells)[0] > 0:
+            lines.append(f"With {shots_of([row])} adapting is WORSE than the trivial predictor, beyond the interval.")
+    return lines
+
+
+def concerns(result: Table) -> list[str]:
+    """What else comes before the verdict: clients that diverge or that adapting harms, a loss near the trivial one."""
+    lines = []
+    for row, cells in _rows(result).items():
+        adapted, shots = cells["adapted"], shots_of([row])
+        if adapted.get("diverged"):
+            many = len(adapted["diverged"])
+            lines.append(
+                f"With {shots} {many} client{'s' * (many > 1)} of {adapted['clients']} diverge{'s' * (many == 1)}, to "
+                f"more than ten times the trivial predictor's loss: {_listed(adapted['diverged'])}."
+            )
+        hurt = (adapted.get("harm") or {}).get("clients")
+        if hurt:
+            low, high = adapted["harm"]["interval"]
+            lines.append(
+                f"With {shots} adapting harms {len(hurt)} of {adapted['harm']['tested']} clients (95 % interval "
+                f"{low:.1%} to {high:.1%}; 2.5 % would by chance): {_listed(hurt)}."
+            )
+        low, high = _over_trivial(cells)
+        if adapted["clients"] == 1 and adapted["mean"] > cells["trivial"]["mean"]:
+            lines.append(f"With {shots} the adapted loss of the one unseen client is above the trivial predictor's.")
+        elif adapted["clients"] > 1 and low <= 0 <= high:
+            lines.append(f"With {shots} the adapted loss cannot be told from the trivial predictor's.")
+    base = (result.get("choice") or {}).get("base") or {}
+    return lines + ([base["warning"]] if base.get("warning") else [])
+
+
+def _rows(result: Table) -> Table:
+    return {row: cells for row, cells in result["unseen"].items() if {"adapted", "trivial"} <= cells.keys()}
+
+
+def _over_trivial(cells: Table) -> tuple[float, float]:
+    """The 95 % interval of adapted less trivial, client by client; of one client nothing is known."""
+    pairs = zip(cells["adapted"]["scores"], cells["trivial"]["scores"], strict=True)
+    summary = summarise([a - b for a, b in pairs], higher_is_better=False)
+    half = summary.ci95 if summary.clients > 1 else float("inf")
+    return summary.mean - half, summary.mean + half
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
