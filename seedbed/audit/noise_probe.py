@@ -60,7 +60,10 @@ def noise(promise: PrivacyPromise, *, claimed: bool, show: Show) -> Finding:
         [foreign] = whitened(promise, other, count, 1)
     except Diverged:
         return Finding(**named, claim=Claim("noise that is no finite number", refuted=True) if claimed else None)
-    pairs = {"rounds": list(pairwise(rounds)), "keys": [(rounds[0], foreign)], "clients": of_clients(promise, count)}
+    pairs = {"rounds": list(pairwise(rounds)), "keys": [(rounds[0], foreign)]}
+    if own := of_clients(promise, count):
+        first, another, later = own
+        pairs |= {"rounds": [*pairs["rounds"], (first, later)], "clients": [(first, another)]}
     ratio = float(np.std(np.concatenate([x - x.mean() for x in rounds])))
     n = count * len(rounds) - len(rounds)
     low, high = (ratio * (n / float(stats.chi2.ppf(p, n))) ** 0.5 for p in ((1 + SURE) / 2, (1 - SURE) / 2))
@@ -113,15 +116,13 @@ def fresh_rows(mechanism: Banded, seen: Sequence[Floats]) -> list[Floats]:
     return [np.sum([c[j] * seen[t - j] for j in range(min(t + 1, len(c)))], axis=0) / scale for t in range(len(seen))]
 
 
-def of_clients(promise: PrivacyPromise, count: int) -> list[tuple[Floats, Floats]]:
-    """What two clients send of zeros, where clients add the noise."""
-    mechanism = promise.mechanism(Noise(new_key()))
+def of_clients(promise: PrivacyPromise, count: int) -> list[Floats]:
+    """What a client sends of zeros, then another, then the first in another round, where clients add the noise."""
+    mechanism, who = promise.mechanism(Noise(new_key())), ((0, 0), (1, 0), (0, 1))
     if isinstance(mechanism, LocalPrivacy):
-        a, b = (mechanism.own_noise(torch.zeros(count), client, 0).numpy() for client in (0, 1))
-        return [(a, b)]
+        return [mechanism.own_noise(torch.zeros(count), client, round).numpy() for client, round in who]
     if isinstance(mechanism, DistributedNoise):
-        a, b = (mechanism.whole(np.zeros(count), client, 0).astype(np.float64) for client in (0, 1))
-        return [(a, b)]
+        return [mechanism.whole(np.zeros(count), client, round).astype(np.float64) for client, round in who]
     return []
 
 

@@ -63,7 +63,7 @@ class Bars(Show):
         return self
 
     def __exit__(self, *why: object) -> None:
-        self.progress.stop()
+        _stop(self.progress)
 
     def stage(self, title: str, total: int) -> Callable[[str], None]:
         task = self.progress.add_task(printable(title), total=total, word="")
@@ -102,12 +102,20 @@ class Download:
         return self
 
     def __exit__(self, *why: object) -> None:
-        self.progress.stop()
+        _stop(self.progress)
 
     def __call__(self, file: str, done: int, total: int | None) -> None:
         if file not in self.tasks:
             self.tasks[file] = self.progress.add_task(printable(file), total=total)
         self.progress.update(self.tasks[file], completed=done)
+
+
+def _stop(progress: Progress) -> None:
+    """Without the empty line that rich writes into files, where no bar was shown."""
+    if progress.tasks:
+        progress.stop()
+    else:
+        progress.live.stop()
 
 
 def result_table(result: Mapping[str, Any], which: str = "unseen") -> Table:

@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from seedbed import tree
-from seedbed.privacy.differential import Independent
+from seedbed.privacy.differential import Independent, distributed_noise
 from seedbed.tree import Tree
 
 from .bench import TINY, seedbed, table
@@ -113,6 +114,23 @@ def test_a_mechanism_whose_noise_is_broken_is_refuted(
     found = findings(tmp_path / "out")
     assert found["canaries"]["claim"]["refuted"]
     assert found["noise"]["claim"]["refuted"]
+    assert "A claim of this run is refuted" in re.sub(r"\s+", " ", said.out)
+
+
+def test_a_secure_private_run_is_refuted_where_each_share_of_noise_is_a_constant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--secure --epsilon`, noise in shares: exit code 0 as it is, 1 if every draw of a client is the same number."""
+    private = ("--secure", "--epsilon", "1", "--set", "privacy.clip=0.5")
+    made = seedbed("run", *TINY, "--algorithm", "fedavg", *private, "--out", tmp_path / "run")
+    assert made.code == 0, made.err
+    said = seedbed("audit", tmp_path / "run", *QUICK)
+    assert said.code == 0, said.err
+    assert findings(tmp_path / "run")["noise"]["claim"]["refuted"] is False
+    monkeypatch.setattr(distributed_noise, "skellam", lambda count, *_: np.full(count, 1 << 20, np.int64))
+    said = seedbed("audit", tmp_path / "run", *QUICK)
+    assert said.code == 1, said.err
+    assert findings(tmp_path / "run")["noise"]["claim"]["refuted"]
     assert "A claim of this run is refuted" in re.sub(r"\s+", " ", said.out)
 
 

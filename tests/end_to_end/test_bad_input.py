@@ -158,6 +158,13 @@ def test_tables(text: str, options: list[str], words: list[str]) -> None:
     refused_run(words, "--data", "t.csv", *(part for option in options for part in ("--set", option)))
 
 
+def test_a_refusal_before_any_bar_is_the_only_line() -> None:
+    """Of a run that its mechanism refuses, whose progress had begun: no empty line before it."""
+    said = seedbed("run", "--algorithm", "fedavg", *TINY, "--secure", "--epsilon", "1", "--out", "run")
+    assert said.code == 2
+    assert said.err == said.line + "\n"
+
+
 def test_arrays_with_nan_and_of_tokens() -> None:
     y, client = np.arange(40) % 2, np.repeat(list("abcd"), 10)
     x = np.zeros((40, 3), np.float32)

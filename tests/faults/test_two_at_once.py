@@ -19,6 +19,7 @@ def test_of_two_resumes_at_once_one_goes_on_and_a_killed_one_frees_the_run(tmp_p
     while not (run / "lock").read_text().startswith(f"process {first.pid} "):
         assert first.poll() is None
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it holds the lock, and does not end before the others come
     said = subprocess.run([*COMMAND, "run", *SETTINGS, "--out", str(run)], capture_output=True, text=True)
     assert said.returncode == 2
     assert said.stderr.startswith(f"seedbed: {run} is held by another process (process {first.pid} on ")

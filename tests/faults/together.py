@@ -24,10 +24,26 @@ def stopped(out: Path, lines: int = 5) -> Path:
     return out
 
 
+READY = (  # imports what is slow, so that none begins when another has ended
+    "import sys, torch, seedbed.experiments.launch; from seedbed.cli import main; "
+    "print('ready', flush=True); sys.stdin.readline(); main()"
+)
+
+
 def at_once(*commands: list[str]) -> list[tuple[int, str, int]]:
-    """Status, what is said on standard error, and process of each command, started together."""
-    running = [subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-               for words in commands]  # fmt: skip
+    """Status, what is said on standard error, and process of each command, begun together once all are loaded."""
+    pipe = subprocess.PIPE
+    running = [
+        subprocess.Popen([sys.executable, "-c", READY, *words], text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+        for words in commands
+    ]
+    for process in running:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
     said = [process.communicate()[1] for process in running]
     return [(process.returncode, text, process.pid) for process, text in zip(running, said, strict=True)]
 

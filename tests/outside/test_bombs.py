@@ -34,7 +34,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(what: Callable[[], object], *words: str) -> None:
-    """In one line, with less memory than the file unfolds to: at most xz's window of 8 MiB and a quarter of it."""
+    """In one line, with less memory than the file unfolds to, 16 MiB: xz's window of 8 and a piece's lines."""
     tracemalloc.start()
     try:
         with pytest.raises(InputError) as why:
@@ -44,7 +44,7 @@ def refused(what: Callable[[], object], *words: str) -> None:
         tracemalloc.stop()
     assert "\n" not in str(why.value)
     assert all(word in str(why.value) for word in words), why.value
-    assert taken < 2**23 + LARGE // 4, f"{taken} bytes"
+    assert taken < LARGE, f"{taken} bytes"
 
 
 def npy(shape: Any, data: bytes = b"", descr: str = "<f4") -> bytes:

@@ -89,7 +89,7 @@ def test_an_unknown_name_stops_before_any_work(tmp_path: Path) -> None:
 def test_the_runs_of_a_comparison_are_accounted_together(tmp_path: Path) -> None:
     """Two methods and two seeds at ε = 4: one composition of all their releases (q = 1: a Gaussian of half the noise),
     far above 4; said before, in the verdict and in the file, and nothing is called chosen."""
-    found = compared(tmp_path, ["fedavg", "fedprox"], [0, 1], "cohort=8", "privacy.epsilon=4", "reader.clients=10")
+    found = compared(tmp_path, ["fedavg", "fedprox"], [0, 1], "cohort=8", "privacy.epsilon=4")
     assert found.privacy is not None
     spent: Counter[Release] = Counter()
     for path in tmp_path.glob("*-*/ledger.jsonl"):

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from seedbed.errors import InputError, Stopped
+from seedbed.experiments import identity as identities
 from seedbed.experiments import launch as starting
-from seedbed.experiments.identity import differences, identity, identity_digest, refuse_changed
+from seedbed.experiments.identity import differences, has_rounds_to_add, identity, identity_digest, refuse_changed
 from seedbed.experiments.launch import evaluate_run, resume_run, start_run
 from seedbed.experiments.run_directory import MADE_BY, RunDirectory
 from seedbed.experiments.stages import Show
@@ -298,3 +299,29 @@ def test_a_run_from_before_digests_is_resumed_once_with_a_line_and_bound_from_th
     resume_run(run, again)
     assert not again.notes
     assert [line["round"] for line in RunDirectory.open(run).metrics() if line["stage"] == "fedavg"] == [1, 2, 3]
+
+
+def test_an_identity_leaves_out_what_alters_no_bit_and_tells_lists_apart() -> None:
+    """By hand: places, threads and what another command reads are out; another client of as many is another list."""
+    settings = {"seed": 3, "data": "a.csv", "workers": 2, "audit": {"steps": 1}, "federation": {"deadline": 1}}
+    assert identity({"settings": settings, "versions": {"platform": "x"}}) == {"settings.seed": 3}
+    first, second = (identity({"clients": {"train": names}}) for names in (["a", "b"], ["a", "c"]))
+    assert first["clients.train"].startswith("2, sha256 ")
+    assert first != second
+
+
+@pytest.mark.parametrize(("began", "now", "more"), [(3, 5, True), (3, 3, False), (None, 1, True), (None, None, False)])
+def test_rounds_to_add(began: int | None, now: int | None, more: bool) -> None:
+    """No rounds in an identity count as none."""
+    before, after = ({} if rounds is None else {"settings.rounds": rounds} for rounds in (began, now))
+    assert has_rounds_to_add(before, after) is more
+
+
+def test_one_schedule_among_other_options_refuses_more_rounds() -> None:
+    began = {"settings.rounds": 3, "settings.options.local.lr": 0.1, "settings.options.local.schedule": "cosine"}
+    with pytest.raises(InputError, match="follows a schedule"):
+        refuse_changed("run", began, {**began, "settings.rounds": 5})
+
+
+def test_a_long_value_is_cut_in_a_refusal() -> None:
+    assert [identities._said("x" * n) for n in (60, 61)] == ["x" * 60, "x" * 59 + "…"]

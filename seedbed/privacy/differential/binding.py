@@ -9,6 +9,7 @@ what they close over; objects by type and attributes. Two processes that build t
 
 import functools
 import hashlib
+import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import fields, is_dataclass
@@ -110,7 +111,11 @@ def _attributes(value: Any) -> dict[str, Any]:
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     held = getattr(value, "__dict__", {})
-    kept = {k: v for k, v in held.items() if not isinstance(getattr(type(value), k, None), functools.cached_property)}
+    kept = {
+        k: v
+        for k, v in held.items()
+        if not isinstance(inspect.getattr_static(type(value), k, None), functools.cached_property)
+    }
     slots = [s for kind in type(value).__mro__ for s in _slots(kind) if hasattr(value, s)]
     return kept | {slot: getattr(value, slot) for slot in slots if not slot.startswith("__")}
 

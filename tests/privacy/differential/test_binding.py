@@ -33,7 +33,7 @@ def test_a_digest_differs_wherever_a_value_does() -> None:
     """Numbers, types, shapes, order of keys (not), closures, partials, code."""
     values: list[Any] = [
         1, 1.0, True, "1", b"1", None, (), [], {}, {"a": 1}, {"a": 2}, {"b": 1}, (1, 2), (2, 1), ((1,), 2), (1, (2,)),
-        torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.float64), np.zeros(2), torch.tensor([0.0, 1e-30]),
+        torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.float32), np.zeros(2), torch.tensor([0.0, 1e-30]),
         adding(1), adding(2), functools.partial(adding, 1), functools.partial(adding, 2), abs, max, int,
         sb.sgd(lr=0.1), sb.sgd(lr=0.2), lambda x: x + 1, lambda x: x + 2,
     ]  # fmt: skip

@@ -128,7 +128,7 @@ def refuse_frequencies(drawn: np.ndarray, below: list[float], edges: np.ndarray)
     assert ((seen - want)[kept] ** 2 / want[kept]).sum() < stats.chi2.isf(1e-4, kept.sum())
 
 
-# ---- thirty plans -----------------------------------------------------------------------------------------------
+# ---- thirty plans: all of them by scripts/prove samplers --------------------------------------------------------
 
 PLANS = [
     (epsilon, size, cohort)
@@ -149,27 +149,23 @@ def planned(epsilon: float, size: int, cohort: int) -> DistributedNoise:
     return made
 
 
-def check_plan(made: DistributedNoise, count: int) -> None:
-    """One client's share, so many numbers: frequencies against the reference, variance, and single probabilities."""
+def check_plan(made: DistributedNoise, count: int) -> float:
+    """One client's share, so many numbers: frequencies against the reference, single probabilities, and variance, whose
+    relative error it gives."""
     drawn = skellam(count, made.share, KEY, 0)
     deviation = math.sqrt(made.share)
     edges = np.unique(np.floor(EDGES * deviation).astype(np.int64))
     refuse_frequencies(drawn, [skellam_below(int(edge), made.share) for edge in edges], edges)
     spread = 5 * (2 + 1 / made.share) ** 0.5 / count**0.5
-    assert drawn.astype(float).var() == pytest.approx(made.share, rel=max(0.01, spread))
+    off = abs(float(drawn.var()) / made.share - 1)
+    assert off < max(0.01, spread)
     for k in (1, int(deviation) + 1, int(8 * deviation) + 1):
         [found] = log_ratio(np.array([k]), made.share)
         exact = skellam_log_ratio(k, made.share)
         assert abs(float(exact - mpmath.mpf(float(found)))) <= 0.1 * ROUNDING * (1 + abs(found))
+    return off
 
 
 @pytest.mark.parametrize(("epsilon", "size", "cohort"), [PLANS[0], PLANS[10], PLANS[27]])
 def test_a_plans_noise_is_that_of_the_reference(epsilon: float, size: int, cohort: int) -> None:
     check_plan(planned(epsilon, size, cohort), 100_000)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("epsilon", "size", "cohort"), PLANS)
-def test_thirty_plans_noise_is_that_of_the_reference(epsilon: float, size: int, cohort: int) -> None:
-    """Messages of up to 10⁷ numbers, all of them drawn; ε of 0.1 to 50."""
-    check_plan(planned(epsilon, size, cohort), max(size, 100_000))
