@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ import pandas as pd
 import torch
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from hospitals import SEEDBED, Running, free_port, joined, ran, same, serving, trained
 from pieces.strangers import (
     SLOW,
@@ -57,6 +59,7 @@ from seedbed.rounds import synchronous
 
 HONEST, LIAR = ("basel", "bern", "chur"), "davos"
 ROUNDS, BEFORE = 120, 6  # of a run; of them before anything but the liar is at work
+FLOODED = 10  # log lines of a flood in a round, at least
 HOARD = 32 << 20  # bytes that the server may grow by, whatever a registered member sends
 MOVES = (unregister, stop, take_token, large_body)
 
@@ -101,6 +104,7 @@ class Attack:
         self.succeeded: list[str] = []
         self.counts: dict[str, int] = {}
         self.slow: list[tuple[float, float]] = []  # when slow connections were open
+        self.quiet: list[tuple[float, float]] = []  # when only the liar was at work
         self._thread = threading.Thread(target=self._go_on)
 
     def __enter__(self) -> "Attack":
@@ -140,8 +144,10 @@ class Attack:
 
     def slow_lorises(self) -> bool:
         begun = time.time()
+        time.sleep(20)  # no other move: what the machine does beside it changes by the minute
+        self.quiet.append((begun, time.time()))
         slow_connections(self.target, 20)
-        self.slow.append((begun, time.time()))
+        self.slow.append((self.quiet[-1][1], time.time()))
         return False  # judged by the rounds meanwhile
 
     def second_serve(self) -> bool:
@@ -149,8 +155,12 @@ class Attack:
         bad = False
         for more in ([], ["--port", str(free_port())]):
             words = [*SEEDBED, "serve", str(self._directory), "--listen", "127.0.0.1", *more]
-            done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
-            bad |= self._at_work() and not (done.returncode == 2 and "another server" in done.stderr)
+            with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as second:
+                while second.poll() is None and self._at_work():  # once the first has ended, it may go on itself
+                    time.sleep(0.2)
+                second.terminate()
+                _, why = second.communicate()
+            bad |= self._at_work() and not (second.returncode == 2 and "another server" in why)
         return bad
 
     def other_user(self) -> bool:
@@ -178,7 +188,7 @@ class Attack:
             with self._member() as client:
                 while time.monotonic() < end and self._at_work():
                     with suppress(httpx.HTTPError):
-                        self._post(client, "pull-messages", b"")
+                        self._post(client, "activate-node", self._activation)
                     calls += 1
 
         threads = [threading.Thread(target=call) for _ in range(20)]
@@ -196,25 +206,39 @@ class Attack:
         os.rename(public, away)
         try:
             with self._member() as client:
-                shut_out = self._post(client, "pull-messages", b"") == 401
+                shut_out = self._post(client, "activate-node", self._activation) == 401
         finally:
             os.rename(away, public)
         with self._member() as client:
-            let_in = self._post(client, "pull-messages", b"") != 401
+            let_in = self._post(client, "activate-node", self._activation) not in (0, 401)
         return self._at_work() and not (shut_out and let_in)
+
+    @cached_property
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        own = self._directory / "nodes" / LIAR / certificates.NODE_KEY
+        key = serialization.load_ssh_private_key(own.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key
+
+    @cached_property
+    def _public(self) -> bytes:
+        form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        return self._key.public_key().public_bytes(*form)
+
+    @cached_property
+    def _activation(self) -> bytes:
+        """A call that Flower answers by 401 only for a key that it does not know."""
+        request: bytes = ActivateNodeRequest(public_key=self._public, heartbeat_interval=10).SerializeToString()
+        return request
 
     def _member(self) -> httpx.Client:
         return httpx.Client(verify=str(self.target.authority), timeout=30)
 
     def _post(self, client: httpx.Client, call: str, body: bytes) -> int:
         """A call by the liar's key; its status, or 0 if the connection was closed on it."""
-        own = self._directory / "nodes" / LIAR / certificates.NODE_KEY
-        key = serialization.load_ssh_private_key(own.read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-        form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        stamp = datetime.now(UTC).isoformat()
+        stamp, key = datetime.now(UTC).isoformat(), self._key
         heads = {
-            "flwr-public-key": b64encode(key.public_key().public_bytes(*form)).decode(),
+            "flwr-public-key": b64encode(self._public).decode(),
             "flwr-timestamp": stamp,
             "flwr-signature": b64encode(key.sign(stamp.encode(), ec.ECDSA(hashes.SHA256()))).decode(),
             "content-type": "application/protobuf",
@@ -243,6 +267,26 @@ def committed(directory: Path) -> list[float]:
     return [datetime.fromisoformat(e["time"]).timestamp() for e in events(directory) if e["event"] == "COMMITTED"]
 
 
+def pace_of(times: list[float], spans: list[tuple[float, float]]) -> float:
+    """Rounds a second within these spans."""
+    return sum(1 for t in times for a, b in spans if a < t < b) / max(1e-9, sum(b - a for a, b in spans))
+
+
+def reading(directory: Path) -> tuple[float, float]:
+    """Median seconds from asking to an honest answer that is read: in rounds without a flood, and with one."""
+    asked, quiet, flooded, delays, held = 0.0, list[float](), list[float](), list[float](), 0
+    for event in events(directory):
+        at = datetime.fromisoformat(event["time"]).timestamp()
+        if event["event"] == "SELECTED":
+            asked, delays, held = at, [], 0
+        if event["event"] == "ACCEPTED":
+            delays.append(at - asked)
+        held += event["event"] == "held"
+        if event["event"] == "COMMITTED":
+            (flooded if held >= FLOODED else quiet).extend(delays)
+    return statistics.median(quiet), statistics.median(flooded) if flooded else 0.0
+
+
 @contextmanager
 def lying(directory: Path, data: Path) -> Iterator[Path]:
     log = directory.parent / f"{LIAR}.log"
@@ -262,7 +306,7 @@ def run(folder: Path) -> tuple[bool, float]:
     ran(["federation", "init", str(directory), "--nodes", *files, "--like", str(files[LIAR]), "--port", str(port),
          "--rounds", str(ROUNDS), "--set", "reader.target=ill", "--set", "model.name=linear",
          "--set", "cohort=3", "--set", "federation.over=1.3",  # asks all four; three answers close a round
-         "--set", "federation.patience=100", "--set", "gate.weight_cap=1000"])  # fmt: skip
+         "--set", "federation.patience=100"])  # fmt: skip
     honest = {name: files[name] for name in HONEST}
     server = serving(directory)
     with (
@@ -280,7 +324,7 @@ def run(folder: Path) -> tuple[bool, float]:
     equal = not any(codes) and same(trained(directory), simulated(files, agreement))
     times = committed(directory)
     pace = statistics.median(b - a for a, b in pairwise(times[:BEFORE]))
-    slow = sum(1 for t in times for a, b in at.slow if a < t < b) * pace / max(1e-9, sum(b - a for a, b in at.slow))
+    slow = pace_of(times, at.slow) / max(1e-9, pace_of(times, at.quiet))
     lies = {m: log.read_text().count(f": {m}\n") for m in ("nan", "weight", "stale", "flood", "garbage", "silence")}
     print(f"{ROUNDS} rounds, {pace:.1f} s each before the attack: the model is "
           f"{'that of the simulation without the liar' if equal else 'ANOTHER'} (exit codes {codes})")  # fmt: skip
@@ -288,7 +332,16 @@ def run(folder: Path) -> tuple[bool, float]:
     print(f"  of what came {len(refused)} letters were refused ({len(set(refused))} reasons)")
     print(f"  lies: {lies}; moves: {at.counts}; succeeded: {', '.join(at.succeeded) or 'none'}")
     print(f"  beside {SLOW} slow connections {100 * slow:.0f} % of the undisturbed rounds")
-    good = equal and bool(refused) and not at.succeeded and (slow >= 0.5 or not at.slow) and all(lies.values())
+    quiet, flooded = reading(directory)
+    print(f"  an honest answer is read {quiet:.2f} s after it was asked for, in rounds with a flood {flooded:.2f} s")
+    good = (
+        equal
+        and flooded <= 2 * quiet
+        and bool(refused)
+        and not at.succeeded
+        and (slow >= 0.5 or not at.slow)
+        and all(lies.values())
+    )
     if not good:
         print(server.said[-3000:])
     return good, times[-1] - times[BEFORE - 1] if len(times) > BEFORE else 0.0

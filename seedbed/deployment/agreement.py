@@ -65,6 +65,7 @@ class Agreement:
         classes: the labels' names, the same for all; of episodic data none.
         cap: the largest weight of a member's message, fixed when the federation is made. None: an agreement from before
             there was one. Weights are then not limited, and the default quorum is the whole cohort.
+        written: settings as they are in the file. What a later version adds to them was not agreed on.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Agreement:
     encoding: Mapping[str, Any]
     classes: tuple[str, ...]
     cap: float | None = None
+    written: Mapping[str, Any] | None = None
 
     @classmethod
     def make(
@@ -120,7 +122,7 @@ class Agreement:
             "kind": "seedbed agreement",
             "name": self.name,
             "members": list(self.members),
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self._agreed,
             "shape": asdict(self.shape),
             "encoding": dict(self.encoding),
             "classes": list(self.classes),
@@ -148,6 +150,7 @@ class Agreement:
                 table["encoding"],
                 tuple(table["classes"]),
                 None if table.get("cap") is None else float(table["cap"]),
+                table["settings"],
             )
         except FileNotFoundError as error:
             raise InputError(
@@ -178,7 +181,7 @@ class Agreement:
     @cached_property
     def plan(self) -> FederationProtocol:
         """What is computed, and what travels."""
-        own = self.settings.model_dump(mode="json", exclude={*MEMBER_SETTINGS})
+        own = {name: value for name, value in self._agreed.items() if name not in MEMBER_SETTINGS}
         agreed = {
             "members": list(self.members),
             "settings": own,
@@ -188,6 +191,12 @@ class Agreement:
         }
         start = self.algorithm.init(self.model.params)
         return FederationProtocol(self.name, self.algorithm, start, self._example, agreed, self.cap)
+
+    @property
+    def _agreed(self) -> dict[str, Any]:
+        """The settings that were agreed on."""
+        own = self.settings.model_dump(mode="json")
+        return own if self.written is None else _only(own, self.written)
 
     @property
     def terms(self) -> RoundPolicy:
@@ -283,6 +292,12 @@ def refuse_names(members: Sequence[str]) -> None:
     for name in members:
         if not isinstance(name, str) or not MEMBER_NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be a member's name: use letters, digits, dots, dashes and underscores")
+
+
+def _only(own: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """A table's entries that another one names, in tables within it too."""
+    both = {name: (value, names[name]) for name, value in own.items() if name in names}
+    return {n: _only(v, of) if isinstance(v, dict) and isinstance(of, dict) else v for n, (v, of) in both.items()}
 
 
 def _refuse_members(members: Sequence[str]) -> None:

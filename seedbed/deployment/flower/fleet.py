@@ -51,6 +51,19 @@ from seedbed.deployment.flower.flower_transport import FRAMES, HELLO, RECORD, fr
 SOONEST, LATEST = 0.2, 3.0  # seconds between two looks for a message: right after one, and at rest
 NODE_HEARTBEAT = 0.8 * HEARTBEAT_MIN_INTERVAL  # seconds between signs of life
 LOST = (httpx.HTTPError, ObjectPullError, ObjectPushError)  # the connection, or what was on its way
+FOREIGN = "what answers there is not a federation's server: another program, or a proxy on the way"
+CUT = "a proxy or a firewall on the way may have done so"
+BROKEN = ("reset by peer", "EOF", "disconnected")  # words of a connection that was cut during the TLS handshake
+
+
+class Client(FleetHttpClient):
+    """Flower's client; an answer that it cannot decode is a fault of the connection."""
+
+    def _unary_unary(self, **call: Any) -> Any:
+        try:
+            return super()._unary_unary(**call)
+        except ValueError as error:
+            raise httpx.RemoteProtocolError(FOREIGN) from error
 
 
 class Fleet:
@@ -69,7 +82,7 @@ class Fleet:
         public = private.public_key()
         form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         self._half, self._over = node, threading.Event()
-        self._client = FleetHttpClient.from_server_address(
+        self._client = Client.from_server_address(
             server,
             False,
             authority.read_bytes(),
@@ -155,5 +168,10 @@ def reason_of(why: Exception) -> tuple[int | None, str]:
         with suppress(httpx.HTTPError):
             if (told := FlowerError.from_json(why.response.text)) is not None:
                 return told.code, told.message
-        return None, f"it answers {why.response.status_code}"
-    return None, str(why) or type(why).__name__
+        return None, f"status {why.response.status_code}: {FOREIGN}"
+    text = str(why) or type(why).__name__
+    if isinstance(why, httpx.TimeoutException):
+        return None, f"no answer in time ({type(why).__name__})"
+    if text != FOREIGN and (not isinstance(why, httpx.ConnectError) or any(word in text for word in BROKEN)):
+        return None, f"the connection was cut ({text}): {CUT}"
+    return None, text

@@ -4,6 +4,7 @@ A node looks for messages now and then, so that letters cost seconds: those that
 told what was counted with the next work), and a letter that a node has not answered yet is not sent again for a minute.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from seedbed.deployment.federation.transport import Address
+from seedbed.errors import InputError
 
 RECORD, FRAMES = "letter", "frames"  # where a message holds its frames
 HELLO, LETTER = "query.hello", "train.letter"  # what a node can be asked
@@ -20,6 +22,7 @@ POLL = 0.25  # seconds between looks at what has come
 NODES = 2.0  # seconds between looks at who is there
 TTL = 3600.0  # seconds that Flower carries a message and its answer, at most
 RESEND_DELAY = 60.0  # seconds after which a letter without an answer may be sent again: its node may have lost it
+log = logging.getLogger("seedbed.rounds.message_validation")
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,18 @@ class FlowerTransport:
         self._asked = {number: asked for number, asked in self._asked.items() if self.now() < asked.until}
 
     def _answers(self) -> Iterable[Message]:
-        return self._grid.pull_messages(list(self._asked)) if self._asked else ()
+        """Take what has come. An answer that Flower cannot decode is dropped: any member can send one."""
+        try:
+            return self._grid.pull_messages(list(self._asked)) if self._asked else ()
+        except InputError:
+            raise
+        except Exception as error:  # whatever its decoder raises; the next look finds the message gone
+            log.warning("an answer cannot be decoded: %s: %s", type(error).__name__, error)
+            return ()
 
 
 def frames_in(content: RecordDict) -> list[bytes]:
     """The frames in a message; none if it has not the form of one."""
-    record = content.config_records.get(RECORD)
+    record = content.config_records.get(RECORD) if isinstance(content, RecordDict) else None
     found = [] if record is None else record.get(FRAMES)
     return [frame for frame in found if isinstance(frame, bytes)] if isinstance(found, list) else []

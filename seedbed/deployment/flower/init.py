@@ -62,7 +62,7 @@ def _write_node(
     folder: Path, place: FederationFolder, agreement: Agreement, server: Path, words: Mapping[str, str]
 ) -> None:
     member = place.member
-    folder.mkdir(parents=True, exist_ok=True)  # `made_whole` has made it
+    folder.mkdir(parents=True, exist_ok=True)  # `atomic_folder` has made it
     folder.chmod(0o700)
     agreement.write(folder)
     place.write(folder)

@@ -11,13 +11,13 @@ from seedbed.deployment.flower.fleet import LOST, Fleet, reason_of
 from seedbed.deployment.flower.gate import UNKNOWN
 from seedbed.deployment.flower.signals import ending_by_signal
 from seedbed.deployment.log_lines import LOG, FileTail, node_log_line
-from seedbed.deployment.server_folder import HELD_FILE, RUN, FederationFolder, open_node
+from seedbed.deployment.server_folder import HELD_FILE, NODE, RUN, FederationFolder, open_node
 from seedbed.errors import InputError
 from seedbed.locks import hold_lock
 
 RETRY_DELAY = 5.0  # seconds before the server is asked again
 KNOCKS = 24  # times after which a node that is not let in gives up
-UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+UNTRUSTED, OTHER_NAME = "CERTIFICATE_VERIFY_FAILED", "certificate is not valid for"
 
 
 def join_federation(
@@ -56,6 +56,11 @@ def _keep_connecting(
                 return
         except LOST as error:
             code, why = reason_of(error)
+        if OTHER_NAME in why:
+            raise InputError(
+                f"the server's certificate does not have the address {place.server} ({why}): put the one that "
+                f"`federation init --host` was given into {folder / NODE}"
+            )
         if UNTRUSTED in why:
             raise InputError(f"the server at {place.server} is not the one that this node trusts: {why}")
         knocks = knocks + 1 if code == UNKNOWN else 0

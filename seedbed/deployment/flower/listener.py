@@ -99,6 +99,7 @@ class Listener:
         if len(self._unknown) > UNKNOWN:
             self._make_room()
         visitor.greeting = loop.create_task(self._handshake(connection, visitor))
+        visitor.greeting.add_done_callback(lambda task: connection.close() if task.cancelled() else None)  # not begun
         loop.call_later(HEAD, lambda: visitor.end() if visitor in self._unknown else None)
 
     async def _handshake(self, connection: socket.socket, visitor: Visitor) -> None:

@@ -14,14 +14,15 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from flwr.cli.build import build_fab_from_files
 from flwr.cli.config_utils import get_fab_metadata
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.proto.task_pb2 import Task
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.date import now
@@ -43,6 +44,7 @@ from seedbed.errors import InputError
 SWEEP = 60.0  # seconds between looks for what nobody will fetch
 SERVER_HEARTBEAT = 5.0  # seconds between signs of life of the server half
 LOG_BYTES = 4 << 20  # of a log file, of which there are two
+MOST_PARTS = 8  # objects of an answer: a node's has three
 PARTS = '"""Neither server nor nodes load this: they run what is installed with Seedbed."""\nserver = client = None\n'
 
 
@@ -91,7 +93,7 @@ class SuperLink:
             self._loop.call_soon_threadsafe(self._serving.cancel)
             self._thread.join()
 
-    def call(self, name: str, request: Any) -> Any:
+    def call(self, handler: Callable[..., Any], request: Any) -> Any:
         """One of Flower's calls of the server half's.
 
         Raises:
@@ -99,7 +101,25 @@ class SuperLink:
         """
         if self.failed is not None:
             raise InputError(f"the server's port failed: {self.failed}")
-        return getattr(runtime_handlers, name)(request, self._state, self._task)
+        return handler(request, self._state, self._task)
+
+    def answers(self, request: PullAppMessagesRequest) -> Any:
+        """Take at most one answer, and the errors of messages that will have none.
+
+        Flower waits for the objects of an answer that its node has only announced, and it drops the answer of a node
+        that has left since. Here an answer is taken when all its objects have come, also if its node has left.
+        """
+        state = self._state
+        with state.lock:
+            reply_of = state.message_ins_id_to_message_res_id
+            parts = {
+                n: _count_parts(state.object_store.store, reply_of[n]) for n in request.message_ids if n in reply_of
+            }
+            state.delete_messages({n for n, (count, _) in parts.items() if count > MOST_PARTS})
+            ready = [n for n, (_, complete) in parts.items() if complete and n in state.message_ins_store][:1]
+            others = [n for n in request.message_ids if n not in parts]
+            with _online(state, ready):
+                return self.call(runtime_handlers.pull_messages, PullAppMessagesRequest(message_ids=[*ready, *others]))
 
     def settle(self, node: int) -> None:
         """An answer of this node's was taken."""
@@ -178,28 +198,55 @@ class DirectClient:
         self._link = link
 
     def GetNodes(self, request: Any) -> Any:
-        return self._link.call("get_nodes", request)
+        return self._link.call(runtime_handlers.get_nodes, request)
 
     def PushMessages(self, request: Any) -> Any:
-        return self._link.call("push_messages", request)
+        return self._link.call(runtime_handlers.push_messages, request)
 
     def PushObject(self, request: Any) -> Any:
-        return self._link.call("push_object", request)
+        return self._link.call(runtime_handlers.push_object, request)
 
     def PullMessages(self, request: Any) -> Any:
-        response = self._link.call("pull_messages", request)
+        response = self._link.answers(request)
         for message in response.messages_list:
             self._link.settle(message.metadata.src_node_id)
         return response
 
     def PullObject(self, request: Any) -> Any:
-        return self._link.call("pull_object", request)
+        return self._link.call(runtime_handlers.pull_object, request)
 
     def ConfirmMessageReceived(self, request: Any) -> Any:
-        return self._link.call("confirm_message_received", request)
+        return self._link.call(runtime_handlers.confirm_message_received, request)
 
     def close(self) -> None:
         pass
+
+
+def _count_parts(store: Any, number: str) -> tuple[int, bool]:
+    """Objects of an answer, counted until there are too many; whether all have come.
+
+    An object that occurs twice counts twice: a few objects can be a tree without end.
+    """
+    count, complete, pending = 0, True, [number]
+    while pending and count <= MOST_PARTS:
+        entry = store.get(pending.pop())
+        count, complete = count + 1, complete and entry is not None and entry.is_available
+        pending += entry.child_object_ids if entry else []
+    return count, complete
+
+
+@contextmanager
+def _online(state: Any, messages: list[str]) -> Iterator[None]:
+    """Have Flower take the nodes that were sent these messages for online."""
+    numbers = {state.message_ins_store[n].metadata.dst_node_id for n in messages}
+    nodes = [(node, node.online_until) for n in numbers if (node := state.nodes.get(n)) is not None]
+    for node, _ in nodes:
+        node.online_until = float("inf")
+    try:
+        yield
+    finally:
+        for node, until in nodes:
+            node.online_until = until
 
 
 def _config() -> SuperLinkLifespanConfig:
