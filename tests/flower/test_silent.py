@@ -62,7 +62,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Enough
 
     monkeypatch.setattr(join, "_is_over", let_in)
-    monkeypatch.setattr(join, "AGAIN", 0.05)
+    monkeypatch.setattr(join, "RETRY_DELAY", 0.05)
 
 
 @pytest.mark.parametrize(("ahead", "words"), [(10, "10 s ahead of"), (-320, "320 s behind")])
