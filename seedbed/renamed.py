@@ -447,11 +447,18 @@ def renamed(module: str, name: str) -> Any:
     Raises:
         AttributeError: the module never had that name.
     """
-    new = names().get(module, {}).get(name)
+    new = names().get(module, {}).get(name) or _exported(module, name)
     if new is None:
         raise AttributeError(f"module 'seedbed.{module}' has no attribute {name!r}")
     warnings.warn(f"{name} of seedbed.{module} is now called {new}", DeprecationWarning, stacklevel=3)
     return getattr(import_module(f"seedbed.{module}"), new)
+
+
+def _exported(package: str, name: str) -> str | None:
+    """The new name of what a package exports from one of its modules."""
+    exports = import_module(f"seedbed.{package}")
+    found = (pairs[name] for module, pairs in names().items() if module.startswith(f"{package}.") and name in pairs)
+    return next((new for new in found if hasattr(exports, new)), None)
 
 
 class _OldModule(Loader):

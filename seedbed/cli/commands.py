@@ -49,8 +49,8 @@ from seedbed.cli.show import (
 )
 from seedbed.engines.process_group import ProcessGroup, init_group, is_torchrun
 from seedbed.errors import InputError
-from seedbed.experiments.concerns import concerns, failures
 from seedbed.experiments.stages import Show
+from seedbed.reports.concerns import concerns, failures
 from seedbed.reports.run_report import harm_lines
 
 WORSE_THAN_TRIVIAL = 3  # the exit status of a run whose model is of no use

@@ -7,12 +7,12 @@ from typing import Any
 
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.evaluation import summarise
-from seedbed.experiments.concerns import concerns, failures
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.stages import TABLE_COLUMNS
 from seedbed.experiments.toml_text import null_settings, to_toml
 from seedbed.reports import charts
 from seedbed.reports.charts import Axis, Dot, Strip, escape_text
+from seedbed.reports.concerns import concerns, failures
 from seedbed.reports.page import (
     axis_of,
     document,

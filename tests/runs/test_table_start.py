@@ -15,13 +15,13 @@ from seedbed.data.encoding.places import slope_places, width_of
 from seedbed.data.types import Batch
 from seedbed.errors import Diverged, InputError
 from seedbed.experiments import tuning
-from seedbed.experiments.concerns import concerns, failures
 from seedbed.experiments.launch import resume_run, start_run
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.stages import Pipeline, Show
 from seedbed.experiments.table_scores import area_under_curve, diverged, harm, row_scores, wilson
 from seedbed.learning.effects import input_effects
 from seedbed.learning.objectives import squared_error
+from seedbed.reports.concerns import concerns, failures
 
 NO_RIVALS = ("evaluation.baselines=false", "evaluation.episodes=3")
 
