@@ -431,6 +431,13 @@ def names() -> dict[str, dict[str, str]]:
     return found
 
 
+@cache
+def with_old_names() -> frozenset[str]:
+    """The modules in which something was renamed, and the packages that may export it."""
+    parts = (module.split(".") for module in names())
+    return frozenset(".".join(part[:length]) for part in parts for length in range(1, len(part) + 1))
+
+
 def new_module(old: str) -> str:
     """Where a module is now: its own entry in the table, else that of the package it is in."""
     if old in modules():
@@ -509,7 +516,7 @@ class OldNames(MetaPathFinder):
             return None
         spec, old = PathFinder.find_spec(fullname, path), fullname.removeprefix("seedbed.")
         if spec is not None:
-            if spec.loader is not None and old in names():
+            if spec.loader is not None and old in with_old_names():
                 spec.loader = _WithOldNames(spec.loader, old)
             return spec
         new = new_module(old)
@@ -529,7 +536,7 @@ def install() -> None:
     """Let old imports work; done once, by the package itself, when its modules are loaded."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.insert(0, OldNames())
-    for module in names():
+    for module in with_old_names():
         loaded = sys.modules.get(f"seedbed.{module}")
         if loaded is not None:
             answer_to_old_names(loaded, module)

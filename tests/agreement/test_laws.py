@@ -229,6 +229,9 @@ def test_what_is_kept_on_disk_is_what_is_kept(row: Row, tmp_path: Path) -> None:
     assert runs_apart(past, run(row, OneByOne(clients(row.items), kept=ClientStateStore(tmp_path)), count=2)) == 0
 
 
+ONE_ROUNDING = 2.3e-16  # some processors multiply and add at once in one of two equal steps, and not in the other
+
+
 @every_row
 @every_engine
 def test_a_cohort_of_one_is_that_client_alone(row: Row, kind: type[OneByOne]) -> None:
@@ -249,7 +252,7 @@ def test_a_cohort_of_one_is_that_client_alone(row: Row, kind: type[OneByOne]) ->
     )
     if tree.leaves(kept):
         error = max(error, apart(got.memories[0], {c: kept}))
-    assert error <= (0 if kind is OneByOne else TOLERANCE)
+    assert error <= (ONE_ROUNDING if kind is OneByOne else TOLERANCE)
 
 
 @every_row

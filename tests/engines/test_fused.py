@@ -41,7 +41,7 @@ def tolerance(request: pytest.FixtureRequest) -> Any:
     before, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(request.param)
     torch.set_num_threads(1)
-    yield 1e-6 if request.param is torch.float32 else 1e-12
+    yield 2e-6 if request.param is torch.float32 else 1e-12  # of float32 1.2e-6 was seen on one processor
     torch.set_default_dtype(before)
     torch.set_num_threads(threads)
 
