@@ -482,6 +482,11 @@ class _OldModule(Loader):
         warnings.warn(f"{module.__name__} is now seedbed.{self.new}", DeprecationWarning, stacklevel=2)
         module.__path__ = []  # so that modules in an old package are asked for here too
         module.__getattr__ = lambda name: _either(target, self.new, name)  # type: ignore[method-assign]
+        module.__dict__["__all__"] = [*public_names(target), *names().get(self.new, {})]  # for `import *`
+
+
+def public_names(module: ModuleType) -> list[str]:
+    return list(getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")]))
 
 
 def _either(target: ModuleType, module: str, name: str) -> Any:

@@ -66,7 +66,7 @@ def ready(page: Path) -> dict[str, Any]:
     """What a page's blocks may use without importing it: rows of the law table and of the catalogue."""
     if page.name != "write_an_algorithm.md":
         return {}
-    bench = loaded(ROOT / "tests" / "agreement" / "bench/__init__.py")
+    bench = loaded(ROOT / "tests" / "agreement" / "bench.py")
     return {"Row": bench.Row, "module": bench.module, "Axes": Axes, "Entry": CatalogueEntry}
 
 
