@@ -18,7 +18,6 @@ MODULES = """
 attacks.adapting attacks.after_adaptation
 attacks.lies attacks.model_poisoning
 attacks.poison attacks.data_poisoning
-cli.app cli.commands
 draws randomness
 engines.abreast executors.grouped_step
 engines.compiling executors.cpp_compiler

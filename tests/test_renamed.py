@@ -44,3 +44,12 @@ def test_a_name_that_never_was_is_refused_as_ever() -> None:
         _ = sb.nothing
     with pytest.raises(ModuleNotFoundError, match=r"seedbed\.nothing"):
         importlib.import_module("seedbed.nothing")
+
+
+def test_no_old_module_hides_a_name_of_its_package() -> None:
+    """Importing a module sets it as an attribute of its package, if that has not moved."""
+    for old in renamed.modules():
+        package, _, name = old.rpartition(".")
+        if renamed.new_module(package) == package and package:
+            exports = importlib.import_module(f"seedbed.{package}").__dict__
+            assert getattr(exports.get(name), "__name__", f"seedbed.{old}") == f"seedbed.{old}", old
