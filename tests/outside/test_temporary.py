@@ -86,7 +86,7 @@ KILLED = """
 import sys, pathlib, time
 sys.path.append(sys.argv[3])  # this one file, without PyTorch
 import temporary
-with temporary.fresh(pathlib.Path(sys.argv[1]), is_folder=sys.argv[2] == "folder"):
+with temporary.fresh_name(pathlib.Path(sys.argv[1]), is_folder=sys.argv[2] == "folder"):
     print("there", flush=True)
     time.sleep(60)
 """

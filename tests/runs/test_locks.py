@@ -16,7 +16,7 @@ from seedbed import locks
 from seedbed.errors import InputError
 from seedbed.locks import hold_lock, holds_everywhere, lock_file
 
-HOLD = "import sys, time; from pathlib import Path; from seedbed.locks import locked; locked(Path(sys.argv[1]), 'run')"
+HOLD = "import sys, time; from pathlib import Path; from seedbed.locks import lock_file; lock_file(Path(sys.argv[1]), 'run')"
 MOUNTS = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/root rw
 36 22 0:40 / /home rw,relatime shared:1 - nfs4 server:/home rw,vers=4.2,local_lock=none

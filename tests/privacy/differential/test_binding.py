@@ -50,9 +50,9 @@ def test_a_value_that_holds_itself_has_a_digest() -> None:
 
 PRINTED = """
 import seedbed as sb
-from seedbed.privacy.differential.binding import digest
+from seedbed.privacy.differential.binding import digest_of
 from tests.agreement.bench import by_hand
-print(digest(sb.fedavg(by_hand().loss, local=sb.sgd(lr=0.1)), {"b", "a"}).hex())
+print(digest_of(sb.fedavg(by_hand().loss, local=sb.sgd(lr=0.1)), {"b", "a"}).hex())
 """
 
 
