@@ -16,7 +16,12 @@ from seedbed import locks
 from seedbed.errors import InputError
 from seedbed.locks import hold_lock, holds_everywhere, lock_file
 
-HOLD = "import sys, time; from pathlib import Path; from seedbed.locks import lock_file; lock_file(Path(sys.argv[1]), 'run')"
+HOLD = """
+import sys, time
+from pathlib import Path
+from seedbed.locks import lock_file
+lock_file(Path(sys.argv[1]), 'run')
+"""
 MOUNTS = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/root rw
 36 22 0:40 / /home rw,relatime shared:1 - nfs4 server:/home rw,vers=4.2,local_lock=none
@@ -31,7 +36,7 @@ MOUNTS = """\
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds tmp_path/lock."""
-    words = [sys.executable, "-c", f"{HOLD}; print('held', flush=True); time.sleep(600)", str(tmp_path / "lock")]
+    words = [sys.executable, "-c", f"{HOLD}\nprint('held', flush=True); time.sleep(600)", str(tmp_path / "lock")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
