@@ -164,7 +164,7 @@ def test_compare_two_algorithms_over_two_seeds(tmp_path: Path) -> None:
     assert said.code == 0, said
     assert "4 unseen clients, 2 seeds" in said.out
     assert {p.name for p in (tmp_path / "c").iterdir()} == {
-        "fed_proto-0", "fed_proto-1", "per_fedavg-0", "per_fedavg-1", "comparison.json", "comparison.html",
+        "fed_proto-0", "fed_proto-1", "per_fedavg-0", "per_fedavg-1", "comparison.json", "comparison.html", "lock",
     }  # fmt: skip
     assert "outer.lr" in said.out
     assert shlex.join(map(str, ("seedbed", *words))) in html.unescape((tmp_path / "c" / "comparison.html").read_text())

@@ -191,9 +191,9 @@ def test_without_its_key_a_run_is_not_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"privacy": {"clip": 0.25}}, "privacy.clip=0.5, not 0.25"),
+        ({"privacy": {"clip": 0.25}}, "privacy.clip was 0.5 when the run began"),
         ({"options": {"local": {"lr": 0.2}}}, "options"),
-        ({"seed": 7}, "seed=0, not 7"),
+        ({"seed": 7}, "seed was 0 when the run began"),
     ],
     ids=lambda x: str(x)[:12],
 )
@@ -219,8 +219,9 @@ def test_a_round_that_comes_out_otherwise_is_no_replay(stopped_run: Path, tmp_pa
     """The first round's digest altered, checkpoints removed: computed again it is another release than was written."""
     run = tmp_path / "run"
     shutil.copytree(stopped_run, run)
-    for name in ("journal.jsonl", "metrics.jsonl"):
-        (run / name).unlink(missing_ok=True)
+    (run / "metrics.jsonl").unlink(missing_ok=True)
+    journal = (run / "journal.jsonl").read_text().splitlines(keepends=True)
+    (run / "journal.jsonl").write_text("".join(line for line in journal if "made_by" in line))
     lines = (run / "releases.jsonl").read_text().splitlines()
     first = json.loads(lines[0]) | {"sha256": "0" * 64}
     (run / "releases.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
