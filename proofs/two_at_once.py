@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
 from killing import SETTINGS, whole
-from together import at_once, stopped, wrong
+from many_at_once import at_once, stopped, wrong
 
 TIMES = 20
 

@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from killing import COMMAND, SETTINGS, files, whole
-from together import at_once, stopped, wrong
+from many_at_once import at_once, stopped, wrong
 
 
 def test_of_two_resumes_at_once_one_goes_on_and_a_killed_one_frees_the_run(tmp_path: Path) -> None:
