@@ -92,7 +92,7 @@ def test_a_full_disk(small_disk: Path, undisturbed: dict[str, bytes]) -> None:
 
 def test_a_disk_too_full_to_begin_leaves_nothing(small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(bytes(1 << 20))
-    with pytest.raises(InputError, match=r"manifest.json: No space left"):
+    with pytest.raises(InputError, match=r"(manifest.json|journal.jsonl): No space left"):
         RunDirectory.create(small_disk / "run", {"settings": {}})
     assert not (small_disk / "run").exists()
 

@@ -51,7 +51,9 @@ class MessageSchema:
 
     @property
     def text(self) -> str:
-        return tree.structure_of(self._template) + repr(sorted(self._forms.items()))
+        return (tree.structure_of(self._template) + repr(sorted(self._forms.items()))).replace(
+            "TensorSchema(", "Form("
+        )  # as the first version called it: it is agreed on
 
 
 @dataclass(frozen=True)

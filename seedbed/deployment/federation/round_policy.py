@@ -90,5 +90,10 @@ class RoundPolicy:
             "clients": sorted(self.clients),
             "seed": self.seed,
             "quorum": repr(None if self.quorum == "all" else self.quorum),  # as before there was a default
-            **{name: repr(getattr(self, name)) for name in ("cohort", "over", "gate", "grid", "explosion")},
+            **{name: agreed_text(getattr(self, name)) for name in ("cohort", "over", "gate", "grid", "explosion")},
         }
+
+
+def agreed_text(value: object) -> str:
+    """A setting as text, with classes by the names that they had when journals began to hold it."""
+    return repr(value).replace("MessageValidator(", "Gate(").replace("FixedPointGrid(", "Grid(")
