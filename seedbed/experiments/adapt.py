@@ -213,8 +213,12 @@ def load_personal(path: str | Path) -> PersonalModel:
         classes, inputs = from_json(metadata["classes"]), from_json(metadata["inputs"])
         outputs, split = len(classes) or int(metadata["targets"]), bool(from_json(metadata["split"]))
         with torch.device("meta"):  # what it says must fit what it holds, before memory is taken
-            shapes = {name: x.shape for name, x in build_model(asked, inputs, outputs, split=split).params.items()}
-        if shapes != {name: x.shape for name, x in params.items() if name not in BESIDE}:
+            named = build_model(asked, inputs, outputs, split=split).params
+        held = {name: x for name, x in params.items() if name not in BESIDE}
+        room = 2 * sum(
+            x.numel() for x in held.values()
+        )  # a head of one part may have more outputs than there are classes
+        if named.keys() != held.keys() or sum(x.numel() for x in named.values()) > room:
             raise ValueError("its tensors are not those of the model that it names")
         model = build_model(asked, inputs, outputs, split=split)
         return PersonalModel(model, params, tuple(map(str, classes)), _predict(model, metadata))
