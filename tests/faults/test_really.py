@@ -64,7 +64,8 @@ def test_ctrl_c_of_a_process(tmp_path: Path) -> None:
     hears = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # of a background job it would be ignored
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (run / "journal.jsonl").exists():
+    journal = run / "journal.jsonl"  # its first line says what makes the run, the next ones are checkpoints
+    while time.monotonic() < deadline and not (journal.exists() and "stage" in journal.read_text()):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
