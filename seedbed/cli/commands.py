@@ -198,21 +198,53 @@ def evaluate(
 def adapt(
     directory: Run,
     support: Annotated[Path, typer.Option(help="This client's examples: CSV, Parquet, .npz, or a folder class/*.png.")],
-    out: Annotated[Path, typer.Option(help="Where the client's own model goes (.safetensors).")],
+    out: Annotated[
+        Path, typer.Option(help="Where the client's own model goes (.safetensors); with --all a new folder.")
+    ],
     steps: Annotated[int | None, typer.Option(min=0, help="Adaptation steps; default: the algorithm's own.")] = None,
     query: Annotated[Path | None, typer.Option(help="More labelled examples, to score the model on.")] = None,
     client: Annotated[str | None, typer.Option(help="Whose examples, where the files hold several clients'.")] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Adapt to every client of the table; also keep the start.")
+    ] = False,
 ) -> None:
-    """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine."""
-    from seedbed.experiments.adapt import adapt_client
+    """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine.
+
+    `seedbed predict` takes the model. With --all: a model for each client of a table.
+    """
+    from seedbed.experiments.adapt import adapt_all, adapt_client
 
     start: Any = directory
     if (directory / "node.json").exists() or (directory / "peer.json").exists():
         from seedbed.deployment.adapt import start_of  # only members need its extras
 
         start = start_of(directory)
-    made = adapt_client(start, support, out, steps=steps, query=query, client=client)
+    if all_ and (client is not None or query is not None):
+        raise InputError("--all adapts to every client: leave --client and --query out")
+    made = (
+        adapt_all(start, support, out, steps=steps)
+        if all_
+        else adapt_client(start, support, out, steps=steps, query=query, client=client)
+    )
     for line in made.lines():
+        console.print(line, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(help="A client's own model, a folder of them, or a run's directory: its start.")
+    ],
+    rows: Annotated[Path, typer.Argument(help="New rows: a table with the columns of training, .npz, or images.")],
+    out: Annotated[Path, typer.Option(help="Where the predictions go: a new .csv or .parquet.")],
+) -> None:
+    """Predict new rows: classes with probabilities, numbers in their own units with 90 % intervals.
+
+    A row goes to its client's own model, as the client column says; without one, to the start.
+    """
+    from seedbed.experiments.predict import predict_file
+
+    for line in predict_file(model, rows, out).lines():
         console.print(line, soft_wrap=True)
 
 

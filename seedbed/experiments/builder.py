@@ -98,7 +98,7 @@ class Learner:
         self.loss = objectives.squared_error if regression else objectives.cross_entropy
         self.metric_name = "squared error" if regression else "log-loss" if by_loss else "accuracy"
         self.higher_is_better = not (regression or by_loss)
-        self._score = self.loss if regression or by_loss else objectives.correct
+        self.score = self.loss if regression or by_loss else objectives.correct
         self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
         self.teacher: Teacher = _no_teacher
         self.device = usable_device(settings.device)
@@ -183,7 +183,7 @@ class Learner:
         return partial(model.predict, model.params)
 
     def metric(self, model: AnyModel) -> Metric:
-        return per_example(model.predict, self._score)
+        return per_example(model.predict, self.score)
 
     def finetuning(
         self, model: AnyModel, entry: catalogue.CatalogueEntry, ways: int, how: FineTuning, at: Sequence[int] = ()

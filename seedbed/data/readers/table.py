@@ -153,7 +153,7 @@ def _as_number(target: targets.Target) -> npt.NDArray[np.float64]:
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
     """New rows in the same columns; a client column is not needed, but if there it tells rows apart."""
     goal = encoding["target"]
-    raw = _one_client(load_table(path), encoding["client"], client)
+    raw = only_client(load_table(path), encoding["client"], client)
     _refuse_unknown(raw, goal["column"])
     raw, notes = _drop_unnamed(raw, [goal["column"]])
     kind: TaskKind = "regression" if goal["kind"] == "numbers" else "classification"
@@ -164,7 +164,8 @@ def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple
     return x, target._replace(notes=(*raw.notes, *notes))
 
 
-def _one_client(raw: RawColumns, column: str | None, client: str | None) -> RawColumns:
+def only_client(raw: RawColumns, column: str | None, client: str | None) -> RawColumns:
+    """The rows of one client; all, where there is no client column."""
     if column is None or column not in raw.columns:
         if client is not None:
             raise InputError(f"{raw.path.name} has no column {column!r} to find client {client!r} in")
@@ -174,7 +175,8 @@ def _one_client(raw: RawColumns, column: str | None, client: str | None) -> RawC
     names = sorted(set(whose[~gone].tolist()))
     if client is None and len(names) > 1:
         raise InputError(
-            f"{raw.path.name} holds {len(names)} clients ({', '.join(names[:3])}, …): name one with client=NAME"
+            f"{raw.path.name} holds {len(names)} clients ({', '.join(names[:3])}, …): name one with client=NAME, "
+            "or adapt to all of them with --all"
         )
     if client is not None and client not in names:
         raise InputError(f"{raw.path.name} has no client {client!r}: {closest_name(client, names)}")
