@@ -5,7 +5,7 @@ Shapes: B examples, N outputs.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from seedbed.data.encoding.places import width_of
 from seedbed.errors import InputError
 from seedbed.experiments.builder import build_model
 from seedbed.experiments.config import ModelSettings
+from seedbed.federated import Params
 from seedbed.learning.effects import COVARIANCE, NOISE, Effects, input_effects, predictive_variance, with_effects
 from seedbed.limits import first_line_of, from_json
 from seedbed.models import Model
@@ -29,6 +30,7 @@ BESIDE = (COVARIANCE, NOISE)  # what a posterior has beside the model
 KIND = "seedbed personal model"
 AGAIN = "make it again by `seedbed adapt`"
 Floats = npt.NDArray[np.float64]
+Spread = Callable[[Params, Tensor], Tensor]  # inputs -> standard deviations of their predictions [B]
 
 
 class Interval(NamedTuple):
@@ -92,9 +94,18 @@ class PersonalModel:
 
     def deviations(self, x: Tensor) -> Tensor:
         """[B] standard deviations of the predictive distribution; 1 where there is none."""
-        if self.effects is None or COVARIANCE not in self.params:
+        return spread_of(self.effects)(dict(self.params), x)
+
+
+def spread_of(effects: Effects | None) -> Spread:
+    """Standard deviations of the predictive distribution of clients with effects; 1 for others."""
+
+    def spread(params: Params, x: Tensor) -> Tensor:
+        if effects is None or COVARIANCE not in params:
             return x.new_ones(len(x), dtype=torch.float64)
-        return predictive_variance(dict(self.params), self.effects, x).sqrt()
+        return predictive_variance(params, effects, x).sqrt()
+
+    return spread
 
 
 def personal_bytes(params: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
