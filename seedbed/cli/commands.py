@@ -91,6 +91,12 @@ def run(
     secure: Annotated[
         bool, typer.Option("--secure", help="Secure aggregation: of clients' messages the server sees sums alone.")
     ] = False,
+    unseen: Annotated[
+        str | None, typer.Option(help="Clients never trained on: a fraction, a count, or each in turn.")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="So many runs, so that every client is judged as unseen once.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write; default: runs/DATA-ALGORITHM-SEED. Must be new.")
     ] = None,
@@ -118,8 +124,9 @@ def run(
         "root": root,
         "privacy": _budget(epsilon, delta),
         "secure": {"form": "masks"} if secure else None,
+        "folds": folds,
     }
-    named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
+    named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers, "unseen": unseen}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
     with init_group() as ranks, _shown(ranks, verbose) as show:
         directory, result = start_run(asked, [*words, *(set_ or [])], config, out, show)

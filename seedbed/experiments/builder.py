@@ -29,6 +29,7 @@ from seedbed.experiments import byzantine
 from seedbed.experiments.config import ModelSettings, Row, Settings, known_keys
 from seedbed.experiments.costs import Costs, costs
 from seedbed.experiments.factories import build_from_settings
+from seedbed.experiments.honest_choice import fold_of
 from seedbed.experiments.multi_rank import needs_each_message
 from seedbed.experiments.privacy_plan import PrivacyPromise, refuse_unprotected
 from seedbed.experiments.scheduling import refuse_schedule
@@ -390,7 +391,7 @@ class Experiment:
         entry = catalogue.entry(settings.algorithm)
         if entry.same_labels and population.episodic:
             population = self.population = self._same_labels(population)
-        self.train, self.unseen = population.split_clients(unseen=settings.unseen, seed=settings.seed)
+        self.train, self.unseen = split_population(population, settings)
         public = None
         if population.episodic:
             self.train = self.train.compact()
@@ -414,7 +415,7 @@ class Experiment:
     def _same_labels(self, population: Population) -> Population:
         """The same with a client for a task, where the labels of the data are everybody's."""
         name = self.settings.algorithm
-        known, unseen = population.split_clients(unseen=self.settings.unseen, seed=self.settings.seed)
+        known, unseen = split_population(population, self.settings)
         if set(unseen.labels[unseen.rows].tolist()) - set(known.labels[known.rows].tolist()):
             raise InputError(
                 f"{name} teaches label by label, but in {self.settings.data} unseen clients have labels of their own: "
@@ -723,6 +724,16 @@ class Experiment:
         batches = tree.subtrees(task.items, Batch)
         examples = sum(float((batch.mask * task.real[:, :, None]).sum()) for batch in batches)
         return max(1, round(self.costs(name, options).passes * examples / len(clients)))
+
+
+def split_population(population: Population, settings: Settings) -> tuple[Population, Population]:
+    """Clients to train on, and clients never seen in training: those of the run's fold, where there are folds."""
+    if settings.folds is None:
+        assert settings.unseen != "each"
+        return population.split_clients(unseen=settings.unseen, seed=settings.seed)
+    folds, own = fold_of(range(len(population)), settings.folds, seed=settings.seed), (settings.fold or 1) - 1
+    known, unseen = ([c for c in sorted(folds) if (folds[c] == own) == apart] for apart in (False, True))
+    return population.only(known), population.only(unseen)
 
 
 def large_enough(population: Population, row: Row) -> list[int]:

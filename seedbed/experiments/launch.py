@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from seedbed.errors import InputError, Stopped
 from seedbed.experiments import multi_rank
 from seedbed.experiments.builder import Experiment, Learner, Shape
 from seedbed.experiments.config import Settings, read_toml, settings_from, table_from
+from seedbed.experiments.folds import FOLDS, refuse_folds, run_folds, suggestion
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.run_directory import RunDirectory, versions
 from seedbed.experiments.stages import Show, TrainedStart
@@ -73,8 +75,11 @@ def plan_run(
     population = population_for(settings_from(given))
     experiment = Experiment(complete_settings(given, population, specific=specific), population)
     multi_rank.refuse_on_ranks(experiment.settings)
+    refuse_folds(experiment)
     experiment.check()
     experiment.plan_privacy()
+    few = suggestion(experiment.population) if experiment.settings.folds is None and experiment.by_row else None
+    experiment.notes += [] if few is None else [few]
     return experiment
 
 
@@ -181,9 +186,19 @@ def _finish(run: RunDirectory, experiment: Experiment | None, show: Show) -> dic
     for note in run.bind(_manifest(experiment)):
         show.note(note)
     try:
+        if experiment.settings.folds is not None and experiment.settings.fold is None:
+            return _finished(run, run_folds(run, experiment, partial(_run_fold, show=show), show), show)
         return _finished(run, pipeline_for(run, experiment, show).execute(), show)
     except KeyboardInterrupt as stop:
         raise Stopped(f"stopped; `seedbed resume {run.path}` goes on from the last checkpoint") from stop
+
+
+def _run_fold(experiment: Experiment, run: RunDirectory, fold: int, show: Show) -> dict[str, Any]:
+    """The result of a fold's run: a new one, or one that is gone on with."""
+    path = run.path / FOLDS / str(fold)
+    manifest = None if (path / "manifest.json").exists() else _manifest(experiment)
+    with multi_rank.open_on_ranks(path, manifest) as part:
+        return _finish(part, None if part.result is not None else experiment, show)
 
 
 def _finished(run: RunDirectory, result: dict[str, Any], show: Show) -> dict[str, Any]:
