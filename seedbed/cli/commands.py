@@ -43,10 +43,13 @@ from seedbed.cli.show import (
     bench_table,
     card,
     catalogue_tables,
+    columns_table,
     comparison_tables,
+    headroom_table,
     result_table,
     summary_table,
 )
+from seedbed.data.population import Population
 from seedbed.engines.process_group import ProcessGroup, init_group, is_torchrun
 from seedbed.errors import InputError
 from seedbed.experiments.stages import Show
@@ -358,18 +361,41 @@ def data_inspect(
     data: Annotated[str, typer.Argument(help="A set's name or a path.")],
     client: Client = None,
     target: Target = None,
+    headroom: Annotated[
+        bool, typer.Option(help="Also fit a linear model to a table: what adapting can gain, in seconds.")
+    ] = True,
     root: Root = None,
     set_: Set = None,
 ) -> None:
-    """Clients, sizes, classes and label skew, and what reading changed."""
+    """Clients, sizes, classes and label skew; of a table each column, its treatment, and what adapting can gain."""
     from seedbed.data.readers import inspect
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
     asked = {"data": data, "root": root, "reader": reader_of(client, target) or {}}
-    settings = settings_from(table_from(asked, assignments=set_ or []))
-    found = inspect(population_for(settings))
+    given = table_from(asked, assignments=set_ or [])
+    population = population_for(settings_from(given))
+    found = inspect(population)
     console.print(summary_table(found))
+    if found.columns:
+        console.print(columns_table(found))
+        if headroom:
+            _print_headroom(given, population)
+
+
+def _print_headroom(given: dict[str, Any], population: Population) -> None:
+    from seedbed.experiments.headroom import headroom, headroom_lines
+    from seedbed.experiments.presets import complete_settings
+
+    try:
+        found = headroom(complete_settings(given, population), population)
+    except InputError as error:
+        console.print(f"headroom: not known, for {error}", soft_wrap=True)
+        return
+    if found is not None:
+        console.print(headroom_table(found))
+        for line in headroom_lines(found):
+            console.print(line, soft_wrap=True)
 
 
 @data_app.command("pack")

@@ -20,6 +20,7 @@ from seedbed.attacks import Attack
 from seedbed.data import sampling
 from seedbed.data.augment import with_distortions, with_rotations
 from seedbed.data.population import Population
+from seedbed.data.readers.summary import TINY
 from seedbed.data.sampling import Sampled, Sampler, TaskSource
 from seedbed.data.stragglers import Stragglers
 from seedbed.data.types import Batch
@@ -53,7 +54,6 @@ SEVERAL = {True: ("conv:32", "conv:16", "mlp:64"), False: ("mlp:64", "mlp:32-32"
 LARGEST_SHAPE = 2**31  # numbers of an example, classes or clients
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
 OF_NET = ("all", "head", "head_then_all")  # ways to fine-tune that are of the network beside an exact start
-TINY = 3  # rows of clients that a note counts
 MOST_VALIDATION = 30  # clients that choose how rivals fine-tune, where the start is exact
 
 
