@@ -5,6 +5,7 @@ Begin with `seedbed.federated`.
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
@@ -76,8 +77,20 @@ from seedbed.rounds import (
 )
 
 __version__ = version("seedbed")
-__getattr__ = renamed_export
 install()
+
+if TYPE_CHECKING:
+    from seedbed.api.run import resume, run
+
+
+def __getattr__(name: str) -> Any:
+    """Runs from Python, which are loaded when they are first asked for; and names of 0.1.0."""
+    if name not in ("resume", "run"):
+        return renamed_export(name)
+    from seedbed.api.run import resume, run
+
+    return {"resume": resume, "run": run}[name]
+
 
 __all__ = [
     "Algorithm",
@@ -161,6 +174,8 @@ __all__ = [
     "push_sum",
     "read",
     "reptile",
+    "resume",
+    "run",
     "scaffold",
     "seeded_init",
     "sgd",

@@ -58,6 +58,7 @@ class PersonalModel:
         encoding: how rows become inputs and targets numbers, as `Population.encoding`.
         client: whose it is; "" for the start, or where the examples had no client column.
         interval: of predicted numbers; None: none was learned.
+        metadata: what its file says.
     """
 
     model: Model
@@ -67,6 +68,7 @@ class PersonalModel:
     encoding: Mapping[str, Any] = field(default_factory=dict)
     client: str = ""
     interval: Interval | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def predict(self, x: Tensor) -> Tensor:
         """[B, ...] inputs -> [B, N] logits, or [B, targets] numbers, calibrated where the client has a posterior."""
@@ -157,7 +159,7 @@ def build_personal(params: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
     refuse_misfit(encoding, inputs)
     interval = interval_from(from_json(metadata["interval"])) if "interval" in metadata else None
     client = metadata.get("client", "")
-    return PersonalModel(model, params, tuple(map(str, classes)), effects, encoding, client, interval)
+    return PersonalModel(model, params, tuple(map(str, classes)), effects, encoding, client, interval, metadata)
 
 
 def refuse_misfit(encoding: Any, inputs: Any) -> None:

@@ -121,7 +121,9 @@ def predict_rows(models: Models, new: NewRows, rows: Path) -> tuple[Columns, lis
     notes: list[str] = []
     parts: list[tuple[Any, Columns]] = []
     for model, chosen, word in _shares(models, new, rows, notes):
-        parts.append((chosen, {**_predictions(model, new.x[torch.as_tensor(chosen)]), "model": [word] * len(chosen)}))
+        parts.append(
+            (chosen, {**predicted_columns(model, new.x[torch.as_tensor(chosen)]), "model": [word] * len(chosen)})
+        )
     order = np.argsort(np.concatenate([chosen for chosen, _ in parts]), kind="stable")
     for name in parts[0][1]:
         together = [value for _, part in parts for value in part[name]]
@@ -163,7 +165,7 @@ def _shares(models: Models, new: NewRows, rows: Path, notes: list[str]) -> Itera
         yield models.start, rest, START
 
 
-def _predictions(model: PersonalModel, x: torch.Tensor) -> Columns:
+def predicted_columns(model: PersonalModel, x: torch.Tensor) -> Columns:
     """The predicted columns of some rows."""
     found: Columns = {}
     for piece in torch.split(x, PIECE):

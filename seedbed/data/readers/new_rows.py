@@ -170,10 +170,12 @@ class OwnScales:
     New rows of that client must be scaled by what its examples gave, not by themselves.
     """
 
-    def __init__(self, path: Path, encoding: Mapping[str, Any]):
+    def __init__(self, table: Path | RawColumns, encoding: Mapping[str, Any]):
         self.encoding = encoding
         scaled = encoding.get("format") == "table" and any(spec.get("own") for spec in encoding["columns"])
-        self.raw = load_table(path) if scaled else None
+        self.raw = None
+        if scaled:
+            self.raw = load_table(table) if isinstance(table, Path) else table
 
     def of(self, client: str | None) -> list[Spec] | None:
         """Its columns with its means and deviations; None: nothing is scaled by a client's own."""

@@ -48,18 +48,27 @@ def load_table(path: Path) -> RawColumns:
         raise
     except Exception as error:  # damaged files raise whatever pandas and pyarrow meet
         raise InputError(f"{path} cannot be read as a table: {first_line_of(error)}") from error
-    if not frame.columns.is_unique:
-        raise InputError(f"{path} has two columns of one name: rename one")
     if path.suffix.lower() not in PARQUET:
         frame = frame.dropna(how="all")  # empty lines
+    if path.suffix.lower() in PARQUET:
+        return columns_of_frame(frame, path, range(1, len(frame) + 1), "row")
+    return columns_of_frame(frame, path, (frame.index + 2).tolist(), "line")
+
+
+def columns_of_frame(frame: Any, path: Path, lines: Sequence[int], word: str) -> RawColumns:
+    """The columns of a pandas frame, by name.
+
+    Args:
+        path: what messages call it.
+        lines: [M] where each row stands.
+        word: what such a place is.
+    """
+    if not frame.columns.is_unique:
+        raise InputError(f"{path} has two columns of one name: rename one")
     if len(frame) == 0:
         raise InputError(f"{path} has no rows below its header")
     spans = [str(name) for name in frame if frame[name].dtype.kind == "m"]
-    kept = {str(name): _column(frame[name]) for name in frame if str(name) not in spans}
-    if path.suffix.lower() in PARQUET:
-        lines, word = range(1, len(frame) + 1), "row"
-    else:
-        lines, word = (frame.index + 2).tolist(), "line"
+    kept = {str(name): column_of(frame[name]) for name in frame if str(name) not in spans}
     return RawColumns(path, kept, lines, word, tuple(f"column {name!r} is a span of time: left out" for name in spans))
 
 
@@ -108,7 +117,7 @@ def _read_csv(pandas: Any, path: Path) -> Any:
         )
 
 
-def _column(series: Any) -> Column:
+def column_of(series: Any) -> Column:
     """float64 with NaN, or objects with None."""
     if series.dtype.kind in "fiu":
         return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))

@@ -74,7 +74,30 @@ def read(
     Raises:
         InputError: with the column, the line and the value.
     """
-    raw = load_table(Path(path))
+    return read_columns(
+        load_table(Path(path)), client=client, target=target, task=task, ignore=ignore, text=text, number=number,
+        scale_target=scale_target, standardise=standardise, decimal=decimal, episodic=episodic, pooled=pooled,
+        like=like,
+    )  # fmt: skip
+
+
+def read_columns(
+    raw: RawColumns,
+    *,
+    client: str | None = None,
+    target: str | None = None,
+    task: TaskKind | None = None,
+    ignore: Iterable[str] = (),
+    text: Iterable[str] = (),
+    number: Iterable[str] = (),
+    scale_target: bool = True,
+    standardise: Literal["together", "own"] = "together",
+    decimal: Literal[".", ","] | None = None,
+    episodic: bool = False,
+    pooled: bool = False,
+    like: dict[str, Any] | None = None,
+) -> Population:
+    """The population in a table's columns: arguments and errors as of `read`."""
     ignore, text, number = _names(ignore), _names(text), _names(number)
     for name in (*ignore, *text, *number):
         _refuse_unknown(raw, name)
@@ -152,13 +175,18 @@ def _as_number(target: targets.Target) -> npt.NDArray[np.float64]:
 
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
     """New rows in the same columns; a client column is not needed, but if there it tells rows apart."""
+    return columns_like(load_table(path), encoding, client)
+
+
+def columns_like(raw: RawColumns, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
+    """The same of a table's columns."""
     goal = encoding["target"]
-    raw = only_client(load_table(path), encoding["client"], client)
+    raw = only_client(raw, encoding["client"], client)
     _refuse_unknown(raw, goal["column"])
     raw, notes = _drop_unnamed(raw, [goal["column"]])
     kind: TaskKind = "regression" if goal["kind"] == "numbers" else "classification"
     values = _target_values(raw, goal["column"], kind, encoding.get("decimal"))
-    what = f"column {goal['column']!r} of {path.name}"
+    what = f"column {goal['column']!r} of {raw.path.name}"
     target = targets.encode_target_like(values, goal, what, episodic=encoding["episodic"])
     x = torch.as_tensor(features.fit_like(raw.columns, encoding["columns"], raw.where))
     return x, target._replace(notes=(*raw.notes, *notes))
