@@ -80,16 +80,21 @@ __version__ = version("seedbed")
 install()
 
 if TYPE_CHECKING:
+    from seedbed.api.estimators import FederatedClassifier, FederatedRegressor
     from seedbed.api.run import resume, run
 
 
 def __getattr__(name: str) -> Any:
     """Runs from Python, which are loaded when they are first asked for; and names of 0.1.0."""
-    if name not in ("resume", "run"):
-        return renamed_export(name)
-    from seedbed.api.run import resume, run
+    if name in ("resume", "run"):
+        from seedbed.api.run import resume, run
 
-    return {"resume": resume, "run": run}[name]
+        return {"resume": resume, "run": run}[name]
+    if name in ("FederatedClassifier", "FederatedRegressor"):
+        from seedbed.api.estimators import FederatedClassifier, FederatedRegressor
+
+        return FederatedClassifier if name == "FederatedClassifier" else FederatedRegressor
+    return renamed_export(name)
 
 
 __all__ = [
@@ -97,6 +102,8 @@ __all__ = [
     "Batch",
     "BatchNorm",
     "Episode",
+    "FederatedClassifier",
+    "FederatedRegressor",
     "InputError",
     "Message",
     "Model",
