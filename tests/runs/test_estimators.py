@@ -25,7 +25,7 @@ def clients(seed: int, count: int, each: int) -> tuple[Any, Any, Any]:
 
 def test_a_client_gets_its_own_regression() -> None:
     """From 8 rows of its own, an adapted client is nearer than the start, the pooled model and its own ridge."""
-    x, y, groups = clients(0, 40, 12)
+    x, y, groups = clients(0, 30, 9)
     start = FederatedRegressor().fit(x, y, groups=groups)
     errors: dict[str, list[float]] = {"start": [], "pooled": [], "own": [], "ridge": []}
     new, wanted, whose = clients(1, 20, 40)
@@ -44,15 +44,16 @@ def test_a_client_gets_its_own_regression() -> None:
     assert mean["start"] == pytest.approx(mean["pooled"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_client_gets_its_own_classes() -> None:
-    x, y, groups = clients(0, 40, 12)
+    x, y, groups = clients(0, 20, 9)
     said = np.where(y > 1, "high", "low")
     start = FederatedClassifier().fit(x, said, groups=groups)
     assert start.classes_.tolist() == ["high", "low"]
     pooled = LogisticRegression().fit(x, said)
     assert (start.predict(x) == pooled.predict(x)).mean() > 0.95
-    own = start.adapt(x[:12], said[:12])
-    assert own.score(x[:12], said[:12]) > start.score(x[:12], said[:12])
+    own = start.adapt(x[:9], said[:9])
+    assert own.score(x[:9], said[:9]) > start.score(x[:9], said[:9])
     assert np.allclose(own.predict_proba(x).sum(1), 1)
     assert not np.allclose(own.predict_proba(x), start.predict_proba(x))
     with pytest.raises(InputError, match="'mid', which the start does not know"):

@@ -12,6 +12,7 @@ from seedbed.errors import InputError
 from seedbed.evaluation import summarise
 from seedbed.experiments.builder import split_population
 from seedbed.experiments.config import settings_from, table_from
+from seedbed.experiments.folds import suggestion
 from seedbed.experiments.launch import resume_run, start_run
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.stages import Show
@@ -97,7 +98,8 @@ def test_what_folds_cannot_do_is_refused(tmp_path: Path) -> None:
 
 
 def test_few_clients_are_told_of_folds(tmp_path: Path) -> None:
-    for clients, way in ((4, "--unseen each"), (14, "--folds 5")):
-        folded(wards(tmp_path / f"{clients}.csv", clients), tmp_path / str(clients))
-        notes = json.loads((tmp_path / str(clients) / "manifest.json").read_text())["data"]["notes"]
-        assert any(way in note for note in notes)
+    for clients, way in ((4, "--unseen each"), (14, "--folds 5"), (80, None)):
+        people = readers.read(str(wards(tmp_path / f"{clients}.csv", clients)), client="ward", target="value")
+        said = suggestion(people)
+        assert (said is None) == (way is None)
+        assert way is None or way in str(said)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from seedbed.data import readers
 from seedbed.experiments.headroom import headroom, headroom_lines
@@ -54,6 +55,7 @@ def test_shares_of_classes_and_tiny_clients(tmp_path: Path) -> None:
     assert found.tiny == 2
 
 
+@pytest.mark.slow
 def test_headroom_is_what_the_run_finds(tmp_path: Path) -> None:
     """The pooled model and an intercept of its own, on known and on unseen clients: within the intervals."""
     path = str(odd(tmp_path / "o.csv"))

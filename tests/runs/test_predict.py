@@ -46,8 +46,8 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def run_of(folder: Path, *more: str, classes: bool = False) -> Path:
-    data = written(folder / "wards.csv", rows(range(40), 24, classes=classes))
+def run_of(folder: Path, *more: str, each: int = 24, classes: bool = False) -> Path:
+    data = written(folder / "wards.csv", rows(range(30), each, classes=classes))
     asked = {"data": str(data), "reader": {"client": "ward", "target": "value"}}
     return start_run(asked, (*QUICK, *more), None, folder / "run", Show())[0]
 
@@ -59,7 +59,7 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_of(tmp_path_factory.mktemp("classes"), classes=True)
+    return run_of(tmp_path_factory.mktemp("classes"), "evaluation.shots=5", each=9, classes=True)
 
 
 def test_new_wards_are_predicted_in_the_targets_units(numbers: Path, tmp_path: Path) -> None:
@@ -190,9 +190,10 @@ def test_refusals(numbers: Path, tmp_path: Path) -> None:
         adapt_all(numbers, support, tmp_path / "all")
 
 
+@pytest.mark.slow
 def test_numbers_standardised_by_each_client_keep_its_scale(tmp_path: Path) -> None:
     """One new row has no deviation of its own: the model's file holds those of its examples."""
-    run = run_of(tmp_path, "reader.standardise=own")
+    run = run_of(tmp_path, "reader.standardise=own", "evaluation.shots=5", each=9)
     lines = rows(range(500, 501), 20)
     support = written(tmp_path / "s.csv", lines)
     adapt_client(run, support, tmp_path / "m.safetensors")
@@ -210,20 +211,20 @@ def test_a_row_of_the_result_is_the_models_interval(numbers: Path, tmp_path: Pat
 
 
 def test_intervals_cover_one_more_client() -> None:
-    """Clients of unlike sizes and scales: over 200 draws of thirty clients and one more, 90 % of its rows are covered.
+    """Clients of unlike sizes and scales: over 80 draws of thirty clients and one more, 90 % of its rows are covered.
 
     So it is where all clients are alike, and where rows of a client are.
     """
     generator = torch.Generator().manual_seed(0)
     for low, high in ((1.0, 1.0), (0.2, 3.0)):
         covered = []
-        for _ in range(200):
+        for _ in range(80):
             scale = low + (high - low) * torch.rand(31, generator=generator)
             sizes = torch.randint(1, 12, (31,), generator=generator).tolist()
             drawn = [s * torch.randn(1, n, generator=generator).abs() for s, n in zip(scale, sizes, strict=True)]
             found = interval_from_residuals(dict(enumerate(drawn[:30])))
             assert found is not None
             covered.append(float((drawn[30] <= found.quantile).double().mean()))
-        assert 0.88 < np.mean(covered) < 0.93, low
+        assert 0.86 < np.mean(covered) < 0.94, low
     assert interval_from_residuals({}) is None
     assert interval_from_residuals({0: torch.tensor([[torch.inf]])}) is None
