@@ -67,7 +67,7 @@ def build_from_settings(
 def settable_parameters(factory: Callable[..., Any], context: Mapping[str, Any] = {}) -> list[str]:
     """The names that `build` takes for a factory, nested ones with a dot.
 
-    >>> settable(optimizers.sgd)
+    >>> settable_parameters(optimizers.sgd)
     ['lr', 'momentum', 'nesterov', 'weight_decay', 'schedule']
     """
     names = []
