@@ -46,18 +46,20 @@ def load_table(
     separator: str | None = None,
     comments: Comments = "auto",
     missing: Iterable[str] = (),
+    fallback: str | None = None,
 ) -> RawColumns:
     """The columns of a file, by name.
 
     Args:
         encoding, separator, comments: of a CSV file; see `decode_text` and `split_records`.
         missing: texts and numbers that mean a gap in every column, beside the empty field.
+        fallback: the encoding of a CSV file that is not in UTF-8, where `encoding` is None.
     """
     gaps = frozenset(word.strip() for word in missing)
     try:
         if path.suffix.lower() in PARQUET:
             return _load_parquet(path, gaps)
-        return _load_csv(path, encoding, separator, comments, gaps)
+        return _load_csv(path, (encoding, fallback), separator, comments, gaps)
     except InputError:
         raise
     except Exception as error:  # damaged files raise whatever pyarrow and decompression meet
@@ -65,11 +67,21 @@ def load_table(
 
 
 def _load_csv(
-    path: Path, encoding: str | None, separator: str | None, comments: Comments, gaps: frozenset[str]
+    path: Path,
+    encodings: tuple[str | None, str | None],
+    separator: str | None,
+    comments: Comments,
+    gaps: frozenset[str],
 ) -> RawColumns:
     with open_bounded(path, lines=True) as stream:
         data = stream.read()
-    found = split_records(decode_text(data, path, encoding), str(path), separator, comments)
+    try:
+        text = decode_text(data, path, encodings[0])
+    except InputError:
+        if encodings[1] is None:
+            raise
+        text = decode_text(data, path, encodings[1])
+    found = split_records(text, str(path), separator, comments)
     if not found.rows:
         raise InputError(f"{path} has no rows below its header")
     columns = [_texts(values, gaps) for values in zip(*found.rows, strict=True)]

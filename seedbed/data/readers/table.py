@@ -108,12 +108,15 @@ def read(
     if owner == goal:
         raise InputError(f"column {goal!r} of {raw.path.name} cannot be both client and target: name another")
     second += _second_notes(raw, owner, client, CLIENTS, "client", "whose row it is", (goal, *ignore))
-    return encode_table(
+    population = encode_table(
         replace(raw, notes=(*raw.notes, *second)), client=owner, target=goal, task=task, ignore=ignore, text=text,
         number=number, scale_target=scale_target,
         standardise=standardise, decimal=decimal, missing=gaps, drop_incomplete=drop_incomplete, alike=alike,
         episodic=episodic, pooled=pooled, like=like,
     )  # fmt: skip
+    if encoding is None:
+        return population
+    return replace(population, encoding={**population.encoding, "encoding": encoding})
 
 
 def encode_table(
@@ -196,7 +199,8 @@ def _as_number(target: targets.Target) -> npt.NDArray[np.float64]:
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
     """New rows in the same columns; a client column is not needed, but if there it tells rows apart."""
     goal = encoding["target"]
-    raw = _one_client(load_table(path, missing=encoding.get("missing", ())), encoding["client"], client)
+    whole = load_table(path, missing=encoding.get("missing", ()), fallback=encoding.get("encoding"))
+    raw = _one_client(whole, encoding["client"], client)
     _refuse_unknown(raw, goal["column"])
     kind: TaskKind = "regression" if goal["kind"] == "numbers" else "classification"
     raw, notes = _drop_incomplete(raw, goal["column"], None, kind, 1.0)

@@ -138,10 +138,10 @@ def encode_target(
     if truth:
         notes += (f"{what} is true or false, in several spellings: read as one",)
         target = target._replace(encoding={**target.encoding, "truth": True})
-    return target._replace(notes=(*notes, *_alike_note(target.classes, what)))
+    return target._replace(notes=(*notes, *alike_note(target.classes, what)))
 
 
-def _alike_note(classes: Sequence[str], what: str) -> tuple[str, ...]:
+def alike_note(classes: Sequence[str], what: str) -> tuple[str, ...]:
     """A note on classes of the same word: letters may differ by case, as handwritten ones do."""
     groups = [group for group in alike_groups(classes) if len(group[0]) > 1]
     return (f"{what} has the classes {' and '.join(map(repr, groups[0]))}: one class, spelt twice?",) if groups else ()
