@@ -72,7 +72,7 @@ def _preamble(text: str, comments: Comments) -> tuple[list[str], int, str | None
     while start < len(text):
         end = LINE_END.search(text, start)
         line = text[start : end.start() if end else len(text)]
-        statement = SEPARATOR_LINE.fullmatch(line.strip())
+        statement = SEPARATOR_LINE.fullmatch(line.strip(" "))
         if statement:
             stated = statement[1]
         elif line.strip(SEPARATORS + ' "') and (not line.startswith("#") or comments == "keep"):

@@ -1,6 +1,5 @@
 """A CSV or Parquet file -> its columns, as they stand, with the place of each row. Shapes: M rows."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from seedbed.data.readers.column_values import Column
 from seedbed.data.readers.csv_text import Comments, split_records
 from seedbed.data.readers.extras import require
+from seedbed.data.readers.names import same_text
 from seedbed.data.readers.text_encoding import decode_text
 from seedbed.errors import InputError
 from seedbed.limits import first_line_of, open_bounded, refuse_unfolded
@@ -91,8 +91,8 @@ def _load_csv(
 
 
 def _texts(values: Iterable[str], gaps: frozenset[str]) -> Column:
-    """[M] texts without the spaces around them; None where one is empty or means a gap."""
-    texts = [value.strip() or None for value in values]
+    """[M] texts in composed Unicode, without the spaces around them; None where one is empty or means a gap."""
+    texts = [same_text(value.strip()) or None for value in values]
     found = np.empty(len(texts), object)
     found[:] = [None if text in gaps else text for text in texts] if gaps else texts
     return found
@@ -100,7 +100,7 @@ def _texts(values: Iterable[str], gaps: frozenset[str]) -> Column:
 
 def _names(header: Sequence[str], columns: Sequence[Column], path: Path) -> list[str]:
     """Names in composed Unicode; one column (a row's number) may have none. "": an empty column without a name."""
-    titles = [unicodedata.normalize("NFC", title) for title in header]
+    titles = [same_text(title) for title in header]
     unnamed = [i for i, title in enumerate(titles) if not title and any(v is not None for v in columns[i])]
     if len(unnamed) > 1:
         raise InputError(
@@ -123,7 +123,7 @@ def _load_parquet(path: Path, gaps: frozenset[str]) -> RawColumns:
     pandas = require("pandas", f"reading {path.name}")
     require("pyarrow", f"reading {path.name}")
     frame = _read_parquet(pandas, path)
-    titles = [unicodedata.normalize("NFC", str(name)).strip() for name in frame.columns]
+    titles = [same_text(str(name)).strip() for name in frame.columns]
     _refuse_twice(titles, path)
     if len(frame) == 0:
         raise InputError(f"{path} has no rows")
