@@ -1,6 +1,7 @@
 """The values of a table's column: numbers, gaps and words, with their place in the file. Shapes: M rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ Column = npt.NDArray[Any]  # [M] float64 with NaN for missing, or texts with Non
 Where = Callable[[int], str]  # row number -> where in the file, for people
 MOSTLY_NUMBERS = 0.9
 SHOWN_WORDS = 3
+BARE_EXPONENT = re.compile(r"\d+[eE]\d+")
+ONE_POINT = re.compile(r"[+-]?\d+\.\d+")
+ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 
 
 def numbers_of(
@@ -86,6 +90,39 @@ def gap_words_note(what: str, values: Column) -> tuple[str, ...]:
     count = sum(value in words for value in values)
     shown = ",".join(words[:SHOWN_WORDS])
     return (f"{what}: {shown!r} is read as a word in {count} rows; missing=[{shown}] makes it a gap",)
+
+
+def are_spelt_as_codes(values: Column) -> bool:
+    """Whether texts that could be whole numbers are codes by their spelling: 007, or 1E5 throughout."""
+    if values.dtype.kind == "f":
+        return False
+    present = [value for value in values if value is not None and not is_gap_word(value)]
+    if any(value[0] == "0" and len(value) > 1 and value.isdigit() for value in present):
+        return all(value.isdigit() for value in present)
+    return bool(present) and all(BARE_EXPONENT.fullmatch(value) for value in present)
+
+
+def refuse_doubtful_points(columns: Mapping[str, Column], where: Where) -> None:
+    """Columns that have only values such as 1.234, in a file in which no other number has a decimal point.
+
+    Raises:
+        InputError: there is such a column. Where semicolons separate, a comma may be the decimal mark.
+    """
+    doubtful: tuple[str, int] | None = None
+    for name, values in columns.items():
+        if values.dtype.kind == "f":
+            continue
+        dotted = [i for i, value in enumerate(values) if value is not None and ONE_POINT.fullmatch(value)]
+        if any(not ONE_GROUP.fullmatch(values[i]) for i in dotted):
+            return
+        doubtful = doubtful or ((name, dotted[0]) if dotted else None)
+    if doubtful is not None:
+        name, row = doubtful
+        raise InputError(
+            f"column {name!r} has {columns[name][row]!r} in {where(row)}, in a file separated by semicolons: it may be "
+            "a thousand and more or one and a little: say decimal=. or decimal=, (on the command line: --set "
+            "reader.decimal=.)"
+        )
 
 
 def numbers_if_mostly(

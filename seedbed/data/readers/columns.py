@@ -21,6 +21,7 @@ from seedbed.data.encoding.timestamps import calendar_features, form_of_most, pa
 from seedbed.data.readers.column_values import (
     Column,
     Where,
+    are_spelt_as_codes,
     decimal_mark,
     gap_words_note,
     is_gap,
@@ -117,6 +118,9 @@ def _fit_column(
         return [], [f"column {name!r} is empty: left out"]
     if asked == "words":
         return _fit_texts(name, values, keep=True)
+    if asked is None and are_spelt_as_codes(values):
+        specs, notes = _fit_texts(name, values)
+        return specs, [f"column {name!r} is spelt as codes are: read as words; number={name} keeps numbers", *notes]
     times = _fit_times(name, values, where)
     if times is not None:
         return times

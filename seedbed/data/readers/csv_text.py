@@ -19,6 +19,7 @@ Comments = Literal["auto", "skip", "keep"]
 SEPARATORS = ",;\t|"
 SAMPLE_BYTES, SAMPLE_RECORDS = 2**16, 50  # of the text that the separator is found by
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+SHEET_ERROR = re.compile(r"#(N/A|DIV/0!|VALUE!|REF!|NAME\?|NUM!|NULL!)", re.IGNORECASE)  # no comment
 NUMBER = re.compile(r"[+-]?[\d.,]*\d[\d.,]*")
 LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -28,6 +29,7 @@ class Records:
     """What the lines of a file say."""
 
     header: list[str]
+    separator: str
     rows: list[list[str]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)  # where each row begins
     notes: tuple[str, ...] = ()
@@ -56,7 +58,7 @@ def split_records(text: str, name: str, separator: str | None = None, comments: 
     header = [title.strip() for title in header]
     if len(header) > COLUMNS:
         raise InputError(f"{name} has {len(header)} columns, at most {COLUMNS} are read")
-    found = Records(header)
+    found = Records(header, separator)
     hidden = _collect(found, records, name, first[0], comments)
     if comments == "auto" and marked:
         _refuse_hidden_header(marked[-1], found, separator, name, first[0])
@@ -95,7 +97,7 @@ def _parse(
         for fields in reader:
             place, before = before, reader.line_num
             if any(fields) and any(value.strip() for value in fields):
-                yield offset + place + 1, fields, lines[place].startswith("#")
+                yield offset + place + 1, fields, lines[place].startswith("#") and not SHEET_ERROR.match(fields[0])
     except csv.Error as error:
         raise InputError(
             f"{name} cannot be read as a table: line {offset + before + 1}: {error} (a quote that is not closed, or "
@@ -147,8 +149,9 @@ def _refuse_hidden_header(comment: str, found: Records, separator: str, name: st
     data = any(NUMBER.fullmatch(title) for title in found.header)
     if len(titles) == len(found.header) > 1 and data and not any(NUMBER.fullmatch(title.strip()) for title in titles):
         raise InputError(
-            f"line {header_line - 1} of {name} begins with #, but looks like the header of the rows below: remove the "
-            "sign #, or write a header below it"
+            f"line {header_line - 1} of {name} begins with #, but looks like the header of the rows below: say "
+            "comments=keep to read it (on the command line: --set reader.comments=keep), remove the sign #, or write a "
+            "header below it"
         )
 
 

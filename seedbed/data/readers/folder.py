@@ -149,14 +149,15 @@ def _are_episodic(found: list[ImageFolder]) -> tuple[bool, tuple[str, ...]]:
 def _mean_the_same(own: list[set[str]]) -> bool:
     """Whether classes are shared, by the class names of each client.
 
-    Words are, where at least half of them occur at two clients: some clients lack some classes. Names that only count
-    (character01) are, where clients have most of them: alphabets of several lengths do not.
+    Words are, where at least half of them occur at two clients: some clients lack some classes. Numbers are, where
+    clients have most of them. Words that are counted (character01) are not: so are the letters of alphabets named.
     """
     every = set().union(*own)
     shared = sum(sum(name in labels for labels in own) > 1 for name in every)
     if any(not re.fullmatch(r"\D*\d+", name) for name in every):
         return 2 * shared >= len(every)
-    return sum(map(len, own)) >= MOST_CLASSES * len(every) * len(own)
+    numbers = all(name.isdigit() for name in every)
+    return numbers and sum(map(len, own)) >= MOST_CLASSES * len(every) * len(own)
 
 
 def _one_client(path: Path, client: str | None) -> Path:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class RawColumns:
     lines: Sequence[int]  # [M] where each row stands in the file
     word: str = "line"
     notes: tuple[str, ...] = ()
+    separator: str = ""  # of a CSV file
 
     def where(self, row: int) -> str:
         return f"{self.word} {self.lines[row]} of {self.path.name}"
@@ -36,7 +37,7 @@ class RawColumns:
     def without(self, gone: Any) -> "RawColumns":
         """The rows that are not marked [M]."""
         kept = {name: values[~gone] for name, values in self.columns.items()}
-        return RawColumns(self.path, kept, np.asarray(self.lines)[~gone].tolist(), self.word, self.notes)
+        return replace(self, columns=kept, lines=np.asarray(self.lines)[~gone].tolist())
 
 
 def load_table(
@@ -87,7 +88,7 @@ def _load_csv(
     columns = [_texts(values, gaps) for values in zip(*found.rows, strict=True)]
     names = _names(found.header, columns, path)
     kept = {name: values for name, values in zip(names, columns, strict=True) if name}
-    return RawColumns(path, kept, found.lines, "line", found.notes)
+    return RawColumns(path, kept, found.lines, "line", found.notes, found.separator)
 
 
 def _texts(values: Iterable[str], gaps: frozenset[str]) -> Column:

@@ -80,8 +80,8 @@ def read(
         scale_target: standardise a regression target over the table.
         standardise: numbers by the means and standard deviations of the whole table, or each client's by its own.
         decimal: the decimal mark of numbers; None: the one by which most of a column can be read.
-        missing: texts or numbers that mean a gap in every column, beside an empty field; none: NA, ?, null and the like
-            in columns of numbers and dates only.
+        missing: texts or numbers that mean a gap in every column, beside an empty field. NA, ?, null and the like mean
+            one in columns of numbers and dates in any case, and are words elsewhere.
         drop_incomplete: leave out rows without target or client even if they are more than one in a hundred.
         alike: client names that differ only by case, width, spaces or leading zeros: ask, merge or keep them apart.
         encoding: of a CSV file's characters, such as cp1252; None: UTF-8, UTF-16 or UTF-32.
@@ -142,6 +142,10 @@ def encode_table(
     if like is not None:
         task = "regression" if like["target"]["kind"] == "numbers" else "classification"
     decimal = decimal or column_values.decimal_mark(raw.columns.values()) if like is None else like.get("decimal")
+    if decimal is None and like is None and raw.separator == ";":
+        column_values.refuse_doubtful_points(
+            {name: values for name, values in raw.columns.items() if name not in (client, *ignore, *text)}, raw.where
+        )
     owner = None if pooled else client
     raw, notes = _drop_incomplete(raw, target, owner, task, 1.0 if drop_incomplete else MOST_DROPPED)
     goal, kind, guess = _target_values(raw, target, task, decimal)
@@ -316,15 +320,17 @@ def _target_values(
     """
     values = raw.columns[target]
     words = column_values.gap_words_note(f"column {target!r}", values)
+    notation = column_values.parse_column(values, decimal).notation
     if task == "classification":
-        return np.array([as_text(value) for value in values]), task, words
+        plain = str(notation) == "plain" or not _are_mostly_numbers(values)
+        labels = values if plain else column_values.numbers_of(target, values, raw.where, "correct it", decimal)
+        return np.array([as_text(value) for value in labels]), task, words
     otherwise = "read it as class names with task=classification"
     if task == "regression":
         return column_values.numbers_of(target, values, raw.where, "name another target", decimal), task, ()
     numbers = column_values.numbers_if_mostly(target, values, raw.where, otherwise, decimal)
-    if numbers is None:
+    if numbers is None or column_values.are_spelt_as_codes(values):
         return np.array([as_text(value) for value in values]), task, words
-    notation = column_values.parse_column(values, decimal).notation
     if notation.thousands or notation.unit:
         return numbers, "regression", (f"column {target!r} read as numbers: {notation}",)
     return numbers, task, ()
