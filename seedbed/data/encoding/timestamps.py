@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,12 @@ class Dates(NamedTuple):
     seconds: Seconds
     form: str  # ISO 8601, or a format of strptime
     ambiguous: bool  # day and month could be the other way round in every value
+
+
+def may_be_dates(values: npt.NDArray[Any]) -> bool:
+    """Whether the first text of a column may be a date: a quick look at a column that can be read as numbers."""
+    first = next((v for v in values if isinstance(v, str) and not is_gap_word(v)), "")
+    return _may_be_dates(first)
 
 
 def parse_dates(values: Sequence[str | None]) -> Dates | None:

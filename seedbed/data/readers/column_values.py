@@ -96,10 +96,12 @@ def are_spelt_as_codes(values: Column) -> bool:
     """Whether texts that could be whole numbers are codes by their spelling: 007, or 1E5 throughout."""
     if values.dtype.kind == "f":
         return False
-    present = [value for value in values if value is not None and not is_gap_word(value)]
-    if any(value[0] == "0" and len(value) > 1 and value.isdigit() for value in present):
-        return all(value.isdigit() for value in present)
-    return bool(present) and all(BARE_EXPONENT.fullmatch(value) for value in present)
+    present = [value for value in values if value is not None]
+    zeros = any(value[0] == "0" and len(value) > 1 and value.isdigit() for value in present)
+    words = [] if not zeros and "e" not in "".join(present).lower() else [v for v in present if not is_gap_word(v)]
+    return bool(words) and (
+        all(v.isdigit() for v in words) if zeros else all(BARE_EXPONENT.fullmatch(v) for v in words)
+    )
 
 
 def refuse_doubtful_points(columns: Mapping[str, Column], where: Where) -> None:

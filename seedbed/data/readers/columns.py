@@ -17,7 +17,7 @@ from seedbed.data.encoding.booleans import are_mixed_truths, as_truth
 from seedbed.data.encoding.levels import are_codes, count_levels, fit_levels, level_features
 from seedbed.data.encoding.number_text import Notation
 from seedbed.data.encoding.numeric import Floats, apply_numeric, fit_numeric, is_constant, said
-from seedbed.data.encoding.timestamps import calendar_features, form_of_most, parse_dates
+from seedbed.data.encoding.timestamps import calendar_features, form_of_most, may_be_dates, parse_dates
 from seedbed.data.readers.column_values import (
     Column,
     Where,
@@ -114,14 +114,15 @@ def _fit_column(
     Args:
         asked: `words` or `numbers`, where the user said what the column holds.
     """
-    if is_gap(values).all():
+    parsed = parse_column(values, decimal)
+    if np.isnan(parsed.numbers).all() and is_gap(values).all():
         return [], [f"column {name!r} is empty: left out"]
     if asked == "words":
         return _fit_texts(name, values, keep=True)
     if asked is None and are_spelt_as_codes(values):
         specs, notes = _fit_texts(name, values)
         return specs, [f"column {name!r} is spelt as codes are: read as words; number={name} keeps numbers", *notes]
-    times = _fit_times(name, values, where)
+    times = _fit_times(name, values, where) if parsed.bad.any() or may_be_dates(values) else None
     if times is not None:
         return times
     numbers = numbers_if_mostly(name, values, where, decimal=decimal)
@@ -135,7 +136,7 @@ def _fit_column(
     if asked is None and goal is not None and not np.isnan(numbers).any() and are_codes(numbers, *goal):
         specs, notes = _fit_texts(name, values)
         return specs, [f"column {name!r} holds codes: read as words; number={name} keeps numbers", *notes]
-    return _fit_numbers(name, numbers, own, decimal, parse_column(values, decimal).notation)
+    return _fit_numbers(name, numbers, own, decimal, parsed.notation)
 
 
 def _counts_rows(name: str, numbers: Floats) -> bool:
