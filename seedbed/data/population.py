@@ -64,6 +64,7 @@ class Population:
         notes: what reading the data changed, in words (rows dropped, values filled).
         encoding: how raw columns became x, so that new rows can be read alike (JSON-like).
         tested: [M] rows that the data itself holds out for testing; None: it holds out none.
+        ordered: rows with higher numbers came later: a client's support is its past, and its last rows are held out.
         verify: checks the data of some rows before they are used, where they lie on a disk.
     """
 
@@ -79,6 +80,7 @@ class Population:
     notes: tuple[str, ...] = ()
     encoding: dict[str, Any] = field(default_factory=dict)
     tested: npt.NDArray[np.bool_] | None = None
+    ordered: bool = False
     verify: Callable[[RowIndices], None] | None = None
 
     @classmethod
@@ -190,8 +192,9 @@ class Population:
     def hold_out(self, fraction: float, *, seed: int = 0, first: int = 0) -> tuple["Population", "Population"]:
         """Every client's rows in two: (1 − fraction) to train on, and the rest, to test on. Drawn by seed.
 
-        Where the data itself holds rows out (`tested`), those are the rest, unless the fraction is 0. A client of one
-        row keeps it for training, so every client has at least one row to train on.
+        Where the data itself holds rows out (`tested`), those are the rest, unless the fraction is 0. Where rows are
+        ordered in time, the last ones are. A client of one row keeps it for training, so every client has at least one
+        row to train on.
 
         Args:
             first: the number of the first client: that of a client of a federation who is alone here.
@@ -200,9 +203,15 @@ class Population:
             raise InputError(f"hold_out={fraction} must be at least 0 and below 1")
         if self.tested is not None and fraction:
             return self._split_tested(self.tested)
-        order = [
-            randomness.generator(seed, "hold out", first + i).permutation(self._numbers_of(i)) for i in range(len(self))
-        ]
+        own = [np.sort(self._numbers_of(i)) for i in range(len(self))]
+        order = (
+            own
+            if self.ordered
+            else [
+                randomness.generator(seed, "hold out", first + i).permutation(self._numbers_of(i))
+                for i in range(len(self))
+            ]
+        )
         kept = [max(1, math.ceil((1 - fraction) * len(rows))) for rows in order]
         clients = range(len(self))
         train = self._with_rows(clients, [np.sort(rows[:k]) for rows, k in zip(order, kept, strict=True)])
@@ -263,7 +272,7 @@ class Population:
         """sha256 of the examples, of whose they are, and of the names: what a manifest records."""
         self.every_row()
         digest = hashlib.sha256()
-        split = () if self.tested is None else (self.tested,)
+        split = (*(() if self.tested is None else (self.tested,)), *((np.ones(1),) if self.ordered else ()))
         for array in (self.x.numpy(), self.labels, self.rows, self.offsets, *split):
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)

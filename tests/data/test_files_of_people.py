@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import seedbed as sb
+from seedbed.data import sampling
 from seedbed.data.encoding.timestamps import form_of_most, parse_dates
 from seedbed.data.readers import inspect, pack_population, read, read_like
 
@@ -686,3 +687,35 @@ def test_ten_thousand_columns_are_read_in_seconds(put):
     path, start = put(text), time.process_time()
     assert read(path).x.shape == (60, 10_000)
     assert time.process_time() - start < 30
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+def dated(order):
+    """Row i is of day i, whatever place it has in the file."""
+    days = [f"2020-{1 + i // 28:02}-{i % 28 + 1:02}" for i in range(N)]
+    return table([(H[i], days[i], i, Y[i]) for i in order], "hospital,when,b,outcome")
+
+
+def test_support_is_the_past(put, tmp_path):
+    """Whatever the order in the file, no support row is later than a query row, and the last rows are held out."""
+    p = read(put(dated(RNG.permutation(N))), time="when", number="b")
+    days = p.x[:, 0]
+    assert (days.diff() > 0).all()
+    for population in (p, packed_again(p, tmp_path / "packed")):
+        train, test = population.hold_out(0.3)
+        days = population.x[:, 0]
+        assert all(days[train.rows_of(i)].max() < days[test.rows_of(i)].min() for i in range(6))
+        for sampler in (sb.fresh_support(3, draws=4), sb.support_query(0.5), sampling.own_half(draws=2)):
+            task = sb.Sampled(population, sampler).tasks([0, 3], 0)
+            support, query = task.items.support.x[..., 0], task.items.query.x[..., 0]
+            assert (support.amax(-1) < query.amin(-1)).all()
+
+
+def test_rows_without_a_time_are_refused(put, refused):
+    text = dated(range(N)).replace("2020-01-05", "")
+    refused(["time=when is missing in line 6"], lambda: read(put(text), time="when"))
+    refused(["no column 'wen'", "did you mean 'when'"], lambda: read(put(text), time="wen"))
+    assert read(put(dated(range(N))), time="b", number="b").ordered
+    assert not read(put(dated(range(N)))).ordered

@@ -38,6 +38,7 @@ ABOUT, FORM = "population.json", 2
 ARRAYS = ("x", "y", "rows", "offsets", "names")
 SUMS, WITHOUT_SUMS = "sums", 1  # the file, and the form that had none
 TESTED = "tested"  # a bit for each row, where the data holds some out
+ORDERED = "ordered"  # true where rows are ordered in time
 SUM = "sum"  # of population.json itself; those packed before there was one have none
 FIELDS = ("classes", "unseen", "notes")  # lists of texts
 ARRAY_KINDS = {"x": "fiub", "y": "fiub", "rows": "i", "offsets": "i", "names": "S", "sums": "u"}  # of numbers
@@ -73,6 +74,7 @@ def read(path: str | Path) -> Population:
         source=about["source"],
         encoding=about["encoding"],
         tested=_tested(about, len(found["x"]), path),
+        ordered=about.get(ORDERED) is True,
         verify=intact,
         **fields,
     )
@@ -88,9 +90,11 @@ def pack_population(population: Population, path: Path, tick: Callable[[int], No
     """
     fields = {name: getattr(population, name) for name in ("classes", "episodic", "unseen", "source", "notes")}
     tested = None if population.tested is None else population.tested[population.rows]
-    with packed_writer(path, **fields, encoding=population.encoding, tested=tested) as add:
+    more: dict[str, Any] = {"encoding": population.encoding, "tested": tested, "ordered": population.ordered}
+    with packed_writer(path, **fields, **more) as add:
         for client in range(len(population)):
             rows = population.rows_of(client)
+            rows = np.sort(rows) if population.ordered else rows
             add(population.names[client], population.x[rows], population.y[rows])
             if client % 1000 == 999:
                 tick(1000)
@@ -108,6 +112,7 @@ def packed_writer(
     notes: Sequence[str] = (),
     encoding: dict[str, Any] | None = None,
     tested: npt.NDArray[np.bool_] | None = None,
+    ordered: bool = False,
 ) -> Iterator[Callable[[str, Tensor, Tensor], None]]:
     """A new packed population that clients are added to, one by one: only their names stay in memory.
 
@@ -117,6 +122,7 @@ def packed_writer(
     Args:
         classes, episodic, unseen, source, notes, encoding: see `Population`.
         tested: [M] the rows, in the order in which they are added, that the data holds out for testing.
+        ordered: a client's later rows are added after its earlier ones.
     Raises:
         InputError: the folder holds something, or cannot be written; or (of `add`) a client is unlike those before,
             has no examples, a number that is not finite, or a name that was there.
@@ -126,6 +132,7 @@ def packed_writer(
         raise InputError(f"{path} exists and is not empty: name a new folder")
     about = {"classes": list(classes), "episodic": episodic, "unseen": list(unseen), "source": source or path.name}
     about |= {"notes": list(notes), "encoding": encoding or {}}
+    about |= {ORDERED: True} if ordered else {}
     about |= {} if tested is None else {TESTED: base64.b85encode(np.packbits(tested).tobytes()).decode()}
     try:
         with fresh_name(path, is_folder=True) as beside:

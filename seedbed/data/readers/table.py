@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from seedbed.data.encoding.timestamps import parse_dates
 from seedbed.data.population import Population
 from seedbed.data.readers import column_values, targets
 from seedbed.data.readers import columns as features
@@ -55,6 +56,7 @@ def read(
     scale_target: bool = True,
     standardise: Literal["together", "own"] = "together",
     decimal: Literal[".", ","] | None = None,
+    time: str | None = None,
     missing: Iterable[str] = (),
     drop_incomplete: bool = False,
     alike: Alike = "ask",
@@ -80,6 +82,8 @@ def read(
         scale_target: standardise a regression target over the table.
         standardise: numbers by the means and standard deviations of the whole table, or each client's by its own.
         decimal: the decimal mark of numbers; None: the one by which most of a column can be read.
+        time: a column of dates or numbers that orders each client's rows: it adapts from its past and is judged on what
+            came later. None: rows have no order.
         missing: texts or numbers that mean a gap in every column, beside an empty field. NA, ?, null and the like mean
             one in columns of numbers and dates in any case, and are words elsewhere.
         drop_incomplete: leave out rows without target or client even if they are more than one in a hundred.
@@ -97,7 +101,7 @@ def read(
     raw = load_table(Path(path), encoding=encoding, separator=separator, comments=comments, missing=gaps)
     ignore, text, number = _names(ignore), _names(text), _names(number)
     client, target = client and same_text(client), target and same_text(target)
-    for name in (*ignore, *text, *number):
+    for name in (*ignore, *text, *number, *((time,) if time else ())):
         _refuse_unknown(raw, name)
     goal = _find(raw, target, TARGETS, "target", "the column to predict")
     second = _second_notes(raw, goal, target, TARGETS, "target", "the target", ignore)
@@ -108,15 +112,15 @@ def read(
     if owner == goal:
         raise InputError(f"column {goal!r} of {raw.path.name} cannot be both client and target: name another")
     second += _second_notes(raw, owner, client, CLIENTS, "client", "whose row it is", (goal, *ignore))
+    raw = raw if time is None else _in_order(raw, time)
     population = encode_table(
         replace(raw, notes=(*raw.notes, *second)), client=owner, target=goal, task=task, ignore=ignore, text=text,
         number=number, scale_target=scale_target,
         standardise=standardise, decimal=decimal, missing=gaps, drop_incomplete=drop_incomplete, alike=alike,
         episodic=episodic, pooled=pooled, like=like,
     )  # fmt: skip
-    if encoding is None:
-        return population
-    return replace(population, encoding={**population.encoding, "encoding": encoding})
+    stored = {**population.encoding, **({"encoding": encoding} if encoding else {})}
+    return replace(population, encoding=stored, ordered=time is not None)
 
 
 def encode_table(
@@ -260,6 +264,22 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 def _refuse_unknown(raw: RawColumns, name: str) -> None:
     if name not in raw.columns:
         raise InputError(f"{raw.path.name} has no column {name!r}: {closest_name(name, raw.columns)}")
+
+
+def _in_order(raw: RawColumns, time: str) -> RawColumns:
+    """The rows in the order of a column of dates or numbers."""
+    values = raw.columns[time]
+    dates = parse_dates(values.tolist()) if values.dtype.kind == "O" else None
+    if dates is not None and dates.ambiguous:
+        raise InputError(f"time={time}: day and month may be either way round in every row; write dates as 2020-12-31")
+    moments = column_values.numbers_of(time, values, raw.where, "name another") if dates is None else dates.seconds
+    if np.isnan(moments).any():
+        row = int(np.isnan(moments).argmax())
+        raise InputError(f"time={time} is missing in {raw.where(row)}: fill it, delete the row, or name another column")
+    order = np.argsort(moments, kind="stable")
+    columns = {name: column[order] for name, column in raw.columns.items()}
+    note = f"each client's rows are in the order of {time!r}: it adapts from its past"
+    return replace(raw, columns=columns, lines=np.asarray(raw.lines)[order].tolist(), notes=(*raw.notes, note))
 
 
 def _second_notes(
