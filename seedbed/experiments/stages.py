@@ -27,10 +27,20 @@ from seedbed.experiments.progress import RoundWatcher, round_line
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.scheduling import replies, schedule_for
 from seedbed.experiments.train_stage import run_train_stage, without_guard
-from seedbed.experiments.tuning import Judge, TriedRates, best_trial, choose_finetuning, choose_own_steps, scale_rates
+from seedbed.experiments.tuning import (
+    Judge,
+    TriedRates,
+    best_trial,
+    choose_finetuning,
+    choose_own_steps,
+    own_rates,
+    scale_rates,
+    usual_steps,
+)
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Scored
+from seedbed.models import ModelZoo
 from seedbed.privacy.differential.central import public_info
 from seedbed.serialization import trees_to_bytes
 from seedbed.tree import Tree
@@ -339,15 +349,18 @@ class Pipeline:
                 probe = self._trained(name, asked, rest, probing)
             except Diverged:
                 continue
-            found.append(TriedRates(factor, asked, self._choose(probe, validation, name, probing.stage)))
+            for word, options in _architectures(entry, asked, probe.model):
+                chosen = self._choose(replace(probe, options=options), validation, name, probing.stage + word)
+                found.append(TriedRates(factor, options, chosen))
         if not found:
             raise InputError(f"{name} diverges with each factor of tune={list(self.settings.tune)}: add smaller ones")
         chosen = best_trial(found)
         if self.settings.tune:
+            factors = dict.fromkeys(each.factor for each in found)
             self.tuning[name] = {
                 "rates": {key: setting(entry.factory, chosen.options, key) for key in entry.rates},
                 "factor": chosen.factor,
-                "scores": {str(each.factor): each.score for each in found},
+                "scores": {str(f): max(each.score for each in found if each.factor == f) for f in factors},
             }
         return chosen.options, _ways(chosen.adapting)
 
@@ -387,7 +400,8 @@ class Pipeline:
             return self._algorithm(replace(trained, finetuning={} if how is None else {shots: how}), shots)
 
         if entry.own_steps(trained.options):
-            return choose_own_steps(adapting, judge, has_rate="test_lr" in entry.settings)
+            usual = usual_steps(entry, trained.options)
+            return choose_own_steps(adapting, judge, usual, own_rates(usual, trained.options))
         return Scored(judge.scores(adapting(None))[0], None)
 
     @property
@@ -520,6 +534,16 @@ class Pipeline:
             ways=self.settings.evaluation.ways if shots else None,
             test_steps=steps,
         )
+
+
+def _architectures(
+    entry: catalogue.CatalogueEntry, options: Mapping[str, Any], model: AnyModel
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The architectures that a newcomer may have, each as a word for its stage and the settings: validation clients
+    choose one, unless the user has."""
+    if not entry.takes("newcomer") or options.get("newcomer") or not isinstance(model, ModelZoo):
+        return [("", options)]
+    return [(f", {word}", {**options, "newcomer": word}) for word in model.models]
 
 
 def _ways(scored: Mapping[Row, Scored]) -> dict[Row, FineTuning]:
