@@ -111,6 +111,12 @@ class Learner:
         ways = self.shape.episodic and not self._new_classes(entry)
         return self.settings.evaluation.ways if ways else self.shape.classes
 
+    def labels(self, items: catalogue.Items) -> int:
+        """How many labels the data have that an algorithm trains on: in episodes they are drawn afresh."""
+        drawn = {"episode_batches": self.settings.evaluation.ways}
+        batches = items in ("batches", "full") or not self.shape.episodic
+        return self.shape.classes if batches else drawn.get(items, self.settings.task.ways)
+
     def is_exact(self, name: str) -> bool:
         """Whether the algorithm's start is the exact one."""
         return self.settings.start == "exact" and name == self.settings.algorithm
@@ -508,7 +514,7 @@ class Experiment:
             from seedbed.privacy.secure.sum_engine import refuse_unsummable
 
             refuse_unsummable(algorithm, self.secured.messages)
-        attack = self.attack(model)
+        attack = self.attack(name, model)
         if attack is not None and entry.pooled:
             raise InputError(f"attack={attack.name} with {name}: it trains on pooled data, where nobody can attack")
         if attack is not None:
@@ -664,10 +670,14 @@ class Experiment:
         order = randomness.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 
-    def attack(self, model: AnyModel) -> Attack | None:
-        """How some known clients attack the training of a model."""
-        classes = self.settings.task.ways if self.shape.episodic else self.shape.classes
-        context = {"classes": classes, "shape": self.shape.inputs, "episodic": self.shape.episodic}
+    def attack(self, name: str, model: AnyModel) -> Attack | None:
+        """How some known clients attack the training of a model by this algorithm."""
+        options = self.settings.options if name == self.settings.algorithm else {}
+        context = {
+            "classes": self.learner.labels(catalogue.entry(name).items_for(options)),
+            "shape": self.shape.inputs,
+            "episodic": self.shape.episodic,
+        }
         context["loss"] = objectives.supervised(model.predict, self.learner.loss)
         return byzantine.attack_of(self.settings, context)
 

@@ -100,6 +100,11 @@ class ScheduleSettings(Section):
     buffer: int | None = Field(
         default=None, ge=1, description="asynchronous: replies that a round waits for; none: half of the concurrency"
     )
+    updates: Positive | Literal["cohort"] = Field(
+        default=1,
+        description="asynchronous: steps of the server a round; cohort: as many as take in a cohort's replies, which a "
+        "new run has, so that its rounds are as much work as FedAvg's",
+    )
     latency: Literal["lognormal", "equal"] = Field(
         default="lognormal", description="asynchronous: seconds that clients work, around a median of 1; equal: all 1"
     )

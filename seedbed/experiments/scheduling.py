@@ -12,6 +12,7 @@ from seedbed.rounds import (
     asynchronous,
     equal_latency,
     gossip,
+    in_rounds,
     lognormal_latency,
     mixing,
     synchronous,
@@ -26,7 +27,7 @@ ScheduleRunner = Callable[[Algorithm, Engine, ServerState, int, Rest | None], It
 
 SCHEDULE_SETTINGS = {  # which settings are whose
     "synchronous": (),
-    "asynchronous": ("concurrency", "buffer", "latency", "spread", "jitter"),
+    "asynchronous": ("concurrency", "buffer", "updates", "latency", "spread", "jitter"),
     "gossip": ("topology", "density", "order", "link_failure", "peer_failure"),
 }
 SERVERLESS = "it is for peers without a server"
@@ -57,22 +58,26 @@ def schedule_for(
     """
     seed, cohort = settings.seed, min(settings.cohort or clients, clients)
     if asked.name == "asynchronous":
-        at_once, buffer = _at_once(settings, asked, clients), replies(settings, asked, clients)
+        at_once, buffer = _at_once(settings, asked, clients), _buffer(settings, asked, clients)
+        updates = _updates(settings, asked, clients)
         seconds = (
             equal_latency()
             if asked.latency == "equal"
             else lognormal_latency(seed, spread=asked.spread, jitter=asked.jitter)
         )
-        return lambda algorithm, engine, start, done, rest: asynchronous(
-            algorithm,
-            engine,
-            start,
-            latency=seconds,
-            concurrency=at_once,
-            buffer=buffer,
-            seed=seed,
-            done=done,
-            rest=rest,
+        return lambda algorithm, engine, start, done, rest: in_rounds(
+            asynchronous(
+                algorithm,
+                engine,
+                start,
+                latency=seconds,
+                concurrency=at_once,
+                buffer=buffer,
+                seed=seed,
+                done=done * updates,
+                rest=rest,
+            ),
+            updates,
         )
     if asked.name == "gossip":
         exchange = mixing(
@@ -102,8 +107,18 @@ def replies(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
     if asked.name == "gossip":
         return clients
     if asked.name == "asynchronous":
-        return asked.buffer or max(1, _at_once(settings, asked, clients) // 2)
+        return _buffer(settings, asked, clients) * _updates(settings, asked, clients)
     return min(settings.cohort or clients, clients)
+
+
+def _buffer(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+    return asked.buffer or max(1, _at_once(settings, asked, clients) // 2)
+
+
+def _updates(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+    if asked.updates != "cohort":
+        return asked.updates
+    return max(1, round(min(settings.cohort or clients, clients) / _buffer(settings, asked, clients)))
 
 
 def _at_once(settings: Settings, asked: ScheduleSettings, clients: int) -> int:

@@ -40,6 +40,7 @@ from seedbed.experiments.tuning import (
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Scored
+from seedbed.learning.optimizers import Optimizer
 from seedbed.models import ModelZoo
 from seedbed.privacy.differential.central import public_info
 from seedbed.serialization import trees_to_bytes
@@ -238,11 +239,12 @@ class Pipeline:
         protection = self._protection()
         algorithm = protection.algorithm(algorithm) if protection else algorithm
         store = ClientStateStore(self.run.path / "kept" / plan.stage) if self.settings.kept == "disk" else None
-        engine = self._surrounded(algorithm, shortened, model, protection, store)
+        engine = self._surrounded(name, algorithm, shortened, model, protection, store)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         heard = RoundWatcher(tick, clients.names)
-        state = run_train_stage(
-            self.run,
+        state = self._run_rounds(
+            entry,
+            options,
             plan.stage,
             algorithm,
             engine,
@@ -269,6 +271,15 @@ class Pipeline:
         memory = {} if entry.pooled else ByName(clients.names, engine.memory(), own)
         return TrainedStart(name, model, state, {}, options, memory)
 
+    def _run_rounds(
+        self, entry: catalogue.CatalogueEntry, options: Mapping[str, Any], stage: str, *work: Any, **how: Any
+    ) -> ServerState:
+        """Train a stage; where it diverges, name the learning rates that it had."""
+        try:
+            return run_train_stage(self.run, stage, *work, **how)
+        except Diverged as error:
+            raise Diverged(f"{stage}, under {_rates(entry, options)}: {error}") from error
+
     def _protection(self) -> PrivacyPlan | None:
         promise = self.experiment.privacy
         if promise is None:
@@ -282,6 +293,7 @@ class Pipeline:
 
     def _surrounded(
         self,
+        name: str,
         algorithm: Algorithm,
         source: TaskSource,
         model: AnyModel,
@@ -293,7 +305,7 @@ class Pipeline:
         From the inside out: poisoned data, noise of the clients' own, lies, and secure aggregation, out of which only
         sums come.
         """
-        attack, attackers = self.experiment.attack(model), byzantine.attackers_of(self.settings, source)
+        attack, attackers = self.experiment.attack(name, model), byzantine.attackers_of(self.settings, source)
         engine = self.experiment.engine(byzantine.with_poison(source, attack, attackers), model, kept)
         engine = protection.engine(engine) if protection else engine
         engine = byzantine.with_attack(engine, attack, attackers, algorithm.init(model.params), self.settings)
@@ -352,6 +364,8 @@ class Pipeline:
             for word, options in _architectures(entry, asked, probe.model):
                 chosen = self._choose(replace(probe, options=options), validation, name, probing.stage + word)
                 found.append(TriedRates(factor, options, chosen))
+        if not found and not self.settings.tune:
+            raise Diverged(f"{name} diverges under {_rates(entry, options)}: lower the rate that is too large")
         if not found:
             raise InputError(f"{name} diverges with each factor of tune={list(self.settings.tune)}: add smaller ones")
         chosen = best_trial(found)
@@ -458,7 +472,7 @@ class Pipeline:
 
     def attacked(self, main: TrainedStart) -> dict[str, Any]:
         """Who attacked; for a backdoor, on how many of unseen clients' other classes it gives its target."""
-        attack = self.experiment.attack(main.model)
+        attack = self.experiment.attack(main.name, main.model)
         if attack is None:
             return {}
         source = self.experiment.source(self.settings.algorithm, self.experiment.train, main.options)
@@ -534,6 +548,13 @@ class Pipeline:
             ways=self.settings.evaluation.ways if shots else None,
             test_steps=steps,
         )
+
+
+def _rates(entry: catalogue.CatalogueEntry, options: Mapping[str, Any]) -> str:
+    """Every learning rate of an algorithm under these settings, as `--set` takes it."""
+    optimizers = [f"{n}.lr" for n, p in entry.settings.items() if isinstance(p.default, Optimizer)]
+    keys = dict.fromkeys([*optimizers, *entry.rates, *(n for n in ("lr", "alpha_lr") if n in entry.settings)])
+    return ", ".join(f"{key}={setting(entry.factory, options, key):g}" for key in keys) or "its settings"
 
 
 def _architectures(

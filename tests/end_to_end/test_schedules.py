@@ -92,9 +92,9 @@ def test_the_model_of_a_gossip_run_is_the_mean_of_its_peers(name: str) -> None:
     ("name", "schedule", "rounds"),
     [
         ("fedavg", ("schedule.name=gossip",), 4),
-        ("fedavg", ("schedule.name=asynchronous", "schedule.buffer=5"), 2),
+        ("fedavg", ("schedule.name=asynchronous", "schedule.buffer=5"), 4),
         ("dpsgd", (), 4),
-        ("fedasync", (), 1),
+        ("fedasync", (), 4),
         ("fedprox", (), 4),
     ],
 )
