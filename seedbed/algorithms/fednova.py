@@ -11,7 +11,7 @@ from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
-from seedbed.learning.optimizers import Optimizer, sgd
+from seedbed.learning.optimizers import Optimizer, scale_steps, sgd
 from seedbed.learning.path_length import path_length, per_length, require_linear, train_measured
 from seedbed.learning.training import Objective
 from seedbed.tree import Tree
@@ -41,6 +41,7 @@ def fednova(
     """
     require_linear(local, "fednova")
     plain = sgd(local.settings["lr"], schedule=local.settings.get("schedule"))  # of length η·τ_i
+    plain = scale_steps(plain, local.settings.get("scale", 1.0))
 
     def client(sent: Params, kept: Tree, task: Task) -> tuple[Message, Tree]:
         # η‖a‖₁ is measured, not ‖a‖₁: η cancels in τ_eff·d. Departure: it is Σ_k a_k without absolute values. The

@@ -1,15 +1,16 @@
 """From settings to a schedule: when clients are asked, and with whom they exchange."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.errors import InputError
 from seedbed.experiments.config import ScheduleSettings, Settings
-from seedbed.federated import Algorithm, Engine, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.rounds import (
     Answering,
     Round,
     asynchronous,
+    draw_cohorts,
     equal_latency,
     gossip,
     in_rounds,
@@ -47,19 +48,21 @@ def schedule_for(
     *,
     answering: Answering | None = None,
     own_cohorts: bool = False,
+    sizes: Mapping[ClientId, int] | None = None,
 ) -> ScheduleRunner:
     """The schedule that is asked for, of so many clients.
 
     Args:
         answering: who of a cohort answers in synchronous rounds; None: all.
         own_cohorts: the algorithm chooses them.
+        sizes: examples of each client, where cohorts are drawn in proportion to them.
     Raises:
         InputError: it cannot be made.
     """
     seed, cohort = settings.seed, min(settings.cohort or clients, clients)
     if asked.name == "asynchronous":
         at_once, buffer = _at_once(settings, asked, clients), _buffer(settings, asked, clients)
-        updates = _updates(settings, asked, clients)
+        updates = server_updates(settings, asked, clients)
         seconds = (
             equal_latency()
             if asked.latency == "equal"
@@ -90,11 +93,16 @@ def schedule_for(
         return lambda algorithm, engine, start, done, rest: gossip(
             algorithm, engine, start, mixing=exchange, order=asked.order, done=done, rest=rest
         )
+    draw = None
+    if settings.cohort_by == "examples" or settings.replacement:
+        by = sizes if settings.cohort_by == "examples" else None
+        draw = draw_cohorts(cohort, seed=seed, sizes=by, replacement=settings.replacement)
     return lambda algorithm, engine, start, done, rest: synchronous(
         algorithm,
         engine,
         start,
-        cohort=None if own_cohorts else cohort,
+        cohort=None if own_cohorts or draw else cohort,
+        draw=draw,
         seed=seed,
         done=done,
         gate=MessageValidator(**settings.gate.model_dump()),
@@ -107,7 +115,7 @@ def replies(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
     if asked.name == "gossip":
         return clients
     if asked.name == "asynchronous":
-        return _buffer(settings, asked, clients) * _updates(settings, asked, clients)
+        return _buffer(settings, asked, clients) * server_updates(settings, asked, clients)
     return min(settings.cohort or clients, clients)
 
 
@@ -115,7 +123,10 @@ def _buffer(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
     return asked.buffer or max(1, _at_once(settings, asked, clients) // 2)
 
 
-def _updates(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+def server_updates(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+    """The server's steps in a round."""
+    if asked.name != "asynchronous":
+        return 1
     if asked.updates != "cohort":
         return asked.updates
     return max(1, round(min(settings.cohort or clients, clients) / _buffer(settings, asked, clients)))
@@ -154,5 +165,32 @@ def refuse_schedule(settings: Settings, entry: CatalogueEntry, clients: int) -> 
             f"stragglers.work=dropped is for rounds that wait for a cohort, but this run's are {asked.name}: use "
             f"stragglers.work=partial, or {instead}"
         )
+    _refuse_cohorts(settings, entry)
     refuse_other_than(1, asked.concurrency, clients, "schedule.concurrency")
     schedule_for(settings, asked, clients)
+
+
+def _refuse_cohorts(settings: Settings, entry: CatalogueEntry) -> None:
+    """Ways to draw a cohort, and weights, that this run cannot have."""
+    asked = {
+        f"cohort_by={settings.cohort_by}": settings.cohort_by != "uniform",
+        "replacement=true": settings.replacement,
+    }
+    reasons = {
+        f"schedule.name={settings.schedule.name} draws no cohorts": settings.schedule.name != "synchronous",
+        f"{settings.algorithm} trains on pooled data": entry.pooled,
+        "privacy accounts for cohorts that it draws itself": settings.privacy.epsilon is not None,
+    }
+    alone = {
+        "secure aggregation sums each message once": settings.secure.form != "none",
+        f"reduce={settings.reduce.name} counts each message once": settings.reduce.name not in (None, "mean"),
+        f"{settings.algorithm} counts each message once": bool(entry.needs_mean),
+    }
+    for what, wanted in asked.items():
+        why = {**reasons, **(alone if what.startswith("replacement") else {})}
+        found = next((reason for reason, true in why.items() if true), None)
+        if wanted and found:
+            raise InputError(f"{what} cannot be used: {found}; leave it out")
+    if settings.weights and (entry.needs_mean or entry.pooled):
+        reason = entry.needs_mean or "one client has all data"
+        raise InputError(f"weights={settings.weights} cannot be used with {settings.algorithm}: {reason}; leave it out")

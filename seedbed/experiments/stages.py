@@ -233,7 +233,7 @@ class Pipeline:
         source = self.experiment.source(name, clients, options, examples=budget)
         model = self.learner.model(entry)
         cohort = min(self.settings.cohort or len(source.clients), len(source.clients))
-        algorithm = self.experiment.defended(name, self.learner.algorithm(name, model, options=options), cohort)
+        algorithm = self.experiment.defended(name, self._training(name, model, options, source), cohort)
         slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
         shortened = source if dropped or slow.part == 0 else ShortenedTasks(source, slow.share)
         protection = self._protection()
@@ -255,6 +255,7 @@ class Pipeline:
                 len(source.clients),
                 answering=slow.answering if dropped else None,
                 own_cohorts=protection is not None,
+                sizes={client: source.size(client) for client in source.clients},
             ),
             rounds=plan.rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
@@ -270,6 +271,10 @@ class Pipeline:
         own = partial(byzantine.rule_of_algorithm, settings=self.settings)
         memory = {} if entry.pooled else ByName(clients.names, engine.memory(), own)
         return TrainedStart(name, model, state, {}, options, memory)
+
+    def _training(self, name: str, model: AnyModel, options: Mapping[str, Any], source: Sampled) -> Algorithm:
+        """The algorithm as these clients train by it."""
+        return self.learner.algorithm(name, model, options=options, clients=source.population.names)
 
     def _run_rounds(
         self, entry: catalogue.CatalogueEntry, options: Mapping[str, Any], stage: str, *work: Any, **how: Any
@@ -362,8 +367,8 @@ class Pipeline:
             except Diverged:
                 continue
             for word, options in _architectures(entry, asked, probe.model):
-                chosen = self._choose(replace(probe, options=options), validation, name, probing.stage + word)
-                found.append(TriedRates(factor, options, chosen))
+                ways = self._choose(replace(probe, options=options), validation, name, probing.stage + word)
+                found.append(TriedRates(factor, options, ways))
         if not found and not self.settings.tune:
             raise Diverged(f"{name} diverges under {_rates(entry, options)}: lower the rate that is too large")
         if not found:

@@ -52,7 +52,7 @@ ENTRIES = {
         rounds=("synchronous", "asynchronous"),
         classes=True,
         same_labels=True,
-        needs_mean="it counts for each label the clients that have it, and a client takes its own logits out of the sum",
+        needs_mean="it counts the clients that have a label, and a client takes its own logits out of the sum",
     ),
     "fedgkt": CatalogueEntry(
         fedgkt,
