@@ -129,7 +129,7 @@ def structure_of(tree: Tree) -> str:
     >>> nesting({"a": (1,)}) == nesting({"a": (2,)}), nesting({"a": (1,)}) == nesting({"a": [1]})
     (True, False)
     """
-    return str(pytree.tree_structure(tree))
+    return str(pytree.tree_structure(map_subtrees(dict, tree, NamedParams)))
 
 
 def with_leaves(template: Tree, values: Sequence[Any]) -> Tree:

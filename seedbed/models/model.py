@@ -150,7 +150,8 @@ class Model:
 
     def features(self, params: Params, x: Tensor) -> Tensor:
         """What the head sees, [B, F]."""
-        self._behaviour(x, trains=False)
+        if self._linears:
+            self._behaviour(x, trains=False)  # which finds the head
         if not self.head:
             way = "name it, Model(module, head=...)" if self._linears else "end it with an nn.Linear"
             what = "no linear layer through which all goes last" if self._linears else "no linear layer"
@@ -210,7 +211,7 @@ class Model:
             raise NotTogether("the model writes running statistics, so that clients train one by one")
         skeleton = self._skeleton(layer, trains=trains)
         with skeleton.holding(params, writes=bool(behaviour.writes)), matmul_precision(self.precision, x):
-            if not (behaviour.guided or behaviour.forgets):
+            if not (behaviour.guided or behaviour.forgets or behaviour.writes):
                 return skeleton.call(x, self._select)
             key = torch.zeros((), dtype=torch.int64, device=x.device) if now.key is None else now.key
             guide = Guide(key, trains=trains, batch_statistics=self.batch_norm == "batch")

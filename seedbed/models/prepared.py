@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from seedbed.errors import InputError
@@ -40,8 +40,9 @@ def prepare_module(module: Any, batch_norm: str) -> nn.Module:
     _refuse_lazy(module)
     _refuse_hooks(module)
     _refuse_parameters(module)
+    computed = {id(v): v.detach().clone() for m in module.modules() for v in vars(m).values() if _is_computed(v)}
     try:
-        made = copy.deepcopy(module)
+        made = copy.deepcopy(module, computed)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
@@ -62,6 +63,11 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = module.module
     return module if inner is None else _unwrapped(inner)
+
+
+def _is_computed(value: Any) -> bool:
+    """Whether it is a tensor with a graph, as weight normalisation by hooks keeps one; it is computed anew in forward."""
+    return isinstance(value, Tensor) and not value.is_leaf
 
 
 def _refuse_lazy(module: nn.Module) -> None:

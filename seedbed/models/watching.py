@@ -19,7 +19,8 @@ from seedbed.errors import InputError
 from seedbed.models.guide import Guide
 from seedbed.models.snapshots import Place, Restorer, Snapshot, is_same, snapshot
 
-ROWS = 3  # of a probe
+ROWS, KEPT = 6, 3  # rows of a probe, and those whose outputs must not depend on the others
+SMALL = 1e-12  # relative: a smaller derivative is rounding
 CLOSE = 1e-4  # relative: by more than that a row's output depends on other rows
 UNREPEATABLE = (
     "the module gives different outputs for the same inputs and parameters, for a reason that cannot be seen from "
@@ -41,7 +42,7 @@ class Behaviour:
 
     Attributes:
         guided: it calls what `guide` must do in its place.
-        mixes: a row's output depends on the other rows of the batch.
+        mixes: a row's output, or what is written, depends on the other rows of the batch.
         writes: buffers that are written anew from inputs or parameters: running statistics.
         forgets: attributes that are written but not read; they are put back after each call.
     """
@@ -71,8 +72,8 @@ class Probes:
 
     @property
     def mixed(self) -> Tensor:
-        """The first batch with its last row from the other."""
-        return torch.cat([self.one[:-1], self.other[-1:]])
+        """The first batch with its last rows from the other."""
+        return torch.cat([self.one[:KEPT], self.other[KEPT:]])
 
 
 class Watch:
@@ -104,7 +105,8 @@ class Watch:
                     f"the module gives shape {list(clean.shape)} for a batch of {len(probes.one)}: it must give one for each "
                     "example, along the first dimension"
                 )
-            mixes = not _close(clean[:-1], self._call(probes.mixed)[:-1])
+            mixes = bool(writes) or not _close(clean[:KEPT], self._call(probes.mixed)[:KEPT])
+            mixes = mixes or self._differs_by_others(probes.one)
         finally:
             self._before.restore()
         return Behaviour(bool(self.found), mixes, writes, forgets)
@@ -168,14 +170,31 @@ class Watch:
         self._before.restore()
         return self._run(x)
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _differs_by_others(self, x: Tensor) -> bool:
+        """Whether the derivative of some rows' outputs by other rows is not 0, which shows what values hide."""
+        if not x.is_floating_point():
+            return False
+        self._before.restore()
+        with torch.enable_grad():
+            moved = x.clone().requires_grad_()
+            kept = self._run(moved, grads=True)[:KEPT]
+            if not (kept.requires_grad and kept.is_floating_point()):
+                return False
+            weights = torch.linspace(0.5, 1.5, kept.numel(), dtype=kept.dtype, device=kept.device).reshape(kept.shape)
+            [slope] = torch.autograd.grad((kept * weights).sum(), [moved], allow_unused=True)
+        if slope is None:
+            return False
+        size = slope.abs().nan_to_num(0, 0, 0)
+        return bool(size[KEPT:].max() > SMALL * size.max())
+
+    def _run(self, x: Tensor, *, grads: bool = False) -> Tensor:
         key = torch.zeros((), dtype=torch.int64, device=x.device)
         guide = Guide(key, trains=self._trains, batch_statistics=self._batch_statistics)
-        with torch.no_grad(), _Generators(self.module), guide:
+        with torch.set_grad_enabled(grads), _Generators(self.module), guide:
             found = self._select(self.module(x))
         _write_fresh(self.module, guide)
         self.found |= guide.found
-        return found.detach()
+        return found if grads else found.detach()
 
     # ---- the head -------------------------------------------------------------------------------------------------
 
