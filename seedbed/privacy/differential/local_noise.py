@@ -1,4 +1,4 @@
-"""Local privacy: every client noises its own contribution before it leaves: not even the server sees it plain."""
+"""Local privacy: every client adds noise to its own contribution, so that not even the server sees the exact value."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +11,7 @@ from seedbed.tree import Tree
 
 
 class LocallyNoised(EngineWrapper):
-    """An engine whose clients add noise of their own to what `private(algorithm, local, clip=C)` lets them send."""
+    """Engine wrapper whose clients add their own noise to the contribution that `with_privacy` clipped to C."""
 
     def __init__(self, engine: Engine, mechanism: LocalPrivacy, *, clip: float):
         super().__init__(engine)
