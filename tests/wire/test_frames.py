@@ -253,7 +253,7 @@ def test_a_payload_that_lies_about_sizes(kind: str) -> None:
 
 
 def test_what_a_federation_does_not_send() -> None:
-    with pytest.raises(FrameRefused, match=r"w is torch\.complex64, which does not travel"):
+    with pytest.raises(FrameRefused, match=r"w is torch\.complex64, which cannot be sent"):
         tensor_schemas({"w": torch.zeros(2, dtype=torch.complex64)})
 
 
