@@ -165,7 +165,7 @@ def meta_tree_of(outlined: Any, name: str = "an outline") -> Tree:
         return _fill(structure, {str(i): _meta(shape, dtype) for i, (shape, dtype) in enumerate(leaves)})
 
 
-def loaded(base: type, module: object, name: object) -> type | None:
+def find_loaded_class(base: type, module: object, name: object) -> type | None:
     """The subclass of `base` with this name in the running program; None if there is none.
 
     Only existing subclasses are searched: no module is imported or searched because bytes name it.

@@ -109,7 +109,7 @@ def invert_inputs(subject: Subject, show: Show) -> Finding:
         "name": "inversion",
         "title": "Inputs from a dense layer",
         "sees": "one client's message; under secure aggregation its cohort's sum; under privacy its release, to an "
-        "attacker who knows all other messages",
+        "attacker that knows all other messages",
         "obtains": "inputs in closed form, of which the best is shown: peak signal-to-noise ratio in dB, inputs scaled "
         "to 0…1 (above 30 dB a picture is recognisable, above 100 dB exact)",
         "unit": "dB",

@@ -116,7 +116,7 @@ def lines(
     return _svg(HEIGHT, f"{y.label} over {x.label}", body)
 
 
-def grouped(groups: Mapping[str, Sequence[Dot]], x: Axis, y: Axis) -> str:
+def dot_groups(groups: Mapping[str, Sequence[Dot]], x: Axis, y: Axis) -> str:
     """A chart of means in groups, each with its interval as a bar."""
     dots = [dot for group in groups.values() for dot in group]
     ends = [y.clip(dot.mean + sign * (dot.half or 0)) for dot in dots for sign in (-1, 1)]

@@ -45,7 +45,7 @@ def concerns(result: Table) -> list[str]:
         if adapted["clients"] == 1 and adapted["mean"] > cells["trivial"]["mean"]:
             lines.append(f"With {shots} the adapted loss of the one unseen client is above the trivial predictor's.")
         elif adapted["clients"] > 1 and low <= 0 <= high:
-            lines.append(f"With {shots} the adapted loss cannot be told from the trivial predictor's.")
+            lines.append(f"With {shots} the adapted loss cannot be distinguished from the trivial predictor's.")
     base = (result.get("choice") or {}).get("base") or {}
     return lines + ([base["warning"]] if base.get("warning") else [])
 

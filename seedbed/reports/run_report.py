@@ -74,7 +74,7 @@ def run_report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
             "What is protected": _privacy(result),
             "Every unseen client": _spread(manifest, result),
             "How much, and how fast": _adapting(manifest, result),
-            "Attacked": _attacked(manifest, result),
+            "Attacked": _attack_section(manifest, result),
             "On known clients": _table(result, "seen"),
             "Training": _training(metrics),
             "How fine-tuning was chosen": _choice(result) + _finetuning(result),
@@ -244,7 +244,7 @@ def _over_shots(manifest: Table, result: Table) -> str:
     groups = {
         shots_of([shots]): [dot(c, row[c]) for c in _columns({shots: row})] for shots, row in result["unseen"].items()
     }
-    return charts.grouped(groups, Axis(_per(manifest)), axis_of(metric)) if any(groups.values()) else ""
+    return charts.dot_groups(groups, Axis(_per(manifest)), axis_of(metric)) if any(groups.values()) else ""
 
 
 def _spread(manifest: Table, result: Table) -> str:
@@ -286,7 +286,7 @@ def _adapting(manifest: Table, result: Table) -> str:
     return side_by_side([figure for figure in figures if figure])
 
 
-def _attacked(manifest: Table, result: Table) -> str:
+def _attack_section(manifest: Table, result: Table) -> str:
     """The attackers, the rule against them, and for a backdoor its success rate."""
     attack = result.get("attack")
     if not attack:

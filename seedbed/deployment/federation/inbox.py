@@ -30,9 +30,9 @@ class Inbox:
             if arrived is None:
                 break
             self._keep(*arrived)
-        return self.left()
+        return self.next_fetched()
 
-    def left(self) -> tuple[Address, bytes] | None:
+    def next_fetched(self) -> tuple[Address, bytes] | None:
         """The next frame of those fetched already; None if there is none."""
         if not self._waiting:
             return None

@@ -1,4 +1,4 @@
-"""Transport between processes of one machine over a Unix socket; the file's permissions control who may connect.
+"""Transport between processes of one machine over a Unix socket; the file's permissions control access.
 
 Frames form a stream, and each header states its frame's length. An invalid header closes the connection before memory
 is allocated. Connections between machines must be encrypted: see docs/federation.md.

@@ -73,7 +73,7 @@ class RoundPolicy:
             return self.wanted if self.quorum == "all" else self.quorum
         return min(self.wanted, max(LEAST_QUORUM, math.ceil(2 * (self.wanted - refused) / 3)))
 
-    def chosen(self, round: int) -> list[ClientId]:
+    def choose(self, round: int) -> list[ClientId]:
         """The clients to ask, a function of (seed, round); as in simulation if `over` is 1."""
         asked = min(len(self.clients), math.ceil(self.wanted * self.over))
         return choose_cohort(sorted(self.clients), asked, self.seed, round - 1)

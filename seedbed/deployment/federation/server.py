@@ -160,7 +160,7 @@ class Server:
         self._forget_remarks()
         self._meet()
         if self.at.cohort is None:
-            self._record("SELECTED", attempt=self.at.attempt, cohort=self.terms.chosen(self.at.round))
+            self._record("SELECTED", attempt=self.at.attempt, cohort=self.terms.choose(self.at.round))
 
     def _collect(self) -> None:
         """Ask the cohort until enough replies have come, no client is pending, or the deadline passes."""
@@ -233,7 +233,7 @@ class Server:
         aggregated = self.at.aggregated
         assert aggregated is not None
         clients = aggregated["clients"]
-        while (left := self._inbox.left()) is not None:  # these frames cannot belong to the next round
+        while (left := self._inbox.next_fetched()) is not None:  # these frames cannot belong to the next round
             self._take(*left)
         self._record("COMMITTED", snapshot=aggregated["snapshot"])
         self.state = self._load(aggregated["snapshot"])

@@ -85,7 +85,7 @@ class KeyRoster:
         self.refresh()
         return self._callers.get(header)
 
-    def named(self, pem: bytes) -> Caller | None:
+    def find_key(self, pem: bytes) -> Caller | None:
         return self._callers.get(b64encode(pem))
 
     def refresh(self) -> None:

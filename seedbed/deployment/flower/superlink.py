@@ -124,7 +124,7 @@ class SuperLink:
     def settle(self, node: int) -> None:
         """Record that an answer of this node was taken."""
         [info] = self._state.get_node_info(node_ids=[node]) or [None]
-        if self._loop and info is not None and (caller := self._roster.named(info.public_key)):
+        if self._loop and info is not None and (caller := self._roster.find_key(info.public_key)):
             self._loop.call_soon_threadsafe(caller.settle)
 
     def _register(self, pem: bytes) -> None:

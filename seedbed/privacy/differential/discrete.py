@@ -52,7 +52,7 @@ class NoiseGrid(NamedTuple):
         return min(length + root, math.sqrt(likely))
 
 
-def rounded(value: FlatArray, grid: NoiseGrid, noise: Noise, *numbers: int) -> Whole:
+def round_randomly(value: FlatArray, grid: NoiseGrid, noise: Noise, *numbers: int) -> Whole:
     """Round [P] values at random to integers without bias, and redraw until the norm is within `grid.longest`.
 
     Args:

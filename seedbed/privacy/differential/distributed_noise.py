@@ -19,7 +19,7 @@ from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.privacy.differential.accountant import Release, Skellam
 from seedbed.privacy.differential.binding import digest_of
-from seedbed.privacy.differential.discrete import FlatArray, NoiseGrid, Whole, reach, rounded, share_of, skellam
+from seedbed.privacy.differential.discrete import FlatArray, NoiseGrid, Whole, reach, round_randomly, share_of, skellam
 from seedbed.privacy.differential.mechanisms import InTurn
 from seedbed.tree import Tree
 
@@ -98,7 +98,7 @@ class DistributedNoise(InTurn):
         the client's own.
         """
         own = self.key.of("client", client).bound(digest_of(value))
-        return rounded(value, self.grid, own, round) + skellam(len(value), self.share, own, round)
+        return round_randomly(value, self.grid, own, round) + skellam(len(value), self.share, own, round)
 
     def noise(self, like: Tree, round: int) -> Tree:
         """Zeros: the clients add the noise, not the server."""

@@ -3,8 +3,8 @@ was not released; it never misses one that was.
 
 ledger.jsonl: the first line is the plan (budget, mechanism, the key's fingerprint); then one line per round. Every line
 ends with its own sha256 and contains that of the line before, so an altered file is refused. The chain has no key. It
-detects damage, lost lines and manual edits. It does not detect an attacker with write access, who can recompute all
-hashes; against that, keep the last line's hash elsewhere.
+detects damage, lost lines and manual edits. An attacker with write access can recompute all hashes undetected; against
+that, keep the last line's hash elsewhere.
 
 releases.jsonl: the sha256 of each round's state. A recomputed round must be the same release, bit for bit.
 """

@@ -20,12 +20,12 @@ class LocallyNoised(EngineWrapper):
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         for group in self.engine.ask(algorithm, sent, round):
             plain = group.messages.value.value
-            noised = [self._noised(tree.index(plain, i), c, round) for i, c in enumerate(group.clients)]
+            noised = [self._add_noise(tree.index(plain, i), c, round) for i, c in enumerate(group.clients)]
             value = group.messages.value._replace(
                 value=tree.stack(noised), noised=torch.ones_like(group.messages.value.noised)
             )
             yield group._replace(messages=group.messages._replace(value=value))
 
-    def _noised(self, value: Tree, client: ClientId, round: int) -> Tree:
+    def _add_noise(self, value: Tree, client: ClientId, round: int) -> Tree:
         noise = self.mechanism.own_noise(value, client, round)
         return tree.map(lambda x, n: (x.double() + self.clip * n).to(x.dtype), value, noise)

@@ -194,9 +194,9 @@ class Banded(InTurn):
 
     def noise(self, like: Tree, round: int) -> Tree:
         length = math.sqrt(math.fsum(c * c for c in self.column))
-        return tree.scale(self.noise_multiplier * length, self._solved(like, round))
+        return tree.scale(self.noise_multiplier * length, self._correlated(like, round))
 
-    def _solved(self, like: Tree, round: int) -> Tree:
+    def _correlated(self, like: Tree, round: int) -> Tree:
         """(C⁻¹Z)_t = Z_t − Σ_{j=1}^{b−1} c_j·(C⁻¹Z)_{t−j}; recomputed from the key after a restart."""
         past = self._past
         if past and max(past) > round:

@@ -39,13 +39,13 @@ class Noise:
     @property
     def fingerprint(self) -> str:
         """Identifies the key without revealing it."""
-        return self._derived("fingerprint", ()).hex()[:32]
+        return self._derive("fingerprint", ()).hex()[:32]
 
     def words(self, count: int, purpose: str, *numbers: int) -> NoiseWords:
         """[count] uniform 64-bit words."""
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-        stream = Cipher(algorithms.AES(self._derived(purpose, numbers)), modes.CTR(bytes(16))).encryptor()
+        stream = Cipher(algorithms.AES(self._derive(purpose, numbers)), modes.CTR(bytes(16))).encryptor()
         return np.frombuffer(stream.update(bytes(8 * count)), np.uint64)
 
     def uniform(self, count: int, purpose: str, *numbers: int) -> Normals:
@@ -71,13 +71,13 @@ class Noise:
 
     def bound(self, digest: bytes) -> "Noise":
         """The noise derived for a digest (`binding.digest_of`), independent of that for any other digest."""
-        return Noise(self._derived(f"bound {digest.hex()}", ()))
+        return Noise(self._derive(f"bound {digest.hex()}", ()))
 
     def of(self, purpose: str, *numbers: int) -> "Noise":
         """Derived noise with its own key, such as one client's."""
-        return Noise(self._derived(purpose, numbers))
+        return Noise(self._derive(purpose, numbers))
 
-    def _derived(self, purpose: str, numbers: tuple[int, ...]) -> bytes:
+    def _derive(self, purpose: str, numbers: tuple[int, ...]) -> bytes:
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -104,7 +104,7 @@ def key_file(path: Path) -> Noise:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     if path.stat().st_mode & 0o077:
-        raise InputError(f"{path} is readable by others, who could remove the noise: run chmod 600 {path}")
+        raise InputError(f"{path} is readable by others, and with it the noise can be removed: run chmod 600 {path}")
     try:
         return Noise(bytes.fromhex(path.read_text().strip()))
     except ValueError as error:

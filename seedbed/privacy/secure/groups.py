@@ -26,11 +26,11 @@ def lose_at_random(part: float, seed: int) -> Losing:
     [111, 126, 133, 123]
     """
 
-    def lost(clients: Sequence[ClientId], round: int) -> Lost:
+    def draw_losses(clients: Sequence[ClientId], round: int) -> Lost:
         drawn = {c: _uniform(seed, "lost", round, c) for c in clients}
         return [[c for c, u in drawn.items() if STAGES * u // part == stage] for stage in range(STAGES)]
 
-    return lost if part > 0 else no_losses
+    return draw_losses if part > 0 else no_losses
 
 
 def assign_groups(clients: Iterable[ClientId], groups: int, seed: int, round: int) -> list[list[ClientId]]:

@@ -65,7 +65,7 @@ class Odds(NamedTuple):
 def odds(assumed: Assumed, neighbours: int, threshold: int) -> Odds:
     """Failure probabilities for k neighbours and threshold t."""
     given_up = math.log2(assumed.clients) + _tail(assumed.clients, assumed.lost, neighbours, neighbours - threshold + 1)
-    return Odds(min(0.0, _exposed(assumed, neighbours, threshold)), min(0.0, given_up))
+    return Odds(min(0.0, _log_exposure(assumed, neighbours, threshold)), min(0.0, given_up))
 
 
 @lru_cache(maxsize=256)
@@ -86,7 +86,7 @@ def cheapest(assumed: Assumed, neighbours: int | None = None, threshold: int | f
     k = t = 0
     for k in choice:
         t = _largest_threshold(assumed, k) if threshold is None else _as_count(threshold, k)
-        if 2 <= t <= k and _exposed(assumed, k, t, enough=-SIGMA) <= -SIGMA and odds(assumed, k, t).hold:
+        if 2 <= t <= k and _log_exposure(assumed, k, t, enough=-SIGMA) <= -SIGMA and odds(assumed, k, t).hold:
             return k, t
     raise InputError(_why_not(assumed, k, t or k // 2 + 1) if neighbours or threshold else _why_none(assumed))
 
@@ -141,7 +141,7 @@ def _largest_threshold(assumed: Assumed, neighbours: int) -> int:
     return low
 
 
-def _exposed(assumed: Assumed, k: int, t: int, enough: float = 0.0) -> float:
+def _log_exposure(assumed: Assumed, k: int, t: int, enough: float = 0.0) -> float:
     """log₂ of the exposure probability for the worst roster: without the d clients that may be lost, but with at least
     k + 1.
 
@@ -153,7 +153,7 @@ def _exposed(assumed: Assumed, k: int, t: int, enough: float = 0.0) -> float:
     if malicious:
         return _sum(
             (
-                _choose(honest, a) + a * _tail(roster, min(roster - 1, c + a - 1), k, 2 * t - k)
+                _log_binomial(honest, a) + a * _tail(roster, min(roster - 1, c + a - 1), k, 2 * t - k)
                 for a in range(1, assumed.least_honest)
             ),
             enough,
@@ -167,7 +167,7 @@ def _falls_apart(n: int, left: int, k: int) -> float:
     if k >= n - 1:
         return NEVER
     return _sum(
-        _choose(left, a) + a * _tail(n, n - 1 - left + a, k, k) + (left - a) * _tail(n, n - 1 - a, k, k)
+        _log_binomial(left, a) + a * _tail(n, n - 1 - left + a, k, k) + (left - a) * _tail(n, n - 1 - a, k, k)
         for a in range(1, left // 2 + 1)
     )
 
@@ -182,19 +182,19 @@ def _tail(clients: int, marked: int, drawn: int, least: int) -> float:
     if low > high:
         return NEVER
     x = np.arange(low, high + 1)
-    terms = _chosen(marked, x) + _chosen(others - marked, drawn - x)
-    return min(0.0, float(np.logaddexp2.reduce(terms)) - _choose(others, drawn))
+    terms = _log_binomials(marked, x) + _log_binomials(others - marked, drawn - x)
+    return min(0.0, float(np.logaddexp2.reduce(terms)) - _log_binomial(others, drawn))
 
 
-def _chosen(n: int, k: NDArray[np.int64]) -> NDArray[np.float64]:
+def _log_binomials(n: int, k: NDArray[np.int64]) -> NDArray[np.float64]:
     """log₂ of the binomial coefficients C(n, k)."""
     logs = _factorials(n)
     coefficients: NDArray[np.float64] = logs[n] - logs[k] - logs[n - k]
     return coefficients
 
 
-def _choose(n: int, k: int) -> float:
-    return float(_chosen(n, np.asarray(k)))
+def _log_binomial(n: int, k: int) -> float:
+    return float(_log_binomials(n, np.asarray(k)))
 
 
 def _factorials(n: int) -> NDArray[np.float64]:
