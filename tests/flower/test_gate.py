@@ -186,7 +186,7 @@ def test_a_key_stores_two_letters_for_each_answer_that_is_taken(site: Site) -> N
         return ask(site, PUSH, [*signed(key), *sized(size)], bytes(size))[0]
 
     assert [push() for _ in range(4)] == [200, 200, 429, 429]
-    site.roster.named(site.registered[0]).settle()  # type: ignore[union-attr]
+    site.roster.find_key(site.registered[0]).settle()  # type: ignore[union-attr]
     assert push() == 200
 
 
