@@ -117,7 +117,7 @@ def test_greetings_are_answered_by_the_model_some_times_a_round(disk: Path) -> N
         send(address, frames, urgent=urgent)
 
     transport.send = counting  # type: ignore[method-assign, assignment]
-    transport._coming.extend(("new", hello) for _ in range(1000))
+    transport._incoming.extend(("new", hello) for _ in range(1000))
     assert len(list(server.rounds())) == 1
     server.close()
     assert 1 <= sent[Action.WORK] <= 8 + 600 / 10 + 1  # and with the others, every ten seconds
