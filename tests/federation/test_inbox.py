@@ -75,7 +75,7 @@ class Flooding(InProcess):
         self.sent += address == LIAR
         super().send(address, frames, urgent=urgent)
         if address == LIAR and head.action is Action.WORK:
-            self._coming.extend((LIAR, frame) for frame in self.flood)
+            self._incoming.extend((LIAR, frame) for frame in self.flood)
 
 
 def test_a_flood_of_letters_under_a_right_key(disk: Path) -> None:
