@@ -39,7 +39,7 @@ def row_scores(
     """
 
     def scores(params: Params, batch: Batch) -> Tensor:
-        x, y, mask = batch
+        x, y, mask = batch[:3]
         outputs = predict(params, x)
         each = loss(outputs, y)
         extra = correct(outputs, y) if classes else (outputs[:, 0] - y.reshape(len(y))).abs()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from seedbed.data.population import Population
 from seedbed.data.readers import arrays, table
-from seedbed.data.readers.columns import Column
+from seedbed.data.readers.column_values import Column
 from seedbed.data.readers.extras import require
 from seedbed.data.readers.sheet import RawColumns, column_of, columns_of_frame
 from seedbed.errors import InputError
@@ -42,25 +42,30 @@ def read_memory(data: Any, *, client: Named = None, target: Named = None, **opti
         if x.ndim != 2 or x.dtype == np.uint8:
             return _of_arrays(x, client, target, options)
         data = {f"x{place}": x[:, place] for place in range(x.shape[1])}
-    raw = frame_columns(data)
+    raw = frame_columns(data, table.names_of(options.get("missing", ())))
     columns: dict[str, Column] = dict(raw.columns)
     client = _added(columns, CLIENT, client)
     target = _added(columns, TARGET, target)
     return table.read_columns(RawColumns(raw.path, columns, raw.lines, "row"), client=client, target=target, **options)
 
 
-def frame_columns(data: Any) -> RawColumns:
-    """The columns of a data frame, as a file's."""
+def frame_columns(data: Any, missing: Sequence[str] = ()) -> RawColumns:
+    """The columns of a data frame, as a file's.
+
+    Args:
+        missing: words and numbers that mean a gap.
+    """
+    gaps = frozenset(missing)
     name = Path(type(data).__name__)
     if isinstance(data, Mapping):
-        columns = {str(key): _column_of_values(values) for key, values in data.items()}
+        columns = {str(key): _column_of_values(values, gaps) for key, values in data.items()}
         lengths = {len(values) for values in columns.values()}
         if len(lengths) != 1:
             raise InputError(f"columns of the data differ in length: {sorted(lengths)}")
         return RawColumns(name, columns, range(1, lengths.pop() + 1), "row")
     pandas = require("pandas", "reading a data frame")
     frame = data if isinstance(data, pandas.DataFrame) else _as_pandas(data)
-    return columns_of_frame(frame, name, range(1, len(frame) + 1), "row")
+    return columns_of_frame(frame, name, gaps)
 
 
 def name_of(data: Any) -> str:
@@ -79,9 +84,9 @@ def _as_pandas(data: Any) -> Any:
     )
 
 
-def _column_of_values(values: Any) -> Column:
+def _column_of_values(values: Any, gaps: frozenset[str] = frozenset()) -> Column:
     pandas = require("pandas", "reading columns")
-    return column_of(pandas.Series(np.asarray(values)))
+    return column_of(pandas.Series(np.asarray(values)), gaps)
 
 
 def _added(columns: dict[str, Column], name: str, given: Named) -> str | None:

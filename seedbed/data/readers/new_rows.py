@@ -13,11 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from seedbed.data.encoding.booleans import as_truth
 from seedbed.data.encoding.levels import count_levels
 from seedbed.data.population import Population
 from seedbed.data.readers import arrays, images, paths, table
 from seedbed.data.readers import columns as features
 from seedbed.data.readers.alike import TAKES
+from seedbed.data.readers.column_values import Column, is_gap, is_missing
 from seedbed.data.readers.sheet import RawColumns, load_table
 from seedbed.data.readers.targets import as_text
 from seedbed.errors import InputError, closest_name
@@ -63,12 +65,17 @@ def read_new_rows(path: Path, encoding: Mapping[str, Any]) -> NewRows:
         raise InputError(f"no file {path}: give {TAKES[kind]}")
     given = paths.kind_of(path)
     if given == "table" and kind == "table":
-        return rows_of_table(load_table(path), encoding)
+        return rows_of_table(load_like(path, encoding), encoding)
     if given == "arrays" and kind != "table":
         return _rows_of_arrays(path, encoding)
     if path.is_dir() and kind == "images":
         return _rows_of_images(path, encoding)
     raise InputError(f"{path} does not fit what the model was trained on: give {TAKES[kind]}")
+
+
+def load_like(path: Path, encoding: Mapping[str, Any]) -> RawColumns:
+    """The columns of a file whose gaps and characters are those of training."""
+    return load_table(path, missing=encoding.get("missing", ()), fallback=encoding.get("encoding"))
 
 
 def rows_of_table(raw: RawColumns, encoding: Mapping[str, Any]) -> NewRows:
@@ -107,13 +114,15 @@ def _unused(names: Sequence[str]) -> list[str]:
     return [f"the model does not use the column{'s' * (len(names) > 1)} {_listed(names)}: left out"]
 
 
-def _unlike_training(values: features.Column, spec: Spec) -> Iterator[str]:
+def _unlike_training(values: Column, spec: Spec) -> Iterator[str]:
     """Gaps and levels that training did not have."""
-    gone, name = features.is_missing(values), spec["name"]
+    words, name = spec["kind"] == "text", spec["name"]
+    values = as_truth(values) if spec.get("truth") else values
+    gone = is_missing(values) if words else is_gap(values)
     if gone.any() and not spec["missing"]:
-        filled = "taken as another level" if spec["kind"] == "text" else "filled by the median of training"
+        filled = "taken as another level" if words else "filled by the median of training"
         yield f"column {name!r}: {int(gone.sum())} missing values, of which training had none: {filled}"
-    if spec["kind"] == "text":
+    if words:
         counts = count_levels(values[~gone])
         new = sorted(level for level in counts if level not in set(spec["levels"]))
         if new:
@@ -154,14 +163,18 @@ def read_clients_like(path: Path, encoding: Mapping[str, Any]) -> Population:
     kind = encoding.get("format")
     if kind != "table" or paths.kind_of(path) != "table":
         raise InputError(f"{path} cannot be adapted to client by client: --all takes a table; name one with --client")
-    raw, column = load_table(path), encoding["client"]
+    raw, column = load_like(path, encoding), encoding["client"]
     if column is None or column not in raw.columns:
         raise InputError(f"{path.name} has no column {column!r} that says whose each row is: leave --all out")
     goal = encoding["target"]["column"]
     if goal not in raw.columns:
         raise InputError(f"{path.name} has no column {goal!r}, the target: {closest_name(goal, raw.columns)}")
     refuse_missing(raw, encoding["columns"])
-    return table.encode_table(raw, client=column, target=goal, episodic=bool(encoding["episodic"]), like=dict(encoding))
+    missing = tuple(encoding.get("missing", ()))
+    return table.encode_table(
+        raw, client=column, target=goal, drop_incomplete=True, alike="keep", missing=missing,
+        episodic=bool(encoding["episodic"]), like=dict(encoding),
+    )  # fmt: skip
 
 
 class OwnScales:
@@ -175,13 +188,13 @@ class OwnScales:
         scaled = encoding.get("format") == "table" and any(spec.get("own") for spec in encoding["columns"])
         self.raw = None
         if scaled:
-            self.raw = load_table(table) if isinstance(table, Path) else table
+            self.raw = load_like(table, encoding) if isinstance(table, Path) else table
 
     def of(self, client: str | None) -> list[Spec] | None:
         """Its columns with its means and deviations; None: nothing is scaled by a client's own."""
         if self.raw is None:
             return None
         raw = table.only_client(self.raw, self.encoding["client"], client)
-        gone = features.is_missing(raw.columns[self.encoding["target"]["column"]])
+        gone = is_missing(raw.columns[self.encoding["target"]["column"]])
         raw = raw.without(gone) if gone.any() else raw
         return [features.fixed_scale(raw.columns[spec["name"]], spec, raw.where) for spec in self.encoding["columns"]]
