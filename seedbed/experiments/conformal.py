@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seedbed.data.types import Batch
 from seedbed.experiments.config import Row
 from seedbed.experiments.personal_model import Interval, Spread
 from seedbed.experiments.stages import nearest_row
@@ -33,8 +34,8 @@ Residuals = Mapping[int, Tensor]  # [E, B] of each client, NaN where there is no
 def residual_metric(predict: Predict, spread: Spread) -> Metric:
     """[B] residuals of a batch of numbers."""
 
-    def residuals(params: Params, batch: Any) -> Tensor:
-        x, y, mask = batch
+    def residuals(params: Params, batch: Batch) -> Tensor:
+        x, y, mask = batch.x, batch.y, batch.mask
         far = (predict(params, x)[:, 0].double() - y.reshape(len(y)).double()).abs() / spread(params, x)
         return torch.where(mask > 0, far, math.nan)
 
