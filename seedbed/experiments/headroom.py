@@ -19,7 +19,7 @@ from seedbed.experiments.builder import Experiment, large_enough, row_sampler
 from seedbed.experiments.config import Row, Settings
 from seedbed.experiments.honest_choice import BIAS, NONE, some_of
 from seedbed.experiments.table_local import Local
-from seedbed.experiments.table_start import DRAWS, TableStart
+from seedbed.experiments.table_start import DRAWS, TableStart, has_many_classes
 from seedbed.models import Model
 
 MOST = 150  # known clients
@@ -52,6 +52,8 @@ def headroom(settings: Settings, population: Population) -> Headroom | None:
     if settings.start != "exact":
         return None
     experiment = Experiment(settings, population)
+    if has_many_classes(experiment.learner):
+        raise InputError(f"{len(population.classes)} classes are too many for intercepts of a client's own")
     experiment.check()
     experiment.train = experiment.train.only(some_of(range(len(experiment.train)), MOST, seed=settings.seed))
     if len(experiment.train) < 2:
