@@ -99,7 +99,7 @@ def split_round_schedules(
 def settable_parameters(factory: Callable[..., Any], context: Mapping[str, Any] = {}) -> list[str]:
     """The names that `build` takes for a factory, nested ones with a dot.
 
-    >>> settable(optimizers.sgd)
+    >>> settable_parameters(optimizers.sgd)
     ['lr', 'momentum', 'nesterov', 'weight_decay', 'schedule']
     """
     names = []

@@ -40,7 +40,7 @@ def describe_settings(factory: Callable[..., Any]) -> Iterator[tuple[str, str, s
     """(key, default, meaning) of what there is to set.
 
     >>> from seedbed.algorithms.fedprox import fedprox
-    >>> next(described(fedprox))
+    >>> next(describe_settings(fedprox))
     ('mu', '0.1', "μ ≥ 0; 0 is FedAvg. Clients may do unequal work: a task's items are its steps")
     """
     said = arguments(factory)

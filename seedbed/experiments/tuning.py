@@ -136,7 +136,7 @@ def scale_rates(entry: CatalogueEntry, options: Mapping[str, Any], factor: float
     """The settings with each of the entry's learning rates times the factor.
 
     >>> from seedbed.algorithms.catalogue import CATALOGUE
-    >>> scaled(CATALOGUE["fedavg"], {"local": {"momentum": 0.9}}, 3)
+    >>> scale_rates(CATALOGUE["fedavg"], {"local": {"momentum": 0.9}}, 3)
     {'local': {'momentum': 0.9, 'lr': 0.3}}
     """
     for key in entry.rates:

@@ -9,6 +9,7 @@ from seedbed import tree
 from seedbed.data.types import Episode
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import Adapt, hessian_vector, proximal, with_gradient
+from seedbed.learning.passes import unrecorded
 from seedbed.learning.training import Objective, Params
 
 
@@ -32,7 +33,7 @@ def implicit_gradient(
     def objective(params: Params, episode: Episode) -> torch.Tensor:
         theta = tree.detach(params)
         phi = proximal_steps(loss, lam=lam, lr=lr, steps=steps)(theta, episode.support)
-        query, value = grad_and_value(loss)(phi, episode.query)
+        query, value = grad_and_value(unrecorded(loss))(phi, episode.query)
 
         def product(u: Params) -> Params:
             along = hessian_vector(loss, phi, episode.support, u)
