@@ -104,7 +104,7 @@ def _refuse_more(name: str, forward: Callable[..., Any]) -> None:
     needed = [
         p.name for p in inspect.signature(forward).parameters.values() if p.default is p.empty and p.name != "self"
     ]
-    if len(needed) != 2 or "reduction" not in inspect.signature(forward).parameters and name[0].islower():
+    if len(needed) != 2 or ("reduction" not in inspect.signature(forward).parameters and name[0].islower()):
         raise InputError(
             f"{name} takes {', '.join(needed)}, not predictions and targets: write a loss of two arguments that gives "
             "one number per example"
