@@ -43,7 +43,7 @@ class Answering:
             return []
         return self._seal(Action.REPLY, letter.round, letter.attempt, self._reply)
 
-    def _sealed(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
+    def _seal(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
         plan = self._plan
         return seal_frames(Letter(plan.run, round, attempt, self._client, action, plan.fingerprint, payload), self._key)
 
