@@ -117,19 +117,29 @@ def read_unfolded(path: Path) -> bytes:
         return stream.read()
 
 
-def from_json(text: str | bytes) -> Any:
+def from_json(text: str | bytes, *, unique: bool = False) -> Any:
     """Parse JSON from outside.
 
+    Args:
+        unique: refuse a key that occurs twice in one object, of which a parser would keep the last value.
     Raises:
         ValueError: it is not valid JSON, is nested too deeply, or has an integer with thousands of digits.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
         if HALF.search(text if isinstance(text, str) else text.decode()):
             json.dumps(value, ensure_ascii=False).encode()  # raises for unpaired surrogates
         return value
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:i]))
+        raise ValueError(f"it has the key {twice[:40]!r} twice")
+    return found
 
 
 def from_toml(text: str) -> dict[str, Any]:

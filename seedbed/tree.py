@@ -3,7 +3,7 @@
 Shapes: C trees, stacked along a new first dimension.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,70 @@ from seedbed.lowrank import factored_matrix
 
 Tree = Any
 LEAF = Tensor, np.ndarray  # types handled here, without PyTorch's pytree
+STATISTIC = "statistics:"  # the prefix of a running statistic's name among params: it is averaged, never trained
+
+
+def is_statistic(name: str) -> bool:
+    """Whether params of this name are a running statistic.
+
+    >>> is_statistic("statistics:1.running_mean"), is_statistic("1.weight")
+    (True, False)
+    """
+    return name.startswith(STATISTIC)
+
+
+class NamedParams(dict[str, Tensor]):
+    """Parameters by name, and others that can be read by name but are no part of the tree.
+
+    These are parameters that do not train (requires_grad=False), and further names of tied ones. No function of this
+    module maps, counts or sends them.
+
+    Args:
+        beside: these others: a parameter that stays as it is, or the name under which a tied one is in the tree.
+
+    >>> params = NamedParams({"b": torch.ones(1)}, {"a": torch.zeros(2), "tied": "b"})
+    >>> list(params), leaves(map(lambda x: x + 1, params)), params["a"], params["tied"]
+    (['b'], [tensor([2.])], tensor([0., 0.]), tensor([1.]))
+    """
+
+    def __init__(self, params: Mapping[str, Any], beside: Mapping[str, Tensor | str]):
+        super().__init__(params)
+        self.beside = beside
+
+    def __missing__(self, name: str) -> Tensor:
+        other = self.beside[name]
+        return self[other] if isinstance(other, str) else other
+
+    def __or__(self, other: Mapping[str, Any]) -> "NamedParams":  # type: ignore[override]
+        return NamedParams({**self, **other}, self.beside)
+
+
+class _Beside:
+    """What a `NamedParams` has beside its tree, and its names; two of the same names are of one structure."""
+
+    def __init__(self, params: NamedParams):
+        self.names, self.beside = tuple(params), params.beside
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Beside) and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+
+def _with_keys(params: NamedParams) -> tuple[list[Any], _Beside]:
+    return [(pytree.MappingKey(name), value) for name, value in params.items()], _Beside(params)
+
+
+pytree.register_pytree_node(
+    NamedParams,
+    lambda params: (list(params.values()), _Beside(params)),
+    lambda values, context: NamedParams(dict(zip(context.names, values, strict=True)), context.beside),
+    flatten_with_keys_fn=_with_keys,
+)
+
+
+DICTS = dict, NamedParams
 
 
 def map(f: Callable[..., Any], *trees: Tree) -> Tree:
@@ -24,8 +88,11 @@ def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     if isinstance(first, Tensor):
         return f(*trees)
     # The types of params and batches are handled here, ten times as fast as by PyTorch's pytree.
-    if kind is dict and all(type(other) is dict and other.keys() == first.keys() for other in others):
-        return {key: map(f, part, *(other[key] for other in others)) for key, part in first.items()}
+    if kind in DICTS and all(type(other) in DICTS and other.keys() == first.keys() for other in others):
+        found = {key: map(f, part, *(other[key] for other in others)) for key, part in first.items()}
+        return found if kind is dict else NamedParams(found, first.beside)
+    if kind is tuple and not first:
+        return first
     if _is_named(kind) and all(type(other) is kind for other in others):
         return kind(*(map(f, *parts) for parts in zip(*trees, strict=True)))
     return pytree.tree_map(f, *trees)
@@ -35,9 +102,11 @@ def leaves(tree: Tree) -> list[Any]:
     kind = type(tree)
     if isinstance(tree, LEAF):
         return [tree]
-    if kind is dict or _is_named(kind):
-        parts = tree.values() if kind is dict else tree
+    if kind in DICTS or _is_named(kind):
+        parts = tree.values() if kind in DICTS else tree
         return [leaf for part in parts for leaf in ((part,) if isinstance(part, LEAF) else leaves(part))]
+    if kind is tuple and not tree:
+        return []
     return list(pytree.tree_leaves(tree))
 
 
@@ -60,7 +129,7 @@ def structure_of(tree: Tree) -> str:
     >>> structure_of({"a": (1,)}) == structure_of({"a": (2,)}), structure_of({"a": (1,)}) == structure_of({"a": [1]})
     (True, False)
     """
-    return str(pytree.tree_structure(tree))
+    return str(pytree.tree_structure(map_subtrees(dict, tree, NamedParams)))
 
 
 def with_leaves(template: Tree, values: Sequence[Any]) -> Tree:
@@ -177,7 +246,7 @@ def kind(tree: Tree) -> Any:
     """Structure and shapes: trees of equal kind can be stacked."""
     if isinstance(tree, Tensor):
         return tree.shape
-    if type(tree) is dict:
+    if type(tree) in DICTS:
         return dict, [(key, kind(part)) for key, part in tree.items()]
     if _is_named(type(tree)):
         return type(tree), [kind(part) for part in tree]

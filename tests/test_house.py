@@ -35,7 +35,7 @@ ROOMS = {
     "models": ["errors", "tree", "learning"],
     "algorithms": ["errors", "tree", "data", "learning", "federated", "aggregation"],
     "executors": ["errors", "lowrank", "tree", "data", "learning"],
-    "engines": ["errors", "limits", "lowrank", "tree", "data", "learning", "federated", "serialization", "executors"],
+    "engines": ["errors", "limits", "lowrank", "randomness", "tree", "data", "learning", "federated", "serialization", "executors"],
     "evaluation": ["tree", "data", "learning", "federated"],
     "rounds": ["errors", "lowrank", "randomness", "tree", "federated", "aggregation"],
     "attacks": ["errors", "randomness", "tree", "data", "learning", "aggregation", "federated", "rounds"],
