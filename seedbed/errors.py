@@ -20,9 +20,9 @@ class Stopped(Exception):
 def closest_name(value: str, known: Iterable[str]) -> str:
     """A hint that follows an unknown name: the closest known one, or all of them.
 
-    >>> nearest("fedavgg", ["fedavg", "fedprox"])
+    >>> closest_name("fedavgg", ["fedavg", "fedprox"])
     "did you mean 'fedavg'?"
-    >>> nearest("x", ["fedavg", "fedprox"])
+    >>> closest_name("x", ["fedavg", "fedprox"])
     'choose from fedavg, fedprox'
     """
     known = sorted(known)

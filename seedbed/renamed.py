@@ -327,7 +327,7 @@ runs.auditing.leaks: EXACT=EXACT_PSNR FEW=SMALL_CLIENTS MOST=MAX_SUM_CLIENTS Sen
 runs.auditing.members: Attacked=MembershipResult LOCAL=LOCAL_REASON attacked=attack_trainings figure=membership_figure
     halved=random_halves members=probe_membership trained=train_on_half
 runs.auditing.noise: ROUNDS=PROBED_ROUNDS fresh=fresh_rows
-runs.auditing.page: LIMITS=LIMITS_TEXT page=audit_page spelt=spell_command
+runs.auditing.page: LIMITS=LIMITS_TEXT page=audit_page spelt=format_figure
 runs.auditing.pictures: below=stack_images beside=side_by_side_images
 runs.auditing.properties: bright=is_bright commonest=most_common_class drawn=draw_clients flat=flatten_update
     found=property_finding in_sum=within_sum inferred=infer_property judged=judge_classifier made=make_clients

@@ -57,7 +57,7 @@ def named_leaves(tree: Tree) -> dict[str, Tensor]:
 def structure_of(tree: Tree) -> str:
     """How the leaves are nested, in words: equal for trees of one structure.
 
-    >>> nesting({"a": (1,)}) == nesting({"a": (2,)}), nesting({"a": (1,)}) == nesting({"a": [1]})
+    >>> structure_of({"a": (1,)}) == structure_of({"a": (2,)}), structure_of({"a": (1,)}) == structure_of({"a": [1]})
     (True, False)
     """
     return str(pytree.tree_structure(tree))
@@ -122,7 +122,7 @@ def squared_norm(a: Tree) -> Tensor:
 def to_device_of(a: Tree, b: Tree) -> Tree:
     """The first tree on the device where the second's leaves lie; as it is where the second has none.
 
-    >>> beside(torch.ones(1), torch.empty(1, device="meta")).device.type
+    >>> to_device_of(torch.ones(1), torch.empty(1, device="meta")).device.type
     'meta'
     """
     there = leaves(b)
@@ -188,7 +188,7 @@ def kind(tree: Tree) -> Any:
 def same_structure(trees: Sequence[Tree]) -> bool:
     """Whether all have the same structure, leaves and the order of dicts' keys not looked at.
 
-    >>> alike([{"a": 1, "b": 2}, {"b": 3, "a": 4}]), alike([{"a": 1}, {"a": (1,)}])
+    >>> same_structure([{"a": 1, "b": 2}, {"b": 3, "a": 4}]), same_structure([{"a": 1}, {"a": (1,)}])
     (True, False)
     """
     first, *others = trees
@@ -204,7 +204,7 @@ def _places(tree: Tree) -> set[str]:
 def subtrees(tree: Tree, kind: type) -> list[Any]:
     """The subtrees of one type, in order.
 
-    >>> parts({"a": (1, 2), "b": [(3,)], "c": 4}, tuple)
+    >>> subtrees({"a": (1, 2), "b": [(3,)], "c": 4}, tuple)
     [(1, 2), (3,)]
     """
     found = pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, kind))

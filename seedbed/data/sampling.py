@@ -198,6 +198,16 @@ def batches(size: int | None = 10, *, epochs: float = 1, steps: int | None = Non
     return sampler
 
 
+def by_client(make: Callable[[str], Sampler]) -> Sampler:
+    """A sampler of each client's own.
+
+    Args:
+        make: the client's name -> its sampler.
+    """
+    made = lru_cache(maxsize=None)(make)
+    return lambda client, rng: made(client.name)(client, rng)
+
+
 def support_query(
     support: float | int = 0.5, *, size: int | None = None, steps: int = 1, queries: int | None = None
 ) -> Sampler:

@@ -14,7 +14,16 @@ from seedbed import tree
 from seedbed.data.types import Batch, Task
 from seedbed.executors.max_pool import MaxPoolSwitch
 from seedbed.learning.objectives import Predict, Proximal, Supervised, cross_entropy, proximal
-from seedbed.learning.training import Item, LocalWork, Objective, Params, TrainResult, gradient, one_step_at_a_time
+from seedbed.learning.training import (
+    Item,
+    LocalWork,
+    Objective,
+    Params,
+    TrainResult,
+    gradient,
+    one_step_at_a_time,
+    per_step,
+)
 from seedbed.tree import Tree
 
 
@@ -82,7 +91,7 @@ class ClientTrainer:
 
     def end(self) -> TrainResult:
         """What came of it."""
-        return TrainResult(self.params, self._losses / self._task.steps, self._state)
+        return TrainResult(self.params, per_step(self._losses, self._task), self._state)
 
 
 @dataclass(frozen=True)

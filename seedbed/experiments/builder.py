@@ -16,6 +16,7 @@ from seedbed import engines, models, randomness, tree
 from seedbed.algorithms import catalogue
 from seedbed.algorithms.exact_start import exact_start, net_in, with_net
 from seedbed.algorithms.feddf import assign_architectures
+from seedbed.algorithms.local_rates import with_local_rates
 from seedbed.attacks import Attack
 from seedbed.data import sampling
 from seedbed.data.augment import with_distortions, with_rotations
@@ -25,15 +26,15 @@ from seedbed.data.stragglers import Stragglers
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
-from seedbed.experiments import byzantine
+from seedbed.experiments import byzantine, client_settings
 from seedbed.experiments.config import ModelSettings, Row, Settings, known_keys
 from seedbed.experiments.costs import Costs, costs
-from seedbed.experiments.factories import build_from_settings
+from seedbed.experiments.factories import CLIENTS, arguments_from_settings, split_round_schedules
 from seedbed.experiments.multi_rank import needs_each_message
 from seedbed.experiments.privacy_plan import PrivacyPromise, refuse_unprotected
-from seedbed.experiments.scheduling import refuse_schedule
+from seedbed.experiments.scheduling import refuse_schedule, server_updates
 from seedbed.experiments.secure_aggregation import SecurePlan, one_message
-from seedbed.federated import Algorithm, Engine, Params
+from seedbed.federated import Algorithm, Engine, Params, by_examples, uniform
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import Teacher
@@ -41,6 +42,7 @@ from seedbed.learning.effects import Effects, Likelihood, input_effects, likelih
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import Adapt, Metric, Predict, supervised
+from seedbed.learning.optimizers import Optimizer
 from seedbed.learning.parameter_generation import noise_length
 from seedbed.models import Model, ModelZoo
 from seedbed.models.layers import layers_of
@@ -52,6 +54,7 @@ SEVERAL = {True: ("conv:32", "conv:16", "mlp:64"), False: ("mlp:64", "mlp:32-32"
 LARGEST_SHAPE = 2**31  # numbers of an example, classes or clients
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
 OF_NET = ("all", "head", "head_then_all")  # ways to fine-tune that are of the network beside an exact start
+WEIGHTS = {"uniform": uniform, "examples": by_examples}
 TINY = 3  # rows of clients that a note counts
 MOST_VALIDATION = 30  # clients that choose how rivals fine-tune, where the start is exact
 
@@ -101,6 +104,7 @@ class Learner:
         self._score = self.loss if regression or by_loss else objectives.correct
         self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
         self.teacher: Teacher = _no_teacher
+        self.own = client_settings.NONE  # settings of clients' own
         self.device = usable_device(settings.device)
         set_precision(settings.precision, self.device)
 
@@ -110,6 +114,12 @@ class Learner:
             return self.shape.targets
         ways = self.shape.episodic and not self._new_classes(entry)
         return self.settings.evaluation.ways if ways else self.shape.classes
+
+    def labels(self, items: catalogue.Items) -> int:
+        """How many labels the data have that an algorithm trains on: in episodes they are drawn afresh."""
+        drawn = {"episode_batches": self.settings.evaluation.ways}
+        batches = items in ("batches", "full") or not self.shape.episodic
+        return self.shape.classes if batches else drawn.get(items, self.settings.task.ways)
 
     def is_exact(self, name: str) -> bool:
         """Whether the algorithm's start is the exact one."""
@@ -225,6 +235,7 @@ class Learner:
         finetuning: FineTuning | None = None,
         ways: int | None = None,
         test_steps: int | None = None,
+        clients: Sequence[str] = (),
     ) -> Algorithm:
         """The named algorithm for a model.
 
@@ -233,6 +244,7 @@ class Learner:
             finetuning: how clients adapt, where it is chosen.
             ways: classes of a task, for heads that are solved; None: as many as training has.
             test_steps: adaptation steps; None: the algorithm's own.
+            clients: the names of those that train, whose learning rates may be their own.
         """
         entry = catalogue.entry(name)
         options = self.settings.options if options is None else options
@@ -245,7 +257,7 @@ class Learner:
             "loss": supervised(model.predict, self.loss),
             "features": model.features,
             "ways": ways if self.shape.episodic else self.shape.classes,
-            "updates": self.settings.rounds,
+            "updates": self._updates(name),
             "model": model,
             **self._held(entry, model),
             "layers": layers_of(model) if entry.takes("layers") and isinstance(model, Model) else (),
@@ -272,9 +284,31 @@ class Learner:
                 "pfedhn with personal_head=false would generate heads for the classes of training, but in N-way "
                 "episodes their labels are drawn afresh: leave personal_head out, or use autoregressive"
             )
-        algorithm: Algorithm = build_from_settings(entry.factory, options, context, also=known_keys())
+        options, schedules = split_round_schedules(options, context)
+        arguments = arguments_from_settings(entry.factory, options, context, also=known_keys())
         start = self.starting_head(model, entry, ways)
-        return algorithm if entry.finetunes or start is unadapted else as_newcomers(algorithm, start)
+
+        def make(optimizers: Mapping[str, Optimizer]) -> Algorithm:
+            made: Algorithm = entry.factory(**{**arguments, **optimizers})
+            made = WEIGHTS[self.settings.weights](made) if self.settings.weights and not entry.needs_mean else made
+            return made if entry.finetunes or start is unadapted else as_newcomers(made, start)
+
+        local = {n: arguments.get(n, entry.settings[n].default) for n in CLIENTS if n in entry.settings}
+        rates = self._own_rates(local, clients)
+        return (
+            with_local_rates(make, local, over_rounds=schedules, of_clients=rates) if schedules or rates else make({})
+        )
+
+    def _updates(self, name: str) -> int | None:
+        """The server's steps in the run, over which its learning rate may follow a schedule."""
+        if self.settings.rounds is None or name != self.settings.algorithm:
+            return self.settings.rounds
+        return self.settings.rounds * server_updates(self.settings, self.settings.schedule, self.shape.clients)
+
+    def _own_rates(self, local: Mapping[str, Optimizer], clients: Sequence[str]) -> dict[int, float]:
+        """Each client's learning rate over that of all, by its number among these."""
+        own = {i: self.own.lr[name] for i, name in enumerate(clients) if name in self.own.lr}
+        return {i: rate / local["local"].settings["lr"] for i, rate in own.items()}
 
     def sampler(self, items: catalogue.Items, *, examples: int | None = None) -> Sampler:
         """What clients work on in training.
@@ -319,7 +353,14 @@ class Learner:
                 size=size,
                 steps=steps or 5,
             )
-        return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+        if not (self.own.steps or self.own.size):
+            return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+        own = self.own
+        return sampling.by_client(
+            lambda name: sampling.batches(
+                own.size.get(name, task.size), epochs=task.epochs, steps=own.steps.get(name, steps)
+            )
+        )
 
     def _held(self, entry: catalogue.CatalogueEntry, model: AnyModel) -> dict[str, Any]:
         """What algorithms may ask for beside the loss: the model's parts, public inputs, the teacher."""
@@ -403,6 +444,7 @@ class Experiment:
         inputs, classes = tuple(population.x.shape[1:]), len(self.train.classes)
         self.shape = Shape(inputs, classes, targets, population.episodic, len(self.train))
         self.learner = Learner(settings, self.shape)
+        self.learner.own = client_settings.read_client_settings(settings, entry, population.names)
         self.privacy: PrivacyPromise | None = None  # what `plan_privacy` has found
         self.secured: SecurePlan | None = None  # what `check` has found
         self.public = public
@@ -508,7 +550,7 @@ class Experiment:
             from seedbed.privacy.secure.sum_engine import refuse_unsummable
 
             refuse_unsummable(algorithm, self.secured.messages)
-        attack = self.attack(model)
+        attack = self.attack(name, model)
         if attack is not None and entry.pooled:
             raise InputError(f"attack={attack.name} with {name}: it trains on pooled data, where nobody can attack")
         if attack is not None:
@@ -664,10 +706,14 @@ class Experiment:
         order = randomness.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 
-    def attack(self, model: AnyModel) -> Attack | None:
-        """How some known clients attack the training of a model."""
-        classes = self.settings.task.ways if self.shape.episodic else self.shape.classes
-        context = {"classes": classes, "shape": self.shape.inputs, "episodic": self.shape.episodic}
+    def attack(self, name: str, model: AnyModel) -> Attack | None:
+        """How some known clients attack the training of a model by this algorithm."""
+        options = self.settings.options if name == self.settings.algorithm else {}
+        context = {
+            "classes": self.learner.labels(catalogue.entry(name).items_for(options)),
+            "shape": self.shape.inputs,
+            "episodic": self.shape.episodic,
+        }
         context["loss"] = objectives.supervised(model.predict, self.learner.loss)
         return byzantine.attack_of(self.settings, context)
 

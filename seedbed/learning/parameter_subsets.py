@@ -12,7 +12,7 @@ from seedbed.learning.training import Item, Objective, Params, TrainResult, trai
 def inside_part(module: str) -> Moves:
     """The parameters of the module of this name.
 
-    >>> within("head")("head.weight"), within("head")("header.weight")
+    >>> inside_part("head")("head.weight"), inside_part("head")("header.weight")
     (True, False)
     """
     return lambda name: name.startswith(f"{module}.")

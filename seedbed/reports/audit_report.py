@@ -86,14 +86,14 @@ def _cell(figure: Figure | None, unit: str) -> str:
         return "<td>–</td>"
     between = ""
     if figure.low is not None and figure.high is not None:
-        between = f"<small>{spell_command(figure.low, unit)} to {spell_command(figure.high, unit)}</small>"
-    return f"<td>{spell_command(figure.value, unit)}{between}</td>"
+        between = f"<small>{format_figure(figure.low, unit)} to {format_figure(figure.high, unit)}</small>"
+    return f"<td>{format_figure(figure.value, unit)}{between}</td>"
 
 
-def spell_command(value: float, unit: str) -> str:
+def format_figure(value: float, unit: str) -> str:
     """A figure as people read it.
 
-    >>> spelt(0.5, "share"), spelt(118.72, "dB"), spelt(0.987, "AUC")
+    >>> format_figure(0.5, "share"), format_figure(118.72, "dB"), format_figure(0.987, "AUC")
     ('50.0 %', '118.7', '0.99')
     """
     if unit in ("share", "found"):

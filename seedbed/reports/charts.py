@@ -69,7 +69,7 @@ class Range:
 def escape_text(value: object) -> str:
     """Anything as text for HTML and SVG: escaped, without control characters and broken Unicode.
 
-    >>> text("<b>&" + chr(0))
+    >>> escape_text("<b>&" + chr(0))
     '&lt;b&gt;&amp;�'
     """
     whole = str(value).encode("utf-8", "replace").decode()

@@ -126,7 +126,7 @@ def html_figure(caption: str, svg: str, legend: Mapping[str, str] = {}) -> str:
 def format_number(value: float, metric: str) -> str:
     """Accuracy in per cent, anything else as it is.
 
-    >>> number(0.5, "accuracy"), number(0.5, "squared error")
+    >>> format_number(0.5, "accuracy"), format_number(0.5, "squared error")
     ('50.0', '0.5')
     """
     return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.4g}"

@@ -53,6 +53,7 @@ ENTRIES = {
         finetunes=True,
         everyone=True,
         rounds=("synchronous",),
+        needs_mean="a line search compares values and gradients of one function, the mean over all clients",
     ),
     "fedavg": CatalogueEntry(
         fedavg,

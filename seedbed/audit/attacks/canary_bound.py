@@ -66,7 +66,7 @@ def p_value(found: CanaryGuesses, epsilon: float, delta: float) -> float:
 def lower_bound(found: CanaryGuesses, delta: float, *, confidence: float = 0.95) -> float:
     """The largest ε that the guesses refute with this confidence; 0 if they refute none.
 
-    >>> round(lower_bound(Guesses(1000, 1000, 1000), 0.0), 2)
+    >>> round(lower_bound(CanaryGuesses(1000, 1000, 1000), 0.0), 2)
     5.81
     """
     low, high = 0.0, 50.0

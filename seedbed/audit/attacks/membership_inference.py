@@ -65,7 +65,7 @@ def dp_ceiling(at: float, epsilon: float, delta: float) -> float:
     The second bound is below 1 for every ε: without it a few clients, of whom no small FPR can be shown, would allow
     everything.
 
-    >>> round(ceiling(0.05, 4.0, 1e-5), 4)
+    >>> round(dp_ceiling(0.05, 4.0, 1e-5), 4)
     0.9826
     """
     few, many = float(np.exp(min(epsilon, 700.0))) * at + delta, 1 - float(np.exp(-epsilon)) * (1 - at - delta)

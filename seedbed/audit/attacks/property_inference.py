@@ -43,7 +43,7 @@ def area_under_curve(scores: Floats, has: Bools) -> AreaUnderCurve:
     """The chance that one with the property scores higher than one without; its interval by Hanley and McNeil,
     Radiology 1982.
 
-    >>> area(np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, False, True, True])).area
+    >>> area_under_curve(np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, False, True, True])).area
     1.0
     """
     with_, without = scores[has], scores[~has]

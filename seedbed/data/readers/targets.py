@@ -41,7 +41,7 @@ def as_text(value: Any) -> str:
 def sorted_labels(names: Sequence[str]) -> tuple[str, ...]:
     """Sorted: as numbers if all are, else as text.
 
-    >>> in_order(["10", "9"]), in_order(["b", "10", "9"])
+    >>> sorted_labels(["10", "9"]), sorted_labels(["b", "10", "9"])
     (('9', '10'), ('10', '9', 'b'))
     """
     if all(re.fullmatch(r"[+-]?\d{1,400}", name) for name in names):

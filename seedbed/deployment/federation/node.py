@@ -71,9 +71,11 @@ class Node:
         }  # fmt: skip
         self._assembler = FrameAssembler({client: key}.get, lambda action: limits.get(action, -1))
         self.memory = load_node_state(plan, client, folder)
+        self.known = False  # the server has read the last hello: it need not be repeated
 
     def hello(self) -> list[bytes]:
-        """What to say on every new connection, and again until something is heard: frames."""
+        """The frames to send on every new connection, and again while this node is not `known`."""
+        self.known = False
         said = "\n".join(f"{name}={value}" for name, value in self.plan.parts.items())
         return self._sealed(Action.HELLO, 0, 0, said.encode())
 
@@ -93,6 +95,7 @@ class Node:
             return self._sealed(Action.FAILED, letter.round, letter.attempt, str(why).encode()[:TEXT])
 
     def _read(self, letter: Letter) -> list[bytes]:
+        self.known |= letter.action is not Action.REFUSAL
         if letter.action is Action.WORK:
             return self._work(letter)
         if letter.action is Action.MODEL:

@@ -44,20 +44,20 @@ class InProcess:
     def __init__(self, nodes: Mapping[Address, Node]):
         self.nodes = dict(nodes)
         self._coming: deque[tuple[Address, bytes]] = deque()
-        self._heard: set[Address] = set()  # nodes that were written to, and so need not say hello again
+        self._greeted: set[Address] = set()
         self._now = 0.0
 
     def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         node = self.nodes.get(address)
         if node is not None:
-            self._heard.add(address)
             self._coming.extend((address, answer) for frame in frames for answer in node.answer(frame))
 
     def receive(self, seconds: float) -> tuple[Address, bytes] | None:
         if not self._coming and seconds:
             self._now += seconds
-            silent = [a for a in self.nodes if a not in self._heard]
-            self._coming.extend((a, frame) for a in silent for frame in self.nodes[a].hello())
+            unknown = [a for a, node in self.nodes.items() if a not in self._greeted or not node.known]
+            self._coming.extend((a, frame) for a in unknown for frame in self.nodes[a].hello())
+            self._greeted.update(unknown)
         return self._coming.popleft() if self._coming else None
 
     def now(self) -> float:

@@ -22,7 +22,7 @@ POLL = 0.25  # seconds between looks at what has come
 NODES = 2.0  # seconds between looks at who is there
 TTL = 3600.0  # seconds that Flower carries a message and its answer, at most
 RESEND_DELAY = 60.0  # seconds after which a letter without an answer may be sent again: its node may have lost it
-log = logging.getLogger("seedbed.rounds.message_validation")
+log = logging.getLogger("seedbed.gate")
 
 
 @dataclass(frozen=True)

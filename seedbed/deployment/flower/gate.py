@@ -40,7 +40,7 @@ KEY, STAMP, SIGNATURE = b"flwr-public-key", b"flwr-timestamp", b"flwr-signature"
 OLD, AHEAD = 305.0, 5.0  # seconds that a signed time may be off: Flower's own
 BODY, PACE = 30.0, 50_000  # a body may take 30 s, and a second more for each 50 kB
 UNKNOWN, REFUSED = 2004, 4010  # codes of errors as Flower's nodes print them
-log = logging.getLogger("seedbed.rounds.message_validation")
+log = logging.getLogger("seedbed.gate")
 
 
 class Refusal(Exception):

@@ -18,7 +18,7 @@ CALLS_AT_ONCE = 4  # calls of one key; more wait
 RATE, BURST = 40.0, 80  # calls a second that a key may make in the long run, and at once
 REMARK_INTERVAL = 60.0  # seconds before the same remark is made again
 FRESH = 2.0  # seconds in which a folder that was changed may change again without another time stamp
-log = logging.getLogger("seedbed.rounds.message_validation")
+log = logging.getLogger("seedbed.gate")
 
 
 class Caller:

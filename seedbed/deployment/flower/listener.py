@@ -22,7 +22,7 @@ HEAD = 5.0  # seconds for a TLS handshake and the head of a first request
 UNKNOWN = 256  # connections that have not shown a registered key, at most
 EACH = 16  # connections of one key, at most
 IDLE = 30  # seconds that a connection of a member's may rest between two requests
-log = logging.getLogger("seedbed.rounds.message_validation")
+log = logging.getLogger("seedbed.gate")
 
 
 class Visitor:

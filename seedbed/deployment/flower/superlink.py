@@ -150,9 +150,7 @@ class SuperLink:
 
     def _run(self, loop: asyncio.AbstractEventLoop, serving: "asyncio.Task[None]") -> None:
         asyncio.set_event_loop(loop)
-        loop.set_exception_handler(
-            lambda _, about: logging.getLogger("seedbed.rounds.message_validation").info("%s", about)
-        )
+        loop.set_exception_handler(lambda _, about: logging.getLogger("seedbed.gate").info("%s", about))
         try:
             loop.run_until_complete(serving)
         except asyncio.CancelledError:
@@ -265,7 +263,7 @@ def _log_to(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name in ("flwr", "uvicorn.error", "seedbed.rounds.message_validation"):
+    for name in ("flwr", "uvicorn.error", "seedbed.gate"):
         logger = logging.getLogger(name)
         for earlier in list(logger.handlers):
             logger.removeHandler(earlier)

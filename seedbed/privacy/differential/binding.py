@@ -27,7 +27,7 @@ Inner = Callable[[Any], bytes]
 def digest_of(*parts: Any) -> bytes:
     """32 bytes that differ where any part differs.
 
-    >>> digest({"lr": 0.1, "rounds": 2}) == digest({"rounds": 2, "lr": 0.1}) != digest({"rounds": 2, "lr": 0.2})
+    >>> digest_of({"lr": 1, "rounds": 2}) == digest_of({"rounds": 2, "lr": 1}) != digest_of({"rounds": 2, "lr": 2})
     True
     """
     return _Walk().of(parts)

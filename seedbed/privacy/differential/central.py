@@ -68,7 +68,7 @@ class Adaptive:
 def split_multiplier(noise_multiplier: float, deviation: float) -> float:
     """z_Δ = (z⁻² − (2σ_b)⁻²)^(−1/2): the sums' multiplier, when sums and numbers within C cost z together (Theorem 1).
 
-    >>> round(split(1.0, 5.0), 5)
+    >>> round(split_multiplier(1.0, 5.0), 5)
     1.00504
     """
     return noise_multiplier / math.sqrt(1 - (noise_multiplier / (2 * deviation)) ** 2) if noise_multiplier else 0.0

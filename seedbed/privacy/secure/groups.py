@@ -21,7 +21,7 @@ def no_losses(clients: Sequence[ClientId], round: int) -> Lost:
 def lose_at_random(part: float, seed: int) -> Losing:
     """A network that loses each client with this probability, at each of the four stages equally often.
 
-    >>> lost = losing(0.5, seed=0)(range(1000), 3)
+    >>> lost = lose_at_random(0.5, seed=0)(range(1000), 3)
     >>> [len(stage) for stage in lost]
     [111, 126, 133, 123]
     """
@@ -36,7 +36,7 @@ def lose_at_random(part: float, seed: int) -> Losing:
 def assign_groups(clients: Iterable[ClientId], groups: int, seed: int, round: int) -> list[list[ClientId]]:
     """The clients in so many groups, of sizes that differ by one at most, dealt afresh in each round.
 
-    >>> [len(group) for group in dealt(range(11), 3, seed=0, round=7)]
+    >>> [len(group) for group in assign_groups(range(11), 3, seed=0, round=7)]
     [4, 4, 3]
     """
     order = sorted(clients, key=lambda c: _uniform(seed, "groups", round, c))
