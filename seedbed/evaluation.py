@@ -61,7 +61,9 @@ def summarise(scores: Sequence[float], *, higher_is_better: bool = True) -> Scor
 
 def per_example(predict: Predict, score: Loss) -> Metric:
     """A metric from a score of each example, [B]: the mean over a batch's real ones. The 0/1 `correct` is accuracy."""
-    return lambda params, batch: masked_mean(score(predictions(predict, params, batch, trains=False), batch.y), batch.mask)
+    return lambda params, batch: masked_mean(
+        score(predictions(predict, params, batch, trains=False), batch.y), batch.mask
+    )
 
 
 def evaluate(

@@ -113,7 +113,15 @@ class OneByOne(BaseEngine):
             yield from map(run, items) if self._pool is None else self._pool.map(run, items)
 
 
-FUNCTORCH = ("vmap", "functorch", "batching rule", "torch.func", "setup_context", "in-place operation", "derivative for")
+FUNCTORCH = (
+    "vmap",
+    "functorch",
+    "batching rule",
+    "torch.func",
+    "setup_context",
+    "in-place operation",
+    "derivative for",
+)
 
 
 def explained(run: Callable[..., B], *arguments: Any, vectorised: bool = True) -> B:

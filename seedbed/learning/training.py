@@ -75,7 +75,7 @@ def gradient(objective: Objective, params: Params, item: Item, *, beside: Params
 
 
 def step_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
-    """The gradient by which an optimiser steps, and the value []: as `gradient`, with the steps of running statistics."""
+    """The gradient by which an optimiser steps, and the value []: `gradient`'s, and the steps of running statistics."""
     with recording() as found:
         grads, value = gradient(objective, params, item)
     return with_statistics(grads, params, found), value

@@ -78,6 +78,7 @@ class Model:
         self._select = selecting(output)
         self._lock, self._known, self._watching = threading.Lock(), dict[Any, _Watched](), False
         self._skeletons = threading.local()
+        self._running: tuple[str, ...] = ()
         self._asked, self._head, self._head_was_read = head, head, False
         linears = {name: m for name, m in self.module.named_modules() if isinstance(m, nn.Linear) and name}
         if head is not None and head not in linears:
@@ -93,7 +94,7 @@ class Model:
         self._names = tied_names(self.module, self._head or "")
         running = running_statistics(self.module) if self.batch_norm == "running" else ()
         written = {n for known in self._known.values() for n in known.trains.writes}
-        self._running = tuple(sorted({*running, *written})) if self.batch_norm == "running" else tuple(sorted(written))
+        self._running = tuple(sorted({*running, *written}))
         buffers = dict(self.module.named_buffers())
         own = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         params = {self._names.get(n, n): p.detach().clone() for n, p in own.items()}
@@ -307,7 +308,7 @@ class Model:
 
     def _first_look(self, example: Tensor | None) -> None:
         """Watch the module on an example, or on inputs that are guessed; where none fits, wait for the data."""
-        self._running: tuple[str, ...] = tuple(n for n, b in self.module.named_buffers() if b.is_floating_point())
+        self._running = tuple(n for n, b in self.module.named_buffers() if b.is_floating_point())
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         if self._asked is None:
             self._head = list(self._linears)[-1] if self._linears else ""
@@ -375,11 +376,11 @@ class Skeleton:
 
     def written(self, guide: Guide) -> Params:
         """The statistics that the call has written anew, or over what was placed."""
-        found = {}
+        found: Params = {}
         for holder, key, name in self._slots:
             if name.startswith(STATISTIC):
                 placed, version = self._placed[name]
-                after = guide.fresh.get(id(placed), holder[key])
+                after: Tensor = guide.fresh.get(id(placed), holder[key])
                 if after is not placed or placed._version != version:
                     found[name] = after.detach()
         return found

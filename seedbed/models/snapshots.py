@@ -53,9 +53,7 @@ class Restorer:
     """Puts a module's buffers and attributes back as they were."""
 
     def __init__(self, module: nn.Module):
-        self._saved = [
-            (m, {n: _cloned(b) for n, b in m._buffers.items()}, _attributes(m)) for m in module.modules()
-        ]
+        self._saved = [(m, {n: _cloned(b) for n, b in m._buffers.items()}, _attributes(m)) for m in module.modules()]
 
     def restore(self, *, attributes: bool = True) -> None:
         """Buffers, and attributes unless these stay."""

@@ -24,8 +24,8 @@ SMALL = 1e-12  # relative: a smaller derivative is rounding
 CLOSE = 1e-4  # relative: by more than that a row's output depends on other rows
 UNREPEATABLE = (
     "the module gives different outputs for the same inputs and parameters, for a reason that cannot be seen from "
-    "outside, such as Python's or NumPy's random numbers: draw with torch.rand or torch.randn, which are keyed by seed, "
-    "round, client and step"
+    "outside, such as Python's or NumPy's random numbers: draw with torch.rand or torch.randn, which are keyed by "
+    "seed, round, client and step"
 )
 SHARED = "every client would read what others left"
 
@@ -102,8 +102,8 @@ class Watch:
             clean = self._call(probes.one)
             if not clean.ndim or len(clean) != len(probes.one):
                 raise Misfit(
-                    f"the module gives shape {list(clean.shape)} for a batch of {len(probes.one)}: it must give one for each "
-                    "example, along the first dimension"
+                    f"the module gives shape {list(clean.shape)} for a batch of {len(probes.one)}: it must give one "
+                    "row for each example, along the first dimension"
                 )
             mixes = bool(writes) or not _close(clean[:KEPT], self._call(probes.mixed)[:KEPT])
             mixes = mixes or self._differs_by_others(probes.one)
@@ -181,10 +181,10 @@ class Watch:
             if not (kept.requires_grad and kept.is_floating_point()):
                 return False
             weights = torch.linspace(0.5, 1.5, kept.numel(), dtype=kept.dtype, device=kept.device).reshape(kept.shape)
-            [slope] = torch.autograd.grad((kept * weights).sum(), [moved], allow_unused=True)
-        if slope is None:
+            slopes: Any = torch.autograd.grad((kept * weights).sum(), [moved], allow_unused=True)
+        if slopes[0] is None:
             return False
-        size = slope.abs().nan_to_num(0, 0, 0)
+        size = slopes[0].abs().nan_to_num(0, 0, 0)
         return bool(size[KEPT:].max() > SMALL * size.max())
 
     def _run(self, x: Tensor, *, grads: bool = False) -> Tensor:
