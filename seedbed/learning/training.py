@@ -67,7 +67,7 @@ def gradient(objective: Objective, params: Params, item: Item, *, beside: Params
     if torch.is_grad_enabled() or not tree.leaves(params):
         if any(is_fast(leaf) for leaf in tree.leaves((params, beside))):
             return _gradient_through(objective, params, item, beside)
-        return _functional_gradient(objective, tree.form_unformed(params), item)
+        return functional_gradient(objective, tree.form_unformed(params), item)
     try:
         return _plain_gradient(objective, params, item)
     except NotFactorable:
@@ -81,8 +81,8 @@ def step_gradient(objective: Objective, params: Params, item: Item) -> tuple[Par
     return with_statistics(grads, params, found), value
 
 
-def _functional_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
-    """By torch.func, out of which what was written comes as one more result."""
+def functional_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
+    """By torch.func, out of which statistics that were written come as one more result."""
 
     def recorded(params: Params, item: Item) -> tuple[Tensor, dict[str, Tensor]]:
         with recording() as found:

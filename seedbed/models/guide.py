@@ -91,7 +91,7 @@ class Guide(TorchFunctionMode):
             layers=layers,
             bidirectional=bidirectional,
             batch_first=batch_first,
-            drop=lambda seen: self.drop(seen, p),
+            drop=lambda seen: self.drop(seen.transpose(0, 1), p).transpose(0, 1),  # for each example of its own
         )
 
 

@@ -336,6 +336,7 @@ class Skeleton:
 
     def __init__(self, module: nn.Module, slots: ParameterSlots, layer: str):
         self.module, self._slots, self._layer = module, slots, layer
+        self._running = {name for _, _, name in slots if name.startswith(STATISTIC)}
         self._placed: dict[str, Any] = {}
 
     @contextmanager
@@ -348,14 +349,15 @@ class Skeleton:
         before = [holder[key] for holder, key, _ in self._slots]
         try:
             for (holder, key, name), own in zip(self._slots, before, strict=True):
-                holder[key] = params[name] if name in params and not writes else self._value(params, name, own, writes)
+                plain = name in params and name not in self._running
+                holder[key] = params[name] if plain else self._value(params, name, own, writes)
             yield
         finally:
             for (holder, key, _), own in zip(self._slots, before, strict=True):
                 holder[key] = own
 
     def _value(self, params: Params, name: str, own: Tensor, writes: bool) -> Tensor:
-        if not name.startswith(STATISTIC):
+        if name not in self._running:
             return params[name] if name in params else tree.to_device_of(torch.zeros_like(own), params)
         latest = latest_statistic(name) if writes else None
         value = (params.get(name, own) if latest is None else latest).detach()
@@ -378,7 +380,7 @@ class Skeleton:
         """The statistics that the call has written anew, or over what was placed."""
         found: Params = {}
         for holder, key, name in self._slots:
-            if name.startswith(STATISTIC):
+            if name in self._running:
                 placed, version = self._placed[name]
                 after: Tensor = guide.fresh.get(id(placed), holder[key])
                 if after is not placed or placed._version != version:
@@ -389,8 +391,9 @@ class Skeleton:
 @contextmanager
 def _forgetting(module: nn.Module, behaviour: Behaviour) -> Iterator[None]:
     """What is written to these attributes within is put back."""
-    held = [(vars(module.get_submodule(place.layer)), place.name) for place in behaviour.forgets]
-    before = [(holder, name, holder.get(name, _NONE)) for holder, name in held]
+    layers = [(module.get_submodule(place.layer), place) for place in behaviour.forgets]
+    held = [(m._buffers if place.kind == "buffer" else vars(m), place.name) for m, place in layers]
+    before: list[tuple[dict[str, Any], str, Any]] = [(holder, n, holder.get(n, _NONE)) for holder, n in held]
     try:
         yield
     finally:
