@@ -31,6 +31,7 @@ from seedbed.algorithms.fedbabu import fedbabu
 from seedbed.algorithms.fedbn import fedbn
 from seedbed.algorithms.fedbuff import fedbuff
 from seedbed.algorithms.feddf import feddf
+from seedbed.algorithms.feddyn import feddyn
 from seedbed.algorithms.fedgkt import fedgkt
 from seedbed.algorithms.fedmd import fedmd
 from seedbed.algorithms.fedmeta import fedmeta
@@ -153,6 +154,7 @@ __all__ = [
     "fedbn",
     "fedbuff",
     "feddf",
+    "feddyn",
     "fedgkt",
     "fedmd",
     "fedmeta",

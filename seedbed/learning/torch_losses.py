@@ -83,8 +83,8 @@ def per_example_loss(loss: Any) -> Any:
 def _of_module(loss: nn.Module) -> PerExample:
     _refuse_more(type(loss).__name__, type(loss).forward)
     _refuse_reduction(type(loss).__name__, getattr(loss, "reduction", "none"))
-    each = copy.deepcopy(loss)
-    each.__setattr__("reduction", "none")
+    each: Any = copy.deepcopy(loss)
+    each.reduction = "none"
     classes = isinstance(loss, CLASS_LOSSES)
     weights = getattr(loss, "weight", None) if classes else None
     ignored = getattr(loss, "ignore_index", None) if classes else None

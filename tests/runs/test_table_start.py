@@ -173,7 +173,7 @@ def test_what_is_said_first() -> None:
     assert "WORSE than the trivial predictor" in failures(worse)[0]
     near = result_of([1.0 + e for e in noise], [1.0] * 20, names)
     assert failures(near) == []
-    assert "cannot be told" in concerns(near)[0]
+    assert "cannot be distinguished" in concerns(near)[0]
     one = result_of([*[0.2 + e for e in noise[:19]], 30.0], [1.0] * 20, names)
     assert "diverges" in concerns(one)[0]
     assert "c19" in concerns(one)[0]

@@ -17,7 +17,7 @@ from seedbed.data.encoding.booleans import are_mixed_truths, as_truth
 from seedbed.data.encoding.levels import are_codes, count_levels, fit_levels, level_features
 from seedbed.data.encoding.number_text import Notation
 from seedbed.data.encoding.numeric import Floats, apply_numeric, fit_numeric, is_constant, said
-from seedbed.data.encoding.timestamps import calendar_features, form_of_most, may_be_dates, parse_dates
+from seedbed.data.encoding.timestamps import TIMES_OF_DAY, calendar_features, form_of_most, may_be_dates, parse_dates
 from seedbed.data.readers.column_values import (
     Column,
     Where,
@@ -190,6 +190,8 @@ def _fit_times(name: str, values: Column, where: Where) -> tuple[list[Spec], lis
             f"either way round in every row; write dates as 2020-12-31, or leave the column out with ignore={name}"
         )
     parts = {part: numbers for part, numbers in calendar_features(dates.seconds).items() if not is_constant(numbers)}
+    if dates.form in TIMES_OF_DAY:
+        parts = {part: numbers for part, numbers in parts.items() if part.startswith("hour")}
     fitted = [{"part": part, **fit_numeric(numbers)} for part, numbers in parts.items()]
     gone = bool(np.isnan(dates.seconds).any())
     if not fitted:

@@ -148,13 +148,15 @@ def _read_parquet(pandas: Any, path: Path) -> Any:
     """Texts stay in their dictionary, so that a long one that is repeated takes memory once."""
     parquet = require("pyarrow.parquet", f"reading {path.name}")
     about, packed = parquet.read_metadata(path), path.stat().st_size
-    groups = [about.row_group(i) for i in range(about.num_row_groups)]
-    numbers = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
-    cells = max(about.num_rows * about.num_columns, numbers)
-    refuse_unfolded(str(path), packed, max(8 * cells, sum(group.total_byte_size for group in groups)))
+    sizes = [about.row_group(i).total_byte_size for i in range(about.num_row_groups)]
+    refuse_unfolded(str(path), packed, max(8 * about.num_rows * about.num_columns, sum(sizes)))
     columns = [about.schema.column(i) for i in range(about.num_columns)]
+    for column in columns:  # of a group's own columns pyarrow is not asked: on damaged ones it ends the process
+        if column.max_repetition_level:
+            name = column.path.split(".")[0]
+            raise InputError(f"{path} has lists in column {name!r}: a table has one value in each cell")
     _refuse_twice([column.path for column in columns], path)
-    texts = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.max_repetition_level == 0]
+    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
     frame = pandas.read_parquet(path, read_dictionary=texts, dtype_backend="numpy_nullable")
     return frame.reset_index() if any(name is not None for name in frame.index.names) else frame
 
