@@ -21,6 +21,7 @@ from seedbed.data.sampling import Sampled
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.experiments.builder import AnyModel, Experiment
+from seedbed.experiments.compatibility import Case, Facts
 from seedbed.experiments.config import (
     AuditSettings,
     PrivacySettings,
@@ -148,8 +149,7 @@ def subject_of(place: Path | None, asked: Mapping[str, Any], assignments: Iterab
         return _of_run(place, asked, assignments)
     if place is not None and not place.exists():
         raise InputError(f"{place} is not there: name a run's directory or a settings file, or leave it out")
-    experiment = plan_run(asked, assignments, place)
-    _refuse_clientless(experiment)
+    experiment = plan_run(asked, assignments, place, command="audit")
     model, algorithm = _built(experiment, experiment.settings.options)
     what = f"{_words(experiment)}: the initial model"
     state = algorithm.init(model.params)
@@ -163,11 +163,11 @@ def _of_run(path: Path, asked: Mapping[str, Any], assignments: Sequence[str]) ->
     if settled:
         raise InputError(f"{settled[0]} was settled when {path} was trained: only audit.* can be set")
     settings = settings_from(run.manifest["settings"], changes)
-    experiment = Experiment(settings, population_for(settings))
+    population = population_for(settings)
+    experiment = Experiment(settings, population, Case.of(settings, Facts.of(population, "audit")))
     refuse_changed_data(experiment, run)
     experiment.check()
     experiment.plan_privacy()
-    _refuse_clientless(experiment)
     if catalogue.entry(settings.algorithm).takes("teacher"):
         experiment.learner.teacher = experiment.learner.initial_teacher(catalogue.entry(settings.algorithm))
     trained = trained_start(run, experiment.learner)
@@ -220,14 +220,6 @@ def _reference(settings: Settings, experiment: Experiment) -> PrivacyPromise | N
         return PrivacyPromise.of(wished, len(experiment.train))
     except InputError:
         return None
-
-
-def _refuse_clientless(experiment: Experiment) -> None:
-    name = experiment.settings.algorithm
-    if catalogue.entry(name).pooled:
-        raise InputError(f"{name} pools everybody's data, so that no client sends anything that could be audited")
-    if experiment.settings.start == "exact":
-        raise InputError("start=exact has no rounds whose messages the audit could attack: give start=rounds")
 
 
 def _words(experiment: Experiment) -> str:

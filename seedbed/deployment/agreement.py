@@ -27,6 +27,8 @@ from seedbed.deployment.federation.round_policy import RoundPolicy
 from seedbed.errors import InputError
 from seedbed.experiments import byzantine
 from seedbed.experiments.builder import AnyModel, Learner, Shape
+from seedbed.experiments.compatibility import Command, Facts, case_of, check
+from seedbed.experiments.compatibility_rows import ROWS
 from seedbed.experiments.config import Settings, settings_from
 from seedbed.experiments.presets import complete_settings
 from seedbed.federated import Algorithm, ClientId
@@ -35,16 +37,6 @@ from seedbed.rounds.message_validation import MessageValidator
 from seedbed.serialization import write_atomically
 
 AGREEMENT_FILE = "agreement.json"
-ELSEWHERE = {  # sections and settings that a real federation cannot follow, and why
-    "unseen": "every member is known",
-    "public": "no member gives rows away",
-    "budget": "it compares algorithms in a simulation",
-    "tune": "choosing needs a training for each factor",
-    "stragglers": "who is slow is not for settings to say",
-    "attack": "it is for simulations",
-    "privacy": "accounting for it needs cohorts that are drawn and all answer; that runs in simulation alone so far",
-    "secure": "masks run in simulation alone so far",
-}
 MEMBER_SETTINGS = (  # each member's own affair, or nothing that is computed
     *("data", "root", "engine", "executor", "workers", "processes", "device", "precision", "kept"),
     *("audit", "evaluation", "rival", "federation", "reader"),
@@ -99,8 +91,15 @@ class Agreement:
         _refuse_members(members)
         asked = settings_from(given)
         form = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
-        held = {"cohort": asked.cohort or len(members), "schedule": {**given.get("schedule", {}), "name": schedule}}
-        whole = complete_settings({**_without_nones(given), **held}, form, specific=False)
+        place: Command = "server" if schedule == "synchronous" else "peers"
+
+        def complete(given: Mapping[str, Any]) -> Settings:
+            held = {"cohort": asked.cohort or len(members), "schedule": {**given.get("schedule", {}), "name": schedule}}
+            return complete_settings({**given, **held}, form, specific=False)
+
+        case = case_of(_without_nones(given), Facts.of(form, place), complete)
+        check(case, ROWS)
+        whole = case.settings
         entry = catalogue.entry(whole.algorithm)
         if entry.same_labels and form.episodic:
             raise InputError(
@@ -111,7 +110,6 @@ class Agreement:
         classes = () if form.episodic else form.classes
         cap = whole.federation.cap if schedule == "synchronous" else None  # peers mix by the links' weights
         made = cls(name, tuple(members), whole, shape, form.encoding, classes, cap)
-        _refuse_elsewhere(whole, entry, schedule)
         _ = made.plan.message  # what cannot be computed is found before anything is written
         return made
 
@@ -307,22 +305,6 @@ def _refuse_members(members: Sequence[str]) -> None:
         raise InputError(f"the member {twice[0]!r} is there twice: give each a name of its own")
     if len(members) < 2:
         raise InputError(f"a federation of {len(members)} learns from nobody: name two members at least")
-
-
-def _refuse_elsewhere(
-    settings: Settings, entry: catalogue.CatalogueEntry, schedule: Literal["synchronous", "gossip"]
-) -> None:
-    name = settings.algorithm
-    for what in ("public", "teacher", "assign"):
-        if entry.takes(what):
-            raise InputError(f"{name} needs what no member of a real federation has ({what}): it runs in simulation")
-    if schedule not in entry.rounds or entry.pooled:
-        kind = "with a server" if schedule == "synchronous" else "between peers"
-        raise InputError(f"{name} does not run {kind}: `seedbed algorithms {name}` says how it does")
-    usual = Settings()
-    for section, why in ELSEWHERE.items():
-        if getattr(settings, section) != getattr(usual, section):
-            raise InputError(f"{section} cannot be used in a real federation: {why}; leave it out")
 
 
 def _as_own(like: str, settings: Settings) -> dict[str, Any]:

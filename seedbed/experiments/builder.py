@@ -26,12 +26,14 @@ from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
 from seedbed.experiments import byzantine
+from seedbed.experiments.compatibility import Case, Facts, check
+from seedbed.experiments.compatibility_rows import ROWS
 from seedbed.experiments.config import ModelSettings, Row, Settings, known_keys
 from seedbed.experiments.costs import Costs, costs
 from seedbed.experiments.factories import build_from_settings
 from seedbed.experiments.multi_rank import needs_each_message
-from seedbed.experiments.privacy_plan import PrivacyPromise, refuse_unprotected
-from seedbed.experiments.scheduling import refuse_schedule
+from seedbed.experiments.privacy_plan import PrivacyPromise
+from seedbed.experiments.scheduling import check_concurrency
 from seedbed.experiments.secure_aggregation import SecurePlan, one_message
 from seedbed.federated import Algorithm, Engine, Params
 from seedbed.learning import objectives
@@ -265,13 +267,6 @@ class Learner:
             raise InputError(f"steps={test_steps} means nothing to {name}, whose clients adapt at once: leave it out")
         if test_steps is not None and not entry.tuned(options):
             options = {**options, "test_steps": test_steps}
-        if entry.classes and self.shape.classes == 0:
-            raise InputError(f"{name} works on classes, but the target is a number: use per_fedavg or fedmeta")
-        if options.get("personal_head") is False and self.shape.episodic and name == "pfedhn":
-            raise InputError(
-                "pfedhn with personal_head=false would generate heads for the classes of training, but in N-way "
-                "episodes their labels are drawn afresh: leave personal_head out, or use autoregressive"
-            )
         algorithm: Algorithm = build_from_settings(entry.factory, options, context, also=known_keys())
         start = self.starting_head(model, entry, ways)
         return algorithm if entry.finetunes or start is unadapted else as_newcomers(algorithm, start)
@@ -299,8 +294,6 @@ class Learner:
                 self.sampler("episodes", examples=examples), noise_length(model.params, layers_of(model))
             )
         if items == "triples":
-            if episodic:
-                raise InputError("batches=3 needs clients as tasks, but this data makes N-way episodes: use batches=2")
             return sampling.triples(size, steps=times(3 * size, task.steps) or 10)
         if items == "episodes" and episodic:
             return sampling.episodes(
@@ -375,6 +368,8 @@ HELD_BYTES = 2**31  # bytes of messages that a round may hold before they are su
 class Experiment:
     """A population split for a run, and the tasks made of it.
 
+    Args:
+        case: as the table of compatibility sees the run; None: by the settings, all of them given.
     Attributes:
         train: known clients' training rows.  held_out: their other rows (client as task only).
         unseen: clients never trained on.
@@ -382,7 +377,8 @@ class Experiment:
         secured: what the server sees under secure aggregation, once checked; None: every message.
     """
 
-    def __init__(self, settings: Settings, population: Population):
+    def __init__(self, settings: Settings, population: Population, case: Case | None = None):
+        check(case or Case.of(settings, Facts.of(population)), ROWS)
         self.settings, self.population = settings, population
         self.notes: list[str] = []  # what `check` changed
         self.plans = engines.TuningCache()  # where the executors that are chosen are kept
@@ -430,9 +426,7 @@ class Experiment:
         """
         entry = catalogue.entry(self.settings.algorithm)
         training = self.sampler(entry.items_for(self.settings.options))
-        self._check_model(entry)
         model = self.learner.model(entry)
-        self._check_normalisation(entry, model)
         self.learner.algorithm(self.settings.algorithm, model).init(model.params)
         self.engine(Sampled(self.train, training), model)
         if not len(self.unseen):
@@ -444,8 +438,7 @@ class Experiment:
         if self.held_out is not None:
             place = {name: i for i, name in enumerate(self.held_out.names)}
             self.held_out = self.held_out.only([place[name] for name in self.train.names])
-        refuse_schedule(self.settings, entry, len(self.train))
-        refuse_unprotected(self.settings, entry)
+        check_concurrency(self.settings, len(self.train))
         self._check_unseen()
 
     def plan_privacy(self) -> None:
@@ -461,7 +454,7 @@ class Experiment:
         chosen = asked or entry.tuned(options) or entry.own_steps(options)
         private = self.settings.privacy.epsilon is not None
         choosing = len(self.validation()[1]) if chosen and not private else 0
-        return SecurePlan.of(self.settings, entry, len(self.train), choosing)
+        return SecurePlan.of(self.settings, len(self.train), choosing)
 
     def _message_size(self) -> int:
         """How many numbers a client's message holds."""
@@ -471,48 +464,12 @@ class Experiment:
         message = one_message(self.engine(source, model), algorithm, model.params)
         return sum(leaf.numel() for leaf in tree.leaves(message.value))
 
-    def _check_model(self, entry: catalogue.CatalogueEntry) -> None:
-        """What is said of a model, or set apart, must be of use to the algorithm."""
-        name, asked = self.settings.algorithm, self.settings.model
-        if asked.several and not entry.takes("assign"):
-            raise InputError(
-                f"model.several={list(asked.several)}: {name} trains one architecture; set model.name, or use feddf, "
-                "fedmd or fd"
-            )
-        if asked.teacher and not entry.takes("teacher"):
-            raise InputError(f"model.teacher={asked.teacher!r}: {name} has no teacher; use distill")
-        if entry.takes("public") and self.public is None:
-            raise InputError(f"{name} needs public inputs: set a part of the clients' rows apart, as in public=0.1")
-
-    def _check_normalisation(self, entry: catalogue.CatalogueEntry, model: AnyModel) -> None:
-        name = self.settings.algorithm
-        if entry.normalises and not (isinstance(model, Model) and model.normalising):
-            raise InputError(
-                f"{name} leaves every client its own batch normalisation, but the model has none (model.name="
-                f"{self.settings.model.name}, model.norm={self.settings.model.norm}), so that it would be fedavg: set "
-                "model.norm=batch and a model with hidden layers, or use fedavg"
-            )
-        if self.settings.model.norm == "batch" and not entry.normalises:
-            raise InputError(
-                f"model.norm=batch has statistics that a client must keep, and {name}'s clients keep none: use fedbn, "
-                "or leave model.norm=group"
-            )
-
     def _check_hostile(self, model: AnyModel) -> None:
         """Build the rule and the attack once, so that what cannot work is found."""
         name, entry = self.settings.algorithm, catalogue.entry(self.settings.algorithm)
-        byzantine.refuse_elsewhere(self.settings)
         cohort = 1 if entry.pooled else min(self.settings.cohort or len(self.train), len(self.train))
-        algorithm = self.defended(name, self.learner.algorithm(name, model), cohort)
-        if self.secured is not None:
-            from seedbed.privacy.secure.sum_engine import refuse_unsummable
-
-            refuse_unsummable(algorithm, self.secured.messages)
-        attack = self.attack(model)
-        if attack is not None and entry.pooled:
-            raise InputError(f"attack={attack.name} with {name}: it trains on pooled data, where nobody can attack")
-        if attack is not None:
-            attack.refuse(algorithm)
+        self.defended(name, self.learner.algorithm(name, model), cohort)
+        self.attack(model)
 
     def _check_unseen(self) -> None:
         if self.by_row:
@@ -632,8 +589,7 @@ class Experiment:
         if self.by_row:
             chosen = population.only(large_enough(population, shots))
             return Sampled(chosen, row_sampler(shots, count), seed=self.settings.seed, purpose=purpose)
-        if shots == "half":
-            raise InputError("evaluation.shots=half is for start=exact: give numbers of examples")
+        assert shots != "half"  # the table of compatibility keeps it to an exact start
         if self.population.episodic:
             sampler = sampling.episodes(ways=evaluation.ways, shots=shots, queries=evaluation.queries, count=count)
         else:
@@ -707,8 +663,6 @@ class Experiment:
         asked = self.settings
         if asked.precision != "bf16":
             return asked.executor
-        if asked.executor == "factored":
-            raise InputError("executor='factored' multiplies in float32: leave it or precision='bf16' out")
         usual = engines.choose(model.module) if asked.engine == "auto" else asked.engine
         return engines.plain_executor(usual) if asked.executor == "auto" else asked.executor
 

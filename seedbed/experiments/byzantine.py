@@ -29,17 +29,12 @@ def with_robust_rule(
         root: makes a source of one client, the server's, for fltrust.
         clients: of a round.
     Raises:
-        InputError: there is no such rule, it cannot work with so few clients, or the algorithm has one of its own.
+        InputError: there is no such rule, or it cannot work with so few clients.
     """
     name, beta = settings.reduce.name, settings.reduce.momentum
     algorithm = with_momentum(algorithm, beta=beta) if beta else algorithm
     if name is None or name == "mean":
         return algorithm
-    if algorithm.reduce is not aggregation.mean:
-        raise InputError(
-            f"reduce={name!r} cannot be used with {settings.algorithm}, whose server reduces messages by a rule of its "
-            f"own ({algorithm.reduce}): leave reduce out"
-        )
     own = dict(settings.reduce.model_extra or {})
     if name == "fltrust":
         if own:
@@ -79,18 +74,6 @@ def root_of(population: Population, sampler: Sampler, settings: Settings) -> Sam
     if part >= 1:
         raise InputError(f"reduce.root={settings.reduce.root} of {len(everyone.rows)} examples: name fewer")
     return Sampled(everyone.hold_out(part, seed=settings.seed)[1], sampler, seed=settings.seed, purpose="root")
-
-
-def refuse_elsewhere(settings: Settings) -> None:
-    """Rules, the gate's caps and attacks are for rounds in which a server sees a cohort's messages together."""
-    if settings.schedule.name == "synchronous":
-        return
-    for name in ("reduce", "gate", "attack"):
-        for key, value in getattr(settings, name).model_dump(exclude_defaults=True).items():
-            raise InputError(
-                f"{name}.{key}={value!r} cannot be used with schedule.name={settings.schedule.name}: a rule needs the "
-                "messages of a cohort together; leave it out, or leave schedule.name out"
-            )
 
 
 def attack_of(settings: Settings, context: Mapping[str, Any]) -> Attack | None:

@@ -132,7 +132,7 @@ def compare_algorithms(
     assignments = ["evaluation.baselines=false", "evaluation.curve=false", *assignments]
 
     def planned(name: str, **more: Any) -> Experiment:
-        return plan_run({**asked, **more, "algorithm": name}, assignments, config, specific=False)
+        return plan_run({**asked, **more, "algorithm": name}, assignments, config, specific=False, command="compare")
 
     first = planned(names[0])
     for name in names[1:]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from seedbed.data.population import Population
 from seedbed.errors import InputError, Stopped
 from seedbed.experiments import multi_rank
 from seedbed.experiments.builder import Experiment, Learner, Shape
+from seedbed.experiments.compatibility import Command, Facts, case_of
 from seedbed.experiments.config import Settings, read_toml, settings_from, table_from
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.run_directory import RunDirectory, versions
@@ -54,13 +56,19 @@ def begin_run(experiment: Experiment, out: Path | None, show: Show) -> tuple[Pat
 
 
 def plan_run(
-    asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, *, specific: bool = True
+    asked: Mapping[str, Any],
+    assignments: Iterable[str],
+    config: Path | None,
+    *,
+    specific: bool = True,
+    command: Command = "run",
 ) -> Experiment:
     """What a run would be, checked.
 
     Args:
         asked: settings that are not None go over the TOML file's; `assignments` (key=value) over both.
         specific: with the recipe for this very set, if there is one.
+        command: what the plan is for.
     Raises:
         InputError: before anything is written or computed, whatever can be known to fail.
     """
@@ -71,8 +79,10 @@ def plan_run(
     )
     given |= _absolute(settings_from(given))
     population = population_for(settings_from(given))
-    experiment = Experiment(complete_settings(given, population, specific=specific), population)
-    multi_rank.refuse_on_ranks(experiment.settings)
+    case = case_of(
+        given, Facts.of(population, command), partial(complete_settings, population=population, specific=specific)
+    )
+    experiment = Experiment(case.settings, population, case)
     experiment.check()
     experiment.plan_privacy()
     return experiment
@@ -166,7 +176,6 @@ def _experiment(run: RunDirectory) -> Experiment | None:
         return None
     settings = settings_from(run.manifest["settings"])
     experiment = Experiment(settings, population_for(settings))
-    multi_rank.refuse_on_ranks(settings)
     refuse_changed_data(experiment, run)
     experiment.check()
     experiment.plan_privacy()

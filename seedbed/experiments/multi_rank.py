@@ -48,20 +48,6 @@ def agree_over_ranks(make: Callable[[], A]) -> A:
     return made  # type: ignore[return-value]
 
 
-def refuse_on_ranks(settings: Settings) -> None:
-    """What cannot be had on several ranks."""
-    if settings.privacy.epsilon is not None and current_group().size > 1:
-        raise InputError(
-            f"--epsilon {settings.privacy.epsilon:g} on {current_group().size} ranks: the secret behind the noise "
-            "would have to be on all of them; run it in one process"
-        )
-    if settings.kept == "disk" and current_group().size > 1:
-        raise InputError(
-            f"kept=disk on {current_group().size} ranks: each would have a part, and the run's "
-            "directory only that of rank 0; leave it out, or run in one process"
-        )
-
-
 def require_same_manifest(manifest: Mapping[str, Any]) -> None:
     """Ranks that would not compute the same run.
 

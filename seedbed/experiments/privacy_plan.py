@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.errors import InputError
 from seedbed.experiments.config import PrivacySettings, Settings
 from seedbed.experiments.run_directory import versions
@@ -82,16 +81,8 @@ class PrivacyPromise:
         """
         asked = settings.privacy
         if asked.epsilon is None:
-            if asked != PrivacySettings():
-                raise InputError("privacy.* is set, but no budget: give --epsilon, such as --epsilon 4")
             return None
         rounds, cohort = settings.rounds or 1, settings.cohort or clients  # complete() has filled them in
-        if asked.mechanism not in (None, "gaussian") and asked.clip is None:
-            why = "is accounted for one clip" if asked.mechanism == "distributed" else "has noise that spans rounds"
-            raise InputError(
-                f"privacy.mechanism={asked.mechanism} {why}, so that the clip cannot follow the clients' norms: "
-                "set it, such as privacy.clip=0.5"
-            )
         delta = min(1e-5, clients**-1.1) if asked.delta is None else asked.delta
         if delta >= 1 / clients:
             raise InputError(
@@ -256,34 +247,6 @@ class PrivacyPromise:
 
 def _factor(epsilon: float) -> str:
     return f"e^{epsilon:.3g} = {math.exp(epsilon):.3g}" if epsilon < 20 else f"e^{epsilon:.3g}: no protection"
-
-
-def refuse_unprotected(settings: Settings, entry: CatalogueEntry) -> None:
-    """What would release something of known clients beside the model: with a budget, it cannot be had."""
-    name, why = settings.algorithm, ""
-    if settings.privacy.epsilon is None:
-        return
-    if entry.pooled:
-        why = f"{name} pools everybody's data in one place, where no client is left to be protected from it"
-    elif entry.takes("teacher") or settings.public:
-        why = "public rows, and a teacher trained on clients, would show the clients' data to everybody"
-    elif settings.model.several or entry.takes("assign"):
-        why = f"{name}'s clients send messages of unlike structure, of which no sum is a bounded number of clients'"
-    elif settings.reduce.name not in (None, "mean"):
-        why = (
-            f"under reduce={settings.reduce.name} one client can change by more than its clip what the others add up to"
-        )
-    elif settings.gate.norm is not None:
-        why = f"with gate.norm={settings.gate.norm:g} one client's message decides on another's"
-    elif settings.tune:
-        why = "learning rates chosen on known clients (tune) would show something of them"
-    elif settings.privacy.mechanism == "distributed" and settings.secure.form == "none":
-        why = "privacy.mechanism=distributed shares the noise of a sum among clients, whose messages alone have too "
-        why += "little: give --secure, so that only sums are seen"
-    elif settings.schedule.name != "synchronous":
-        why = f"schedule.name={settings.schedule.name} takes clients as they come, and ε needs cohorts drawn as it says"
-    if why:
-        raise InputError(f"--epsilon cannot be kept: {why}; leave one of the two out")
 
 
 def noise_terms(settings: Settings, fingerprint: str) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def test_a_resumed_run_ends_the_same(tmp_path: Path) -> None:
 def test_what_the_exact_start_cannot_do_is_left_to_rounds(
     tmp_path: Path, words: tuple[str, ...], algorithm: str
 ) -> None:
-    from seedbed.experiments.config import table_from
+    from seedbed.experiments.builder import Experiment
+from seedbed.experiments.config import table_from
 
     people = readers.read(str(hospitals(tmp_path / "h.csv")), client="hospital", target="value")
     settings = complete_settings(table_from({"data": "h.csv"}, assignments=words), people)
@@ -96,10 +97,13 @@ def test_what_the_exact_start_cannot_do_is_left_to_rounds(
 
 def test_asking_for_both_is_refused(tmp_path: Path) -> None:
     people = readers.read(str(hospitals(tmp_path / "h.csv")), client="hospital", target="value")
-    with pytest.raises(InputError, match="--epsilon"):
-        complete_settings({"start": "exact", "privacy": {"epsilon": 4.0}}, people)
-    with pytest.raises(InputError, match="fed_eb, not of fedavg"):
-        complete_settings({"start": "exact", "algorithm": "fedavg"}, people)
+    for given, words in (
+        ({"privacy": {"epsilon": 4.0}}, "--epsilon 4"),
+        ({"algorithm": "fedavg"}, "fedavg: it is the"),
+    ):
+        settings = complete_settings({"start": "exact", **given}, people)
+        with pytest.raises(InputError, match=f"start=exact does not work with {words}"):
+            Experiment(settings, people)
 
 
 def test_a_rival_that_diverges_goes_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

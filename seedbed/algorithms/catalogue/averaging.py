@@ -35,6 +35,7 @@ ENTRIES = {
         finetunes=True,
         pooled=True,
         rounds=("synchronous",),
+        like_params=False,
     ),
     "fedsgd": CatalogueEntry(
         fedsgd,
@@ -53,6 +54,7 @@ ENTRIES = {
         finetunes=True,
         everyone=True,
         rounds=("synchronous",),
+        like_params=False,
     ),
     "fedavg": CatalogueEntry(
         fedavg,
@@ -84,6 +86,7 @@ ENTRIES = {
             server="τ_eff, then any optimiser",
         ),
         finetunes=True,
+        like_params=False,
     ),
     "scaffold": CatalogueEntry(
         scaffold,
@@ -93,6 +96,7 @@ ENTRIES = {
         Axes(objective="gradient + c − c_i", loop="linear optimiser", payload="Δ, Δc", weight="1", kept="c_i"),
         number=PUBLISHED_FIGURES,
         finetunes=True,
+        like_params=False,
     ),
     "fedavgm": CatalogueEntry(
         fedavgm,

@@ -28,6 +28,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("synchronous", "asynchronous"),
         classes=True,
+        like_params=False,
     ),
     "feddf": CatalogueEntry(
         feddf,
@@ -40,6 +41,7 @@ ENTRIES = {
         rounds=("synchronous",),
         classes=True,
         number="Published figures",
+        like_params=False,
     ),
     "fd": CatalogueEntry(
         fd,
@@ -51,6 +53,7 @@ ENTRIES = {
         rounds=("synchronous", "asynchronous"),
         classes=True,
         same_labels=True,
+        like_params=False,
     ),
     "fedgkt": CatalogueEntry(
         fedgkt,
@@ -62,5 +65,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("synchronous",),
         classes=True,
+        each_message=True,
+        like_params=False,
     ),
 }  # fmt: skip
