@@ -15,6 +15,7 @@ from seedbed.data.encoding.places import slope_places, width_of
 from seedbed.data.types import Batch
 from seedbed.errors import Diverged, InputError
 from seedbed.experiments import tuning
+from seedbed.experiments.builder import Experiment
 from seedbed.experiments.launch import resume_run, start_run
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.stages import Pipeline, Show
@@ -87,8 +88,7 @@ def test_a_resumed_run_ends_the_same(tmp_path: Path) -> None:
 def test_what_the_exact_start_cannot_do_is_left_to_rounds(
     tmp_path: Path, words: tuple[str, ...], algorithm: str
 ) -> None:
-    from seedbed.experiments.builder import Experiment
-from seedbed.experiments.config import table_from
+    from seedbed.experiments.config import table_from
 
     people = readers.read(str(hospitals(tmp_path / "h.csv")), client="hospital", target="value")
     settings = complete_settings(table_from({"data": "h.csv"}, assignments=words), people)
