@@ -136,7 +136,8 @@ class Case:
     def after(self, change: Change) -> "Case | None":
         """The case after a change; None: the settings are invalid then."""
         try:
-            return self.again(changed(self.given, change))
+            found = self.again(changed(self.given, change))
+            return found if found.settings.algorithm in catalogue.CATALOGUE else None
         except InputError:
             return None
 
