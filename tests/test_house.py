@@ -92,6 +92,8 @@ RESOLVES = {  # where a name that is no constant becomes an object, and why that
     ("executors/fused/cpp_launch.py", "getattr"): "a function of our compiled library, chosen by the type of numbers",
     ("deployment/flower/superlink.py", "getattr"): "Flower's own handlers, by a name that our own code gives",
     ("privacy/differential/binding.py", "getattr"): "reads the fields of a value, to digest them",
+    ("__init__.py", "import_module"): "only the modules in its own table",
+    ("__init__.py", "getattr"): "only the names in its own table",
     ("renamed.py", "import_module"): "only the new names in its own table",
     ("renamed.py", "getattr"): "only the new names in its own table",
     ("renamed.py", "modules"): "only the modules in its own table",

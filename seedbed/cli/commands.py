@@ -4,11 +4,12 @@ import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from seedbed.cli.app import App
 from seedbed.cli.console import PlainConsole
 from seedbed.cli.federation import federation_app, join, serve
 from seedbed.cli.options import (
@@ -33,34 +34,20 @@ from seedbed.cli.options import (
     reader_of,
 )
 from seedbed.cli.peers import peers_app
-from seedbed.cli.show import (
-    Bars,
-    Download,
-    also_table,
-    attack_lines,
-    audit_lines,
-    audit_table,
-    bench_table,
-    card,
-    catalogue_tables,
-    comparison_tables,
-    result_table,
-    summary_table,
-)
-from seedbed.engines.process_group import ProcessGroup, init_group, is_torchrun
 from seedbed.errors import InputError
-from seedbed.experiments.stages import Show
-from seedbed.reports.concerns import concerns, failures
-from seedbed.reports.run_report import harm_lines
+
+if TYPE_CHECKING:  # what computes is imported by the commands: `seedbed --help` needs none of it
+    from seedbed.engines.process_group import ProcessGroup
+    from seedbed.experiments.stages import Show
 
 WORSE_THAN_TRIVIAL = 3  # the exit status of a run whose model is of no use
 RANKED = ("run", "resume")  # what torchrun may start
-app = typer.Typer(
+app = App(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
+data_app = App(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
 app.add_typer(data_app, name="data")
 app.add_typer(federation_app, name="federation")
 app.command()(serve)
@@ -104,6 +91,7 @@ def run(
     `seedbed run` alone does it on handwriting by writer, with nothing to download. On several processes or machines:
     `torchrun --nproc-per-node 2 -m seedbed run ...`.
     """
+    from seedbed.engines.process_group import init_group
     from seedbed.experiments.launch import start_run
 
     asked = {
@@ -130,6 +118,7 @@ def run(
 @app.command()
 def resume(directory: Run) -> None:
     """Go on with a run that was stopped or killed; the end is bit for bit that of a run never stopped."""
+    from seedbed.engines.process_group import init_group
     from seedbed.experiments.launch import resume_run
 
     with init_group() as ranks, _shown(ranks) as show:
@@ -160,6 +149,7 @@ def compare(
 
     Known clients that are not trained on meanwhile choose a learning rate and how to adapt for each of them.
     """
+    from seedbed.cli.show import Bars, comparison_tables
     from seedbed.experiments.comparison import FACTORS
     from seedbed.experiments.comparison import compare_algorithms as compare_runs
     from seedbed.experiments.run_directory import RunDirectory
@@ -187,6 +177,7 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Judge a trained run again: on its own unseen clients, or on every client of other data of the same shape."""
+    from seedbed.cli.show import Bars, result_table
     from seedbed.experiments.launch import evaluate_run
 
     with Bars() as bars:
@@ -241,6 +232,7 @@ def audit(
     """
     from seedbed.audit.run_attacks import audit_subject, place_of
     from seedbed.audit.subject import subject_of
+    from seedbed.cli.show import Bars, audit_lines, audit_table
     from seedbed.reports.audit_report import write_audit
 
     asked = {
@@ -276,6 +268,7 @@ def bench(
     """How fast clients train on this machine, by each executor, beside a plain PyTorch loop; takes minutes."""
     from seedbed.bench.race import gpus, write_json
     from seedbed.bench.race import run_bench as race
+    from seedbed.cli.show import Bars, bench_table
 
     with Bars() as bars:
         rows = race(workload or (), repeat=repeat, threads=threads, device=device, show=bars)
@@ -291,6 +284,7 @@ def algorithms(
 ) -> None:
     """The algorithms and what they compute; one of them with its coordinates and settings."""
     from seedbed.algorithms.catalogue import entry
+    from seedbed.cli.show import card, catalogue_tables
 
     if name is None:
         for table in catalogue_tables():
@@ -323,6 +317,7 @@ def data_inspect(
     set_: Set = None,
 ) -> None:
     """Clients, sizes, classes and label skew, and what reading changed."""
+    from seedbed.cli.show import summary_table
     from seedbed.data.readers import inspect
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
@@ -344,6 +339,7 @@ def data_pack(
 
     `--data FOLDER` then takes it. What makes clients up (reader.partition=...) and leaves some out is done here.
     """
+    from seedbed.cli.show import Bars
     from seedbed.data.readers import pack_population
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
@@ -360,20 +356,43 @@ def data_get(
     root: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
 ) -> None:
     """Download a public set from its own home, with a checksum. The only command that uses the network."""
+    from seedbed.cli.show import Download
     from seedbed.data.readers import get
 
     with Download() as download:
         console.print(f"{name} is in {get(name, root, download)}", soft_wrap=True)
 
 
-def _shown(ranks: ProcessGroup, verbose: bool = False) -> AbstractContextManager[Show]:
+def _shown(ranks: "ProcessGroup", verbose: bool = False) -> "AbstractContextManager[Show]":
     """Rank 0's progress bars; the other ranks say nothing."""
+    from seedbed.cli.show import Bars
+    from seedbed.experiments.stages import Show
+
     return Bars(verbose) if ranks.rank == 0 else nullcontext(Show())
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from seedbed import __version__
+
+        console.print(f"seedbed {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _alone(context: typer.Context) -> None:
+def _begin(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Federated meta-learning: train one start across clients that never share data; each grows its own model."""
+    if "--help" in sys.argv[1:]:
+        return
+    from seedbed.engines.memory_info import keep_freed_memory
+    from seedbed.engines.process_group import is_torchrun
+
+    keep_freed_memory()
     if is_torchrun() and context.invoked_subcommand not in RANKED:
         raise InputError(
             f"seedbed {context.invoked_subcommand} runs in one process, without torchrun: only "
@@ -382,6 +401,10 @@ def _alone(context: typer.Context) -> None:
 
 
 def _print(result: dict[str, Any], directory: Path) -> None:
+    from seedbed.cli.show import also_table, attack_lines, result_table
+    from seedbed.reports.concerns import concerns, failures
+    from seedbed.reports.run_report import harm_lines
+
     for line in [*failures(result), *concerns(result)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold")
     console.print(result_table(result))

@@ -1,48 +1,35 @@
 """From settings to objects: which clients train, what they work on, which model, how they are judged."""
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed import engines, models, randomness, tree
+from seedbed import models, randomness, tree
 from seedbed.algorithms import catalogue
 from seedbed.algorithms.exact_start import exact_start, net_in, with_net
 from seedbed.algorithms.feddf import assign_architectures
-from seedbed.attacks import Attack
 from seedbed.data import sampling
-from seedbed.data.augment import with_distortions, with_rotations
-from seedbed.data.population import Population
-from seedbed.data.sampling import Sampled, Sampler, TaskSource
-from seedbed.data.stragglers import Stragglers
+from seedbed.data.sampling import Sampler
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
-from seedbed.experiments import byzantine
-from seedbed.experiments.compatibility import Case, Facts, check
-from seedbed.experiments.compatibility_rows import ROWS
-from seedbed.experiments.config import ModelSettings, Row, Settings, known_keys
-from seedbed.experiments.costs import Costs, costs
+from seedbed.experiments.config import ModelSettings, Settings, known_keys
 from seedbed.experiments.factories import build_from_settings
-from seedbed.experiments.multi_rank import needs_each_message
-from seedbed.experiments.privacy_plan import PrivacyPromise
-from seedbed.experiments.scheduling import check_concurrency
-from seedbed.experiments.secure_aggregation import SecurePlan, one_message
-from seedbed.federated import Algorithm, Engine, Params
+from seedbed.federated import Algorithm, Params
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.effects import Effects, Likelihood, input_effects, likelihood, with_effects
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.heads import fresh_head
-from seedbed.learning.objectives import Adapt, Metric, Predict, supervised
+from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, supervised
 from seedbed.learning.parameter_generation import noise_length
 from seedbed.models import Model, ModelZoo
 from seedbed.models.layers import layers_of
@@ -86,25 +73,63 @@ class Shape:
         return made
 
 
+@dataclass(frozen=True)
 class Learner:
-    """Models, losses and algorithms for data of one shape.
+    """Models, losses and algorithms for data of one shape. Each model and algorithm is built once.
 
-    Args:
-        settings: complete ones (see `recipes.complete`).
+    Attributes:
+        settings: complete ones (see `presets.complete_settings`).
         shape: of the data.
+        public: the rows that are set apart, [P, ...]; a run without its data has none.
+        teacher: predicts for algorithms that learn from one; see `with_teacher`.
     """
 
-    def __init__(self, settings: Settings, shape: Shape):
-        self.settings, self.shape = settings, shape
-        regression, by_loss = shape.classes == 0, settings.start == "exact"
-        self.loss = objectives.squared_error if regression else objectives.cross_entropy
-        self.metric_name = "squared error" if regression else "log-loss" if by_loss else "accuracy"
-        self.higher_is_better = not (regression or by_loss)
-        self._score = self.loss if regression or by_loss else objectives.correct
-        self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
-        self.teacher: Teacher = _no_teacher
-        self.device = usable_device(settings.device)
-        set_precision(settings.precision, self.device)
+    settings: Settings
+    shape: Shape
+    public: Batch | None = field(default=None, compare=False)
+    teacher: Teacher = field(default=lambda x: _no_teacher(x), compare=False)
+    built: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        set_precision(self.settings.precision, self.device)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return usable_device(self.settings.device)
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether models are judged by the loss that they minimise."""
+        return self.shape.classes == 0 or self.settings.start == "exact"
+
+    @property
+    def loss(self) -> Loss:
+        return objectives.squared_error if self.shape.classes == 0 else objectives.cross_entropy
+
+    @property
+    def score(self) -> Loss:
+        return self.loss if self.by_loss else objectives.correct
+
+    @property
+    def metric_name(self) -> str:
+        return "squared error" if self.shape.classes == 0 else "log-loss" if self.by_loss else "accuracy"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return not self.by_loss
+
+    def with_teacher(self, teacher: Teacher) -> "Learner":
+        """The same with a teacher; nothing is built yet."""
+        return replace(self, teacher=teacher)
+
+    def afresh(self) -> "Learner":
+        """The same; nothing is built yet."""
+        return replace(self)
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self.built:
+            self.built[key] = make()
+        return self.built[key]
 
     def outputs(self, entry: catalogue.CatalogueEntry) -> int:
         """How many outputs the model has: a way each in episodes, unless labels are the data's own."""
@@ -154,8 +179,12 @@ class Learner:
     def model(self, entry: catalogue.CatalogueEntry) -> AnyModel:
         """The initial model that an algorithm trains, a function of the seed.
 
-        Batch normalisation is for those alone whose clients keep its statistics: their rivals have none.
+        Batch normalisation is only for those whose clients keep its statistics: their baselines have none.
         """
+        made: AnyModel = self._once(id(entry), lambda: self._initial(entry))
+        return made
+
+    def _initial(self, entry: catalogue.CatalogueEntry) -> AnyModel:
         asked, outputs = self.asked_model(entry), self.outputs(entry)
         with randomness.seeded_init(self.settings.seed):
             if not entry.takes("assign"):
@@ -185,7 +214,7 @@ class Learner:
         return partial(model.predict, model.params)
 
     def metric(self, model: AnyModel) -> Metric:
-        return per_example(model.predict, self._score)
+        return per_example(model.predict, self.score)
 
     def finetuning(
         self, model: AnyModel, entry: catalogue.CatalogueEntry, ways: int, how: FineTuning, at: Sequence[int] = ()
@@ -243,6 +272,23 @@ class Learner:
             return self.exact(model, options, finetuning)[0]
         self._refuse_more(entry, name, ways)
         ways = max(self.settings.task.ways, self.settings.evaluation.ways) if ways is None else ways
+        outputs = ways if self.shape.episodic else self.shape.classes
+        key = (name, id(model), json.dumps(options, sort_keys=True, default=repr), finetuning, outputs, test_steps)
+        made: tuple[AnyModel, Algorithm] = self._once(
+            key, lambda: (model, self._algorithm(name, model, options, finetuning, ways, test_steps))
+        )
+        return made[1]  # the model beside it is held, so that its id stays its own
+
+    def _algorithm(
+        self,
+        name: str,
+        model: AnyModel,
+        options: Mapping[str, Any],
+        finetuning: FineTuning | None,
+        ways: int,
+        test_steps: int | None,
+    ) -> Algorithm:
+        entry = catalogue.entry(name)
         context: dict[str, Any] = {
             "loss": supervised(model.predict, self.loss),
             "features": model.features,
@@ -360,350 +406,3 @@ def build_model(asked: ModelSettings, inputs: Sequence[int], outputs: int, *, sp
     large = asked.like(asked.server)
     tail = models.by_name(large.name, (made.head.in_features,), outputs, hidden=large.hidden)
     return Model(SplitNet(made, tail), head="tail.head")
-
-
-HELD_BYTES = 2**31  # bytes of messages that a round may hold before they are summed as they come
-
-
-class Experiment:
-    """A population split for a run, and the tasks made of it.
-
-    Args:
-        case: as the table of compatibility sees the run; None: by the settings, all of them given.
-    Attributes:
-        train: known clients' training rows.  held_out: their other rows (client as task only).
-        unseen: clients never trained on.
-        privacy: what the known clients are promised, once planned; None: nothing.
-        secured: what the server sees under secure aggregation, once checked; None: every message.
-    """
-
-    def __init__(self, settings: Settings, population: Population, case: Case | None = None):
-        check(case or Case.of(settings, Facts.of(population)), ROWS)
-        self.settings, self.population = settings, population
-        self.notes: list[str] = []  # what `check` changed
-        self.plans = engines.TuningCache()  # where the executors that are chosen are kept
-        _refuse_hopeless(population, settings.data)
-        entry = catalogue.entry(settings.algorithm)
-        if entry.same_labels and population.episodic:
-            population = self.population = self._same_labels(population)
-        self.train, self.unseen = population.split_clients(unseen=settings.unseen, seed=settings.seed)
-        public = None
-        if population.episodic:
-            self.train = self.train.compact()
-        if settings.public:
-            self.train, public = self.train.set_apart(settings.public, seed=settings.seed)
-        self.held_out: Population | None = None
-        if not population.episodic and settings.hold_out:
-            self.train, self.held_out = self.train.hold_out(settings.hold_out, seed=settings.seed)
-        targets = 1 if population.y.ndim == 1 else int(population.y[0].numel())
-        inputs, classes = tuple(population.x.shape[1:]), len(self.train.classes)
-        self.shape = Shape(inputs, classes, targets, population.episodic, len(self.train))
-        self.learner = Learner(settings, self.shape)
-        self.privacy: PrivacyPromise | None = None  # what `plan_privacy` has found
-        self.secured: SecurePlan | None = None  # what `check` has found
-        self.public = public
-        if public is not None:
-            self.learner.public = Batch(
-                public.inputs(public.every_row()), public.y[public.rows], torch.ones(len(public.rows))
-            )
-
-    def _same_labels(self, population: Population) -> Population:
-        """The same with a client for a task, where the labels of the data are everybody's."""
-        name = self.settings.algorithm
-        known, unseen = population.split_clients(unseen=self.settings.unseen, seed=self.settings.seed)
-        if set(unseen.labels[unseen.rows].tolist()) - set(known.labels[known.rows].tolist()):
-            raise InputError(
-                f"{name} teaches label by label, but in {self.settings.data} unseen clients have labels of their own: "
-                "use an algorithm whose clients adapt to new labels, such as fed_proto"
-            )
-        self.notes.append(f"labels mean the same for all clients, as {name} needs: a client is a task")
-        return replace(population, episodic=False, encoding={**population.encoding, "episodic": False})
-
-    def check(self) -> None:
-        """Draw every client's task once, so that whoever is too small is found before any work is done.
-
-        With drop_short, they are left out instead; a note says how many.
-        """
-        entry = catalogue.entry(self.settings.algorithm)
-        training = self.sampler(entry.items_for(self.settings.options))
-        model = self.learner.model(entry)
-        self.learner.algorithm(self.settings.algorithm, model).init(model.params)
-        self.engine(Sampled(self.train, training), model)
-        if not len(self.unseen):
-            raise InputError(f"unseen={self.settings.unseen} leaves no client to judge by: set at least one apart")
-        self.train = self._usable(self.train, training)
-        self.shape = self.learner.shape = replace(self.shape, clients=len(self.train))
-        self.secured = self._planned_secured(entry)
-        self._check_hostile(model)
-        if self.held_out is not None:
-            place = {name: i for i, name in enumerate(self.held_out.names)}
-            self.held_out = self.held_out.only([place[name] for name in self.train.names])
-        check_concurrency(self.settings, len(self.train))
-        self._check_unseen()
-
-    def plan_privacy(self) -> None:
-        """Find the noise for the budget that is asked for, after `check`."""
-        size, honest = 1, 1
-        if self.secured is not None and self.settings.privacy.epsilon is not None:
-            size, honest = self._message_size(), self.secured.honest
-        self.privacy = PrivacyPromise.of(self.settings, len(self.train), size=size, honest=honest)
-
-    def _planned_secured(self, entry: catalogue.CatalogueEntry) -> SecurePlan | None:
-        """Secure aggregation as asked for; some choose how clients adapt wherever something is open."""
-        options, asked = self.settings.options, self.settings.evaluation.baselines or bool(self.settings.tune)
-        chosen = asked or entry.tuned(options) or entry.own_steps(options)
-        private = self.settings.privacy.epsilon is not None
-        choosing = len(self.validation()[1]) if chosen and not private else 0
-        return SecurePlan.of(self.settings, len(self.train), choosing)
-
-    def _message_size(self) -> int:
-        """How many numbers a client's message holds."""
-        name = self.settings.algorithm
-        model, source = self.learner.model(catalogue.entry(name)), self.source(name, self.train, self.settings.options)
-        algorithm = self.defended(name, self.learner.algorithm(name, model), len(self.train))
-        message = one_message(self.engine(source, model), algorithm, model.params)
-        return sum(leaf.numel() for leaf in tree.leaves(message.value))
-
-    def _check_hostile(self, model: AnyModel) -> None:
-        """Build the rule and the attack once, so that what cannot work is found."""
-        name, entry = self.settings.algorithm, catalogue.entry(self.settings.algorithm)
-        cohort = 1 if entry.pooled else min(self.settings.cohort or len(self.train), len(self.train))
-        self.defended(name, self.learner.algorithm(name, model), cohort)
-        self.attack(model)
-
-    def _check_unseen(self) -> None:
-        if self.by_row:
-            self._check_rows()
-            return
-        judging = self.judged(self.unseen, max(self.shots), purpose="check", episodes=1).sampler
-        self.unseen = self._usable(self.unseen, judging)
-
-    @property
-    def by_row(self) -> bool:
-        """Whether clients that are too small for a number of examples are left out of its row, instead of refused."""
-        return self.settings.start == "exact"
-
-    def _check_rows(self) -> None:
-        """Say which rows have which clients; at least one must have some."""
-        if not self.shots:
-            asked = ", ".join(map(str, self.settings.evaluation.shots or ()))
-            raise InputError(
-                f"no unseen client of {self.settings.data} has more than one row and enough for evaluation.shots="
-                f"[{asked}]: set unseen=... so that larger clients judge"
-            )
-        for row in self.settings.evaluation.shots or ():
-            short = len(self.unseen) - len(large_enough(self.unseen, row))
-            if short:
-                what = "half of their own examples" if row == "half" else f"{row} examples"
-                self.notes.append(
-                    f"{short} of {len(self.unseen)} unseen clients are too small to be judged with {what}: left out of "
-                    "that row"
-                )
-        tiny = int((self.train.sizes <= TINY).sum())
-        if tiny:
-            self.notes.append(f"{tiny} known clients have {TINY} rows or fewer: they train with what they have")
-
-    def _usable(self, population: Population, sampler: Sampler) -> Population:
-        source = Sampled(population, sampler, purpose="check")
-        usable = []
-        for client in source.clients:
-            try:
-                source.draw(client, 0)
-                usable.append(client)
-            except InputError as error:
-                if not self.settings.drop_short:
-                    raise
-                self.notes.append(f"left out: {str(error).partition(':')[0]}")
-        if not usable:
-            raise InputError(f"every client of {self.settings.data} is too small: lower ways, shots or support")
-        return population.only(usable)
-
-    def judge_everyone(self) -> None:
-        """Take all clients for unseen ones: the data is other than that of training."""
-        self.unseen = self.population
-        self._check_unseen()
-
-    @cached_property
-    def shots(self) -> tuple[Any, ...]:
-        """The numbers of support examples (`Row`) that unseen clients are judged with."""
-        if self.by_row:
-            asked: tuple[Row, ...] = self.settings.evaluation.shots or (5, 20, "half")
-            return tuple(row for row in asked if len(large_enough(self.unseen, row)))
-        if self.settings.evaluation.shots is not None:
-            return self.settings.evaluation.shots
-        if self.population.episodic:
-            return (1, 5)
-        half = int(self.unseen.sizes.min()) // 2
-        return tuple(k for k in ROUND_SHOTS if k <= half)[-2:] or (1,)
-
-    def sampler(self, items: catalogue.Items, *, examples: int | None = None) -> Sampler:
-        """What clients work on in training: see `Learner.sampler`."""
-        return self.learner.sampler(items, examples=examples)
-
-    def source(
-        self, name: str, population: Population, options: Mapping[str, Any], *, examples: int | None = None
-    ) -> Sampled:
-        """Training tasks of these clients for this algorithm.
-
-        Args:
-            examples: that a client passes through its model in a round (pooled: everybody of a cohort together); None:
-                the run's budget, or as task.* says.
-        """
-        entry = catalogue.entry(name)
-        items = entry.items_for(options)
-        examples = self.settings.budget if examples is None else examples
-        if examples is not None:
-            together = (self.settings.cohort or len(population)) if entry.pooled else 1
-            examples = max(1, round(together * examples / self.costs(name, options).passes))
-        population = self._augmented(population, items)
-        population = population.pooled() if entry.pooled else population
-        return Sampled(population, self.sampler(items, examples=examples), seed=self.settings.seed)
-
-    def costs(self, name: str, options: Mapping[str, Any]) -> Costs:
-        """What a client's round costs under this algorithm: the first client's of round 0, as task.* says."""
-        entry, learner = catalogue.entry(name), copy(self.learner)
-        model = learner.model(entry)
-        if entry.takes("teacher"):  # whatever it knows, it costs the same
-            learner.teacher = learner.initial_teacher(entry)
-        source = Sampled(self.train, self.sampler(entry.items_for(options)), seed=self.settings.seed)
-        task = tree.index(source.tasks([0], 0), 0)
-        return costs(lambda: learner.algorithm(name, model, options=options), model, task)
-
-    def stragglers(self, entry: catalogue.CatalogueEntry) -> Stragglers:
-        """Who is slow in a round of training; nobody where all data is in one place."""
-        return Stragglers(0.0 if entry.pooled else self.settings.stragglers.part, self.settings.seed)
-
-    def _augmented(self, population: Population, items: catalogue.Items) -> Population:
-        """Training clients with what the settings add to them; turned classes only where labels are drawn afresh."""
-        task = self.settings.task
-        if task.distortions > 1:
-            population = with_distortions(population, copies=task.distortions, seed=self.settings.seed)
-        if task.rotations and items in ("episodes", "noisy_episodes") and population.episodic:
-            population = with_rotations(population)
-        return population
-
-    def judged(self, population: Population, shots: Row, *, purpose: str, episodes: int | None = None) -> Sampled:
-        """Episodes to judge these clients by; those of several shots share their queries where a client is a task."""
-        evaluation = self.settings.evaluation
-        count = evaluation.episodes if episodes is None else episodes
-        if self.by_row:
-            chosen = population.only(large_enough(population, shots))
-            return Sampled(chosen, row_sampler(shots, count), seed=self.settings.seed, purpose=purpose)
-        assert shots != "half"  # the table of compatibility keeps it to an exact start
-        if self.population.episodic:
-            sampler = sampling.episodes(ways=evaluation.ways, shots=shots, queries=evaluation.queries, count=count)
-        else:
-            sampler = sampling.fresh_support(shots, draws=count, reserve=max(self.shots))
-        return Sampled(population, sampler, seed=self.settings.seed, purpose=purpose)
-
-    def seen(self, shots: int) -> Sampled:
-        """A few episodes to judge known clients by: on rows held out, or new episodes of their own classes."""
-        few = min(5, self.settings.evaluation.episodes)
-        if self.held_out is None:
-            return self.judged(self.train, shots, purpose="judge seen", episodes=few)
-        tested = self.held_out.only(self.held_out.sizes.nonzero()[0])
-        sampler = sampling.held_out_queries(self.train, shots, draws=few)
-        return Sampled(tested, sampler, seed=self.settings.seed, purpose="judge seen")
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the data: hashing all of them once is enough."""
-        return self.population.fingerprint()
-
-    def validation(self) -> tuple[Population, Population]:
-        """Known clients in two: to train a probe on, and to choose fine-tuning by: a fifth, at most three; under secure
-        aggregation three, for a sum over fewer would say too much of each."""
-        most = MOST_VALIDATION if self.settings.start == "exact" else 3
-        apart = min(most, max(1, round(len(self.train) / 5)))
-        if self.settings.secure.form != "none":
-            apart = min(3, len(self.train) - 1)
-        order = randomness.generator(self.settings.seed, "validation clients").permutation(len(self.train))
-        return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
-
-    def attack(self, model: AnyModel) -> Attack | None:
-        """How some known clients attack the training of a model."""
-        classes = self.settings.task.ways if self.shape.episodic else self.shape.classes
-        context = {"classes": classes, "shape": self.shape.inputs, "episodic": self.shape.episodic}
-        context["loss"] = objectives.supervised(model.predict, self.learner.loss)
-        return byzantine.attack_of(self.settings, context)
-
-    def defended(self, name: str, algorithm: Algorithm, clients: int) -> Algorithm:
-        """The algorithm with the run's rule for the messages of so many clients a round."""
-        sampler = self.sampler(catalogue.entry(name).items_for(self.settings.options))
-        root = partial(byzantine.root_of, self.train, sampler, self.settings)
-        messages = clients if self.settings.secure.groups is None else self.settings.secure.groups
-        return byzantine.with_robust_rule(algorithm, self.settings, root, messages)
-
-    def engine(self, source: TaskSource, model: AnyModel, kept: engines.ClientStateStore | None = None) -> Engine:
-        asked = self.settings
-        return engines.make(
-            asked.engine,
-            source,
-            model.module,
-            workers=asked.workers,
-            executor=self._executor(model),
-            processes=asked.processes,
-            plans=self.plans,
-            each=needs_each_message(asked),
-            summed=self._too_many(source, model),
-            kept=kept,
-        )
-
-    def _too_many(self, source: TaskSource, model: AnyModel) -> bool:
-        """Whether the messages of a round should not all be held; nobody must need to see each."""
-        clients = self.settings.cohort or len(source.clients)
-        needs = clients * tree.nbytes(model.params)
-        if needs <= HELD_BYTES or needs_each_message(self.settings):
-            return False
-        self.plans.say(f"messages of a round, about {needs / 2**30:.1f} GB, are summed as they come")
-        return True
-
-    def _executor(self, model: AnyModel) -> str:
-        """The one asked for; in a lower precision, which only some have, nothing is measured."""
-        asked = self.settings
-        if asked.precision != "bf16":
-            return asked.executor
-        usual = engines.choose(model.module) if asked.engine == "auto" else asked.engine
-        return engines.plain_executor(usual) if asked.executor == "auto" else asked.executor
-
-    @cached_property
-    def budget(self) -> int:
-        """How many examples a client passes through its model in a round under the run's algorithm, on average: what
-        its rivals are given too. Counted on the first clients' tasks of round 0."""
-        name, options = self.settings.algorithm, self.settings.options
-        source = self.source(name, self.train, options)
-        clients = list(source.clients)[:16]
-        task = source.tasks(clients, 0)
-        batches = tree.subtrees(task.items, Batch)
-        examples = sum(float((batch.mask * task.real[:, :, None]).sum()) for batch in batches)
-        return max(1, round(self.costs(name, options).passes * examples / len(clients)))
-
-
-def large_enough(population: Population, row: Row) -> list[int]:
-    """The clients that can be judged with so many examples: one more is left to score on."""
-    least = 2 if row == "half" else row + 1
-    return [int(client) for client in np.flatnonzero(population.sizes >= least)]
-
-
-def row_sampler(row: Row, draws: int) -> Sampler:
-    """Episodes with so many examples for support."""
-    return sampling.own_half(draws=draws) if row == "half" else sampling.fresh_support(row, draws=draws)
-
-
-def _refuse_hopeless(population: Population, data: str) -> None:
-    """Data that no run can make anything of."""
-    if len(population) < 2:
-        raise InputError(
-            f"{data} has one client, {population.names[0]!r}, but a run needs one to train on and one to judge by: "
-            "name another client column (reader.client=...), or make clients up with reader.partition=dirichlet"
-        )
-    if len(population.classes) == 1:
-        raise InputError(
-            f"every example of {data} is of the class {population.classes[0]!r}: there is nothing to learn; name "
-            "another target"
-        )
-    if not population.x.is_floating_point() and population.x.dtype != torch.uint8:
-        raise InputError(
-            f"the inputs of {data} are whole numbers, which are taken for tokens, and no model of the command line "
-            "reads tokens: save them as floats if they are numbers, or train in Python with a model that embeds them"
-        )

@@ -10,11 +10,11 @@ from typing import Any
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
 from seedbed.evaluation import summarise
-from seedbed.experiments.builder import Experiment
 from seedbed.experiments.config import Settings
 from seedbed.experiments.launch import begin_run, plan_run, resume_run
 from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.run_directory import LOCK, RunDirectory
+from seedbed.experiments.run_plan import RunPlan
 from seedbed.experiments.stages import Show
 from seedbed.locks import hold_lock
 from seedbed.privacy.differential.accountant import Release, epsilon
@@ -131,7 +131,7 @@ def compare_algorithms(
     base, seeds = out or Path("runs") / f"compare-{Path(asked.get('data') or 'digits').stem}", tuple(seeds)
     assignments = ["evaluation.baselines=false", "evaluation.curve=false", *assignments]
 
-    def planned(name: str, **more: Any) -> Experiment:
+    def planned(name: str, **more: Any) -> RunPlan:
         return plan_run({**asked, **more, "algorithm": name}, assignments, config, specific=False, command="compare")
 
     first = planned(names[0])
@@ -200,7 +200,7 @@ def _rows(
     return rows
 
 
-def _refuse_unlike(a: Experiment, b: Experiment) -> None:
+def _refuse_unlike(a: RunPlan, b: RunPlan) -> None:
     """Scores of episodes, and scores of clients as tasks, answer different questions."""
     if a.shape.episodic != b.shape.episodic:
         one, other = (e.settings.algorithm for e in sorted((a, b), key=lambda e: e.shape.episodic))

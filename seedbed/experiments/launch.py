@@ -12,11 +12,13 @@ from seedbed.data import readers
 from seedbed.data.population import Population
 from seedbed.errors import InputError, Stopped
 from seedbed.experiments import multi_rank
-from seedbed.experiments.builder import Experiment, Learner, Shape
+from seedbed.experiments.builder import Learner, Shape
 from seedbed.experiments.compatibility import Command, Facts, case_of
 from seedbed.experiments.config import Settings, read_toml, settings_from, table_from
+from seedbed.experiments.planning import divide, judging_all, plan
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.run_directory import RunDirectory, versions
+from seedbed.experiments.run_plan import RunPlan, Split
 from seedbed.experiments.stages import Show, TrainedStart
 from seedbed.experiments.table_run import pipeline_for
 from seedbed.serialization import fill_template, tensors_from_bytes
@@ -43,7 +45,7 @@ def start_run(
     return begin_run(multi_rank.agree_over_ranks(lambda: plan_run(asked, assignments, config)), out, show)
 
 
-def begin_run(experiment: Experiment, out: Path | None, show: Show) -> tuple[Path, dict[str, Any]]:
+def begin_run(experiment: RunPlan, out: Path | None, show: Show) -> tuple[Path, dict[str, Any]]:
     """A new run as planned; returns its directory and its result."""
     for note in experiment.notes:
         show.note(note)
@@ -62,7 +64,7 @@ def plan_run(
     *,
     specific: bool = True,
     command: Command = "run",
-) -> Experiment:
+) -> RunPlan:
     """What a run would be, checked.
 
     Args:
@@ -82,10 +84,7 @@ def plan_run(
     case = case_of(
         given, Facts.of(population, command), partial(complete_settings, population=population, specific=specific)
     )
-    experiment = Experiment(case.settings, population, case)
-    experiment.check()
-    experiment.plan_privacy()
-    return experiment
+    return plan(divide(case.settings, population, case))
 
 
 def _absolute(settings: Settings) -> dict[str, Any]:
@@ -126,18 +125,17 @@ def evaluate_run(
         changes |= {"root": root}
     settings = settings_from(run.manifest["settings"], changes)
     like = None if data is None else run.manifest["data"]["encoding"]
-    experiment = Experiment(settings, population_for(settings, like))
+    split = divide(settings, population_for(settings, like))
     if data is None:
-        refuse_changed_data(experiment, run)
-    expected = Shape.of(run.manifest["shape"])
-    if experiment.shape.inputs != expected.inputs:
-        raise InputError(f"{settings.data} has inputs of shape {experiment.shape.inputs}, the run's {expected.inputs}")
+        refuse_changed_data(split, run)
+    expected, population = Shape.of(run.manifest["shape"]), split.population
+    inputs = tuple(population.x.shape[1:])
+    if inputs != expected.inputs:
+        raise InputError(f"{settings.data} has inputs of shape {inputs}, the run's {expected.inputs}")
     classes = tuple(run.manifest["data"]["classes"])
-    if not expected.episodic and experiment.population.classes != classes:
-        raise InputError(f"{settings.data} has the classes {experiment.population.classes}, the run's data {classes}")
-    experiment.check()
-    if data is not None:
-        experiment.judge_everyone()
+    if not expected.episodic and population.classes != classes:
+        raise InputError(f"{settings.data} has the classes {population.classes}, the run's data {classes}")
+    experiment = plan(split) if data is None else judging_all(plan(split))
     trained = trained_start(run, Learner(settings, expected))
     table = pipeline_for(run, experiment, show).table(trained, {}, experiment.unseen)
     return {**run.result, "unseen": table}
@@ -162,27 +160,23 @@ def trained_start(run: RunDirectory, learner: Learner) -> TrainedStart:
     return TrainedStart(settings.algorithm, model, state._replace(params=params), run.finetuning(), run.options())
 
 
-def refuse_changed_data(experiment: Experiment, run: RunDirectory) -> None:
+def refuse_changed_data(split: Split, run: RunDirectory) -> None:
     """Data that is no longer what the run was started on."""
-    if experiment.fingerprint != run.manifest["data"]["fingerprint"]:
-        raise InputError(
-            f"{experiment.settings.data} is no longer the data that {run.path} was started on: put it back"
-        )
+    if split.fingerprint != run.manifest["data"]["fingerprint"]:
+        raise InputError(f"{split.settings.data} is no longer the data that {run.path} was started on: put it back")
 
 
-def _experiment(run: RunDirectory) -> Experiment | None:
+def _experiment(run: RunDirectory) -> RunPlan | None:
     """What the run in this directory is to compute, checked; None: it is done."""
     if run.result is not None and not run.has_rounds_to_add():
         return None
     settings = settings_from(run.manifest["settings"])
-    experiment = Experiment(settings, population_for(settings))
-    refuse_changed_data(experiment, run)
-    experiment.check()
-    experiment.plan_privacy()
-    return experiment
+    split = divide(settings, population_for(settings))
+    refuse_changed_data(split, run)
+    return plan(split)
 
 
-def _finish(run: RunDirectory, experiment: Experiment | None, show: Show) -> dict[str, Any]:
+def _finish(run: RunDirectory, experiment: RunPlan | None, show: Show) -> dict[str, Any]:
     """Whatever the run has not done yet."""
     if experiment is None:
         return _finished(run, run.result or {}, show)
@@ -200,7 +194,7 @@ def _finished(run: RunDirectory, result: dict[str, Any], show: Show) -> dict[str
     return result
 
 
-def _manifest(experiment: Experiment) -> dict[str, Any]:
+def _manifest(experiment: RunPlan) -> dict[str, Any]:
     population = experiment.population
     return {
         "versions": versions(),

@@ -18,13 +18,14 @@ from seedbed.engines.autotune import shared_tuning_cache
 from seedbed.errors import Diverged, InputError
 from seedbed.evaluation import ScoreSummary
 from seedbed.experiments import byzantine
-from seedbed.experiments.builder import AnyModel, Experiment
+from seedbed.experiments.builder import AnyModel
 from seedbed.experiments.config import Row, ScheduleSettings
 from seedbed.experiments.factories import setting
 from seedbed.experiments.precision_check import precision_error
 from seedbed.experiments.privacy_plan import PrivacyPlan, joint_of, noise_terms
 from seedbed.experiments.progress import RoundWatcher, round_line
 from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.run_plan import Built, RunPlan
 from seedbed.experiments.scheduling import replies, schedule_for
 from seedbed.experiments.train_stage import run_train_stage, without_guard
 from seedbed.experiments.tuning import Judge, TriedRates, best_trial, choose_finetuning, choose_own_steps, scale_rates
@@ -122,12 +123,12 @@ class TrainingPlan:
 class Pipeline:
     """The stages of a run, each resumable."""
 
-    def __init__(self, run: RunDirectory, experiment: Experiment, show: Show | None = None):
+    def __init__(self, run: RunDirectory, experiment: RunPlan, show: Show | None = None):
         self.run, self.experiment, self.show = run, experiment, show or Show()
         self.settings, self.learner = experiment.settings, experiment.learner
         own, shared = run.path / "executors.json", shared_tuning_cache()
         asked = self.settings.executor == "auto"
-        experiment.plans = TuningCache(own, shared, self.show.detail if asked else self.show.note)
+        self.executors = TuningCache(own, shared, self.show.detail if asked else self.show.note)
         self.tuning: dict[str, Any] = {}  # what `tune` chose, by algorithm
 
     def execute(self) -> dict[str, Any]:
@@ -173,7 +174,7 @@ class Pipeline:
     def train(self, name: str, options: Mapping[str, Any], plan: TrainingPlan) -> TrainedStart:
         """Train the named algorithm on all known clients; as validation clients like best where that is open."""
         if catalogue.entry(name).takes("teacher"):
-            self.learner.teacher = self.teacher(catalogue.entry(name))
+            self.learner = self.learner.with_teacher(self.teacher(catalogue.entry(name)))
         options, finetuning = self.choose(name, options, plan)
         return replace(self._trained(name, options, self.experiment.train, plan), finetuning=finetuning)
 
@@ -186,7 +187,7 @@ class Pipeline:
         source = Sampled(clients, self.experiment.sampler("batches"), seed=self.settings.seed)
         rounds, synchronous = self._plan.rounds, ScheduleSettings(name="synchronous")
         tick = self.show.stage("teacher", rounds)
-        algorithm, engine = self.learner.algorithm(name, model, options=options), self.experiment.engine(source, model)
+        algorithm, engine = self.learner.algorithm(name, model, options=options), self._engine(source, model)
         if self.experiment.secured and public is None:
             engine = self.experiment.secured.engine(engine, algorithm, source, model.params)
         state = run_train_stage(
@@ -220,9 +221,9 @@ class Pipeline:
         exact = self.settings.start == "exact"  # which has no rounds to compare with
         budget = None if exact or name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, options, examples=budget)
-        model = self.learner.model(entry)
         cohort = min(self.settings.cohort or len(source.clients), len(source.clients))
-        algorithm = self.experiment.defended(name, self.learner.algorithm(name, model, options=options), cohort)
+        built = self._built(name, options, cohort)
+        model, algorithm = built.model, built.algorithm
         slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
         shortened = source if dropped or slow.part == 0 else ShortenedTasks(source, slow.share)
         protection = self._protection()
@@ -259,6 +260,19 @@ class Pipeline:
         memory = {} if entry.pooled else ByName(clients.names, engine.memory(), own)
         return TrainedStart(name, model, state, {}, options, memory)
 
+    def _built(self, name: str, options: Mapping[str, Any], cohort: int) -> Built:
+        """As planned; anew where its rates were chosen, or a teacher was trained."""
+        entry, experiment = catalogue.entry(name), self.experiment
+        for planned in (experiment.main, *experiment.baselines.values()):
+            if (planned.name, planned.options) == (name, options) and not entry.takes("teacher"):
+                return planned
+        model = self.learner.model(entry)
+        algorithm = self.learner.algorithm(name, model, options=options)
+        return Built(name, options, model, experiment.defended(name, algorithm, cohort))
+
+    def _engine(self, source: TaskSource, model: AnyModel, kept: ClientStateStore | None = None) -> Engine:
+        return self.experiment.engine(source, model, kept, self.executors)
+
     def _protection(self) -> PrivacyPlan | None:
         promise = self.experiment.privacy
         if promise is None:
@@ -284,7 +298,7 @@ class Pipeline:
         sums come.
         """
         attack, attackers = self.experiment.attack(model), byzantine.attackers_of(self.settings, source)
-        engine = self.experiment.engine(byzantine.with_poison(source, attack, attackers), model, kept)
+        engine = self._engine(byzantine.with_poison(source, attack, attackers), model, kept)
         engine = protection.engine(engine) if protection else engine
         engine = byzantine.with_attack(engine, attack, attackers, algorithm.init(model.params), self.settings)
         secured, noise = self.experiment.secured, protection.distributed if protection else None
@@ -365,7 +379,7 @@ class Pipeline:
                 if not source.clients:
                     continue
                 judge = Judge(
-                    self.experiment.engine(source, trained.model),
+                    self._engine(source, trained.model),
                     trained.state,
                     source,
                     learner.metric(trained.model),
@@ -497,7 +511,7 @@ class Pipeline:
                 trained.model, catalogue.entry(trained.name), self.settings.evaluation.ways
             )
             algorithm = evaluation.without_adaptation(algorithm, start)
-        engine = self.experiment.engine(source, trained.model)
+        engine = self._engine(source, trained.model)
         if known:
             assert isinstance(source, Sampled)
             names = enumerate(source.population.names)

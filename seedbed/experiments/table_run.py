@@ -13,10 +13,11 @@ from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled
 from seedbed.engines import Vectorised
 from seedbed.errors import Diverged, InputError
-from seedbed.experiments.builder import OF_NET, Experiment, row_sampler
+from seedbed.experiments.builder import OF_NET
 from seedbed.experiments.config import Row
 from seedbed.experiments.honest_choice import NONE, Among, is_better
 from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.run_plan import RunPlan, row_sampler
 from seedbed.experiments.stages import Pipeline, Show, TrainedStart, TrainingPlan
 from seedbed.experiments.table_local import Local, trivial
 from seedbed.experiments.table_scores import WORST, cell, diverged, harm, row_scores
@@ -48,7 +49,7 @@ class Column:
     start: StartPredict | None = None
 
 
-def pipeline_for(run: RunDirectory, experiment: Experiment, show: Show | None = None) -> Pipeline:
+def pipeline_for(run: RunDirectory, experiment: RunPlan, show: Show | None = None) -> Pipeline:
     """The stages of this run."""
     kind = TablePipeline if experiment.settings.start == "exact" else Pipeline
     return kind(run, experiment, show)
@@ -62,7 +63,7 @@ class TablePipeline(Pipeline):
     local_words: Mapping[str, str] = {}
     said: Sequence[str] = ()
 
-    def __init__(self, run: RunDirectory, experiment: Experiment, show: Show | None = None):
+    def __init__(self, run: RunDirectory, experiment: RunPlan, show: Show | None = None):
         super().__init__(run, experiment, show)
         self.net_words: list[str] = []
         self.rival: TrainedStart | None = None

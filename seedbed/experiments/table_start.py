@@ -22,7 +22,6 @@ from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, TaskSource, batches
 from seedbed.engines import Vectorised
 from seedbed.evaluation import per_example
-from seedbed.experiments.builder import Experiment, large_enough, row_sampler
 from seedbed.experiments.config import Row
 from seedbed.experiments.honest_choice import (
     FEW,
@@ -38,6 +37,7 @@ from seedbed.experiments.honest_choice import (
     some_of,
 )
 from seedbed.experiments.linear_base import COARSE, MOST_ROUNDS, Fit, Remembered, Split, fit, fit_over
+from seedbed.experiments.run_plan import RunPlan, large_enough, row_sampler
 from seedbed.federated import Params, ServerState
 from seedbed.learning.effects import with_effects
 from seedbed.learning.empirical_bayes import Prior
@@ -79,7 +79,7 @@ class TableStart:
         model: a linear one.
     """
 
-    def __init__(self, experiment: Experiment, model: Model):
+    def __init__(self, experiment: RunPlan, model: Model):
         self.experiment, self.model, self.learner = experiment, model, experiment.learner
         self.known, self.seed = experiment.train, experiment.settings.seed
         self.blank = {name: p.new_zeros(p.shape) for name, p in model.params.items()}

@@ -14,9 +14,9 @@ from seedbed import InputError, tree
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.data.types import Batch
 from seedbed.experiments import tuning
-from seedbed.experiments.builder import Experiment
 from seedbed.experiments.comparison import Comparison, ComparisonCell, ComparisonRow, compare_algorithms
 from seedbed.experiments.launch import plan_run
+from seedbed.experiments.run_plan import RunPlan
 from seedbed.experiments.stages import Pipeline, Show
 from seedbed.experiments.tuning import TriedRates, best_trial, scale_rates
 from seedbed.learning.finetuning import FineTuning, Scored
@@ -42,7 +42,7 @@ def compared(out: Path, names: list[str], seeds: list[int], *more: str, **asked:
     return compare_algorithms(names, {"rounds": 2, **asked}, [*TINY, *more], None, out, seeds, Show())[0]
 
 
-def planned(name: str, *more: str) -> Experiment:
+def planned(name: str, *more: str) -> RunPlan:
     return plan_run({"algorithm": name, "rounds": 4}, [*TINY, *more], None, specific=False)
 
 

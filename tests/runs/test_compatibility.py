@@ -14,10 +14,10 @@ from seedbed import tree
 from seedbed.algorithms import catalogue
 from seedbed.data.population import Population
 from seedbed.errors import InputError
-from seedbed.experiments.builder import Experiment
 from seedbed.experiments.compatibility import Case, Facts, Incompatible, Way, changed, check
 from seedbed.experiments.compatibility_rows import ROWS
 from seedbed.experiments.config import settings_from
+from seedbed.experiments.planning import divide, plan
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.secure_aggregation import one_message
 
@@ -159,11 +159,12 @@ def test_an_algorithm_declares_what_it_sends(name: str) -> None:
     """`each_message` and `like_params` of the catalogue are those of the algorithm as it is built."""
     entry, population = catalogue.entry(name), people(clients=8)
     given = {"algorithm": name, "executor": "loop", **({"public": 0.2} if entry.takes("public") else {})}
-    made = Experiment(complete_settings(given, population), population)
+    made = plan(divide(complete_settings(given, population), population))
+    learner = made.learner
     if entry.takes("teacher"):
-        made.learner.teacher = made.learner.initial_teacher(entry)
-    model = made.learner.model(entry)
-    algorithm = made.learner.algorithm(name, model)
+        learner = learner.with_teacher(learner.initial_teacher(entry))
+    model = learner.model(entry)
+    algorithm = learner.algorithm(name, model)
     assert algorithm.reduce.linear is not entry.each_message
     message = one_message(made.engine(made.source(name, made.train, {}), model), algorithm, model.params)
     state = algorithm.init(model.params)

@@ -15,8 +15,8 @@ from seedbed.data.encoding.places import slope_places, width_of
 from seedbed.data.types import Batch
 from seedbed.errors import Diverged, InputError
 from seedbed.experiments import tuning
-from seedbed.experiments.builder import Experiment
 from seedbed.experiments.launch import resume_run, start_run
+from seedbed.experiments.planning import divide
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.stages import Pipeline, Show
 from seedbed.experiments.table_scores import area_under_curve, diverged, harm, row_scores, wilson
@@ -103,7 +103,7 @@ def test_asking_for_both_is_refused(tmp_path: Path) -> None:
     ):
         settings = complete_settings({"start": "exact", **given}, people)
         with pytest.raises(InputError, match=f"start=exact does not work with {words}"):
-            Experiment(settings, people)
+            divide(settings, people)
 
 
 def test_a_rival_that_diverges_goes_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
