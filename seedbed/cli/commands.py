@@ -350,6 +350,29 @@ def data_pack(
     console.print(f"{population!r} is in {out}", soft_wrap=True)
 
 
+@data_app.command("partition")
+def data_partition(
+    data: Annotated[str, typer.Argument(help="A set's name or a path.")],
+    out: Annotated[Path, typer.Argument(help="A JSON file.")],
+    client: Client = None,
+    target: Target = None,
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Write which client has which rows to a file.
+
+    `--set reader.partition=file --set reader.partition_file=FILE` deals the same rows again.
+    """
+    from seedbed.data.partition_file import write_partition
+    from seedbed.experiments.config import settings_from, table_from
+    from seedbed.experiments.launch import population_for
+
+    asked = {"data": data, "root": root, "reader": reader_of(client, target) or {}}
+    population = population_for(settings_from(table_from(asked, assignments=set_ or [])))
+    write_partition(population, out)
+    console.print(f"{population!r} is in {out}", soft_wrap=True)
+
+
 @data_app.command("get")
 def data_get(
     name: Annotated[str, typer.Argument(help="A set's name.")],

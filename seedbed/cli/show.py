@@ -26,7 +26,7 @@ from seedbed.experiments.comparison import Comparison
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.signatures import describe_settings
 from seedbed.experiments.stages import TABLE_COLUMNS, Show
-from seedbed.reports.audit_report import ORDER, spell_command
+from seedbed.reports.audit_report import ORDER, format_figure
 from seedbed.reports.comparison_report import cell, choices, meaning, rank_rows
 from seedbed.reports.page import format_number, plus_minus, shots_of
 from seedbed.reports.run_report import TITLES, write_run_report
@@ -258,7 +258,7 @@ def audit_table(found: Audit) -> Table:
     for finding in found.findings:
         for place, row in enumerate(finding.rows):
             figures = (row.figures.get(column) for column in ORDER)
-            cells = ("–" if f is None else spell_command(f.value, finding.unit) for f in figures)
+            cells = ("–" if f is None else format_figure(f.value, finding.unit) for f in figures)
             table.add_row("" if place else f"{finding.name}, {finding.unit}", Text(row.case), *cells)
     return table
 

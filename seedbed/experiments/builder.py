@@ -15,14 +15,17 @@ from seedbed import models, randomness, tree
 from seedbed.algorithms import catalogue
 from seedbed.algorithms.exact_start import exact_start, net_in, with_net
 from seedbed.algorithms.feddf import assign_architectures
+from seedbed.algorithms.local_rates import with_local_rates
 from seedbed.data import sampling
 from seedbed.data.sampling import Sampler
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
+from seedbed.experiments import client_settings
 from seedbed.experiments.config import ModelSettings, Settings, known_keys
-from seedbed.experiments.factories import build_from_settings
-from seedbed.federated import Algorithm, Params
+from seedbed.experiments.factories import CLIENTS, arguments_from_settings, split_round_schedules
+from seedbed.experiments.scheduling import server_updates
+from seedbed.federated import Algorithm, Params, by_examples, uniform
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import Teacher
@@ -30,6 +33,7 @@ from seedbed.learning.effects import Effects, Likelihood, input_effects, likelih
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, supervised
+from seedbed.learning.optimizers import Optimizer
 from seedbed.learning.parameter_generation import noise_length
 from seedbed.models import Model, ModelZoo
 from seedbed.models.layers import layers_of
@@ -40,6 +44,7 @@ AnyModel = Model | ModelZoo
 SEVERAL = {True: ("conv:32", "conv:16", "mlp:64"), False: ("mlp:64", "mlp:32-32", "linear")}  # for images, or not
 LARGEST_SHAPE = 2**31  # numbers of an example, classes or clients
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
+WEIGHTS = {"uniform": uniform, "examples": by_examples}
 OF_NET = ("all", "head", "head_then_all")  # ways to fine-tune that are of the network beside an exact start
 TINY = 3  # rows of clients that a note counts
 MOST_VALIDATION = 30  # clients that choose how rivals fine-tune, where the start is exact
@@ -82,12 +87,14 @@ class Learner:
         shape: of the data.
         public: the rows that are set apart, [P, ...]; a run without its data has none.
         teacher: predicts for algorithms that learn from one; see `with_teacher`.
+        own: settings of single clients.
     """
 
     settings: Settings
     shape: Shape
     public: Batch | None = field(default=None, compare=False)
     teacher: Teacher = field(default=lambda x: _no_teacher(x), compare=False)
+    own: client_settings.ClientSettings = field(default=client_settings.NONE, compare=False)
     built: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -137,6 +144,12 @@ class Learner:
             return self.shape.targets
         ways = self.shape.episodic and not self._new_classes(entry)
         return self.settings.evaluation.ways if ways else self.shape.classes
+
+    def labels(self, items: catalogue.Items) -> int:
+        """How many labels the data have that an algorithm trains on: in episodes they are drawn afresh."""
+        drawn = {"episode_batches": self.settings.evaluation.ways}
+        batches = items in ("batches", "full") or not self.shape.episodic
+        return self.shape.classes if batches else drawn.get(items, self.settings.task.ways)
 
     def is_exact(self, name: str) -> bool:
         """Whether the algorithm's start is the exact one."""
@@ -256,6 +269,7 @@ class Learner:
         finetuning: FineTuning | None = None,
         ways: int | None = None,
         test_steps: int | None = None,
+        clients: Sequence[str] = (),
     ) -> Algorithm:
         """The named algorithm for a model.
 
@@ -264,6 +278,7 @@ class Learner:
             finetuning: how clients adapt, where it is chosen.
             ways: classes of a task, for heads that are solved; None: as many as training has.
             test_steps: adaptation steps; None: the algorithm's own.
+            clients: the names of those that train, whose learning rates may be their own.
         """
         entry = catalogue.entry(name)
         options = self.settings.options if options is None else options
@@ -273,9 +288,11 @@ class Learner:
         self._refuse_more(entry, name, ways)
         ways = max(self.settings.task.ways, self.settings.evaluation.ways) if ways is None else ways
         outputs = ways if self.shape.episodic else self.shape.classes
-        key = (name, id(model), json.dumps(options, sort_keys=True, default=repr), finetuning, outputs, test_steps)
+        rated = tuple(clients) if self.own.lr else ()
+        said = json.dumps(options, sort_keys=True, default=repr)
+        key = (name, id(model), said, finetuning, outputs, test_steps, rated)
         made: tuple[AnyModel, Algorithm] = self._once(
-            key, lambda: (model, self._algorithm(name, model, options, finetuning, ways, test_steps))
+            key, lambda: (model, self._algorithm(name, model, options, finetuning, ways, test_steps, rated))
         )
         return made[1]  # the model beside it is held, so that its id stays its own
 
@@ -287,13 +304,14 @@ class Learner:
         finetuning: FineTuning | None,
         ways: int,
         test_steps: int | None,
+        clients: Sequence[str],
     ) -> Algorithm:
         entry = catalogue.entry(name)
         context: dict[str, Any] = {
             "loss": supervised(model.predict, self.loss),
             "features": model.features,
             "ways": ways if self.shape.episodic else self.shape.classes,
-            "updates": self.settings.rounds,
+            "updates": self._updates(name),
             "model": model,
             **self._held(entry, model),
             "layers": layers_of(model) if entry.takes("layers") and isinstance(model, Model) else (),
@@ -313,9 +331,31 @@ class Learner:
             raise InputError(f"steps={test_steps} means nothing to {name}, whose clients adapt at once: leave it out")
         if test_steps is not None and not entry.tuned(options):
             options = {**options, "test_steps": test_steps}
-        algorithm: Algorithm = build_from_settings(entry.factory, options, context, also=known_keys())
+        options, schedules = split_round_schedules(options, context)
+        arguments = arguments_from_settings(entry.factory, options, context, also=known_keys())
         start = self.starting_head(model, entry, ways)
-        return algorithm if entry.finetunes or start is unadapted else as_newcomers(algorithm, start)
+
+        def make(optimizers: Mapping[str, Optimizer]) -> Algorithm:
+            made: Algorithm = entry.factory(**{**arguments, **optimizers})
+            made = WEIGHTS[self.settings.weights](made) if self.settings.weights and not entry.needs_mean else made
+            return made if entry.finetunes or start is unadapted else as_newcomers(made, start)
+
+        local = {n: arguments.get(n, entry.settings[n].default) for n in CLIENTS if n in entry.settings}
+        rates = self._own_rates(local, clients)
+        return (
+            with_local_rates(make, local, over_rounds=schedules, of_clients=rates) if schedules or rates else make({})
+        )
+
+    def _updates(self, name: str) -> int | None:
+        """The server's steps in the run, over which its learning rate may follow a schedule."""
+        if self.settings.rounds is None or name != self.settings.algorithm:
+            return self.settings.rounds
+        return self.settings.rounds * server_updates(self.settings, self.settings.schedule, self.shape.clients)
+
+    def _own_rates(self, local: Mapping[str, Optimizer], clients: Sequence[str]) -> dict[int, float]:
+        """Each client's learning rate over that of all, by its number among these."""
+        own = {i: self.own.lr[name] for i, name in enumerate(clients) if name in self.own.lr}
+        return {i: rate / local["local"].settings["lr"] for i, rate in own.items()}
 
     def sampler(self, items: catalogue.Items, *, examples: int | None = None) -> Sampler:
         """What clients work on in training.
@@ -358,7 +398,14 @@ class Learner:
                 size=size,
                 steps=steps or 5,
             )
-        return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+        if not (self.own.steps or self.own.size):
+            return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+        own = self.own
+        return sampling.by_client(
+            lambda name: sampling.batches(
+                own.size.get(name, task.size), epochs=task.epochs, steps=own.steps.get(name, steps)
+            )
+        )
 
     def _held(self, entry: catalogue.CatalogueEntry, model: AnyModel) -> dict[str, Any]:
         """What algorithms may ask for beside the loss: the model's parts, public inputs, the teacher."""

@@ -7,7 +7,7 @@ from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES
 
 AVERAGING = {"algorithm": "fedavg"}
 SCHEDULE_SETTINGS = {  # settings of one schedule
-    "asynchronous": ("concurrency", "buffer", "latency", "spread", "jitter"),
+    "asynchronous": ("concurrency", "buffer", "updates", "latency", "spread", "jitter"),
     "gossip": ("topology", "density", "order", "link_failure", "peer_failure"),
 }
 SECURE_SETTINGS = {  # settings of one form of secure aggregation
@@ -29,6 +29,11 @@ ELSEWHERE = {  # what a real federation does not have
     "public": "no member gives rows away",
     "budget": "it compares algorithms in a simulation",
     "tune": "each factor would need a training of its own",
+    "own.steps": "each member would have to read one table",
+    "own.lr": "each member would have to read one table",
+    "own.size": "each member would have to read one table",
+    "cohort_by": "the server does not know how many examples a member has",
+    "replacement": "a member answers a round once",
     "stragglers.part": "members are as fast as they are",
     "attack.name": "attacks are for simulations",
     "privacy.epsilon": "its accounting needs cohorts that are drawn by chance and all answer",
@@ -156,6 +161,42 @@ SCHEDULES = (
         ({"stragglers.work": "partial"}, {"stragglers.part": "drop"})),
 )  # fmt: skip
 
+COHORTS = (
+    *(
+        Row(key, second, _all(_is_set(key), clashes), reason, ways)
+        for key in ("cohort_by", "replacement")
+        for second, clashes, reason, ways in (
+            ("schedule.name", _unsynchronised, "these rounds draw no cohorts", (AVERAGING,)),
+            ("algorithm", lambda c: c.entry.pooled, "it trains on pooled data", (AVERAGING,)),
+            ("privacy.epsilon", _private, "its accounting is for cohorts that it draws itself", ()),
+        )
+    ),
+    *(
+        Row("replacement", second, _all(_is_set("replacement"), clashes), reason, ways)
+        for second, clashes, reason, ways in (
+            ("secure.form", _secure, "it sums each message once", ()),
+            ("reduce.name", lambda c: c.robust, "this rule counts each message once", ({"reduce.name": "mean"},)),
+            ("algorithm", lambda c: c.entry.needs_mean, "it counts each message once", (AVERAGING,)),
+        )
+    ),
+    Row("weights", "algorithm", lambda c: c.settings.weights and c.entry.needs_mean, lambda c: c.entry.needs_mean,
+        (AVERAGING,)),
+    Row("weights", "algorithm", lambda c: c.settings.weights and c.entry.pooled, "one client has all data",
+        (AVERAGING,)),
+    Row("own.lr", "algorithm", lambda c: c.settings.own.lr and "local" not in c.entry.settings,
+        "its clients have no local.lr", (AVERAGING,)),
+    *(
+        Row(f"own.{key}", "algorithm", _all(_is_set(f"own.{key}"), lambda c: c.entry.items != "batches"),
+            "its clients work on no mini-batches", (AVERAGING,))
+        for key in ("steps", "size")
+    ),
+    *(
+        Row(f"own.{key}", "algorithm", _all(_is_set(f"own.{key}"), lambda c: c.entry.pooled),
+            "it trains on pooled data, without clients", (AVERAGING,))
+        for key in ("steps", "size", "lr")
+    ),
+)  # fmt: skip
+
 # ---- differential privacy -----------------------------------------------------------------------------------------
 
 PRIVACY = (
@@ -184,6 +225,9 @@ PRIVACY = (
              "under this rule a client can change the result by more than its clip", ({"reduce.name": "mean"},)),
             ("gate.norm", lambda c: c.settings.gate.norm is not None,
              "one client's message decides whether another's counts", ()),
+            ("attack.name", lambda c: c.settings.attack.name == "after_adaptation",
+             "it computes on the model only, and private clients are sent a clip beside it",
+             ({"attack.name": "tailored"},)),
             ("tune", lambda c: c.settings.tune, "learning rates chosen on known clients show something of them", ()),
             ("schedule.name", lambda c: c.settings.schedule.name != "synchronous",
              "its accounting needs cohorts that are drawn by chance", (AVERAGING, {"schedule.name": "synchronous"})),
@@ -274,6 +318,10 @@ HOSTILE = (
         "its server reduces messages by a rule of its own", ({"reduce.name": "mean"}, AVERAGING)),
     Row("reduce.name", "algorithm", lambda c: c.robust and c.entry.pooled,
         "it pools the data of all clients, so that a round has one message", ({"reduce.name": "mean"}, AVERAGING)),
+    *(
+        Row(key, "algorithm", _all(clashes, lambda c: c.entry.needs_mean), lambda c: c.entry.needs_mean, (AVERAGING,))
+        for key, clashes in (("reduce.name", lambda c: c.robust), ("reduce.momentum", _is_set("reduce.momentum")))
+    ),
     Row("reduce.momentum", "algorithm", lambda c: c.settings.reduce.momentum and not c.entry.like_params,
         "its messages differ from the model in structure, and momentum has the model's", (AVERAGING,)),
     *(
@@ -379,4 +427,15 @@ COMMANDS = (
         "it pools the data of all clients, so that no client sends a message", (AVERAGING,)),
 )  # fmt: skip
 
-ROWS: tuple[Row, ...] = (*EXACT_ROWS, *RANKS, *COMMANDS, *SCHEDULES, *MODELS, *PRIVACY, *SECURE, *CLIP, *HOSTILE)
+ROWS: tuple[Row, ...] = (
+    *EXACT_ROWS,
+    *RANKS,
+    *COMMANDS,
+    *SCHEDULES,
+    *COHORTS,
+    *MODELS,
+    *PRIVACY,
+    *SECURE,
+    *CLIP,
+    *HOSTILE,
+)

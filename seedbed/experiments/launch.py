@@ -94,6 +94,8 @@ def _absolute(settings: Settings) -> dict[str, Any]:
         places["data"] = str(Path(settings.data).expanduser().resolve())
     if settings.root:
         places["root"] = str(Path(settings.root).expanduser().resolve())
+    if settings.own.table:
+        places["own"] = {**settings.own.model_dump(), "table": str(Path(settings.own.table).expanduser().resolve())}
     return places
 
 

@@ -16,6 +16,7 @@ from seedbed.data.sampling import Sampled, Sampler
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.experiments.builder import Learner, Shape
+from seedbed.experiments.client_settings import read_client_settings
 from seedbed.experiments.compatibility import Case, Facts, check
 from seedbed.experiments.compatibility_rows import ROWS
 from seedbed.experiments.config import Settings
@@ -72,7 +73,8 @@ def plan(split: Split) -> RunPlan:
         InputError: whatever can be known to fail.
     """
     settings, entry = split.settings, catalogue.entry(split.settings.algorithm)
-    learner = Learner(settings, _shape_of(split, split.train), _public_batch(split.public))
+    own = read_client_settings(settings, split.population.names)
+    learner = Learner(settings, _shape_of(split, split.train), _public_batch(split.public), own=own)
     training = learner.sampler(entry.items_for(settings.options))
     learner.algorithm(settings.algorithm, learner.model(entry)).init(learner.model(entry).params)
     if not len(split.unseen):
@@ -81,10 +83,10 @@ def plan(split: Split) -> RunPlan:
     if len(train) < len(split.train):
         learner = replace(learner, shape=_shape_of(split, train))
     held_out = None if split.held_out is None else _only_named(split.held_out, train.names)
-    begun = RunPlan(split, train, split.unseen, held_out, learner, _main(split, learner), notes=(*split.notes, *notes))
+    begun = RunPlan(split, train, split.unseen, held_out, learner, _main(learner, train), notes=(*split.notes, *notes))
     begun.engine(Sampled(train, training), begun.main.model)
     defended = replace(begun, secured=_secured(begun), main=_defended(begun, begun.main))
-    begun.attack(begun.main.model)
+    begun.attack(begun.main.name, begun.main.model)
     check_concurrency(settings, len(train))
     return _with_promise(_with_judges(replace(defended, baselines=_baselines(defended))))
 
@@ -129,10 +131,10 @@ def _usable(population: Population, sampler: Sampler, settings: Settings) -> tup
     return population.only(usable), notes
 
 
-def _main(split: Split, learner: Learner) -> Built:
-    name, options = split.settings.algorithm, split.settings.options
+def _main(learner: Learner, train: Population) -> Built:
+    name, options = learner.settings.algorithm, learner.settings.options
     model = learner.model(catalogue.entry(name))
-    return Built(name, options, model, learner.algorithm(name, model, options=options))
+    return Built(name, options, model, learner.algorithm(name, model, options=options, clients=train.names))
 
 
 def _defended(begun: RunPlan, built: Built) -> Built:

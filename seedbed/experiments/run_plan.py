@@ -213,10 +213,14 @@ class RunPlan:
         order = randomness.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 
-    def attack(self, model: AnyModel) -> Attack | None:
-        """How some known clients attack the training of a model."""
-        classes = self.settings.task.ways if self.shape.episodic else self.shape.classes
-        context = {"classes": classes, "shape": self.shape.inputs, "episodic": self.shape.episodic}
+    def attack(self, name: str, model: AnyModel) -> Attack | None:
+        """How some known clients attack the training of a model by this algorithm."""
+        options = self.settings.options if name == self.settings.algorithm else {}
+        context = {
+            "classes": self.learner.labels(catalogue.entry(name).items_for(options)),
+            "shape": self.shape.inputs,
+            "episodic": self.shape.episodic,
+        }
         context["loss"] = objectives.supervised(model.predict, self.learner.loss)
         return byzantine.attack_of(self.settings, context)
 

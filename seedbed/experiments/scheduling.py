@@ -1,15 +1,17 @@
 """From settings to a schedule: when clients are asked, and with whom they exchange."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from seedbed.experiments.config import ScheduleSettings, Settings
-from seedbed.federated import Algorithm, Engine, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.rounds import (
     Answering,
     Round,
     asynchronous,
+    draw_cohorts,
     equal_latency,
     gossip,
+    in_rounds,
     lognormal_latency,
     mixing,
     synchronous,
@@ -30,33 +32,39 @@ def schedule_for(
     *,
     answering: Answering | None = None,
     own_cohorts: bool = False,
+    sizes: Mapping[ClientId, int] | None = None,
 ) -> ScheduleRunner:
     """The schedule that is asked for, of so many clients.
 
     Args:
         answering: who of a cohort answers in synchronous rounds; None: all.
         own_cohorts: the algorithm chooses them.
+        sizes: examples of each client, where cohorts are drawn in proportion to them.
     Raises:
         InputError: it cannot be made.
     """
     seed, cohort = settings.seed, min(settings.cohort or clients, clients)
     if asked.name == "asynchronous":
-        at_once, buffer = _at_once(settings, asked, clients), replies(settings, asked, clients)
+        at_once, buffer = _at_once(settings, asked, clients), _buffer(settings, asked, clients)
+        updates = server_updates(settings, asked, clients)
         seconds = (
             equal_latency()
             if asked.latency == "equal"
             else lognormal_latency(seed, spread=asked.spread, jitter=asked.jitter)
         )
-        return lambda algorithm, engine, start, done, rest: asynchronous(
-            algorithm,
-            engine,
-            start,
-            latency=seconds,
-            concurrency=at_once,
-            buffer=buffer,
-            seed=seed,
-            done=done,
-            rest=rest,
+        return lambda algorithm, engine, start, done, rest: in_rounds(
+            asynchronous(
+                algorithm,
+                engine,
+                start,
+                latency=seconds,
+                concurrency=at_once,
+                buffer=buffer,
+                seed=seed,
+                done=done * updates,
+                rest=rest,
+            ),
+            updates,
         )
     if asked.name == "gossip":
         exchange = mixing(
@@ -69,11 +77,16 @@ def schedule_for(
         return lambda algorithm, engine, start, done, rest: gossip(
             algorithm, engine, start, mixing=exchange, order=asked.order, done=done, rest=rest
         )
+    draw = None
+    if settings.cohort_by == "examples" or settings.replacement:
+        by = sizes if settings.cohort_by == "examples" else None
+        draw = draw_cohorts(cohort, seed=seed, sizes=by, replacement=settings.replacement)
     return lambda algorithm, engine, start, done, rest: synchronous(
         algorithm,
         engine,
         start,
-        cohort=None if own_cohorts else cohort,
+        cohort=None if own_cohorts or draw else cohort,
+        draw=draw,
         seed=seed,
         done=done,
         gate=MessageValidator(**settings.gate.model_dump()),
@@ -86,8 +99,21 @@ def replies(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
     if asked.name == "gossip":
         return clients
     if asked.name == "asynchronous":
-        return asked.buffer or max(1, _at_once(settings, asked, clients) // 2)
+        return _buffer(settings, asked, clients) * server_updates(settings, asked, clients)
     return min(settings.cohort or clients, clients)
+
+
+def _buffer(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+    return asked.buffer or max(1, _at_once(settings, asked, clients) // 2)
+
+
+def server_updates(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+    """The server's steps in a round."""
+    if asked.name != "asynchronous":
+        return 1
+    if asked.updates != "cohort":
+        return asked.updates
+    return max(1, round(min(settings.cohort or clients, clients) / _buffer(settings, asked, clients)))
 
 
 def _at_once(settings: Settings, asked: ScheduleSettings, clients: int) -> int:

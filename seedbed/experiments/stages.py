@@ -28,10 +28,21 @@ from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.run_plan import Built, RunPlan
 from seedbed.experiments.scheduling import replies, schedule_for
 from seedbed.experiments.train_stage import run_train_stage, without_guard
-from seedbed.experiments.tuning import Judge, TriedRates, best_trial, choose_finetuning, choose_own_steps, scale_rates
+from seedbed.experiments.tuning import (
+    Judge,
+    TriedRates,
+    best_trial,
+    choose_finetuning,
+    choose_own_steps,
+    own_rates,
+    scale_rates,
+    usual_steps,
+)
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Scored
+from seedbed.learning.optimizers import Optimizer
+from seedbed.models import ModelZoo
 from seedbed.privacy.differential.central import public_info
 from seedbed.serialization import trees_to_bytes
 from seedbed.tree import Tree
@@ -222,18 +233,19 @@ class Pipeline:
         budget = None if exact or name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, options, examples=budget)
         cohort = min(self.settings.cohort or len(source.clients), len(source.clients))
-        built = self._built(name, options, cohort)
+        built = self._built(name, options, source.population.names, cohort)
         model, algorithm = built.model, built.algorithm
         slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
         shortened = source if dropped or slow.part == 0 else ShortenedTasks(source, slow.share)
         protection = self._protection()
         algorithm = protection.algorithm(algorithm) if protection else algorithm
         store = ClientStateStore(self.run.path / "kept" / plan.stage) if self.settings.kept == "disk" else None
-        engine = self._surrounded(algorithm, shortened, model, protection, store)
+        engine = self._surrounded(name, algorithm, shortened, model, protection, store)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         heard = RoundWatcher(tick, clients.names)
-        state = run_train_stage(
-            self.run,
+        state = self._run_rounds(
+            entry,
+            options,
             plan.stage,
             algorithm,
             engine,
@@ -244,6 +256,7 @@ class Pipeline:
                 len(source.clients),
                 answering=slow.answering if dropped else None,
                 own_cohorts=protection is not None,
+                sizes={client: source.size(client) for client in source.clients},
             ),
             rounds=plan.rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
@@ -260,18 +273,28 @@ class Pipeline:
         memory = {} if entry.pooled else ByName(clients.names, engine.memory(), own)
         return TrainedStart(name, model, state, {}, options, memory)
 
-    def _built(self, name: str, options: Mapping[str, Any], cohort: int) -> Built:
-        """As planned; anew where its rates were chosen, or a teacher was trained."""
+    def _built(self, name: str, options: Mapping[str, Any], clients: Sequence[str], cohort: int) -> Built:
+        """As planned; anew where its rates were chosen, where clients have their own, or a teacher was trained."""
         entry, experiment = catalogue.entry(name), self.experiment
         for planned in (experiment.main, *experiment.baselines.values()):
-            if (planned.name, planned.options) == (name, options) and not entry.takes("teacher"):
+            same = (planned.name, planned.options) == (name, options)
+            if same and not entry.takes("teacher") and not self.learner.own.lr:
                 return planned
         model = self.learner.model(entry)
-        algorithm = self.learner.algorithm(name, model, options=options)
+        algorithm = self.learner.algorithm(name, model, options=options, clients=clients)
         return Built(name, options, model, experiment.defended(name, algorithm, cohort))
 
     def _engine(self, source: TaskSource, model: AnyModel, kept: ClientStateStore | None = None) -> Engine:
         return self.experiment.engine(source, model, kept, self.executors)
+
+    def _run_rounds(
+        self, entry: catalogue.CatalogueEntry, options: Mapping[str, Any], stage: str, *work: Any, **how: Any
+    ) -> ServerState:
+        """Train a stage; where it diverges, name the learning rates that it had."""
+        try:
+            return run_train_stage(self.run, stage, *work, **how)
+        except Diverged as error:
+            raise Diverged(f"{stage}, under {_rates(entry, options)}: {error}") from error
 
     def _protection(self) -> PrivacyPlan | None:
         promise = self.experiment.privacy
@@ -286,6 +309,7 @@ class Pipeline:
 
     def _surrounded(
         self,
+        name: str,
         algorithm: Algorithm,
         source: TaskSource,
         model: AnyModel,
@@ -297,7 +321,7 @@ class Pipeline:
         From the inside out: poisoned data, noise of the clients' own, lies, and secure aggregation, out of which only
         sums come.
         """
-        attack, attackers = self.experiment.attack(model), byzantine.attackers_of(self.settings, source)
+        attack, attackers = self.experiment.attack(name, model), byzantine.attackers_of(self.settings, source)
         engine = self._engine(byzantine.with_poison(source, attack, attackers), model, kept)
         engine = protection.engine(engine) if protection else engine
         engine = byzantine.with_attack(engine, attack, attackers, algorithm.init(model.params), self.settings)
@@ -353,15 +377,20 @@ class Pipeline:
                 probe = self._trained(name, asked, rest, probing)
             except Diverged:
                 continue
-            found.append(TriedRates(factor, asked, self._choose(probe, validation, name, probing.stage)))
+            for word, options in _architectures(entry, asked, probe.model):
+                ways = self._choose(replace(probe, options=options), validation, name, probing.stage + word)
+                found.append(TriedRates(factor, options, ways))
+        if not found and not self.settings.tune:
+            raise Diverged(f"{name} diverges under {_rates(entry, options)}: lower the rate that is too large")
         if not found:
             raise InputError(f"{name} diverges with each factor of tune={list(self.settings.tune)}: add smaller ones")
         chosen = best_trial(found)
         if self.settings.tune:
+            factors = dict.fromkeys(each.factor for each in found)
             self.tuning[name] = {
                 "rates": {key: setting(entry.factory, chosen.options, key) for key in entry.rates},
                 "factor": chosen.factor,
-                "scores": {str(each.factor): each.score for each in found},
+                "scores": {str(f): max(each.score for each in found if each.factor == f) for f in factors},
             }
         return chosen.options, _ways(chosen.adapting)
 
@@ -401,7 +430,8 @@ class Pipeline:
             return self._algorithm(replace(trained, finetuning={} if how is None else {shots: how}), shots)
 
         if entry.own_steps(trained.options):
-            return choose_own_steps(adapting, judge, has_rate="test_lr" in entry.settings)
+            usual = usual_steps(entry, trained.options)
+            return choose_own_steps(adapting, judge, usual, own_rates(usual, trained.options))
         return Scored(judge.scores(adapting(None))[0], None)
 
     @property
@@ -458,7 +488,7 @@ class Pipeline:
 
     def attacked(self, main: TrainedStart) -> dict[str, Any]:
         """Who attacked; for a backdoor, on how many of unseen clients' other classes it gives its target."""
-        attack = self.experiment.attack(main.model)
+        attack = self.experiment.attack(main.name, main.model)
         if attack is None:
             return {}
         source = self.experiment.source(self.settings.algorithm, self.experiment.train, main.options)
@@ -534,6 +564,23 @@ class Pipeline:
             ways=self.settings.evaluation.ways if shots else None,
             test_steps=steps,
         )
+
+
+def _rates(entry: catalogue.CatalogueEntry, options: Mapping[str, Any]) -> str:
+    """Every learning rate of an algorithm under these settings, as `--set` takes it."""
+    optimizers = [f"{n}.lr" for n, p in entry.settings.items() if isinstance(p.default, Optimizer)]
+    keys = dict.fromkeys([*optimizers, *entry.rates, *(n for n in ("lr", "alpha_lr") if n in entry.settings)])
+    return ", ".join(f"{key}={setting(entry.factory, options, key):g}" for key in keys) or "its settings"
+
+
+def _architectures(
+    entry: catalogue.CatalogueEntry, options: Mapping[str, Any], model: AnyModel
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The architectures that a newcomer may have, each as a word for its stage and the settings: validation clients
+    choose one, unless the user has."""
+    if not entry.takes("newcomer") or options.get("newcomer") or not isinstance(model, ModelZoo):
+        return [("", options)]
+    return [(f", {word}", {**options, "newcomer": word}) for word in model.models]
 
 
 def _ways(scored: Mapping[Row, Scored]) -> dict[Row, FineTuning]:

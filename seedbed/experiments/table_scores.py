@@ -35,7 +35,7 @@ def row_scores(predict: Predict, loss: Loss, start: Start | None, *, classes: in
     """
 
     def scores(params: Params, batch: Batch) -> Tensor:
-        x, y, mask = batch
+        x, y, mask = batch[:3]
         outputs = predict(params, x)
         each = loss(outputs, y)
         extra = correct(outputs, y) if classes else (outputs[:, 0] - y.reshape(len(y))).abs()

@@ -9,6 +9,7 @@ from seedbed import tree
 from seedbed.data.types import Episode
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import Adapt, hessian_vector, proximal, with_gradient
+from seedbed.learning.passes import unrecorded
 from seedbed.learning.training import Objective, Params
 
 
@@ -17,20 +18,26 @@ def proximal_steps(loss: Objective, *, lam: float, lr: float, steps: int) -> Ada
     return lambda theta, support: gradient_steps(proximal(loss, theta, lam), lr=lr, steps=steps)(theta, support)
 
 
-def implicit_gradient(loss: Objective, *, lam: float, lr: float, steps: int, cg_steps: int) -> Objective:
+def implicit_gradient(
+    loss: Objective, *, lam: float, lr: float, steps: int, cg_steps: int, ridge: float = 0.0, damping: float = 0.0
+) -> Objective:
     """The loss on the query set after `proximal_steps`, with the gradient (I + ∇²L_A(φ)/λ)⁻¹·∇L_B(φ).
 
     Rajeswaran, Finn, Kakade and Levine, NeurIPS 2019, eq. 6, exact where φ is the minimiser. Nothing of the inner steps
     is stored: memory does not grow with them.
+
+    Args:
+        ridge, damping: r and δ of (1 + r)I + ∇²L_A(φ)/(λ + δ), which is solved instead; 0 and 0: eq. 6.
     """
 
     def objective(params: Params, episode: Episode) -> torch.Tensor:
         theta = tree.detach(params)
         phi = proximal_steps(loss, lam=lam, lr=lr, steps=steps)(theta, episode.support)
-        query, value = grad_and_value(loss)(phi, episode.query)
+        query, value = grad_and_value(unrecorded(loss))(phi, episode.query)
 
         def product(u: Params) -> Params:
-            return tree.axpy(1 / lam, hessian_vector(loss, phi, episode.support, u), u)
+            along = hessian_vector(loss, phi, episode.support, u)
+            return tree.axpy(1 / (lam + damping), along, tree.scale(1 + ridge, u))
 
         return with_gradient(value, params, conjugate_gradients(product, query, steps=cg_steps))
 

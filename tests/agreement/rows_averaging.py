@@ -1,5 +1,7 @@
 """Rows of the law table: one model for all, averaged on a server, and the baselines."""
 
+from dataclasses import replace
+
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fed_lbfgs import fed_lbfgs
 from seedbed.algorithms.fedadagrad import fedadagrad
@@ -12,11 +14,11 @@ from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.fedyogi import fedyogi
 from seedbed.algorithms.local import local
 from seedbed.algorithms.scaffold import scaffold
-from seedbed.federated import uniform
+from seedbed.federated import Algorithm, uniform
 from seedbed.learning.adaptations import gradient_steps
-from seedbed.learning.optimizers import adam, cosine, linear, sgd
+from seedbed.learning.optimizers import Optimizer, adam, cosine, linear, sgd
 
-from .bench import MOMENTUM, Reduction, Row, Still, module
+from .bench import MOMENTUM, Net, Reduction, Row, Still, module
 
 ROWS = [
     Row("fedsgd", lambda n: fedsgd(n.loss, outer=sgd(0.3)), "full"),
@@ -91,9 +93,16 @@ ROWS = [
     ),
     Row("local", lambda n: local(n.loss, local=sgd(0.2)), "batches", module),
     Row("local", lambda n: local(n.loss, adapt=gradient_steps(n.loss, lr=0.1)), "full", variant="finetuned"),
-    Row("centralised", lambda n: centralised(n.loss, local=MOMENTUM), "batches"),
-    Row("centralised", lambda n: centralised(n.loss, local=adam(0.02)), "batches", module, "adam"),
+    Row("centralised", lambda n: law(n, MOMENTUM), "batches"),
+    Row("centralised", lambda n: law(n, adam(0.02)), "batches", module, "adam"),
 ]
+
+
+def law(net: Net, local: Optimizer) -> Algorithm:
+    """Centralised training for the table, whose clients are not pooled: its server is told of one."""
+    base = centralised(net.loss, local=local)
+    return replace(base, server=lambda state, replies: base.server(state, replies._replace(population=1)))
+
 
 REDUCTIONS: dict[str, Reduction] = {
     "fedprox mu=0: fedavg": (lambda n: fedprox(n.loss, mu=0), lambda n: fedavg(n.loss), "batches"),
@@ -124,5 +133,5 @@ STILL: dict[str, Still] = {
     "fedadam": (lambda n: fedadam(n.loss, eta=0.0), "batches"),
     "fedyogi": (lambda n: fedyogi(n.loss, eta=0.0), "batches"),
     "local": (lambda n: local(n.loss, local=sgd(0.0)), "batches"),
-    "centralised": (lambda n: centralised(n.loss, local=sgd(0.0)), "batches"),
+    "centralised": (lambda n: law(n, sgd(0.0)), "batches"),
 }

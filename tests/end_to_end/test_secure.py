@@ -234,7 +234,7 @@ def test_distributed_privacy_says_what_it_protects_and_resumes(tmp_path: Path, s
         (("--secure", "--set", "gate.norm=3"), ["gate.norm=3", "only their sum is seen", "means of groups"]),
         (("--secure", "--reduce", "fltrust"), ["compares each message with the server's own"]),
         (("--secure", "--set", "secure.threshold=40"), ["threshold=40 of", "neighbours"]),
-        (("--secure", "--set", "secure.threshold=2"), ["with 2 colluding", "an update is exposed are 1 in 1"]),
+        (("--secure", "--set", "secure.threshold=2"), ["with 2 colluding", "an update is exposed with odds of 1 in 1"]),
         (("--secure", "--set", "secure.malicious=true", "--set", "secure.lost=0.4"), ["no threshold", "secure.lost"]),
         (("--secure", "--set", "secure.servers=3"), ["secure.servers", "secure.form=shares"]),
         (("--set", "secure.dropout=0.2"), ["Use --secure"]),

@@ -79,7 +79,7 @@ def test_1_000_bit_flips_are_refused_or_cut() -> None:
         try:
             records, size, _ = read_journal(bytes(data), Path("j"))
         except InputError as error:
-            assert "is damaged though others follow it" in str(error)  # noqa: PT017
+            assert "is damaged and others follow it" in str(error)  # noqa: PT017
             continue
         assert records == RECORDS[: len(records)]
         assert data[:size] == DATA[:size]
@@ -90,7 +90,7 @@ def test_1_000_bit_flips_are_refused_or_cut() -> None:
 def test_a_line_left_out_moved_or_twice_is_refused() -> None:
     made = lines()
     for wrong in (made[:2] + made[3:], [made[0], made[2], made[1], *made[3:]], [*made[:3], made[2], *made[3:]]):
-        with pytest.raises(InputError, match=r"line [1-4] is damaged though others follow"):
+        with pytest.raises(InputError, match=r"line [1-4] is damaged and others follow"):
             read_journal(b"".join(wrong), Path("j"))
 
 

@@ -48,7 +48,7 @@ KINDS: dict[str, Callable[[Message], bytes]] = {
     "NaN": lambda m: packed(m._replace(value={**m.value, "b": [torch.tensor([0.0, torch.nan, 0.0])]})),
     "infinity": valued(lambda x: torch.full_like(x, torch.inf)),
     "huge": valued(lambda x: 20 * x),
-    "beyond the grid": valued(lambda x: 1e6 * x),
+    "the range of the grid": valued(lambda x: 1e6 * x),
     "wrong shape": valued(lambda x: torch.cat([x, x])),
     "wrong type": valued(lambda x: x.double()),
     "wrong name": lambda m: packed(m._replace(value={"v": m.value["w"], "b": m.value["b"]})),
@@ -79,6 +79,8 @@ class Told:
     def __init__(self, client: ClientId, say: Callable[[Message], bytes]):
         self.client, self._say = client, say
         self._takes = FrameAssembler({client: KEYS[client]}.get, lambda action: 1 << 20)
+
+    known = True
 
     def hello(self) -> list[bytes]:
         return self._sealed(Action.HELLO, 0, 0, b"")

@@ -38,8 +38,8 @@ def test_standing_follows_the_rounds(tmp_path: Path) -> None:
     list(rounds)
     server.close()
     news.tell(told.append)
-    assert "basel is here" in told
-    assert "round 1: waiting for basel, bern, chur (0 of 3 are in; in 5 s 2 are enough)" in told
+    assert "basel is connected" in told
+    assert "round 1: waiting for basel, bern, chur (0 of 3 have answered; in 5 s 2 are enough)" in told
     assert told[-1] == "all rounds are done"
     assert news.round == 3
 

@@ -154,7 +154,7 @@ def test_peers_set_up_otherwise_do_not_exchange(disk: Path) -> None:
     for to, frames in one.outbox(0.0):
         assert to == 1
         other.take(frames, 0.0)
-    assert "peer 0 was set up by other settings" in events(disk, 1, "message refused")[0]["why"]
+    assert "peer 0 has other settings" in events(disk, 1, "message refused")[0]["why"]
     altered = [frames[0][:-1] + b"\x00" for _, frames in one.outbox(10.0)]
     other.take(altered, 0.0)
     assert "MAC" in events(disk, 1, "message refused")[1]["why"]
@@ -170,7 +170,7 @@ def test_a_lost_disk_is_a_new_peer(disk: Path) -> None:
     some.start(1)
     some.run()
     assert sorted(some.ended) == [0, 1, 2]
-    assert events(disk, 1, "memory of an earlier day")
+    assert events(disk, 1, "old state restored")
     assert some.took[1][-1].number == 8
 
 
@@ -180,7 +180,7 @@ def test_memory_that_cannot_be_used(disk: Path) -> None:
     with pytest.raises(InputError, match="held by another process"):
         peer("dpsgd", 0, settled, disk, started=2)
     first.close()
-    with pytest.raises(InputError, match="of another run, peer or settings"):
+    with pytest.raises(InputError, match="another run, peer or settings"):
         peer("dpsgd", 0, terms(2, rounds=9), disk, started=2)
     path = disk / "a" / "memory.safetensors"
     data = bytearray(path.read_bytes())

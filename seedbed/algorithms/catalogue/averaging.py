@@ -55,6 +55,7 @@ ENTRIES = {
         everyone=True,
         rounds=("synchronous",),
         like_params=False,
+        needs_mean="a line search compares values and gradients of one function, the mean over all clients",
     ),
     "fedavg": CatalogueEntry(
         fedavg,

@@ -40,6 +40,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("synchronous",),
         classes=True,
+        needs_mean="logits are divided by the clients' weights, so that only their weighted mean is a mean of logits",
         number="Published figures",
         like_params=False,
     ),
@@ -54,6 +55,7 @@ ENTRIES = {
         classes=True,
         same_labels=True,
         like_params=False,
+        needs_mean="it counts the clients that have a label, and a client takes its own logits out of the sum",
     ),
     "fedgkt": CatalogueEntry(
         fedgkt,

@@ -60,6 +60,8 @@ class CatalogueEntry:
         each_message: its server needs each client's message, so that a sum of them is of no use to it.
         like_params: its messages have the structure of the params that clients are sent.
         everyone: all clients take part in each round by default, because its server's step is of the sum over all.
+        needs_mean: why its server needs the mean of all messages, so that no robust rule can replace it; empty: a rule
+            can.
         tunes: the learning rates that `tune` chooses, all by one factor; (): the optimisers of clients, or if there is
             none, that of the server.
     """
@@ -80,6 +82,7 @@ class CatalogueEntry:
     each_message: bool = False
     like_params: bool = True
     everyone: bool = False
+    needs_mean: str = ""
 
     def takes(self, name: str) -> bool:
         """Whether the factory has an argument of this name: public inputs, a teacher, an assignment, ..."""

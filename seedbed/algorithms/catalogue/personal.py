@@ -87,5 +87,6 @@ ENTRIES = {
         same_labels=True,
         everyone=True,
         like_params=False,
+        needs_mean="its fixed point is of sums over all clients",
     ),
 }

@@ -8,6 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+GAP_WORDS = frozenset(  # what people write where a number or a date is missing, in lower case
+    ("?", "na", "n/a", "n.a.", "nan", "null", "none", "nil", "<na>", "#n/a", "-", "--", ".", "missing", "unknown")
+)
+PLAIN_SIGNS = frozenset("0123456789+-.eE")
+SHARES = ("%", "‰")  # units that change a number's size
 ENDS_IN_ZERO = 0.3  # share of numbers that end in 0 above which they are round thousands, no decimals
 _EXPONENT = r"(?:[eE][+-]?\d+)?"
 _PLAIN = re.compile(rf"[+-]?(?:\d+\.?\d*|\.\d+){_EXPONENT}|[+-]?inf(?:inity)?", re.IGNORECASE)
@@ -44,13 +49,14 @@ class Parsed(NamedTuple):
     bad: npt.NDArray[np.bool_]  # [M] which values are no number
     notation: Notation
     ambiguous: bool  # 1,234 throughout: the two readings differ by a factor of 1,000
+    partly: tuple[int, ...] = ()  # rows without the sign (per cent) that others have
 
 
 def parse_numbers(values: Sequence[str | None], decimal: str | None = None) -> Parsed:
     """The notation that reads most of the values, and the numbers under it.
 
     Args:
-        values: [M] texts; None: missing.
+        values: [M] texts; None: missing, as is each of `GAP_WORDS`.
         decimal: the decimal mark, where the user names it.
 
     >>> parse_numbers(["1.234,5", "7", None]).numbers.tolist()[:2]
@@ -60,6 +66,13 @@ def parse_numbers(values: Sequence[str | None], decimal: str | None = None) -> P
     >>> parse_numbers(["1_1", "11"]).bad.tolist()
     [True, False]
     """
+    plain = _parse_plain(values) if decimal != "," else None
+    if plain is not None:
+        return plain
+    values = [None if value is None or is_gap_word(value) else value for value in values]
+    plain = _parse_plain(values) if decimal != "," else None
+    if plain is not None:
+        return plain
     distinct = sorted({value for value in values if value is not None})
     texts, unit = _without_unit(distinct)
     best, most = Notation(unit=unit), -1
@@ -74,7 +87,38 @@ def parse_numbers(values: Sequence[str | None], decimal: str | None = None) -> P
     found_numbers = [math.nan if value is None else read[value] for value in values]
     bad = np.array([number is None for number in found_numbers], bool)
     numbers = np.array([math.nan if number is None else number for number in found_numbers], np.float64)
-    return Parsed(numbers, bad, best, decimal is None and _is_ambiguous(texts, best))
+    ambiguous = decimal is None and _is_ambiguous(texts, best)
+    return Parsed(numbers, bad, best, ambiguous, _without_share(values, unit, numbers))
+
+
+def _without_share(values: Sequence[str | None], unit: str, numbers: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """Rows whose numbers lack the sign for per cent that others have."""
+    if unit not in SHARES:
+        return ()
+    return tuple(
+        row for row, value in enumerate(values) if value is not None and unit not in value and abs(numbers[row]) > 0
+    )
+
+
+def is_gap_word(text: str) -> bool:
+    """Whether a text means a gap in a column of numbers or dates. In a column of words it is a word.
+
+    >>> is_gap_word("NA"), is_gap_word("0")
+    (True, False)
+    """
+    return text.strip().lower() in GAP_WORDS
+
+
+def _parse_plain(values: Sequence[str | None]) -> Parsed | None:
+    """The numbers of a column that has only decimal points and exponents, fast; None: it has other signs."""
+    present = [value for value in values if value is not None]
+    if not PLAIN_SIGNS.issuperset("".join(present)):
+        return None
+    try:
+        numbers = [math.nan if value is None else float(value) for value in values]
+    except ValueError:
+        return None
+    return Parsed(np.array(numbers, np.float64), np.zeros(len(values), bool), Notation(), False)
 
 
 def _notations(decimal: str | None, unit: str) -> Iterator[Notation]:
