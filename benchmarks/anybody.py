@@ -151,10 +151,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/anybody"))
     asked = parser.parse_args()
-    if asked.root is None:
+    if asked.data_dir is None:
         parser.error("name the folder that holds tables/ by --root or SEEDBED_DATA")
     torch.set_num_threads(1)
-    found = [each for name in asked.only for each in study(name, asked.root, asked.seeds, asked.out)]
+    found = [each for name in asked.only for each in study(name, asked.data_dir, asked.seeds, asked.out)]
     for floor in FLOORS:
         worse = holm([each for each in found if each.floor == floor])
         print(f"worse than {floor} after Holm's correction: {', '.join(f'{d.name} {d.row}' for d in worse) or 'none'}")

@@ -17,12 +17,14 @@ from seedbed.cli.options import (
     Attackers,
     AttackOption,
     Client,
+    Cohort,
     Config,
     Data,
     Delta,
     EngineOption,
     ExecutorOption,
     ProcessesOption,
+    Rate,
     Reduce,
     Root,
     Rounds,
@@ -63,6 +65,8 @@ def run(
     target: Target = None,
     algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
+    cohort: Cohort = None,
+    lr: Rate = None,
     seed: Seed = None,
     engine: EngineOption = None,
     executor: ExecutorOption = None,
@@ -99,15 +103,17 @@ def run(
         "reader": reader_of(client, target),
         "algorithm": algorithm,
         "rounds": rounds,
+        "cohort": cohort,
+        "lr": lr,
         "seed": seed,
         "engine": engine,
         "executor": executor,
         "processes": processes,
-        "root": root,
+        "data_dir": root,
         "privacy": _budget(epsilon, delta),
         "secure": {"form": "masks"} if secure else None,
     }
-    named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
+    named = {"reduce.name": reduce, "attack.name": attack, "attack.fraction": attackers}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
     with init_group() as ranks, _shown(ranks, verbose) as show:
         directory, result = start_run(asked, [*words, *(set_ or [])], config, out, show)
@@ -138,6 +144,8 @@ def compare(
         bool, typer.Option(help="Let validation clients choose learning rates; other factors: --set tune=[0.1,1,10].")
     ] = True,
     rounds: Rounds = None,
+    cohort: Cohort = None,
+    lr: Rate = None,
     seed: Seed = None,
     engine: EngineOption = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the runs; default: runs/compare-DATA.")] = None,
@@ -156,7 +164,15 @@ def compare(
     from seedbed.reports.comparison_report import comparison_page
 
     reader = reader_of(client, target)
-    asked = {"data": data, "reader": reader, "rounds": rounds, "engine": engine, "root": root}
+    asked = {
+        "data": data,
+        "reader": reader,
+        "rounds": rounds,
+        "cohort": cohort,
+        "lr": lr,
+        "engine": engine,
+        "data_dir": root,
+    }
     assignments = [*([f"tune={list(FACTORS)}"] if tune else []), *(set_ or [])]
     with Bars() as bars:
         found, directory = compare_runs(
@@ -215,6 +231,8 @@ def audit(
     data: Data = None,
     algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
+    cohort: Cohort = None,
+    lr: Rate = None,
     seed: Seed = None,
     engine: EngineOption = None,
     epsilon: Annotated[float | None, typer.Option(help="The claim to audit: the budget ε, such as 4.")] = None,
@@ -239,9 +257,11 @@ def audit(
         "data": data,
         "algorithm": algorithm,
         "rounds": rounds,
+        "cohort": cohort,
+        "lr": lr,
         "seed": seed,
         "engine": engine,
-        "root": root,
+        "data_dir": root,
         "privacy": _budget(epsilon, delta),
     }
     with Bars() as bars:
@@ -322,7 +342,7 @@ def data_inspect(
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
-    asked = {"data": data, "root": root, "reader": reader_of(client, target) or {}}
+    asked = {"data": data, "data_dir": root, "reader": reader_of(client, target) or {}}
     settings = settings_from(table_from(asked, assignments=set_ or []))
     found = inspect(population_for(settings))
     console.print(summary_table(found))
@@ -344,7 +364,7 @@ def data_pack(
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
-    population = population_for(settings_from(table_from({"data": data, "root": root}, assignments=set_ or [])))
+    population = population_for(settings_from(table_from({"data": data, "data_dir": root}, assignments=set_ or [])))
     with Bars() as bars:
         pack_population(population, out, bars.steps(f"packing {population.source}", len(population)))
     console.print(f"{population!r} is in {out}", soft_wrap=True)
@@ -367,7 +387,7 @@ def data_partition(
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
-    asked = {"data": data, "root": root, "reader": reader_of(client, target) or {}}
+    asked = {"data": data, "data_dir": root, "reader": reader_of(client, target) or {}}
     population = population_for(settings_from(table_from(asked, assignments=set_ or [])))
     write_partition(population, out)
     console.print(f"{population!r} is in {out}", soft_wrap=True)

@@ -31,6 +31,7 @@ from seedbed.experiments.compatibility import Command, Facts, case_of, check
 from seedbed.experiments.compatibility_rows import ROWS
 from seedbed.experiments.config import Settings, settings_from
 from seedbed.experiments.presets import complete_settings
+from seedbed.experiments.setting_names import with_new_names, with_old_names
 from seedbed.federated import Algorithm, ClientId
 from seedbed.limits import from_json
 from seedbed.rounds.message_validation import MessageValidator
@@ -38,8 +39,20 @@ from seedbed.serialization import write_atomically
 
 AGREEMENT_FILE = "agreement.json"
 MEMBER_SETTINGS = (  # settings that each member chooses itself, or that do not affect what is computed
-    *("data", "root", "engine", "executor", "workers", "processes", "device", "precision", "kept"),
-    *("audit", "evaluation", "rival", "federation", "reader"),
+    *(
+        "data",
+        "root",
+        "data_dir",
+        "engine",
+        "executor",
+        "workers",
+        "processes",
+        "device",
+        "precision",
+        "kept",
+        "client_state",
+    ),
+    *("audit", "evaluation", "rival", "baseline", "federation", "reader"),
 )
 MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -93,7 +106,7 @@ class Agreement:
         """
         _refuse_members(members)
         asked = settings_from(given)
-        sample = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
+        sample = readers.read(like, root=asked.data_dir, partition="iid", clients=1, **_as_own(like, asked))
         place: Command = "server" if schedule == "synchronous" else "peers"
 
         def complete(given: Mapping[str, Any]) -> Settings:
@@ -197,7 +210,10 @@ class Agreement:
     def _agreed(self) -> dict[str, Any]:
         """The settings that were agreed on."""
         own = self.settings.model_dump(mode="json")
-        return own if self.written is None else _only(own, self.written)
+        if self.written is None:
+            return own
+        old = with_new_names(self.written) != self.written  # written by a version with other names
+        return _only(with_old_names(own) if old else own, self.written)
 
     @property
     def terms(self) -> RoundPolicy:
@@ -273,7 +289,7 @@ class Agreement:
         """A task of zeros with the shapes of members' tasks."""
         task, shape = self.settings.task, self.shape
         labels = max(1, shape.classes, *((task.ways, self.settings.evaluation.ways) if shape.episodic else ()))
-        per_label = (max(task.shots) + task.queries + 1) if shape.episodic else max(20, 3 * (task.size or 1))
+        per_label = (max(task.shots) + task.queries + 1) if shape.episodic else max(20, 3 * (task.batch_size or 1))
         n = labels * per_label
         if shape.classes:
             y = torch.as_tensor(np.arange(n) % labels)
@@ -315,7 +331,7 @@ def _refuse_members(members: Sequence[str]) -> None:
 
 def _as_own(like: str, settings: Settings) -> dict[str, Any]:
     """Reader options for the sample: a table's numbers are standardised per member, unless set otherwise."""
-    tables = "standardise" in readers.options_of(like, root=settings.root)
+    tables = "standardise" in readers.options_of(like, root=settings.data_dir)
     return ({"standardise": "own"} if tables else {}) | settings.reader
 
 

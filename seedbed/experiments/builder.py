@@ -25,6 +25,7 @@ from seedbed.experiments import client_settings
 from seedbed.experiments.config import ModelSettings, Settings, known_keys
 from seedbed.experiments.factories import CLIENTS, arguments_from_settings, split_round_schedules
 from seedbed.experiments.scheduling import server_updates
+from seedbed.experiments.setting_hints import setting_hint
 from seedbed.federated import Algorithm, Params, by_examples, uniform
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import unadapted
@@ -332,7 +333,8 @@ class Learner:
         if test_steps is not None and not entry.tuned(options):
             options = {**options, "test_steps": test_steps}
         options, schedules = split_round_schedules(options, context)
-        arguments = arguments_from_settings(entry.factory, options, context, also=known_keys())
+        hint = partial(setting_hint, algorithm=name)
+        arguments = arguments_from_settings(entry.factory, options, context, also=known_keys(), hint=hint)
         start = self.starting_head(model, entry, ways)
 
         def make(optimizers: Mapping[str, Optimizer]) -> Algorithm:
@@ -369,7 +371,7 @@ class Learner:
         def times(per_item: float, given: int | None) -> int | None:
             return given if examples is None else max(1, round(examples / per_item))
 
-        size = task.size or examples or 10
+        size = task.batch_size or examples or 10
         steps = times(size, task.steps)
         if items == "full":
             return sampling.batches(None)
@@ -386,11 +388,11 @@ class Learner:
                 ways=task.ways,
                 shots=task.shots,
                 queries=task.queries,
-                count=times(task.ways * (sum(task.shots) / 2 + task.queries), task.count) or 1,
+                count=times(task.ways * (sum(task.shots) / 2 + task.queries), task.episodes) or 1,
                 fewer_ways=True,
             )
         if items == "episodes":
-            return sampling.support_query(task.support, size=task.size, steps=times(2 * size, task.steps) or 10)
+            return sampling.support_query(task.support, size=task.batch_size, steps=times(2 * size, task.steps) or 10)
         if items == "episode_batches" and episodic:
             return sampling.episode_batches(
                 ways=self.settings.evaluation.ways,
@@ -399,11 +401,11 @@ class Learner:
                 steps=steps or 5,
             )
         if not (self.own.steps or self.own.size):
-            return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+            return sampling.batches(task.batch_size, epochs=task.epochs, steps=steps)
         own = self.own
         return sampling.by_client(
             lambda name: sampling.batches(
-                own.size.get(name, task.size), epochs=task.epochs, steps=own.steps.get(name, steps)
+                own.size.get(name, task.batch_size), epochs=task.epochs, steps=own.steps.get(name, steps)
             )
         )
 

@@ -88,14 +88,14 @@ def attack_of(settings: Settings, context: Mapping[str, Any]) -> Attack | None:
         raise InputError(
             f"unknown attack {settings.attack.name!r}: {closest_name(settings.attack.name, attacks.ATTACKS)}"
         )
-    factory, also = attacks.ATTACKS[settings.attack.name], ("attack.name", "attack.part")
+    factory, also = attacks.ATTACKS[settings.attack.name], ("attack.name", "attack.fraction")
     made: Attack = build_from_settings(factory, settings.attack.model_extra or {}, context, where="attack.", also=also)
     return made
 
 
 def attackers_of(settings: Settings, source: TaskSource) -> frozenset[ClientId]:
     """Which of these clients attack."""
-    return choose_attackers(source.clients, settings.attack.part, settings.seed)
+    return choose_attackers(source.clients, settings.attack.fraction, settings.seed)
 
 
 def with_poison(source: TaskSource, attack: Attack | None, attackers: frozenset[ClientId]) -> TaskSource:

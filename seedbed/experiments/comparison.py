@@ -15,6 +15,7 @@ from seedbed.experiments.launch import begin_run, plan_run, resume_run
 from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.run_directory import LOCK, RunDirectory
 from seedbed.experiments.run_plan import RunPlan
+from seedbed.experiments.setting_names import with_new_names
 from seedbed.experiments.stages import Show
 from seedbed.locks import hold_lock
 from seedbed.privacy.differential.accountant import Release, epsilon
@@ -212,7 +213,7 @@ def _refuse_unlike(a: RunPlan, b: RunPlan) -> None:
 
 def _refuse_other(path: Path, wanted: Settings) -> None:
     """A run that is there already must be the one that was asked for."""
-    here, want = RunDirectory.open(path).manifest["settings"], wanted.model_dump(mode="json")
+    here, want = with_new_names(RunDirectory.open(path).manifest["settings"]), wanted.model_dump(mode="json")
     for key in (key for key in want if here.get(key) != want[key]):
         raise InputError(
             f"{path} holds a run with {key}={here.get(key)!r}, but {want[key]!r} is asked for: choose another --out"

@@ -34,7 +34,7 @@ ELSEWHERE = {  # what a real federation does not have
     "own.size": "each member would have to read one table",
     "cohort_by": "the server does not know how many examples a member has",
     "replacement": "a member answers a round once",
-    "stragglers.part": "members are as fast as they are",
+    "stragglers.fraction": "members are as fast as they are",
     "attack.name": "attacks are for simulations",
     "privacy.epsilon": "its accounting needs cohorts that are drawn by chance and all answer",
     "secure.form": "masks work in simulation only so far",
@@ -98,7 +98,7 @@ def _schedule_reason(case: Case) -> str:
 RANKS = (
     Row("privacy.epsilon", "several ranks", lambda c: c.private and c.facts.ranks > 1,
         "the secret behind the noise would have to be on all of them", ("run it in one process",)),
-    Row("kept", "several ranks", lambda c: c.settings.kept == "disk" and c.facts.ranks > 1,
+    Row("client_state", "several ranks", lambda c: c.settings.client_state == "disk" and c.facts.ranks > 1,
         "each rank would hold a part, and the run's directory only that of rank 0", ("run it in one process",)),
     Row("executor", "precision", lambda c: c.settings.executor == "factored" and c.settings.precision == "bf16",
         "it multiplies in float32"),
@@ -127,7 +127,7 @@ EXACT_ROWS = tuple(
         ("secure.form", lambda c: c.secure, "its clients do not mask their sums"),
         ("attack.name", lambda c: c.settings.attack.name, "attacks are on rounds"),
         ("reduce.name", lambda c: c.settings.reduce.name, "rules reduce the messages of rounds"),
-        ("stragglers.part", lambda c: c.settings.stragglers.part, "stragglers miss rounds"),
+        ("stragglers.fraction", lambda c: c.settings.stragglers.fraction, "stragglers miss rounds"),
         ("public", lambda c: c.settings.public, "it trains on no public rows"),
         ("schedule.name", lambda c: c.settings.schedule.name not in (None, "synchronous"), "it has no rounds"),
         ("torchrun", lambda c: c.facts.torchrun, "it runs in one process"),
@@ -155,10 +155,10 @@ SCHEDULES = (
         lambda c: f"along its links of one direction {c.settings.algorithm} loses the mean; "
         f"{', '.join(t for t in TOPOLOGIES if t not in DIRECTED)} have links of both", ({"algorithm": "push_sum"},)),
     Row("stragglers.work", "schedule.name",
-        lambda c: c.settings.schedule.name != "synchronous" and c.settings.stragglers.part
+        lambda c: c.settings.schedule.name != "synchronous" and c.settings.stragglers.fraction
         and c.settings.stragglers.work == "dropped",
         "only rounds that wait for a cohort can drop a client; others have schedule.latency or schedule.peer_failure",
-        ({"stragglers.work": "partial"}, {"stragglers.part": "drop"})),
+        ({"stragglers.work": "partial"}, {"stragglers.fraction": "drop"})),
 )  # fmt: skip
 
 COHORTS = (

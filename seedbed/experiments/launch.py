@@ -32,7 +32,9 @@ def population_for(settings: Settings, like: dict[str, Any] | None = None) -> Po
     Args:
         like: the encoding of the data that a model was trained on, to read other data for it.
     """
-    return readers.read(settings.data, root=settings.root, drop_short=settings.drop_short, like=like, **settings.reader)
+    return readers.read(
+        settings.data, root=settings.data_dir, drop_short=settings.drop_short, like=like, **settings.reader
+    )
 
 
 def start_run(
@@ -68,7 +70,8 @@ def plan_run(
     """What a run would be, checked.
 
     Args:
-        asked: settings that are not None go over the TOML file's; `assignments` (key=value) over both.
+        asked: settings that are not None go over the TOML file's; `assignments` (key=value) over both. `lr` is the
+            algorithm's own learning rate, by whatever name.
         specific: with the recipe for this very set, if there is one.
         command: what the plan is for.
     Raises:
@@ -76,15 +79,27 @@ def plan_run(
     """
     given = table_from(
         read_toml(config) if config else {},
-        {key: value for key, value in asked.items() if value is not None},
+        {key: value for key, value in asked.items() if value is not None and key != "lr"},
         assignments=assignments,
     )
     given |= _absolute(settings_from(given))
     population = population_for(settings_from(given))
+    if asked.get("lr") is not None:
+        given = _with_rate(given, asked["lr"], population)
     case = case_of(
         given, Facts.of(population, command), partial(complete_settings, population=population, specific=specific)
     )
     return plan(divide(case.settings, population, case))
+
+
+def _with_rate(given: Mapping[str, Any], rate: float, population: Population) -> dict[str, Any]:
+    """Given settings with the algorithm's learning rate: its clients', or the first that `tune` would choose."""
+    name = complete_settings({**given, "start": "rounds"}, population).algorithm
+    rates = catalogue.entry(name).rates
+    if not rates:
+        raise InputError(f"--lr {rate:g}: {name} has no learning rate: leave it out")
+    key = "local.lr" if "local.lr" in rates else rates[0]
+    return table_from(given, assignments=[f"{key}={rate}"])
 
 
 def _absolute(settings: Settings) -> dict[str, Any]:
@@ -92,8 +107,8 @@ def _absolute(settings: Settings) -> dict[str, Any]:
     places: dict[str, Any] = {}
     if settings.data and settings.data not in readers.KNOWN and Path(settings.data).expanduser().exists():
         places["data"] = str(Path(settings.data).expanduser().resolve())
-    if settings.root:
-        places["root"] = str(Path(settings.root).expanduser().resolve())
+    if settings.data_dir:
+        places["data_dir"] = str(Path(settings.data_dir).expanduser().resolve())
     if settings.own.table:
         places["own"] = {**settings.own.model_dump(), "table": str(Path(settings.own.table).expanduser().resolve())}
     return places
@@ -122,9 +137,9 @@ def evaluate_run(
     if fixed:
         raise InputError(f"{fixed[0]} was settled when {path} was trained: only evaluation.* and the like can be set")
     if data is not None:
-        changes |= {"data": data, "root": root}
+        changes |= {"data": data, "data_dir": root}
     elif root is not None:
-        changes |= {"root": root}
+        changes |= {"data_dir": root}
     settings = settings_from(run.manifest["settings"], changes)
     like = None if data is None else run.manifest["data"]["encoding"]
     split = divide(settings, population_for(settings, like))

@@ -17,6 +17,7 @@ from seedbed.engines.process_group import current_group, is_torchrun
 from seedbed.errors import InputError
 from seedbed.experiments.config import GateSettings, Settings
 from seedbed.experiments.run_directory import LOCK, RunDirectory
+from seedbed.experiments.setting_names import with_new_names
 from seedbed.limits import from_json, inside, refuse_links
 from seedbed.locks import hold_lock
 from seedbed.serialization import explain_write_errors, pack_tree, unpack_tree
@@ -54,7 +55,7 @@ def require_same_manifest(manifest: Mapping[str, Any]) -> None:
     Raises:
         InputError: which one, and what differs.
     """
-    settings = {key: value for key, value in manifest["settings"].items() if key not in ("data", "root")}
+    settings = {key: value for key, value in manifest["settings"].items() if key not in ("data", "data_dir")}
     mine = {
         "versions": {name: manifest["versions"][name] for name in SAME_VERSIONS},
         "settings": settings,
@@ -164,8 +165,8 @@ def _is_of(path: Path, manifest: Mapping[str, Any]) -> bool:
     if not (path / "manifest.json").is_file():
         return False
     there = RunDirectory(path).manifest
-    same = (there["settings"], there["data"]["fingerprint"])
-    return same == (manifest["settings"], manifest["data"]["fingerprint"])
+    same = (with_new_names(there["settings"]), there["data"]["fingerprint"])
+    return same == (with_new_names(manifest["settings"]), manifest["data"]["fingerprint"])
 
 
 def _files(path: Path) -> dict[str, torch.Tensor]:

@@ -151,7 +151,7 @@ def _baselines(begun: RunPlan) -> Mapping[str, Built]:
     """FedAvg, whose start local training shares."""
     if not begun.settings.evaluation.baselines:
         return {}
-    model, options = begun.learner.model(catalogue.entry("fedavg")), begun.settings.rival
+    model, options = begun.learner.model(catalogue.entry("fedavg")), begun.settings.baseline
     fedavg = Built("fedavg", options, model, begun.learner.algorithm("fedavg", model, options=options))
     return {"fedavg": _defended(begun, fedavg)}
 

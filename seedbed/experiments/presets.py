@@ -31,16 +31,16 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
         "cohort": 5,
         "model": {"channels": 32},
         "task": {"ways": 10, "distortions": 8},
-        "evaluation": {"queries": 8, "episodes": 20, "rival_episodes": 10},
+        "evaluation": {"queries": 8, "episodes": 20, "baseline_episodes": 10},
         "options": {"outer": {"lr": 3e-3}, "test_steps": 10, "test_lr": 0.03},
     },
     ("omniglot", "fed_proto"): {
         "options": {"test_steps": 0},
         "rounds": 1000,
         "cohort": 4,
-        "rival": {"local": {"lr": 0.1}},
-        "task": {"ways": 20, "queries": 2, "rotations": True, "size": 30},
-        "evaluation": {"episodes": 20, "rival_episodes": 3},
+        "baseline": {"local": {"lr": 0.1}},
+        "task": {"ways": 20, "queries": 2, "rotations": True, "batch_size": 30},
+        "evaluation": {"episodes": 20, "baseline_episodes": 3},
     },
 }
 
@@ -66,7 +66,7 @@ def complete_settings(given: Mapping[str, Any], population: Population, *, speci
         "algorithm": algorithm,
         "rounds": 200,
         "cohort": min(10, len(population)),
-        "rival": {"local": {"lr": 0.05}},
+        "baseline": {"local": {"lr": 0.05}},
     }
     sources = (None, population.source) if specific else (None,)
     recipes = [EXACT] if exact else [RECIPES.get((source, algorithm), {}) for source in sources]

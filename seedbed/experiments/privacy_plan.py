@@ -10,6 +10,7 @@ from typing import Any
 from seedbed.errors import InputError
 from seedbed.experiments.config import PrivacySettings, Settings
 from seedbed.experiments.run_directory import versions
+from seedbed.experiments.setting_names import with_old_names
 from seedbed.federated import Algorithm, Engine
 from seedbed.privacy.differential.accountant import (
     LEAST,
@@ -40,7 +41,7 @@ from seedbed.rounds import Round
 KEY, LEDGER, RELEASES = "noise.key", "ledger.jsonl", "releases.jsonl"
 HOPELESS = 1000.0  # noise in a number of the mean, in clips, above which nothing of the clients is left
 RARE = 1e-3  # the chance that some client takes part more often than is said
-PLACE_SETTINGS = ("data", "root")  # settings that say where the data lie
+PLACE_SETTINGS = ("data", "data_dir")  # settings that say where the data lie
 ALIKE = ("seedbed", "python", "torch", "numpy")  # versions that a private run keeps
 IN_TURN: dict[str, type[TreeAggregation] | type[Banded] | type[LocalPrivacy]] = {
     "tree": TreeAggregation,
@@ -254,7 +255,7 @@ def noise_terms(settings: Settings, fingerprint: str) -> dict[str, Any]:
 
     Where the data lie is left out: their fingerprint says what they are.
     """
-    table = settings.model_dump(mode="json", exclude=set(PLACE_SETTINGS))
+    table = with_old_names(settings.model_dump(mode="json", exclude=set(PLACE_SETTINGS)))  # as noise was derived so far
     used = {f"version of {name}": version for name, version in versions().items() if name in ALIKE}
     return {"data": fingerprint, **used, **dict(_flat("", table))}
 

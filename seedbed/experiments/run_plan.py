@@ -169,7 +169,7 @@ class RunPlan:
 
     def stragglers(self, entry: catalogue.CatalogueEntry) -> Stragglers:
         """Who is slow in a round of training; nobody where all data is in one place."""
-        return Stragglers(0.0 if entry.pooled else self.settings.stragglers.part, self.settings.seed)
+        return Stragglers(0.0 if entry.pooled else self.settings.stragglers.fraction, self.settings.seed)
 
     def _augmented(self, population: Population, items: catalogue.Items) -> Population:
         """Training clients with what the settings add to them; turned classes only where labels are drawn afresh."""

@@ -193,7 +193,7 @@ class Pipeline:
         """The teacher, trained first: on the public set with its labels if there is one, or else by FedAvg."""
         model = self.learner.teacher_model(entry)
         public = self.experiment.public
-        name, options = ("fedavg", self.settings.rival) if public is None else ("centralised", {"local": "adam"})
+        name, options = ("fedavg", self.settings.baseline) if public is None else ("centralised", {"local": "adam"})
         clients = self.experiment.train if public is None else public
         source = Sampled(clients, self.experiment.sampler("batches"), seed=self.settings.seed)
         rounds, synchronous = self._plan.rounds, ScheduleSettings(name="synchronous")
@@ -239,7 +239,7 @@ class Pipeline:
         shortened = source if dropped or slow.part == 0 else ShortenedTasks(source, slow.share)
         protection = self._protection()
         algorithm = protection.algorithm(algorithm) if protection else algorithm
-        store = ClientStateStore(self.run.path / "kept" / plan.stage) if self.settings.kept == "disk" else None
+        store = ClientStateStore(self.run.path / "kept" / plan.stage) if self.settings.client_state == "disk" else None
         engine = self._surrounded(name, algorithm, shortened, model, protection, store)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         heard = RoundWatcher(tick, clients.names)
@@ -338,13 +338,13 @@ class Pipeline:
         """
         if self.experiment.privacy:
             model = self.learner.model(catalogue.entry("fedavg"))
-            blank = self.learner.algorithm("fedavg", model, options=self.settings.rival).init(model.params)
-            alone = TrainedStart("fedavg", model, blank, {}, self.settings.rival)
+            blank = self.learner.algorithm("fedavg", model, options=self.settings.baseline).init(model.params)
+            alone = TrainedStart("fedavg", model, blank, {}, self.settings.baseline)
             return {
                 "local": replace(alone, finetuning=_ways(self._choose(alone, self.experiment.unseen, "local", "local")))
             }
         same = self.settings.algorithm == "fedavg" and self.settings.schedule.name == "synchronous"
-        fedavg = main if same else self.train("fedavg", self.settings.rival, self._rival_plan)
+        fedavg = main if same else self.train("fedavg", self.settings.baseline, self._rival_plan)
         untrained = replace(fedavg, state=self._algorithm(fedavg).init(fedavg.model.params))
         chosen = self._choose(untrained, self.experiment.validation()[1], "local", "local")
         local = replace(untrained, finetuning=_ways(chosen))
@@ -443,7 +443,7 @@ class Pipeline:
     def table(self, main: TrainedStart, rivals: Mapping[str, TrainedStart], clients: Population) -> dict[str, Any]:
         """Every column for every number of shots, on the same episodes of clients never seen in training."""
         tick = self.show.stage("judging on unseen clients", len(self.experiment.shots) * (2 + len(rivals)))
-        few = self.settings.evaluation.rival_episodes
+        few = self.settings.evaluation.baseline_episodes
         rows: dict[str, Any] = {}
         for shots in self.experiment.shots:
             rows[str(shots)] = row = {}

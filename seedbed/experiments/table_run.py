@@ -145,7 +145,7 @@ class TablePipeline(Pipeline):
 
     def rivals(self, main: TrainedStart) -> dict[str, TrainedStart]:
         if self.rival is None:
-            self.rival = self.train("fedavg", self.settings.rival, self._rival_plan)
+            self.rival = self.train("fedavg", self.settings.baseline, self._rival_plan)
         return {"fedavg_finetuned": self.rival}
 
     def seen(self, main: TrainedStart) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_a_backdoor_s_success_stands_beside_the_accuracy(tmp_path: Path) -> None
         (("--attack", "ali"), ["unknown attack 'ali'", "did you mean 'alie'"]),
         (("--attack", "alie", "--set", "attack.scal=2"), ["'attack.scal'", "did you mean 'attack.scale'"]),
         (("--attack", "alie", "--set", "attack.scale=x"), ["attack.scale='x'", "number"]),
-        (("--attack", "alie", "--attackers", "1.5"), ["attack.part=1.5", "fraction"]),
+        (("--attack", "alie", "--attackers", "1.5"), ["attack.fraction=1.5", "fraction"]),
         (("--attack", "tailored", "--reduce", "fltrust"), ["attack=tailored", "reduce=fltrust", "Use attack=min_max"]),
         (("--attack", "tailored", "--set", "attack.harm=x"), ["attack.harm='x'", "against"]),
         (("--attack", "min_max", "--set", "attack.perturbation=x"), ["attack.perturbation='x'", "sign"]),

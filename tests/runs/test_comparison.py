@@ -132,7 +132,7 @@ def test_what_a_round_costs_is_measured(name: str, options: dict[str, Any], pass
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_method_has_the_same_budget(name: str) -> None:
     """Examples through the model in a round: 120 asked for, up to an item more or less; FedSGD has no choice."""
-    experiment = planned(name, "budget=120", "task.size=5", "cohort=3")
+    experiment = planned(name, "budget=120", "task.batch_size=5", "cohort=3")
     if CATALOGUE[name].items == "full":
         return
     options = experiment.settings.options

@@ -46,13 +46,13 @@ def planned(**given: Any) -> RunPlan:
 def constructions(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each factory was called by the learner."""
     calls: Counter[str] = Counter()
-    usual = builder.build_from_settings
+    usual = builder.arguments_from_settings
 
     def counted(factory: Callable[..., Any], *args: Any, **more: Any) -> Any:
         calls[factory.__name__] += 1
         return usual(factory, *args, **more)
 
-    monkeypatch.setattr(builder, "build_from_settings", counted)
+    monkeypatch.setattr(builder, "arguments_from_settings", counted)
     return calls
 
 
@@ -68,16 +68,16 @@ def test_baselines_are_constructed_with_the_plan(constructions: Counter[str]) ->
     made = planned(algorithm="scaffold")
     assert constructions == {"scaffold": 1, "fedavg": 1}
     assert made.baselines["fedavg"].algorithm is made.learner.algorithm("fedavg", made.baselines["fedavg"].model,
-                                                                        options=made.settings.rival)  # fmt: skip
+                                                                        options=made.settings.baseline)  # fmt: skip
 
 
 def test_what_is_trained_is_what_was_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made, trained = planned(algorithm="scaffold", evaluation={**QUICK["evaluation"], "baselines": False}), []
     surrounded = Pipeline._surrounded
 
-    def seen(self: Pipeline, algorithm: Any, *args: Any) -> Any:
+    def seen(self: Pipeline, name: str, algorithm: Any, *args: Any) -> Any:
         trained.append(algorithm)
-        return surrounded(self, algorithm, *args)
+        return surrounded(self, name, algorithm, *args)
 
     monkeypatch.setattr(Pipeline, "_surrounded", seen)
     run = RunDirectory.create(tmp_path / "r", {"data": {"fingerprint": made.fingerprint}})
