@@ -105,6 +105,8 @@ RESOLVES = {  # where a name that is no constant becomes an object, and why that
     ("privacy/differential/binding.py", "getattr"): "reads the fields of a value, to digest them",
     ("__init__.py", "import_module"): "only the modules in its own table",
     ("__init__.py", "getattr"): "only the names in its own table",
+    ("experiments/named_code.py", "import_module"): "only what this process's command line names",
+    ("experiments/named_code.py", "getattr"): "only what this process's command line names",
     ("renamed.py", "import_module"): "only the new names in its own table",
     ("renamed.py", "getattr"): "only the new names in its own table",
     ("renamed.py", "modules"): "only the modules in its own table",

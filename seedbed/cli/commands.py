@@ -23,6 +23,9 @@ from seedbed.cli.options import (
     Delta,
     EngineOption,
     ExecutorOption,
+    LossOption,
+    MetricOption,
+    ModelOption,
     ProcessesOption,
     Rate,
     Reduce,
@@ -67,6 +70,9 @@ def run(
     rounds: Rounds = None,
     cohort: Cohort = None,
     lr: Rate = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
     seed: Seed = None,
     engine: EngineOption = None,
     executor: ExecutorOption = None,
@@ -105,6 +111,9 @@ def run(
         "rounds": rounds,
         "cohort": cohort,
         "lr": lr,
+        "loss": loss,
+        "metric": metric,
+        "model": {"name": model} if model else None,
         "seed": seed,
         "engine": engine,
         "executor": executor,
@@ -122,7 +131,12 @@ def run(
 
 
 @app.command()
-def resume(directory: Run) -> None:
+def resume(
+    directory: Run,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
+) -> None:
     """Go on with a run that was stopped or killed; the end is bit for bit that of a run never stopped."""
     from seedbed.engines.process_group import init_group
     from seedbed.experiments.launch import resume_run
@@ -146,6 +160,9 @@ def compare(
     rounds: Rounds = None,
     cohort: Cohort = None,
     lr: Rate = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
     seed: Seed = None,
     engine: EngineOption = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the runs; default: runs/compare-DATA.")] = None,
@@ -170,6 +187,9 @@ def compare(
         "rounds": rounds,
         "cohort": cohort,
         "lr": lr,
+        "loss": loss,
+        "metric": metric,
+        "model": {"name": model} if model else None,
         "engine": engine,
         "data_dir": root,
     }
@@ -189,6 +209,9 @@ def compare(
 def evaluate(
     directory: Run,
     data: Data = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
     root: Root = None,
     set_: Set = None,
 ) -> None:
@@ -209,6 +232,9 @@ def adapt(
     steps: Annotated[int | None, typer.Option(min=0, help="Adaptation steps; default: the algorithm's own.")] = None,
     query: Annotated[Path | None, typer.Option(help="More labelled examples, to score the model on.")] = None,
     client: Annotated[str | None, typer.Option(help="Whose examples, where the files hold several clients'.")] = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
 ) -> None:
     """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine."""
     from seedbed.experiments.adapt import adapt_client
@@ -233,6 +259,9 @@ def audit(
     rounds: Rounds = None,
     cohort: Cohort = None,
     lr: Rate = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
     seed: Seed = None,
     engine: EngineOption = None,
     epsilon: Annotated[float | None, typer.Option(help="The claim to audit: the budget ε, such as 4.")] = None,
@@ -259,6 +288,9 @@ def audit(
         "rounds": rounds,
         "cohort": cohort,
         "lr": lr,
+        "loss": loss,
+        "metric": metric,
+        "model": {"name": model} if model else None,
         "seed": seed,
         "engine": engine,
         "data_dir": root,

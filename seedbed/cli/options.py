@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -90,3 +90,40 @@ def listed(first: Iterable[str], more: Iterable[str] | None) -> list[str]:
     ['a', 'b', 'c', 'd']
     """
     return [name for word in (*first, *(more or ())) for name in word.split(",") if name]
+
+
+def _load(kind: Literal["loss", "metric", "model"], name: str | None) -> str | None:
+    """Import what the command line names: only here does a name become code."""
+    if name is not None and ":" in name:
+        from seedbed.experiments.named_code import load
+
+        load(kind, name)
+    return name
+
+
+def _load_loss(name: str | None) -> str | None:
+    return _load("loss", name)
+
+
+def _load_metric(name: str | None) -> str | None:
+    return _load("metric", name)
+
+
+def _load_model(name: str | None) -> str | None:
+    return _load("model", name)
+
+
+LossOption = Annotated[
+    str | None,
+    typer.Option("--loss", callback=_load_loss, help="What clients minimise: cross_entropy, ... or MODULE:FUNCTION."),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", callback=_load_metric, help="What models are judged by: accuracy, ... or MODULE:FUNCTION."
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", callback=_load_model, help="The model: mlp, linear, conv, or MODULE:FUNCTION."),
+]

@@ -222,5 +222,7 @@ def load_personal(path: str | Path) -> PersonalModel:
             raise ValueError("its tensors are not those of the model that it names")
         model = build_model(asked, inputs, outputs, split=split)
         return PersonalModel(model, params, tuple(map(str, classes)), _predict(model, metadata))
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path} is damaged ({first_line_of(error)}): make it again by `seedbed adapt`") from error

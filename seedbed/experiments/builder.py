@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seedbed import models, randomness, tree
 from seedbed.algorithms import catalogue
@@ -21,7 +21,7 @@ from seedbed.data.sampling import Sampler
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
-from seedbed.experiments import client_settings
+from seedbed.experiments import client_settings, named_code
 from seedbed.experiments.config import ModelSettings, Settings, known_keys
 from seedbed.experiments.factories import CLIENTS, arguments_from_settings, split_round_schedules
 from seedbed.experiments.scheduling import server_updates
@@ -112,19 +112,35 @@ class Learner:
 
     @property
     def loss(self) -> Loss:
+        """What clients minimise, for each example."""
+        if self.settings.loss != named_code.AUTO:
+            found: named_code.LossEntry = named_code.find("loss", self.settings.loss)
+            return found.loss
         return objectives.squared_error if self.shape.classes == 0 else objectives.cross_entropy
 
     @property
+    def judge(self) -> named_code.MetricEntry:
+        """How an example is judged."""
+        if self.settings.metric != named_code.AUTO:
+            found: named_code.MetricEntry = named_code.find("metric", self.settings.metric)
+            return found
+        return named_code.MetricEntry(self.loss if self.by_loss else objectives.correct, not self.by_loss)
+
+    @property
     def score(self) -> Loss:
-        return self.loss if self.by_loss else objectives.correct
+        return self.judge.score
 
     @property
     def metric_name(self) -> str:
+        if self.settings.metric != named_code.AUTO:
+            return self.settings.metric.rpartition(":")[2].replace("_", " ")
+        if self.by_loss and self.settings.loss != named_code.AUTO:
+            return self.settings.loss.rpartition(":")[2].replace("_", " ")
         return "squared error" if self.shape.classes == 0 else "log-loss" if self.by_loss else "accuracy"
 
     @property
     def higher_is_better(self) -> bool:
-        return not self.by_loss
+        return self.judge.higher_is_better
 
     def with_teacher(self, teacher: Teacher) -> "Learner":
         """The same with a teacher; nothing is built yet."""
@@ -447,8 +463,22 @@ def _no_teacher(x: Tensor) -> Tensor:
     raise AssertionError("a teacher is there in training alone")
 
 
+def _named_model(name: str, inputs: Sequence[int], outputs: int) -> Model:
+    """A registered model, or one that the command line names."""
+    module = named_code.find("model", name)(tuple(inputs), outputs)
+    if isinstance(module, Model):
+        return module
+    if not isinstance(module, nn.Module):
+        raise InputError(f"model.name={name} gave a {type(module).__name__}: it must return an nn.Module")
+    return Model(module)
+
+
 def build_model(asked: ModelSettings, inputs: Sequence[int], outputs: int, *, split: bool = False) -> Model:
     """The model that settings name; split: with a server's net on its features."""
+    if asked.name not in (named_code.AUTO, *named_code.BUILT_IN_MODELS):
+        if split:
+            raise InputError(f"model.name={asked.name}: an algorithm that splits its model needs mlp or conv")
+        return _named_model(asked.name, inputs, outputs)
     made = models.by_name(asked.name, inputs, outputs, hidden=asked.hidden, channels=asked.channels, norm=asked.norm)
     if not split:
         return Model(made, head="head")

@@ -1,8 +1,12 @@
 """The table of choices that do not work together: see `compatibility`."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from seedbed.engines import ALONE, EXECUTORS
 from seedbed.experiments.compatibility import Case, Condition, Row, value_of
 from seedbed.experiments.config import GateSettings, PrivacySettings, SecureSettings, Settings
+from seedbed.experiments.named_code import KEYS, LOSSES, METRICS, is_code
 from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES
 
 AVERAGING = {"algorithm": "fedavg"}
@@ -34,6 +38,9 @@ ELSEWHERE = {  # what a real federation does not have
     "own.size": "each member would have to read one table",
     "cohort_by": "the server does not know how many examples a member has",
     "replacement": "a member answers a round once",
+    "loss": "a member imports no code that an agreement names",
+    "metric": "a member imports no code that an agreement names",
+    "model.name": "a member imports no code that an agreement names",
     "stragglers.fraction": "members are as fast as they are",
     "attack.name": "attacks are for simulations",
     "privacy.epsilon": "its accounting needs cohorts that are drawn by chance and all answer",
@@ -49,6 +56,10 @@ def _is_set(key: str) -> Condition:
     """The setting differs from its default."""
     usual = value_of(Settings(), key)
     return lambda case: bool(case.value(key) != usual)
+
+
+def _names_code(key: str) -> Condition:
+    return lambda case: is_code(case.value(key))
 
 
 def _takes(name: str) -> Condition:
@@ -81,6 +92,17 @@ def _elsewhere(case: Case) -> bool:
 
 def _between_peers(case: Case) -> bool:
     return case.facts.command == "peers"
+
+
+def _for_target(key: str, target: str) -> Condition:
+    """The loss or metric is for another kind of target than the data's."""
+    known: Mapping[str, Any] = LOSSES if key == "loss" else METRICS
+
+    def clashes(case: Case) -> bool:
+        entry, given = known.get(case.value(key)), "classes" if case.facts.classes else "numbers"
+        return entry is not None and entry.target == target != given
+
+    return clashes
 
 
 _unsynchronised = _other("schedule.name", "synchronous")
@@ -391,6 +413,19 @@ MODELS = (
     Row("options.batches", "N-way episodes",
         lambda c: c.entry.items_for(c.settings.options) == "triples" and c.episodic,
         "three batches need clients as tasks", ({"options.batches": 2},)),
+    *(
+        Row(key, "start", _all(lambda c: c.exact, _is_set(key)),
+            "it is fitted to, and judged by, the log-loss or the squared error", ({"start": "rounds"},))
+        for key in ("loss", "metric")
+    ),
+    *(
+        Row(key, "a target that is a number", _for_target(key, "classes"), "it is for classes", ({key: "auto"},))
+        for key in ("loss", "metric")
+    ),
+    *(
+        Row(key, "a target of classes", _for_target(key, "numbers"), "it is for numbers", ({key: "auto"},))
+        for key in ("loss", "metric")
+    ),
     Row("evaluation.shots", "without start=exact",
         lambda c: not c.exact and "half" in (c.settings.evaluation.shots or ()),
         "clients are judged with numbers of examples"),
@@ -401,7 +436,7 @@ MODELS = (
 COMMANDS = (
     *(
         Row(key, "a real federation",
-            _all(_elsewhere, _is_set(key)), reason)
+            _all(_elsewhere, _names_code(key) if key in KEYS else _is_set(key)), reason)
         for key, reason in ELSEWHERE.items()
     ),
     *(

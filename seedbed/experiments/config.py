@@ -152,8 +152,10 @@ class ModelSettings(Section):
     """Which model; none of it is needed. Further models are said in a word each: a name, or a name and widths, as
     `conv:32` (32 channels) and `mlp:64-32` (two hidden layers)."""
 
-    name: Literal["auto", "mlp", "linear", "conv"] = Field(
-        default="auto", description="auto: conv for images, else mlp"
+    name: str = Field(
+        default="auto",
+        description="auto: conv for images, else mlp | mlp | linear | conv; on the command line also MODULE:FUNCTION, "
+        "called with the shape of an example and the number of outputs",
     )
     hidden: Architectures = Field(default=(64,), description="mlp: width of each hidden layer")
     channels: int = Field(default=48, ge=1, description="conv: channels")
@@ -358,6 +360,16 @@ class Settings(Section):
         default="rounds",
         description="what trains the start: rounds: those of the algorithm; exact: a linear model fitted exactly, with "
         "priors of the clients' effects (algorithm=auto takes it for tables)",
+    )
+    loss: str = Field(
+        default="auto",
+        description="what clients minimise: cross_entropy for classes, squared_error for numbers; on the command line "
+        "also MODULE:FUNCTION, of predictions [B, ...] and targets [B]",
+    )
+    metric: str = Field(
+        default="auto",
+        description="what models are judged by: accuracy, log_loss, squared_error; on the command line also "
+        "MODULE:FUNCTION (its attribute higher_is_better, if false)",
     )
     rounds: int | None = Field(default=None, ge=1, description="rounds of training; none: a recipe's, or 200")
     cohort: int | None = Field(

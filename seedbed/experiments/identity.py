@@ -39,6 +39,7 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     found |= {f"clients.{part}": _list_digest(names) for part, names in manifest.get("clients", {}).items()}
     found |= {f"data.{part}": data[part] for part in ("fingerprint", "clients", "examples") if part in data}
     found |= {f"data.{part}": _short_digest(data[part]) for part in ("classes", "encoding") if part in data}
+    found |= {f"code.{name}": digest for name, digest in manifest.get("code", {}).items()}
     found |= {"shape": _short_digest(manifest["shape"])} if "shape" in manifest else {}
     return {key: found[key] for key in found if key not in LEFT_OUT and not key.startswith(LEFT_OUT_SECTIONS)}
 
@@ -127,6 +128,7 @@ def _refusal(run: str, key: str, old: Any, new: Any, *, private: bool) -> str:
         "versions": f"go on with {name} {old}",
         "clients": "restore its manifest.json, its data and its settings",
         "data": "restore its manifest.json and its data",
+        "code": "restore its source",
         "shape": "restore its manifest.json and its data",
     }
     what = {

@@ -15,6 +15,7 @@ from seedbed.experiments import multi_rank
 from seedbed.experiments.builder import Learner, Shape
 from seedbed.experiments.compatibility import Command, Facts, case_of
 from seedbed.experiments.config import Settings, read_toml, settings_from, table_from
+from seedbed.experiments.named_code import load_assigned, require_same_code, sources
 from seedbed.experiments.planning import divide, judging_all, plan
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.run_directory import RunDirectory, versions
@@ -77,6 +78,8 @@ def plan_run(
     Raises:
         InputError: before anything is written or computed, whatever can be known to fail.
     """
+    assignments = list(assignments)
+    load_assigned(assignments)
     given = table_from(
         read_toml(config) if config else {},
         {key: value for key, value in asked.items() if value is not None and key != "lr"},
@@ -132,6 +135,8 @@ def evaluate_run(
     run = RunDirectory.open(path)
     if run.result is None:
         raise InputError(f"the run in {path} is not finished: `seedbed resume {path}` first")
+    assignments = list(assignments)
+    load_assigned(assignments)
     changes = table_from(assignments=assignments)
     fixed = sorted(changes.keys() - JUDGING - ({"reader"} if data is not None else set()))
     if fixed:
@@ -161,6 +166,7 @@ def evaluate_run(
 def trained_start(run: RunDirectory, learner: Learner) -> TrainedStart:
     """The start that a finished run has trained, read from its files."""
     settings = learner.settings
+    require_same_code(run.manifest.get("code", {}), run.path)
     model = learner.model(catalogue.entry(settings.algorithm))
     algorithm = learner.algorithm(settings.algorithm, model, options=run.options())
     state = algorithm.init(model.params)
@@ -212,9 +218,11 @@ def _finished(run: RunDirectory, result: dict[str, Any], show: Show) -> dict[str
 
 
 def _manifest(experiment: RunPlan) -> dict[str, Any]:
-    population = experiment.population
+    population, settings = experiment.population, experiment.settings
+    code = sources([settings.loss, settings.metric, settings.model.name])
     return {
         "versions": versions(),
+        **({"code": code} if code else {}),
         "settings": experiment.settings.model_dump(mode="json"),
         "shape": asdict(experiment.shape),
         "data": {

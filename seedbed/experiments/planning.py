@@ -20,10 +20,12 @@ from seedbed.experiments.client_settings import read_client_settings
 from seedbed.experiments.compatibility import Case, Facts, check
 from seedbed.experiments.compatibility_rows import ROWS
 from seedbed.experiments.config import Settings
+from seedbed.experiments.named_code import is_code
 from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.run_plan import Built, RunPlan, Split, large_enough
 from seedbed.experiments.scheduling import check_concurrency
 from seedbed.experiments.secure_aggregation import SecurePlan, one_message
+from seedbed.models import Model
 
 TINY = 3  # rows of clients that a note counts
 
@@ -85,10 +87,37 @@ def plan(split: Split) -> RunPlan:
     held_out = None if split.held_out is None else _only_named(split.held_out, train.names)
     begun = RunPlan(split, train, split.unseen, held_out, learner, _main(learner, train), notes=(*split.notes, *notes))
     begun.engine(Sampled(train, training), begun.main.model)
+    _check_named_code(begun)
     defended = replace(begun, secured=_secured(begun), main=_defended(begun, begun.main))
     begun.attack(begun.main.name, begun.main.model)
     check_concurrency(settings, len(train))
     return _with_promise(_with_judges(replace(defended, baselines=_baselines(defended))))
+
+
+def _check_named_code(begun: RunPlan) -> None:
+    """A loss or metric of the user's must give one finite number for each example, the models as many outputs as asked.
+
+    Raises:
+        InputError: what it gives instead.
+    """
+    learner, model, settings = begun.learner, begun.main.model, begun.settings
+    if not isinstance(model, Model) or not any(map(is_code, (settings.loss, settings.metric, settings.model.name))):
+        return
+    rows = begun.train.rows[:2]
+    outputs = learner.outputs(catalogue.entry(begun.main.name))
+    x, y = tree.to_device_of((begun.train.inputs(rows), begun.train.y[rows]), model.params)
+    predictions = model.predict(model.params, x)
+    if outputs > 1 and (predictions.ndim < 2 or predictions.shape[1] != outputs):
+        raise InputError(f"model.name={settings.model.name} gives {list(predictions.shape)} for 2 examples: {outputs} "
+                         "outputs for each are needed")  # fmt: skip
+    y = torch.zeros_like(y) if begun.train.episodic else y
+    for name, function in ((settings.loss, learner.loss), (settings.metric, learner.score)):
+        found = function(predictions, y) if is_code(name) else torch.zeros(2)
+        if found.shape != (2,) or not torch.isfinite(found).all():
+            raise InputError(
+                f"{name} gives {found.tolist()} of shape {list(found.shape)} for 2 examples: it must give one finite "
+                "number for each, [2]"
+            )
 
 
 def judging_all(made: RunPlan) -> RunPlan:
