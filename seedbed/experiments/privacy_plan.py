@@ -41,6 +41,7 @@ from seedbed.rounds import Round
 KEY, LEDGER, RELEASES = "noise.key", "ledger.jsonl", "releases.jsonl"
 HOPELESS = 1000.0  # noise in a number of the mean, in clips, above which nothing of the clients is left
 RARE = 1e-3  # the chance that some client takes part more often than is said
+LATER_SETTINGS = ("own.", "weights", "cohort_by", "replacement", "schedule.updates", "loss", "metric")  # since 0.1.0
 PLACE_SETTINGS = ("data", "data_dir")  # settings that say where the data lie
 ALIKE = ("seedbed", "python", "torch", "numpy")  # versions that a private run keeps
 IN_TURN: dict[str, type[TreeAggregation] | type[Banded] | type[LocalPrivacy]] = {
@@ -253,11 +254,17 @@ def _factor(epsilon: float) -> str:
 def noise_terms(settings: Settings, fingerprint: str) -> dict[str, Any]:
     """What a private run's releases depend on beside its key and state: every setting, the data and the versions.
 
-    Where the data lie is left out: their fingerprint says what they are.
+    Where the data lie is left out: their fingerprint says what they are. So that a run that an older version began can
+    be resumed, settings have the names that they had then, and those that came later are left out at their defaults.
     """
-    table = with_old_names(settings.model_dump(mode="json", exclude=set(PLACE_SETTINGS)))  # as noise was derived so far
+    usual, table = (dict(_flat("", _dumped(s))) for s in (Settings(), settings))
+    later = {key for key in table if key.startswith(LATER_SETTINGS) and table[key] == usual.get(key)}
     used = {f"version of {name}": version for name, version in versions().items() if name in ALIKE}
-    return {"data": fingerprint, **used, **dict(_flat("", table))}
+    return {"data": fingerprint, **used, **{key: value for key, value in table.items() if key not in later}}
+
+
+def _dumped(settings: Settings) -> dict[str, Any]:
+    return with_old_names(settings.model_dump(mode="json", exclude=set(PLACE_SETTINGS)))
 
 
 def joint_of(folder: Path, plan: PrivacyPromise, fingerprint: str) -> Joint | str | None:

@@ -156,3 +156,18 @@ def _leaves(table: Any) -> list[Any]:
 
 def test_settings_have_no_old_names() -> None:
     assert not RENAMED.keys() & Settings.model_fields.keys()
+
+
+def test_noise_is_derived_under_the_names_and_settings_of_older_versions() -> None:
+    """Else a private run that an older version began could not be resumed: its ledger holds these terms."""
+    from seedbed.experiments.privacy_plan import noise_terms
+
+    then = json.loads(GOLDEN.read_text())["settings"]
+    terms = noise_terms(settings_from(then), "f")
+    flat = {key.removeprefix("settings."): value for key, value in identity({"settings": with_old_names(then)}).items()}
+    names = {key for key in terms if not key.startswith("version of ")} - {"data"}
+    assert {"kept", "rival.local.lr", "task.size", "task.count", "attack.part", "stragglers.part"} <= names
+    assert not {key for key in names if key.split(".")[0] in ("own", "weights", "cohort_by", "loss", "metric")}
+    assert len(names) >= len(flat)
+    changed = noise_terms(settings_from(then, {"weights": "uniform"}), "f")
+    assert changed["weights"] == "uniform"
