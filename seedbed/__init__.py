@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from seedbed.algorithms.fedbn import fedbn
     from seedbed.algorithms.fedbuff import fedbuff
     from seedbed.algorithms.feddf import feddf
+    from seedbed.algorithms.feddyn import feddyn
     from seedbed.algorithms.fedgkt import fedgkt
     from seedbed.algorithms.fedmd import fedmd
     from seedbed.algorithms.fedmeta import fedmeta
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from seedbed.algorithms.push_sum import push_sum
     from seedbed.algorithms.reptile import reptile
     from seedbed.algorithms.scaffold import scaffold
+    from seedbed.api.estimators import FederatedClassifier, FederatedRegressor
+    from seedbed.api.run import resume, run
     from seedbed.data.population import Population
     from seedbed.data.readers import read
     from seedbed.data.sampling import Sampled, batches, episodes, fresh_support, support_query, triples
@@ -118,6 +121,9 @@ _EXPORTS = {  # by module
     "algorithms.push_sum": ("push_sum",),
     "algorithms.reptile": ("reptile",),
     "algorithms.scaffold": ("scaffold",),
+    "algorithms.feddyn": ("feddyn",),
+    "api.estimators": ("FederatedClassifier", "FederatedRegressor"),
+    "api.run": ("resume", "run"),
     "data.population": ("Population",),
     "data.readers": ("read",),
     "data.sampling": ("Sampled", "batches", "episodes", "fresh_support", "support_query", "triples"),
@@ -182,6 +188,8 @@ __all__ = [
     "Batch",
     "BatchNorm",
     "Episode",
+    "FederatedClassifier",
+    "FederatedRegressor",
     "InputError",
     "Message",
     "Model",
@@ -231,6 +239,7 @@ __all__ = [
     "fedbn",
     "fedbuff",
     "feddf",
+    "feddyn",
     "fedgkt",
     "fedmd",
     "fedmeta",
@@ -259,6 +268,8 @@ __all__ = [
     "push_sum",
     "read",
     "reptile",
+    "resume",
+    "run",
     "scaffold",
     "seeded_init",
     "sgd",

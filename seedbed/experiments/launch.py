@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from seedbed.experiments import multi_rank
 from seedbed.experiments.builder import Learner, Shape
 from seedbed.experiments.compatibility import Command, Facts, case_of
 from seedbed.experiments.config import Settings, read_toml, settings_from, table_from
+from seedbed.experiments.folds import FOLDS, refuse_folds, run_folds, suggestion
 from seedbed.experiments.named_code import load_assigned, require_same_code, sources
 from seedbed.experiments.planning import divide, judging_all, plan
 from seedbed.experiments.presets import complete_settings
@@ -27,15 +28,22 @@ from seedbed.serialization import fill_template, tensors_from_bytes
 JUDGING = {"evaluation", "options", "engine", "executor", "workers", "drop_short"}  # what may be other than in training
 
 
+MEMORY = "memory:"  # begins the name of data that lies in no file
+
+
 def population_for(settings: Settings, like: dict[str, Any] | None = None) -> Population:
     """Read the data that the settings name.
 
     Args:
         like: the encoding of the data that a model was trained on, to read other data for it.
     """
-    return readers.read(
-        settings.data, root=settings.data_dir, drop_short=settings.drop_short, like=like, **settings.reader
-    )
+    if settings.data.startswith(MEMORY):
+        raise InputError(
+            f"the run's data was a {settings.data.removeprefix(MEMORY)} in Python's memory: go on in Python with "
+            "seedbed.resume(directory, data, client=..., target=...)"
+        )
+    root, drop = settings.data_dir, settings.drop_short
+    return readers.read(settings.data, root=root, drop_short=drop, like=like, **settings.reader)
 
 
 def start_run(
@@ -53,7 +61,8 @@ def begin_run(experiment: RunPlan, out: Path | None, show: Show) -> tuple[Path, 
     for note in experiment.notes:
         show.note(note)
     settings = experiment.settings
-    path = out or Path("runs") / f"{Path(settings.data).stem}-{settings.algorithm}-{settings.seed}"
+    name = Path(settings.data.removeprefix(MEMORY)).stem
+    path = out or Path("runs") / f"{name}-{settings.algorithm}-{settings.seed}"
     manifest = _manifest(experiment)
     multi_rank.require_same_manifest(manifest)
     with multi_rank.open_on_ranks(path, manifest) as run:
@@ -67,6 +76,7 @@ def plan_run(
     *,
     specific: bool = True,
     command: Command = "run",
+    population: Population | None = None,
 ) -> RunPlan:
     """What a run would be, checked.
 
@@ -75,6 +85,7 @@ def plan_run(
             algorithm's own learning rate, by whatever name.
         specific: with the recipe for this very set, if there is one.
         command: what the plan is for.
+        population: the data, where it lies in memory; None: read what the settings name.
     Raises:
         InputError: before anything is written or computed, whatever can be known to fail.
     """
@@ -85,14 +96,17 @@ def plan_run(
         {key: value for key, value in asked.items() if value is not None and key != "lr"},
         assignments=assignments,
     )
-    given |= _absolute(settings_from(given))
-    population = population_for(settings_from(given))
+    if population is None:
+        given |= _absolute(settings_from(given))
+        population = population_for(settings_from(given))
     if asked.get("lr") is not None:
         given = _with_rate(given, asked["lr"], population)
-    case = case_of(
-        given, Facts.of(population, command), partial(complete_settings, population=population, specific=specific)
-    )
-    return plan(divide(case.settings, population, case))
+    complete = partial(complete_settings, population=population, specific=specific)
+    case = case_of(given, Facts.of(population, command), complete)
+    refuse_folds(case.settings, population)
+    made = plan(divide(case.settings, population, case))
+    few = suggestion(made.population) if made.settings.folds is None and made.by_row else None
+    return made if few is None else replace(made, notes=(*made.notes, few))
 
 
 def _with_rate(given: Mapping[str, Any], rate: float, population: Population) -> dict[str, Any]:
@@ -117,15 +131,18 @@ def _absolute(settings: Settings) -> dict[str, Any]:
     return places
 
 
-def resume_run(path: Path, show: Show) -> dict[str, Any]:
+def resume_run(path: Path, show: Show, population: Population | None = None) -> dict[str, Any]:
     """Resume the run in this directory; a finished one just gives its result. Under torchrun every rank calls it.
+
+    Args:
+        population: its data, where that lies in memory.
 
     Raises:
         InputError: settings, data, clients or versions are no longer those that the run was started with; a
             checkpoint is damaged; another process works in the directory.
     """
     with multi_rank.open_on_ranks(path) as run:
-        return _finish(run, multi_rank.agree_over_ranks(lambda: _experiment(run)), show)
+        return _finish(run, multi_rank.agree_over_ranks(lambda: _experiment(run, population)), show)
 
 
 def evaluate_run(
@@ -189,12 +206,12 @@ def refuse_changed_data(split: Split, run: RunDirectory) -> None:
         raise InputError(f"{split.settings.data} is no longer the data that {run.path} was started on: put it back")
 
 
-def _experiment(run: RunDirectory) -> RunPlan | None:
+def _experiment(run: RunDirectory, population: Population | None = None) -> RunPlan | None:
     """What the run in this directory is to compute, checked; None: it is done."""
     if run.result is not None and not run.has_rounds_to_add():
         return None
     settings = settings_from(run.manifest["settings"])
-    split = divide(settings, population_for(settings))
+    split = divide(settings, population_for(settings) if population is None else population)
     refuse_changed_data(split, run)
     return plan(split)
 
@@ -207,9 +224,19 @@ def _finish(run: RunDirectory, experiment: RunPlan | None, show: Show) -> dict[s
     for note in run.bind(_manifest(experiment)):
         show.note(note)
     try:
+        if experiment.settings.folds is not None and experiment.settings.fold is None:
+            return _finished(run, run_folds(run, experiment, partial(_run_fold, show=show), show), show)
         return _finished(run, pipeline_for(run, experiment, show).execute(), show)
     except KeyboardInterrupt as stop:
         raise Stopped(f"stopped; `seedbed resume {run.path}` goes on from the last checkpoint") from stop
+
+
+def _run_fold(experiment: RunPlan, run: RunDirectory, fold: int, show: Show) -> dict[str, Any]:
+    """The result of a fold's run: a new one, or one that is gone on with."""
+    path = run.path / FOLDS / str(fold)
+    manifest = None if (path / "manifest.json").exists() else _manifest(experiment)
+    with multi_rank.open_on_ranks(path, manifest) as part:
+        return _finish(part, None if part.result is not None else experiment, show)
 
 
 def _finished(run: RunDirectory, result: dict[str, Any], show: Show) -> dict[str, Any]:

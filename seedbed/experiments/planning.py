@@ -12,6 +12,7 @@ import torch
 from seedbed import tree
 from seedbed.algorithms import catalogue
 from seedbed.data.population import Population
+from seedbed.data.readers.summary import TINY
 from seedbed.data.sampling import Sampled, Sampler
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
@@ -20,14 +21,13 @@ from seedbed.experiments.client_settings import read_client_settings
 from seedbed.experiments.compatibility import Case, Facts, check
 from seedbed.experiments.compatibility_rows import ROWS
 from seedbed.experiments.config import Settings
+from seedbed.experiments.honest_choice import fold_of
 from seedbed.experiments.named_code import is_code
 from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.run_plan import Built, RunPlan, Split, large_enough
 from seedbed.experiments.scheduling import check_concurrency
 from seedbed.experiments.secure_aggregation import SecurePlan, one_message
 from seedbed.models import Model
-
-TINY = 3  # rows of clients that a note counts
 
 
 def divide(settings: Settings, population: Population, case: Case | None = None) -> Split:
@@ -45,7 +45,7 @@ def divide(settings: Settings, population: Population, case: Case | None = None)
     if catalogue.entry(settings.algorithm).same_labels and population.episodic:
         population = _with_same_labels(settings, population)
         notes = (f"labels mean the same for all clients, as {settings.algorithm} needs: a client is a task",)
-    train, unseen = population.split_clients(unseen=settings.unseen, seed=settings.seed)
+    train, unseen = split_population(population, settings)
     public, held_out = None, None
     if population.episodic:
         train = train.compact()
@@ -56,9 +56,19 @@ def divide(settings: Settings, population: Population, case: Case | None = None)
     return Split(settings, population, train, unseen, held_out, public, notes)
 
 
+def split_population(population: Population, settings: Settings) -> tuple[Population, Population]:
+    """Clients to train on, and clients never seen in training: those of the run's fold, where there are folds."""
+    if settings.folds is None:
+        assert settings.unseen != "each"
+        return population.split_clients(unseen=settings.unseen, seed=settings.seed)
+    folds, own = fold_of(range(len(population)), settings.folds, seed=settings.seed), (settings.fold or 1) - 1
+    known, unseen = ([c for c in sorted(folds) if (folds[c] == own) == apart] for apart in (False, True))
+    return population.only(known), population.only(unseen)
+
+
 def _with_same_labels(settings: Settings, population: Population) -> Population:
     """The same with a client for a task, where a label of the data is the same for all clients."""
-    known, unseen = population.split_clients(unseen=settings.unseen, seed=settings.seed)
+    known, unseen = split_population(population, settings)
     if set(unseen.labels[unseen.rows].tolist()) - set(known.labels[known.rows].tolist()):
         raise InputError(
             f"{settings.algorithm} teaches label by label, but in {settings.data} unseen clients have labels of their "

@@ -157,14 +157,17 @@ class RunPlan:
         population = population.pooled() if entry.pooled else population
         return Sampled(population, self.sampler(items, examples=examples), seed=self.settings.seed)
 
-    def costs(self, name: str, options: Mapping[str, Any]) -> Costs:
-        """What a client's round costs under this algorithm: the first client's of round 0, as task.* says."""
+    def costs(self, name: str, options: Mapping[str, Any], *, items: int | None = None) -> Costs:
+        """What a client's round costs under this algorithm: the first client's of round 0, as task.* says; or of its
+        first so many items."""
         entry, learner = catalogue.entry(name), self.learner.afresh()
         if entry.takes("teacher"):  # whatever it knows, it costs the same
             learner = learner.with_teacher(learner.initial_teacher(entry))
         model = learner.model(entry)
         source = Sampled(self.train, self.sampler(entry.items_for(options)), seed=self.settings.seed)
         task = tree.index(source.tasks([0], 0), 0)
+        if items is not None:
+            task = task._replace(items=tree.map(lambda x: x[:items], task.items), real=task.real[:items])
         return costs(lambda: learner.algorithm(name, model, options=options), model, task)
 
     def stragglers(self, entry: catalogue.CatalogueEntry) -> Stragglers:

@@ -93,7 +93,7 @@ def test_letters_of_other_rounds_runs_clients_and_keys(disk: Path) -> None:
         b"GET / HTTP/1.1\r\n\r\n" * 9,
         b"",
     ]
-    transport._coming.extend((2, frame) for frame in strange)
+    transport._incoming.extend((2, frame) for frame in strange)
     got = last_of(serve("fedavg", disk, transport, rounds=3))
     assert same(got, simulated("fedavg", 3)[0][-1].state)
     said = " ".join(str(e["why"]) for name in ("letter refused", "frame refused") for e in events(disk, name))
@@ -136,7 +136,7 @@ def test_a_node_that_cannot_work_is_not_waited_for(disk: Path) -> None:
 def test_a_flood_does_not_fill_the_disk(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seedbed.deployment.federation.server.MAX_LOGGED_LETTERS", 20)
     transport = InProcess(nodes("fedavg", disk))
-    transport._coming.extend((0, b"noise %d" % i) for i in range(500))
+    transport._incoming.extend((0, b"noise %d" % i) for i in range(500))
     last_of(serve("fedavg", disk, transport, rounds=1))
     said = events(disk, "frame refused")
     assert len(said) == 20
