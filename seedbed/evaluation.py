@@ -13,6 +13,7 @@ from seedbed.data.sampling import TaskSource
 from seedbed.data.types import Batch
 from seedbed.federated import NEWCOMER, Algorithm, ClientId, Engine, Params, ServerState, personalise_by
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, masked_mean
+from seedbed.learning.passes import predictions
 from seedbed.tree import Tree
 
 
@@ -60,7 +61,9 @@ def summarise(scores: Sequence[float], *, higher_is_better: bool = True) -> Scor
 
 def per_example(predict: Predict, score: Loss) -> Metric:
     """A metric from a score of each example, [B]: the mean over a batch's real ones. The 0/1 `correct` is accuracy."""
-    return lambda params, batch: masked_mean(score(predict(params, batch.x), batch.y), batch.mask)
+    return lambda params, batch: masked_mean(
+        score(predictions(predict, params, batch, trains=False), batch.y), batch.mask
+    )
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Message, Params, uniform
 from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.training import Item, Objective, fold, gradient, per_step
+from seedbed.learning.training import Item, Objective, fold, gradient, per_step, step_gradient
 from seedbed.tree import Tree
 
 
@@ -59,7 +59,7 @@ def apfl(
     def client(sent: Params, own: APFLState, task: Task) -> tuple[Message, APFLState]:
         def step(carry: Tree, item: Item) -> Tree:
             w, w_state, v, v_state, a, total = carry
-            local_gradient, value = gradient(loss, w, item)
+            local_gradient, value = step_gradient(loss, w, item)
             mixed, _ = gradient(loss, tree.lerp(w, v, a), item)  # ∇L(v̄)
             slope = tree.dot(tree.sub(v, w), mixed)
             w, w_state = local.update(local_gradient, w_state, w)

@@ -16,6 +16,7 @@ from seedbed.learning.distillation import divergence, imitation
 from seedbed.learning.heads import one_hot
 from seedbed.learning.objectives import Predict
 from seedbed.learning.optimizers import Optimizer, sgd
+from seedbed.learning.passes import predictions
 from seedbed.learning.training import Item, Objective, fold, train
 from seedbed.tree import Tree
 
@@ -115,7 +116,7 @@ def by_label(predict: Predict, params: Params, task: Task, ways: int) -> LogitTa
     def add(sums: Tree, item: Item) -> Tree:
         of_label = one_hot(item.y, ways, item.mask.dtype) * item.mask[:, None]  # [B, N]
         # A masked row may hold anything, so that its logits are cut off, not only multiplied by 0.
-        logits = torch.where(item.mask[:, None] > 0, predict(params, item.x), 0)
+        logits = torch.where(item.mask[:, None] > 0, predictions(predict, params, item, trains=False), 0)
         return sums[0] + of_label.T @ logits, sums[1] + of_label.sum(0)
 
     blank = task.examples.new_zeros(ways)

@@ -145,7 +145,7 @@ def whole(task: Task) -> Batch:
     """A task's batches as one, in which each example counts once however often the task has it: [K, B] -> [KB]."""
     if not isinstance(task.items, Batch):
         raise InputError("fed_eb works on batches of a client's examples, not on episodes: give batches(...)")
-    x, y, mask = task.items
+    x, y, mask = task.items[:3]
     counts = mask * task.real[:, None]
     once = task.examples / counts.sum().clamp_min(1)
     return Batch(x.flatten(0, 1), y.flatten(0, 1), (once * counts).flatten())

@@ -13,6 +13,7 @@ from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, Ser
 from seedbed.learning.gaussian_head import ClassPrior, ClassSums, linear_head, prototypes, update_classes
 from seedbed.learning.heads import one_hot
 from seedbed.learning.objectives import Predict
+from seedbed.learning.passes import predictions
 from seedbed.tree import Tree
 
 
@@ -37,7 +38,7 @@ def fed_gaussian_head(features: Predict, *, ways: int, head: str = "head", start
 
     def inferred(sent: ServerState, batch: Batch) -> tuple[Tensor, ClassSums]:
         hot = one_hot(batch.y, ways, torch.float64) * batch.mask[:, None].double()
-        return prototypes(features(sent.params, batch.x).double(), hot, sent.extra)
+        return prototypes(predictions(features, sent.params, batch, trains=False).double(), hot, sent.extra)
 
     def client(sent: ServerState, kept: Tree, task: Task) -> tuple[Message, Tree]:
         return Message(inferred(sent, whole(task))[1], torch.ones_like(task.examples), {}), kept

@@ -21,6 +21,7 @@ from seedbed.learning.distillation import divergence
 from seedbed.learning.objectives import Adapt, Loss, Predict, cross_entropy, masked_mean
 from seedbed.learning.optimizers import Optimizer, adam, sgd
 from seedbed.learning.parameter_subsets import inside_part, part_named
+from seedbed.learning.passes import predictions
 from seedbed.learning.training import train
 
 
@@ -80,8 +81,8 @@ def fedgkt(
 
     def client(sent: ServerState, edge: Params, task: Task) -> tuple[Message, Params]:
         def objective(params: Params, batch: Batch) -> Tensor:
-            logits = exit(params, extract(params, batch.x))
-            theirs = tail(sent.params, extract(edge, batch.x)).detach()
+            logits = exit(params, predictions(extract, params, batch))
+            theirs = tail(sent.params, predictions(extract, edge, batch, trains=False)).detach()
             both = task_loss(logits, batch.y) + sent.extra["taught"] * apart(logits, theirs)
             return masked_mean(both, batch.mask)
 
@@ -92,7 +93,7 @@ def fedgkt(
 
     def uploads(edge: Params, batch: Batch) -> Uploaded:
         real = batch.mask[:, None] > 0
-        features = extract(edge, batch.x)
+        features = predictions(extract, edge, batch, trains=False)
         return Uploaded(torch.where(real, features, 0), batch.y, batch.mask, torch.where(real, exit(edge, features), 0))
 
     def server(state: ServerState, replies: Replies) -> ServerState:

@@ -67,7 +67,7 @@ def partly_shared(
 
     def server(state: ServerState, replies: Replies) -> ServerState:
         moved, extra = outer.update(replies.value, state.extra, part_named(state.params, shared))
-        return ServerState({**state.params, **moved}, extra)
+        return ServerState(state.params | moved, extra)
 
     def remember(sent: Params) -> Params:
         return part_named(sent, personal)

@@ -14,7 +14,8 @@ from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Message, Params, uniform
 from seedbed.learning.objectives import proximal
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.training import Item, Objective, fold, gradient, per_step
+from seedbed.learning.passes import at_step
+from seedbed.learning.training import Item, Objective, fold, per_step, step_gradient
 
 
 def pfedme(
@@ -48,8 +49,8 @@ def pfedme(
 
     def solve(w: Params, theta: Params, item: Item, count: int) -> tuple[Params, Tensor]:
         envelope, state, value = proximal(loss, w, lam), inner.init(theta), torch.zeros(())
-        for _ in range(count):
-            slope, value = gradient(envelope, theta, item)
+        for k in range(count):
+            slope, value = step_gradient(envelope, theta, at_step(item, k))
             theta, state = inner.update(slope, state, theta)
         return theta, value
 

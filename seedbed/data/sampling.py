@@ -98,6 +98,11 @@ class TaskSourceWrapper:
     def size(self, client: int) -> int:
         return self.source.size(client)
 
+    @property
+    def seed(self) -> int:
+        """Of what models draw in training."""
+        return int(getattr(self.source, "seed", 0))
+
 
 class Sampled:
     """Tasks drawn from a population, afresh in each round, as a function of (seed, purpose, round, client).

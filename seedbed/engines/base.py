@@ -1,12 +1,16 @@
 """What every engine of one process owns: where its clients' tasks come from, and what the clients keep."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from itertools import count
 from typing import cast
+
+import torch
 
 from seedbed import tree
 from seedbed.data.sampling import TaskSource
-from seedbed.data.types import Task
+from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, ClientId
+from seedbed.randomness import step_keys
 from seedbed.tree import Tree
 
 
@@ -32,6 +36,19 @@ class BaseEngine:
     def tasks(self, source: TaskSource, clients: Sequence[ClientId], round: int, sent: Tree) -> Task:
         """The clients' tasks, on the device where what they are sent lies."""
         return cast(Task, tree.to_device_of(source.tasks(clients, round), sent))
+
+    def training_tasks(self, clients: Sequence[ClientId], round: int, sent: Tree) -> Task:
+        """The clients' tasks of a round, each batch with the key from which a model that trains on it draws."""
+        task = self.tasks(self.source, clients, round, sent)
+        seed = getattr(self.source, "seed", 0)
+        steps = task.real.shape[1]
+        keys = torch.as_tensor(step_keys(seed, round, clients, steps), device=task.real.device)
+        places = count()
+
+        def with_key(batch: Batch) -> Batch:
+            return batch._replace(key=keys + next(places))
+
+        return task._replace(items=tree.map_subtrees(with_key, task.items, Batch))
 
     def keep(self, client: ClientId, kept: Tree) -> None:
         """Put away what a client keeps, if it is anything."""

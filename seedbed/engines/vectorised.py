@@ -1,7 +1,7 @@
 """Many clients at once: vmap over clients; short clients are padded with steps that change nothing."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -10,13 +10,15 @@ from torch.func import vmap
 from seedbed import tree
 from seedbed.data.row_references import deferred_reads
 from seedbed.data.sampling import TaskSource
+from seedbed.data.types import Task
 from seedbed.engines.base import BaseEngine
-from seedbed.engines.one_by_one import one_thread
-from seedbed.errors import InputError
+from seedbed.engines.one_by_one import OneByOne, explained, one_thread
 from seedbed.executors.cuda_graphs import GraphRecorder, pad_lengths
 from seedbed.executors.fused import FusedExecutor
-from seedbed.federated import Algorithm, ClientId, MessageBatch, ServerState
+from seedbed.executors.loop import loop_executor
+from seedbed.federated import Algorithm, ClientId, Message, MessageBatch, ServerState
 from seedbed.learning.objectives import Metric
+from seedbed.learning.passes import NotTogether
 from seedbed.learning.training import Executor, use_executor
 from seedbed.tree import Tree
 
@@ -58,11 +60,14 @@ class Vectorised(BaseEngine):
             payload, dims = _together([sent[c] for c in clients])
             recorded = self.recorder.records(payload)
             with deferred_reads(isinstance(self.executor, FusedExecutor) and self.executor.compiled and not recorded):
-                tasks = self.tasks(self.source, clients, round, payload)
+                tasks = self.training_tasks(clients, round, payload)
             run = vmap(algorithm.client, in_dims=(dims, 0, 0))
             given = payload, tree.stack([kept[c] for c in clients]), pad_lengths(tasks) if recorded else tasks
-            with use_executor(self.executor):
-                messages, after = _explained(self.recorder.run, algorithm, run, *given)
+            try:
+                with use_executor(self.executor):
+                    messages, after = explained(self.recorder.run, algorithm, run, *given)
+            except NotTogether:
+                messages, after = _one_after_another(algorithm, [sent[c] for c in clients], given[1], tasks)
             if tree.leaves(after):
                 for i, client in enumerate(clients):
                     self.keep(client, tree.index(after, i))
@@ -85,7 +90,11 @@ class Vectorised(BaseEngine):
                 return vmap(one, chunk_size=EPISODES)(episodes)
 
             run = vmap(score, in_dims=(dims, 0, 0))
-            found = _explained(run, payload, tree.stack([kept[c] for c in clients]), task.items)
+            try:
+                found = explained(run, payload, tree.stack([kept[c] for c in clients]), task.items)
+            except NotTogether:
+                scores.update(OneByOne(source, kept=self._kept).evaluate_clients(algorithm, state, metric, clients))
+                continue
             read = zip(clients, found.cpu(), task.real.cpu().bool(), strict=True)  # of all at once: a GPU is waited for
             scores.update((c, s[real]) for c, s, real in read)
         return {c: scores[c] for c in source.clients}
@@ -153,22 +162,13 @@ def _together(payloads: list[Tree]) -> tuple[Tree, int | None]:
     return tree.stack(payloads), 0
 
 
-def _explained(run: Callable[..., Any], *arguments: Any) -> Any:
-    """Run; what vmap cannot do is said with the line that asked for it and the way out."""
-    try:
-        with one_thread(), torch.enable_grad():  # under vmap, gradients are functional ones
-            return run(*arguments)
-    except RuntimeError as error:
-        if not any(word in str(error) for word in ("vmap", "functorch", "batching rule", "torch.func")):
-            raise
-        trace, where = error.__traceback__, "?"
-        while trace is not None:
-            name = trace.tb_frame.f_code.co_filename
-            if "/torch/" not in name and "\\torch\\" not in name:
-                where = f"{name}:{trace.tb_lineno}"
-            trace = trace.tb_next
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"the vectorised engine cannot run this model or algorithm for many clients at once ({where}: {reason}): "
-            "use the engine one_by_one"
-        ) from error
+def _one_after_another(algorithm: Algorithm, sent: list[Tree], kept: Tree, tasks: Task) -> tuple[Message, Tree]:
+    """What vmap would give, of clients whose batches must pass through the model one by one, without padding."""
+    found = []
+    for i, payload in enumerate(sent):
+        task = cast(Task, tree.index(tasks, i))
+        steps = task.real.bool().nonzero()[:, 0]
+        own = task._replace(items=tree.index(task.items, steps), real=task.real[steps])
+        with one_thread(), torch.no_grad(), use_executor(loop_executor):
+            found.append(algorithm.client(payload, tree.index(kept, i), own))
+    return cast(tuple[Message, Tree], tree.stack(found))

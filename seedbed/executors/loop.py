@@ -14,15 +14,16 @@ from seedbed import tree
 from seedbed.data.types import Batch, Task
 from seedbed.executors.max_pool import MaxPoolSwitch
 from seedbed.learning.objectives import Predict, Proximal, Supervised, cross_entropy, proximal
+from seedbed.learning.passes import predictions
 from seedbed.learning.training import (
     Item,
     LocalWork,
     Objective,
     Params,
     TrainResult,
-    gradient,
     one_step_at_a_time,
     per_step,
+    step_gradient,
 )
 from seedbed.tree import Tree
 
@@ -51,7 +52,7 @@ def train_by_steps(local: LocalWork, *, in_place: bool) -> TrainResult:
     path = ClientTrainer(local._replace(objective=without_mask(local.objective, local.task)), in_place=in_place)
     with MaxPoolSwitch():
         while path.goes_on:
-            path.step(*gradient(path.objective, path.params, path.item))
+            path.step(*step_gradient(path.objective, path.params, path.item))
     return path.end()
 
 
@@ -101,7 +102,7 @@ class UnmaskedLoss:
     predict: Predict
 
     def __call__(self, params: Params, batch: Item) -> Tensor:
-        return F.cross_entropy(self.predict(params, batch.x), batch.y)
+        return F.cross_entropy(predictions(self.predict, params, batch), batch.y)
 
 
 def without_mask(objective: Objective, task: Task) -> Objective:

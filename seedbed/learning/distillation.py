@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seedbed import tree
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.learning.objectives import Adapt, Loss, Predict, masked_mean, supervised
 from seedbed.learning.optimizers import Optimizer, sgd
+from seedbed.learning.passes import predictions
 from seedbed.learning.training import Objective, Params, train
 
 Teach = Callable[[Batch], Batch]  # the same examples with a teacher's logits [B, N] for y; mask 0 where it has none
@@ -50,7 +52,7 @@ def imitation(predict: Predict, teach: Teach, apart: Loss) -> Objective:
 
     def objective(params: Params, batch: Batch) -> Tensor:
         taught = teach(batch)
-        return masked_mean(taught.mask * apart(predict(params, batch.x), taught.y), batch.mask)
+        return masked_mean(taught.mask * apart(predictions(predict, params, batch), taught.y), batch.mask)
 
     return objective
 
@@ -148,7 +150,7 @@ def student_of(
             taught = masked_mean(each(predict(params, asked), answers), mask)
             return (1 - alpha) * loss(params, batch) + alpha * taught
 
-        items = Batch(*(x.expand(steps, *x.shape) for x in support))
+        items = tree.map(lambda x: x.expand(steps, *x.shape), support)
         ones = support.mask.new_ones(steps)
         return train(objective, optimizer, student, Task(items, ones, support.mask.sum())).params
 

@@ -16,6 +16,7 @@ from seedbed.data.types import Batch
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.guarding import guarded_path
 from seedbed.learning.objectives import Adapt, Loss, Metric, Predict, cross_entropy, softmax_regression, supervised
+from seedbed.learning.passes import predictions
 from seedbed.learning.training import Params, gradient
 
 Layers = Literal["all", "head", "head_then_all", "own", "none", "bias", "slopes"]
@@ -118,7 +119,7 @@ def _head_path(model: Tunable, params: Params, support: Batch, how: FineTuning) 
 
     known = model.loss is cross_entropy
     loss = softmax_regression(weight=weight, bias=bias) if known else supervised(linear, model.loss)
-    seen = support._replace(x=model.features(params, support.x))
+    seen = support._replace(x=predictions(model.features, params, support))
     start = {weight: params[weight], bias: params[bias]}
     path = _path(loss, start, seen, how.head_lr, how.head_steps)
     return [{**params, **head} for head in path]

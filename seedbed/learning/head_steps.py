@@ -26,6 +26,7 @@ from seedbed import tree
 from seedbed.data.types import Batch
 from seedbed.learning.guarding import guarded_path
 from seedbed.learning.objectives import Predict, Supervised, cross_entropy
+from seedbed.learning.passes import passing
 from seedbed.learning.training import Objective, Params, gradient
 from seedbed.lowrank.factored_matrix import METADATA, UnformedMatrix
 from seedbed.lowrank.fast_weights import FastWeights, is_fast
@@ -52,7 +53,7 @@ def head_steps(
     weight, *bias = _layer(moving)
     w = moving[weight]
     with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
-        x, z = _passed(loss.predict, {**still, **moving}, support.x, [moving[n] for n in (weight, *bias)])
+        x, z = _passed(loss.predict, {**still, **moving}, support, [moving[n] for n in (weight, *bias)])
     d = _summed_slopes(loss, support, x, z, lr=lr, steps=steps, one=float(len(bias)))
     g = {weight: FastWeights(w, None, ((1.0, x, d),)) if is_fast(w) else d.T @ x} | {n: d.sum(0) for n in bias}
     return tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
@@ -69,7 +70,7 @@ def guarded_head_steps(
     if not isinstance(loss, Supervised) or not steps:
         raise NotALinearHead("the loss is not supervised(predict, loss), or there are no steps")
     weight, *bias = _layer(moving)
-    x, z = _passed(loss.predict, {**still, **moving}, support.x, [moving[n] for n in (weight, *bias)])
+    x, z = _passed(loss.predict, {**still, **moving}, support, [moving[n] for n in (weight, *bias)])
     (rows, _), (*places, outputs) = x.shape, z.shape
     slope, of_outputs = _slope(loss, support, z), replace(loss, predict=lambda z, x: z)
 
@@ -162,11 +163,13 @@ class _Watching(TorchFunctionMode):
         return self.gave
 
 
-def _passed(predict: Predict, params: Params, x: Tensor, layer: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _passed(predict: Predict, params: Params, batch: Batch, layer: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """What the layer is given [B, F], and what it and so the model gives [..., N]."""
-    watching, before = _Watching(layer), _generators(x)
-    with watching:
+    watching, before, x = _Watching(layer), _generators(batch.x), batch.x
+    with passing(batch) as now, watching:
         z = predict(params, x)
+    if now.drew:  # in each step other numbers
+        raise NotALinearHead("the model draws at random")
     if not all(map(torch.equal, before, _generators(x))):  # so that features differ from step to step
         torch.set_rng_state(before[0])
         for state in before[1:]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from seedbed.data.types import Batch
 from seedbed.learning import class_block_solver
 from seedbed.learning.objectives import EXCLUDED, Adapt, Predict
+from seedbed.learning.passes import predictions
 from seedbed.learning.svm_qp import svm_dual
 from seedbed.learning.training import Params
 
@@ -36,7 +37,7 @@ def prototype_head(features: Predict, *, ways: int, head: str = "head", scale: f
     """
 
     def adapt(params: Params, support: Batch) -> Params:
-        f = features(params, support.x)  # [B, F]
+        f = predictions(features, params, support)  # [B, F]
         of_class = _labels(support, ways)  # [B, N]
         counts = of_class.sum(0)
         c = (of_class.T @ f) / counts.clamp_min(1)[:, None]  # [N, F]
@@ -55,7 +56,7 @@ def ridge_head(features: Predict, *, ways: int, head: str = "head") -> Adapt:
     """
 
     def adapt(params: Params, support: Batch) -> Params:
-        x, y = _with_ones(features(params, support.x), support), _labels(support, ways)
+        x, y = _with_ones(predictions(features, params, support), support), _labels(support, ways)
         w = x.T @ _ridge(x @ x.T, y, params["ridge:log_lambda"].exp())  # [F+1, N]
         a = params["ridge:log_scale"].exp()
         return {**params, f"{head}.weight": a * w[:-1].T, f"{head}.bias": a * w[-1] + params["ridge:bias"]}
@@ -78,7 +79,7 @@ def logistic_head(features: Predict, *, ways: int, head: str = "head", steps: in
     """
 
     def adapt(params: Params, support: Batch) -> Params:
-        f = features(params, support.x)
+        f = predictions(features, params, support)
         x = _with_ones(f, support).double()
         y = _labels(support, ways).double()
         present = y.sum(0) > 0
@@ -123,7 +124,7 @@ def svm_head(
     """
 
     def adapt(params: Params, support: Batch) -> Params:
-        x = features(params, support.x) * support.mask[:, None]
+        x = predictions(features, params, support) * support.mask[:, None]
         y = _labels(support, ways)
         present = y.sum(0) > 0
         real = ((support.mask[:, None] > 0) & present).to(x.dtype)
@@ -143,7 +144,7 @@ def dual_ridge_head(features: Predict, *, ways: int, head: str = "head", lam: fl
     """
 
     def adapt(params: Params, support: Batch) -> Params:
-        x = features(params, support.x) * support.mask[:, None]
+        x = predictions(features, params, support) * support.mask[:, None]
         z = 2 * _ridge(x @ x.T, _labels(support, ways), lam)
         weight = params["svm:log_scale"].exp() * (x.T @ z).T
         return {**params, f"{head}.weight": weight, f"{head}.bias": torch.zeros_like(weight[:, 0])}

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, vjp
+from torch.func import grad, vjp
 from torch.nn import functional as F
 
 from seedbed import tree
 from seedbed.data.types import Batch, Episode, Triple
-from seedbed.learning.training import ExplicitGradient, Item, Objective, Params, gradient
+from seedbed.errors import InputError
+from seedbed.learning.passes import at_step, predictions, unrecorded
+from seedbed.learning.torch_losses import TINY, PerExample, class_map_loss, per_example_loss
+from seedbed.learning.training import ExplicitGradient, Item, Objective, Params, functional_gradient, gradient
 
 Adapt = Callable[[Params, Batch], Params]  # how a model adapts to a support set
 Predict = Callable[[Params, Tensor], Tensor]  # (params, x [B, ...]) -> predictions [B, ...]
@@ -31,12 +34,14 @@ class Supervised:
     loss: Loss
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
-        each = self.loss(self.predict(params, batch.x), batch.y)
+        each = self.loss(predictions(self.predict, params, batch), batch.y)
         if each.shape != batch.mask.shape:
-            raise ValueError(
+            raise InputError(
                 f"the loss returned shape {tuple(each.shape)} for a batch of {tuple(batch.mask.shape)}: it must give "
                 "one number per example (in PyTorch: reduction='none', then the mean over all but the first dimension)"
             )
+        if isinstance(self.loss, PerExample):
+            return (each * batch.mask).sum() / (self.loss.weight(batch.y) * batch.mask).sum().clamp_min(TINY)
         return masked_mean(each, batch.mask)
 
 
@@ -45,10 +50,11 @@ def supervised(predict: Predict, loss: Loss) -> Objective:
 
     Args:
         predict: the model.
-        loss: one number per example, [B]; a loss that averages by itself (a scalar) is refused, because padding
-            would be counted.
+        loss: one number per example, [B]. PyTorch's own, such as nn.CrossEntropyLoss() or F.mse_loss, count example by
+            example here, in the mean that they give over real examples. Any other loss that averages by itself (a
+            scalar) is refused, because padding would be counted.
     """
-    return Supervised(predict, loss)
+    return Supervised(predict, per_example_loss(loss))
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -57,7 +63,12 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def cross_entropy(predictions: Tensor, y: Tensor) -> Tensor:
-    """−log softmax(predictions)[y], natural logarithm: [B, N], [B] -> [B]."""
+    """−log softmax(predictions)[y], natural logarithm: [B, N], [B] -> [B].
+
+    Of class maps the mean over places: [B, N, ...], [B, ...] -> [B].
+    """
+    if predictions.ndim > 2:
+        return class_map_loss(predictions, y)
     # Under vmap this takes a fifth less time of a small model's whole step than F.cross_entropy.
     return torch.logsumexp(predictions, -1) - predictions.gather(-1, y[:, None])[:, 0]
 
@@ -84,7 +95,9 @@ def smoothed_cross_entropy(smoothing: float) -> Loss:
 
 
 def correct(predictions: Tensor, y: Tensor) -> Tensor:
-    """1 where the most probable class is the right one: [B, N], [B] -> [B]."""
+    """1 where the most probable class is the right one: [B, N], [B] -> [B]. Of class maps, the share of places."""
+    if predictions.ndim > 2:
+        return (predictions.argmax(1) == y).to(predictions.dtype).flatten(1).mean(1)
     return (predictions.argmax(-1) == y).to(predictions.dtype)
 
 
@@ -185,9 +198,14 @@ def with_gradient(value: Tensor, params: Params, direction: Params) -> Tensor:
     return value.detach() + tree.dot(tree.detach(direction), tree.sub(params, tree.detach(params)))
 
 
+def _slope(loss: Objective) -> Callable[[Params, Batch], Params]:
+    """∇L, to be differentiated again; what the pass writes is dropped."""
+    return grad(unrecorded(loss))
+
+
 def hessian_vector(loss: Objective, params: Params, batch: Batch, vector: Params) -> Params:
     """∇²L(params; batch)·vector, exact."""
-    pullback = vjp(lambda p: grad(loss)(p, batch), params)[1]
+    pullback = vjp(lambda p: _slope(loss)(p, batch), params)[1]
     product: Params = pullback(vector)[0]
     return product
 
@@ -203,8 +221,8 @@ def finite_hessian_vector(
     """
     length = tree.squared_norm(vector).sqrt()
     step = delta / length.clamp_min(torch.finfo(length.dtype).tiny)
-    ahead = grad(loss)(tree.axpy(step, vector, params), batch)
-    behind = grad(loss)(tree.axpy(-step, vector, params), batch)
+    ahead = _slope(loss)(tree.axpy(step, vector, params), batch)
+    behind = _slope(loss)(tree.axpy(-step, vector, params), batch)
     return tree.scale(1 / (2 * step), tree.sub(ahead, behind))
 
 
@@ -216,11 +234,12 @@ def hessian_free(loss: Objective, *, lr: float, steps: int, delta: float = 1e-2)
 
     def objective(params: Params, episode: Episode) -> Tensor:
         path = [tree.detach(params)]
-        for _ in range(steps):
-            path.append(tree.axpy(-lr, grad(loss)(path[-1], episode.support), path[-1]))
-        direction, value = grad_and_value(loss)(path[-1], episode.query)
-        for phi in reversed(path[:-1]):
-            curvature = finite_hessian_vector(loss, phi, episode.support, direction, delta=delta)
+        for k in range(steps):
+            path.append(tree.axpy(-lr, _slope(loss)(path[-1], at_step(episode.support, k)), path[-1]))
+        direction, value = functional_gradient(loss, path[-1], episode.query)
+        for k in reversed(range(steps)):
+            support = at_step(episode.support, k)
+            curvature = finite_hessian_vector(loss, path[k], support, direction, delta=delta)
             direction = tree.axpy(-lr, curvature, direction)
         return with_gradient(value, params, direction)
 
@@ -238,13 +257,13 @@ def recompute_forward(loss: Objective, *, lr: float, steps: int) -> Objective:
     def objective(params: Params, episode: Episode) -> Tensor:
         def point(k: int) -> Params:
             phi = tree.detach(params)
-            for _ in range(k):
-                phi = tree.axpy(-lr, grad(loss)(phi, episode.support), phi)
+            for j in range(k):
+                phi = tree.axpy(-lr, _slope(loss)(phi, at_step(episode.support, j)), phi)
             return phi
 
-        direction, value = grad_and_value(loss)(point(steps), episode.query)
+        direction, value = functional_gradient(loss, point(steps), episode.query)
         for k in reversed(range(steps)):
-            curvature = hessian_vector(loss, point(k), episode.support, direction)
+            curvature = hessian_vector(loss, point(k), at_step(episode.support, k), direction)
             direction = tree.axpy(-lr, curvature, direction)
         return with_gradient(value, params, direction)
 
@@ -260,8 +279,8 @@ def three_batch(loss: Objective, *, lr: float, order: str = "exact", delta: floa
 
     def objective(params: Params, item: Triple) -> Tensor:
         w = tree.detach(params)
-        adapted = tree.axpy(-lr, grad(loss)(w, item.support), w)
-        direction, value = grad_and_value(loss)(adapted, item.query)
+        adapted = tree.axpy(-lr, _slope(loss)(w, item.support), w)
+        direction, value = functional_gradient(loss, adapted, item.query)
         if order in ("exact", "recomputed"):
             direction = tree.axpy(-lr, hessian_vector(loss, w, item.curvature, direction), direction)
         elif order == "hessian_free":

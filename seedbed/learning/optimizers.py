@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
+from seedbed.learning.passes import whole_steps
 from seedbed.tree import Tree
 
 Params = Any
@@ -104,7 +105,7 @@ def sgd(
         return tree.axpy(-rate, direction, params), after
 
     def overwrite(grads: Tree, state: Tree, params: Params) -> Tree:
-        after = dict(state)
+        after, statistics = dict(state), whole_steps(grads, params)
         rate = float(_rate(lr, schedule, after))
         moving = tree.leaves(state["velocity"]) if momentum else [None] * len(tree.leaves(params))
         for g, v, p in zip(tree.leaves(grads), moving, tree.leaves(params), strict=True):
@@ -113,11 +114,13 @@ def sgd(
                 v.mul_(momentum).add_(direction)
                 direction = direction.add(v, alpha=momentum) if nesterov else v
             p.sub_(direction, alpha=rate)
+        for name, value in statistics.items():
+            params[name].copy_(value)
         return after
 
     return Optimizer(
         init,
-        update,
+        _around_statistics(update),
         "sgd",
         _given(
             lr=lr,
@@ -247,7 +250,7 @@ def with_schedule(optimizer: Optimizer, schedule: Schedule) -> Optimizer:
         after = {"own": own, "updates": state["updates"] + 1}
         return tree.lerp(params, moved, schedule(state["updates"])), after
 
-    return Optimizer(init, update, optimizer.name, {**optimizer.settings, "annealed": schedule})
+    return Optimizer(init, _around_statistics(update), optimizer.name, {**optimizer.settings, "annealed": schedule})
 
 
 def scale_steps(optimizer: Optimizer, factor: float | Tensor) -> Optimizer:
@@ -301,7 +304,18 @@ def _adaptive(name: str, given: dict[str, Any], accumulate: Callable[[Tensor, Te
         after = {"mean": mean, "square": square, "updates": done}
         return tree.map(step, params, mean, square), after
 
-    return Optimizer(init, update, name, given)
+    return Optimizer(init, _around_statistics(update), name, given)
+
+
+def _around_statistics(update: Callable[..., tuple[Params, Tree]]) -> Callable[..., tuple[Params, Tree]]:
+    """The same update of what trains; running statistics take their steps whole, at any rate."""
+
+    def whole(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
+        statistics = whole_steps(grads, params)
+        moved, after = update(grads, state, params)
+        return (moved | statistics if statistics else moved), after
+
+    return whole
 
 
 def _given(**settings: Any) -> dict[str, Any]:

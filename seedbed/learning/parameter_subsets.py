@@ -7,6 +7,7 @@ from seedbed.errors import InputError
 from seedbed.learning.adaptations import Moves
 from seedbed.learning.optimizers import Optimizer
 from seedbed.learning.training import Item, Objective, Params, TrainResult, train
+from seedbed.tree import NamedParams
 
 
 def inside_part(module: str) -> Moves:
@@ -54,6 +55,14 @@ def train_part(
 
 def refuse_no_parts(params: Params, head: str) -> None:
     """Head and body must both be there, for the one to be shared and the other not."""
+    if isinstance(params, NamedParams):
+        for name, other in params.beside.items():
+            if isinstance(other, str) and inside_part(head)(name) != inside_part(head)(other):
+                raise InputError(
+                    f"parameters {name!r} and {other!r} are one tied tensor, of which one name is in the head {head!r} "
+                    f"and the other not, so that the head would be sent: wrap it as Model(module, head={head!r}), or "
+                    "untie them"
+                )
     inside = part_named(params, inside_part(head))
     if not inside:
         raise InputError(f"head={head!r} names no parameters of the model: name its last linear layer")

@@ -13,6 +13,7 @@ from torch.func import grad_and_value
 from seedbed import tree
 from seedbed.data.types import Batch, Task
 from seedbed.learning.optimizers import Optimizer
+from seedbed.learning.passes import recording, with_statistics, write_statistics
 from seedbed.lowrank.factored_matrix import Factored, GradRecorder, NotFactorable
 from seedbed.lowrank.fast_weights import fast_gradients, is_fast
 from seedbed.tree import Tree
@@ -66,12 +67,30 @@ def gradient(objective: Objective, params: Params, item: Item, *, beside: Params
     if torch.is_grad_enabled() or not tree.leaves(params):
         if any(is_fast(leaf) for leaf in tree.leaves((params, beside))):
             return _gradient_through(objective, params, item, beside)
-        grads, value = grad_and_value(objective)(tree.form_unformed(params), item)
-        return grads, value.detach()
+        return functional_gradient(objective, tree.form_unformed(params), item)
     try:
         return _plain_gradient(objective, params, item)
     except NotFactorable:
         return _plain_gradient(objective, tree.form_unformed(params), item)
+
+
+def step_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
+    """The gradient by which an optimiser steps, and the value []: `gradient`'s, and the steps of running statistics."""
+    with recording() as found:
+        grads, value = gradient(objective, params, item)
+    return with_statistics(grads, params, found), value
+
+
+def functional_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
+    """By torch.func, out of which statistics that were written come as one more result."""
+
+    def recorded(params: Params, item: Item) -> tuple[Tensor, dict[str, Tensor]]:
+        with recording() as found:
+            return objective(params, item), found
+
+    grads, (value, found) = grad_and_value(recorded, has_aux=True)(params, item)
+    write_statistics(found)
+    return grads, value.detach()
 
 
 def _gradient_through(objective: Objective, params: Params, item: Item, beside: Params) -> tuple[Params, Tensor]:
@@ -161,7 +180,7 @@ def one_step_at_a_time(local: LocalWork) -> TrainResult:
 
     def step(carry: Tree, item: Item) -> Tree:
         params, state, loss = carry
-        grads, value = gradient(objective, params, item)
+        grads, value = step_gradient(objective, params, item)
         return *optimizer.update(grads, state, params), loss + value
 
     state = optimizer.init(params) if state is None else state
@@ -188,7 +207,7 @@ def mean_gradient(objective: Objective, params: Params, task: Task) -> tuple[Par
         return per_step(trained.state, task), trained.loss
 
     def step(carry: Tree, item: Item) -> Tree:
-        grads, value = gradient(objective, params, item)
+        grads, value = step_gradient(objective, params, item)
         weight = item_weight(item)
         return tree.axpy(weight, grads, carry[0]), carry[1] + weight * value, carry[2] + weight
 

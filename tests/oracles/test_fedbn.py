@@ -1,5 +1,6 @@
 """FedBN: batch normalisation as a function, and clients that keep theirs."""
 
+import copy
 import functools
 from typing import Any
 
@@ -42,7 +43,7 @@ def inputs(kind: str, count: int, seed: int = 0) -> Tensor:
 
 def in_pytorch(made: Model, params: Any) -> nn.Module:
     """The same network with PyTorch's own layers, whose momentum of 1 makes the running statistics the last batch's."""
-    module = made._skeleton("for this test")
+    module = copy.deepcopy(made.module)
     for name, layer in [(n, m) for n, m in module.named_modules() if isinstance(m, BatchNorm)]:
         theirs = (nn.BatchNorm1d if name.count(".") == 1 else nn.BatchNorm2d)(len(layer.weight), momentum=1.0)
         module.set_submodule(name, theirs)

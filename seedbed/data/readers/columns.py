@@ -259,6 +259,17 @@ def _apply_column(values: Column, spec: Spec, where: Where, owners: Column | Non
     return np.stack([scaled, np.isnan(numbers)], 1) if spec["missing"] else scaled[:, None]
 
 
+def fixed_scale(values: Column, spec: Mapping[str, Any], where: Where) -> Spec:
+    """The spec of a column that is standardised by one client's own numbers, once these [M] are known; else itself."""
+    if not spec.get("own"):
+        return dict(spec)
+    numbers = numbers_of(spec["name"], values, where, decimal=spec.get("decimal"))
+    gone = np.isnan(numbers)
+    median = 0.0 if gone.all() else float(np.median(numbers[~gone]))
+    mean, std = _mean_and_deviation(np.where(gone, median, numbers))
+    return {**spec, "own": False, "median": median, "mean": mean, "std": std}
+
+
 def _apply_times(values: Column, spec: Spec, where: Where) -> npt.NDArray[Any]:
     dates = parse_dates(values.tolist())
     gone = is_gap(values)
@@ -287,6 +298,11 @@ def _standardised(numbers: Floats) -> Floats:
     or constant here is 0."""
     gone = np.isnan(numbers)
     filled = np.where(gone, 0.0 if gone.all() else np.median(numbers[~gone]), numbers)
-    mean, std = filled.mean(), filled.std()
-    scaled: Floats = (filled - mean) / (1.0 if std <= 1e-12 * abs(mean) else std)
+    mean, std = _mean_and_deviation(filled)
+    scaled: Floats = (filled - mean) / std
     return scaled
+
+
+def _mean_and_deviation(filled: Floats) -> tuple[float, float]:
+    mean, std = float(filled.mean()), float(filled.std())
+    return mean, 1.0 if std <= 1e-12 * abs(mean) else std
