@@ -44,7 +44,7 @@ def refuse_unfolded(name: str, packed: int, unfolded: int, small: int | None = N
     """
     if unfolded > max(MAX_UNFOLDED if small is None else small, UNFOLDED * packed):
         raise InputError(
-            f"{name} expands from {packed} to at least {unfolded} bytes, more than {UNFOLDED} times as many, like a "
+            f"{name} unfolds from {packed} to at least {unfolded} bytes, more than {UNFOLDED} times as many, like a "
             "decompression bomb; if that is intended, save it uncompressed"
         )
 

@@ -30,6 +30,11 @@ DONE = [
         "tree.py",
     ),
 ]
+PAGES = [  # pages whose prose follows the rules; code blocks are not prose
+    *(f"docs/{page}.md" for page in ("audit", "design", "fast", "federation", "peers", "performance", "privacy")),
+    *(f"docs/{page}.md" for page in ("promises", "robustness", "scale", "secure_aggregation", "start", "types")),
+    *("README.md", "CONTRIBUTING.md"),
+]
 FILES = sorted(
     file for room in DONE for file in ([PACKAGE / room] if room.endswith(".py") else (PACKAGE / room).rglob("*.py"))
 )
@@ -119,6 +124,13 @@ def banned_in(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_banned_words(path: Path) -> None:
     assert banned_in(path) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_banned_words_on_pages(page: str) -> None:
+    text = (PACKAGE.parent / page).read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    assert [match[0] for pattern in BANNED for match in re.finditer(pattern, prose)] == []
 
 
 @pytest.mark.parametrize(

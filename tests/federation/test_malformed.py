@@ -48,7 +48,7 @@ KINDS: dict[str, Callable[[Message], bytes]] = {
     "NaN": lambda m: packed(m._replace(value={**m.value, "b": [torch.tensor([0.0, torch.nan, 0.0])]})),
     "infinity": valued(lambda x: torch.full_like(x, torch.inf)),
     "huge": valued(lambda x: 20 * x),
-    "the range of the grid": valued(lambda x: 1e6 * x),
+    "beyond the grid": valued(lambda x: 1e6 * x),
     "wrong shape": valued(lambda x: torch.cat([x, x])),
     "wrong type": valued(lambda x: x.double()),
     "wrong name": lambda m: packed(m._replace(value={"v": m.value["w"], "b": m.value["b"]})),
@@ -83,19 +83,19 @@ class Told:
     known = True
 
     def hello(self) -> list[bytes]:
-        return self._sealed(Action.HELLO, 0, 0, b"")
+        return self._seal(Action.HELLO, 0, 0, b"")
 
     def answer(self, frame: bytes) -> list[bytes]:
         letter = self._takes.take(frame)
         assert letter is not None
         if letter.action is Action.MODEL:
-            return self._sealed(Action.HELD, letter.round, letter.attempt, b"")
+            return self._seal(Action.HELD, letter.round, letter.attempt, b"")
         if letter.action is not Action.WORK:
             return []
         payload = self._say(honest(self.client, letter.round))
-        return self._sealed(Action.REPLY, letter.round, letter.attempt, payload)
+        return self._seal(Action.REPLY, letter.round, letter.attempt, payload)
 
-    def _sealed(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
+    def _seal(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
         letter = Letter(PLAN.run, round, attempt, self.client, action, PLAN.fingerprint, payload)
         return seal_frames(letter, KEYS[self.client])
 

@@ -100,7 +100,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (directory / "server" / "agreement.json").write_text("{}")
     with pytest.raises(InputError, match=r"agreement\.json is damaged"):
         Agreement.read(directory / "server")
-    with pytest.raises(InputError, match=r"holds no agreement\.json"):
+    with pytest.raises(InputError, match=r"has no agreement\.json"):
         Agreement.read(tmp_path)
 
 

@@ -306,5 +306,5 @@ def test_a_key_that_leaves_the_folder_is_shut_out_at_once_and_let_in_when_it_is_
 
 def test_a_file_that_holds_no_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "basel.pub").write_text("ssh-rsa nothing")
-    with pytest.raises(InputError, match=r"basel\.pub holds no public key"):
+    with pytest.raises(InputError, match=r"basel\.pub is not an elliptic-curve public key"):
         KeyRoster(tmp_path, lambda _: None)

@@ -109,5 +109,5 @@ def test_names_follow_the_first_as_people_write_them(tmp_path: Path) -> None:
 def test_what_is_not_for_people_is_not_said() -> None:
     assert server_log_line({"event": "traffic", "round": 1}, NAMES) is None
     assert server_log_line({"event": "REFUSED", "round": 2, "client": 1, "why": "not finite"}, NAMES) == (
-        "round 2: refused what bern sent: not finite"
+        "round 2: refused a message of bern: not finite"
     )

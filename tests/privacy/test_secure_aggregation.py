@@ -173,7 +173,7 @@ def test_stages_are_answered_once_and_in_order() -> None:
     deceived = Attempt("mask")
     with pytest.raises(ClientAbort, match="keys are used once"):
         deceived.victim.share(deceived.roster)
-    with pytest.raises(ClientAbort, match="the next of this attempt is to mask"):
+    with pytest.raises(ClientAbort, match="the next step of this attempt is to mask"):
         deceived.victim.unmask(UnmaskRequest(frozenset(range(12)), {}))
     deceived.victim.mask(deceived.deliveries[0], np.ones(3))
     with pytest.raises(ClientAbort, match="keys are used once"):
@@ -203,8 +203,8 @@ def test_altered_or_foreign_shares_are_not_held() -> None:
 def test_shares_of_strangers_and_too_few_are_refused() -> None:
     """Shares of a stranger, of itself, nothing from one that holds nothing; four of eleven altered, and withheld."""
     for change, reason in [
-        (lambda d: d | {88: d[4]}, "no neighbour"),
-        (lambda d: d | {0: d[4]}, "no neighbour"),
+        (lambda d: d | {88: d[4]}, "not a neighbour"),
+        (lambda d: d | {0: d[4]}, "not a neighbour"),
         (lambda d: d | dict.fromkeys((1, 2, 3, 4), b"x"), "7 of its neighbours are left, fewer than 8"),
         (lambda d: {c: d[c] for c in (1, 2, 3)}, "fewer than 8"),
     ]:

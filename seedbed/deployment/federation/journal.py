@@ -24,7 +24,7 @@ from seedbed.temporary import TEMPORARY_NAME
 JournalRecord = Mapping[str, Any]
 OWN = re.compile(rf"[0-9a-f]{{64}}|{TEMPORARY_NAME.pattern}")  # names of files that this journal writes
 CHAIN_START = "0" * 64  # the chain before the first line
-RESTART_SERVER = "restart it with the same command: it continues after the last committed round"
+RESTART_SERVER = "start it again with the same command: it continues after the last committed round"
 
 
 class Journal:

@@ -156,7 +156,7 @@ class Peer:
         try:
             offered: Offer = self.letters.mould.unpack(note.payload) if gives else {}
             if not tree.is_finite(offered):
-                raise FrameRefused("its offer contains NaN or infinite numbers")
+                raise FrameRefused("its offer is not finite")
         except FrameRefused as why:
             link.unfit = note.round
             self._remark("offer refused", peer=self._name(link.other), round=note.round, why=str(why))

@@ -16,7 +16,7 @@ from seedbed.serialization import fill_template, tensors_from_bytes, trees_to_by
 from seedbed.tree import Tree
 
 PEER_STATE_FILE = "memory.safetensors"
-RESTART_PEER = "restart this peer with the same command: it continues after the last round that it closed"
+RESTART_PEER = "start this peer again with the same command: it continues after the last round that it closed"
 
 
 @dataclass(frozen=True)
