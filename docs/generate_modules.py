@@ -28,26 +28,26 @@ INTRO = """# Modules
 
 Made by `docs/generate_modules.py`, which trains each module in each way; do not edit this page.
 
-`sb.Model(module)` takes any `nn.Module`. It calls a copy under watch, when inputs can be guessed from its layers and again
-when data come, and goes by what the module does, not by what its layers are called:
+`sb.Model(module)` takes any `nn.Module`. It calls a copy under watch, when inputs can be guessed from its layers and
+again when data come, and goes by what the module does, not by what its layers are called:
 
 | what the module does | what happens |
 |---|---|
-| draws at random (dropout, `torch.randn`, ...) | drawn by (seed, round, client, step): the same on every engine; off in `predict` and evaluation |
-| writes a buffer from inputs or parameters | a running statistic: sent, averaged, never trained; with `fedbn` it stays with its client |
+| draws at random (dropout, `torch.randn`) | draws by seed, round, client and step, alike on all engines; off in `predict` |
+| writes a buffer from inputs or parameters | a running statistic: averaged, not trained; `fedbn` keeps it with the client |
 | writes a count, an attribute, or what lies outside | refused by name |
-| mixes the rows of a batch (batch normalisation) | batches pass without their padding; the vectorised engine runs such clients one by one |
-| attends, recurs | plain formulas where PyTorch's fused kernels cannot be differentiated twice or vectorised |
+| mixes the rows of a batch | batches pass without padding; `vectorised` runs such clients one by one |
+| attends, recurs | plain formulas where fused kernels cannot be differentiated twice or vectorised |
 | has parameters with requires_grad=False | neither trained nor sent, but readable by name |
 
 The module trains in the mode in which it is handed over (`module.eval()` switches its dropout off), and adapting
-(`personalise`) is prediction: nothing is dropped. `Model(module, batch_norm="batch")` predicts with the statistics of the
-batch at hand; `output=` names the prediction where there are several outputs; `example=` is a batch where inputs cannot be
-guessed; `head=` names the last linear layer where several could be it.
+(`personalise`) is prediction: nothing is dropped. `Model(module, batch_norm="batch")` predicts with the statistics of
+the batch at hand; `output=` names the prediction where there are several outputs; `example=` is a batch where inputs
+cannot be guessed; `head=` names the last linear layer where several could be it.
 
-The columns: three rounds of FedAvg on ragged clients, on each engine, which must agree to 1e-10 in double precision; exact
-MAML; `with_privacy` around FedAvg; `SecureSumEngine`; and a run stopped after its first round, which must end bit for bit
-like one never stopped.
+The columns: two rounds of FedAvg on ragged clients, on each engine, which must agree to 1e-10 in double precision;
+exact MAML; `with_privacy` around FedAvg; `SecureSumEngine`; and a run stopped after its first round, which must end bit
+for bit like one never stopped. `tests/models/test_as_pytorch.py` compares such modules with plain PyTorch.
 
 """
 
@@ -260,15 +260,17 @@ KINDS = (
     Kind("weight normalisation", lambda: mlp(parametrizations.weight_norm(nn.Linear(SIDE, SIDE)))),
     Kind("`nn.LazyLinear`", lambda: nn.Sequential(nn.LazyLinear(SIDE), nn.ReLU(), head())),
     Kind("the same, after a first batch", lambda: started(nn.Sequential(nn.LazyLinear(SIDE), nn.ReLU(), head()))),
-    Kind("`torch.compile(module)`", lambda: torch.compile(mlp())),  # type: ignore[arg-type,return-value]
+    Kind("`torch.compile(module)`", lambda: torch.compile(mlp(), backend="eager")),  # type: ignore[arg-type,return-value]
     Kind("`torch.jit.script(module)`", lambda: torch.jit.script(mlp())),
     Kind("`module.double()`", lambda: mlp().double()),
     Kind("`module.bfloat16()`", lambda: mlp().bfloat16()),
     Kind("`module.half()`", lambda: mlp().half()),
     Kind("complex numbers inside (FFT)", lambda: Given(lambda m, x: m.out(torch.fft.fft(x).real), out=head())),
     Kind("complex parameters", lambda: Given(
-        lambda m, x: m.out((x * m.turn).real), turn=nn.Parameter(torch.ones(SIDE, dtype=torch.complex128)), out=head())),
-    Kind("`torch.autograd.Function` with `setup_context`", lambda: Given(lambda m, x: m.out(Square.apply(x)), out=head())),
+        lambda m, x: m.out((x * m.turn).real), out=head(),
+        turn=nn.Parameter(torch.ones(SIDE, dtype=torch.complex128)))),
+    Kind("`torch.autograd.Function` with `setup_context`", lambda: Given(
+        lambda m, x: m.out(Square.apply(x)), out=head())),
     Kind("`torch.autograd.Function` without", lambda: Given(lambda m, x: m.out(OldSquare.apply(x)), out=head())),
     Kind("several outputs in a tuple, `output=0`", lambda: Given(lambda m, x: (m.out(x), x), out=head()),
          settings={"output": 0}),
@@ -306,6 +308,7 @@ class Bench:
             state = round.state
             if round.number == ROUNDS:
                 return state
+        raise AssertionError("rounds end")
 
     def one_by_one(self) -> None:
         self.rounds(self.fedavg, sb.OneByOne(self.source))
@@ -321,7 +324,9 @@ class Bench:
         self.rounds(sb.fedmeta(self.loss, lr=0.1, steps=2), sb.OneByOne(source))
 
     def dp(self) -> None:
-        mechanism = Independent(Noise(new_key()), noise_for(8.0, 1e-2, rate=1.0, times=ROUNDS), expected=3, population=3)
+        mechanism = Independent(
+            Noise(new_key()), noise_for(8.0, 1e-2, rate=1.0, times=ROUNDS), expected=3, population=3
+        )
         self.rounds(with_privacy(self.fedavg, mechanism, clip=1.0), sb.OneByOne(self.source))
 
     def secagg(self) -> None:
@@ -367,7 +372,9 @@ def page() -> str:
     found = {kind.name: row(kind) for kind in KINDS}
     table = [f"| module | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 1)]
     table += [f"| {name} | {' | '.join(cells)} |" for name, (cells, _) in found.items()]
-    refused = [f"- {name}:\n{chr(10).join(f'  `{line}`' for line in lines)}" for name, (_, lines) in found.items() if lines]
+    refused = [
+        f"- {name}:\n{chr(10).join(f'  `{line}`' for line in lines)}" for name, (_, lines) in found.items() if lines
+    ]
     return INTRO + "\n".join(table) + "\n\n## What is refused\n\n" + "\n".join(refused) + "\n"
 
 

@@ -275,8 +275,8 @@ def _as_tensor(what: str, values: Any) -> Tensor:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf":
             raise InputError(
-                f"{what} holds {array.dtype} values, not numbers: encode words and dates as numbers first, or read them "
-                "from a file (seedbed.read)"
+                f"{what} holds {array.dtype} values, not numbers: encode words and dates as numbers first, or read "
+                "them from a file (seedbed.read)"
             )
         values = torch.tensor(array.astype(np.int64) if array.dtype.kind == "u" and array.itemsize > 1 else array)
     if values.dtype == torch.bool:

@@ -64,6 +64,7 @@ def after(algorithm: Any, engine: Any, params: Any, *, rounds: int = 3) -> Any:
     for round in sb.synchronous(algorithm, engine, algorithm.init(params)):
         if round.number == rounds:
             return round.state.params
+    raise AssertionError("rounds end")
 
 
 def trained(module: nn.Module, engine: Any = sb.OneByOne, *, local: Any = None, **settings: Any) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 import seedbed as sb
 from seedbed.tree import STATISTIC
 
-from .bench import ENGINES, Given, encoder, head, mlp, plainly_trained, recurrent, rows, trained
+from .bench import ENGINES, Given, after, encoder, head, mlp, plainly_trained, recurrent, rows, source, trained
 
 
 class Running(nn.Module):
@@ -112,22 +112,19 @@ def test_adam_steps_do_not_move_running_statistics(engine: Any) -> None:
 def test_the_outer_optimiser_averages_statistics() -> None:
     model = sb.Model(mlp(nn.BatchNorm1d(16)))
     loss = sb.supervised(model.predict, sb.cross_entropy)
-    from .bench import after, source
-
     ends = [
         after(sb.fedavg(loss, outer=outer), sb.OneByOne(source()), model.params, rounds=1)
         for outer in (sb.sgd(1.0), sb.adam(1e-3), sb.sgd(0.1, momentum=0.9))
     ]
     mean = f"{STATISTIC}1.running_mean"
     assert ends[0][mean].abs().max() > 0
-    assert torch.equal(ends[0][mean], ends[1][mean]) and torch.equal(ends[0][mean], ends[2][mean])
+    assert torch.equal(ends[0][mean], ends[1][mean])
+    assert torch.equal(ends[0][mean], ends[2][mean])
     assert not torch.equal(ends[0]["0.weight"], ends[1]["0.weight"])
 
 
 def test_batch_norm_stays_with_its_client_under_fedbn() -> None:
     """γ, β and running statistics of nn.BatchNorm are FedBN's own part: the server's stay as they began."""
-    from .bench import after, source
-
     model = sb.Model(mlp(nn.BatchNorm1d(16)))
     algorithm = sb.fedbn(sb.supervised(model.predict, sb.cross_entropy), model)
     engine = sb.OneByOne(source())
@@ -136,7 +133,8 @@ def test_batch_norm_stays_with_its_client_under_fedbn() -> None:
     assert model.normalising == own
     assert all(torch.equal(params[name], model.params[name]) for name in own)
     kept = engine.memory()
-    assert kept.keys() == {0, 1, 2} and kept[0].keys() == own
+    assert kept.keys() == {0, 1, 2}
+    assert kept[0].keys() == own
     assert not torch.equal(kept[0]["1.weight"], kept[1]["1.weight"])
     assert not torch.equal(kept[0][f"{STATISTIC}1.running_mean"], model.params[f"{STATISTIC}1.running_mean"])
 
@@ -151,8 +149,6 @@ def test_statistics_of_the_batch_by_setting() -> None:
 
 
 def test_a_single_row_left_over_is_refused_in_one_line() -> None:
-    from .bench import after
-
     model = sb.Model(mlp(nn.BatchNorm1d(16)))
     pop = sb.Population.from_arrays(*rows(), ["a"] * 29, classes=3)
     algorithm = sb.fedavg(sb.supervised(model.predict, sb.cross_entropy))
