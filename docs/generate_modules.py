@@ -33,8 +33,8 @@ again when data come, and goes by what the module does, not by what its layers a
 
 | what the module does | what happens |
 |---|---|
-| draws at random (dropout, `torch.randn`) | draws by seed, round, client and step, alike on all engines; off in `predict` |
-| writes a buffer from inputs or parameters | a running statistic: averaged, not trained; `fedbn` keeps it with the client |
+| draws at random (dropout, `torch.randn`) | draws by seed, round, client and step, on every engine; off in `predict` |
+| writes a buffer from inputs or parameters | a running statistic: averaged, not trained; `fedbn` leaves it there |
 | writes a count, an attribute, or what lies outside | refused by name |
 | mixes the rows of a batch | batches pass without padding; `vectorised` runs such clients one by one |
 | attends, recurs | plain formulas where fused kernels cannot be differentiated twice or vectorised |

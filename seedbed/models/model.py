@@ -384,7 +384,8 @@ class Skeleton:
         for holder, key, name in self._slots:
             if name in self._running:
                 placed, version = self._placed[name]
-                after: Tensor = guide.fresh.get(id(placed), holder[key])
+                own: Any = holder[key]
+                after: Tensor = guide.fresh.get(id(placed), own)
                 if after is not placed or placed._version != version:
                     found[name] = after.detach()
         return found
