@@ -140,9 +140,11 @@ def reader_tables() -> Iterator[str]:
 
 PARTITION = {
     "clients": "how many",
-    "alpha": "dirichlet, quantity: the smaller, the more skewed",
-    "per_client": "shards: of each client",
-    "minimum": "dirichlet, quantity: examples that every client gets at least",
+    "alpha": "dirichlet, extended_dirichlet, quantity: the smaller, the more skewed",
+    "per_client": "shards, or classes (classes, extended_dirichlet) of each client",
+    "minimum": "dirichlet, extended_dirichlet, quantity: examples that every client gets at least",
+    "sizes": "sizes: how many examples each client has",
+    "partition_file": "file: one by `seedbed data partition`",
     "seed": "of the partition, not of the run",
 }
 
@@ -189,6 +191,8 @@ def words(hint: Any) -> list[str]:
         return [f"{len(inner) if Ellipsis not in get_args(hint) else 'several'} × {words(inner[0])[0]}"]
     if origin is dict:
         return ["table"]
+    if origin is not None and "Sequence" in str(origin):
+        return [f"several × {words(inner[0])[0]}"]
     if origin is not None and "Iterable" in str(origin):
         return ["several × text"]
     found = [word for option in inner for word in words(option)]

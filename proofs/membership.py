@@ -38,9 +38,11 @@ def main() -> int:
     most = dp_ceiling(private.mistaken, spent, of.own.delta)
     good = private.rate.low <= most and private.rate.rate <= most and plain.rate.low > AT
     print(
-        f"at {AT:.0%} false alarms, {plain.pairs} guesses: undefended {said(plain)} found; under ε = {spent:.2f} "
-        f"{said(private)}, allowed {dp_ceiling(AT, spent, of.own.delta):.1%} ({most:.1%} at the upper limit of false "
-        f"alarms): {'holds' if good else 'FAILED'}"
+        f"at a false-positive rate of {AT:.0%}, {plain.pairs} guesses: undefended {said(plain)} found; under ε = "
+        f"{spent:.2f} "
+        f"{said(private)}, allowed {dp_ceiling(AT, spent, of.own.delta):.1%} ({most:.1%} at the upper limit of the "
+        f"false-"
+        f"positive rate): {'holds' if good else 'FAILED'}"
     )
     return 0 if good else 1
 

@@ -32,18 +32,20 @@ class Answering:
         self._plan, self._client, self._key, self._reply = plan, client, key, reply
         self._takes = FrameAssembler({client: key}.get, lambda action: 1 << 20)
 
+    known = True
+
     def hello(self) -> list[bytes]:
-        return self._sealed(Action.HELLO, 0, 0, b"")
+        return self._seal(Action.HELLO, 0, 0, b"")
 
     def answer(self, frame: bytes) -> list[bytes]:
         letter = self._takes.take(frame)
         if letter is not None and letter.action is Action.MODEL:
-            return self._sealed(Action.HELD, letter.round, letter.attempt, b"")
+            return self._seal(Action.HELD, letter.round, letter.attempt, b"")
         if letter is None or letter.action is not Action.WORK:
             return []
-        return self._sealed(Action.REPLY, letter.round, letter.attempt, self._reply)
+        return self._seal(Action.REPLY, letter.round, letter.attempt, self._reply)
 
-    def _sealed(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
+    def _seal(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
         plan = self._plan
         return seal_frames(Letter(plan.run, round, attempt, self._client, action, plan.fingerprint, payload), self._key)
 

@@ -1,4 +1,4 @@
-"""The one exception that is meant for people: it names the thing, the value, the reason and the way out."""
+"""Errors for people: each names the object, its value, the reason and the way out."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -6,23 +6,23 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Something that was asked for cannot be done. The command line prints it as one line and exits with 2."""
+    """A request cannot be fulfilled. The command line prints the text as one line and exits with status 2."""
 
 
 class Diverged(InputError):
-    """Training left the finite numbers: a search for a learning rate may go on with the next."""
+    """Training produced NaN or infinite numbers; a learning-rate search may continue with the next rate."""
 
 
 class Stopped(Exception):
-    """A run was interrupted by its user, and can be gone on with: the message says how."""
+    """The user interrupted a run that can be resumed; the text says how."""
 
 
 def closest_name(value: str, known: Iterable[str]) -> str:
-    """A hint that follows an unknown name: the closest known one, or all of them.
+    """A hint for an unknown name: the closest known one, or all known ones.
 
-    >>> nearest("fedavgg", ["fedavg", "fedprox"])
+    >>> closest_name("fedavgg", ["fedavg", "fedprox"])
     "did you mean 'fedavg'?"
-    >>> nearest("x", ["fedavg", "fedprox"])
+    >>> closest_name("x", ["fedavg", "fedprox"])
     'choose from fedavg, fedprox'
     """
     known = sorted(known)
@@ -32,7 +32,11 @@ def closest_name(value: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def as_written(path: object, way: str = "restore it") -> Iterator[None]:
-    """Inside, a table that this package wrote is taken apart: what is raised where it holds something else is one line.
+    """Within this context, parsing errors of a file that this package wrote become one `InputError`.
+
+    Args:
+        path: the file.
+        way: the way out.
 
     >>> with as_written("a.json"):
     ...     {}["round"]

@@ -1,9 +1,9 @@
-"""How much is taken from bytes that come from outside, and where reading stops. Read by every reader of such bytes.
+"""Limits on data from outside, used by every reader of such data.
 
-A file says how large it is; what it unfolds to is only what its bytes say. So each reader compares the size that is
-declared, or the bytes that come out so far, with these limits before it takes memory, and refuses in one line.
+A compressed file can claim any size, or expand to any. So each reader compares the declared size, or the bytes produced
+so far, with these limits before it allocates memory, and refuses in one line.
 
-The same for names: a path inside a folder is checked by `inside` before it is used.
+Names from outside have limits too: `inside` checks a path within a folder before it is used.
 """
 
 import bz2
@@ -20,50 +20,55 @@ from typing import Any, BinaryIO
 
 from seedbed.errors import InputError
 
-PIXELS = 2**26  # of one image: 8192 × 8192
-MAX_UNFOLDED = 2**28  # bytes that anything may unfold to
-UNFOLDED = 200  # times its size on disk that a larger file may unfold to; text and tables stay below 50
-COLUMNS = 10**5  # of a table
-LINE = 2**24  # bytes of a text file without the end of a line
+PIXELS = 2**26  # per image: 8192 × 8192
+MAX_UNFOLDED = 2**28  # decompressed bytes that are always allowed
+UNFOLDED = 200  # allowed expansion factor of larger files; text and tables stay below 50
+COLUMNS = 10**5  # per table
+LINE = 2**24  # bytes per line of a text file
 READ_CHUNK = 2**20
-HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character, as JSON writes it
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a surrogate pair, in JSON
 
-BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # what decompressing damaged bytes raises
+BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)  # errors of decompressing damaged data
 
 
 def refuse_unfolded(name: str, packed: int, unfolded: int, small: int | None = None) -> None:
-    """
+    """Refuse a file that expands too much.
+
     Args:
+        name: of the file.
         packed: bytes on disk.
-        unfolded: bytes that it says to need, or that came out so far.
-        small: bytes that are taken in any case; None: `SMALL`.
+        unfolded: declared bytes, or bytes produced so far.
+        small: bytes that are always allowed; None: `MAX_UNFOLDED`.
     Raises:
-        InputError: the file is a decompression bomb, or cannot be told from one.
+        InputError: the file may be a decompression bomb.
     """
     if unfolded > max(MAX_UNFOLDED if small is None else small, UNFOLDED * packed):
         raise InputError(
-            f"{name} unfolds from {packed} to at least {unfolded} bytes, more than {UNFOLDED} times as many: a file "
-            "that fills the memory looks like this; where it is meant, save it uncompressed"
+            f"{name} unfolds from {packed} to at least {unfolded} bytes, more than {UNFOLDED} times as many, like a "
+            "decompression bomb; if that is intended, save it uncompressed"
         )
 
 
 def refuse_pixels(name: str, width: int, height: int) -> None:
-    """
+    """Refuse an image that is too large.
+
     Raises:
-        InputError: an image has more pixels than are decoded.
+        InputError: the image has more than `PIXELS` pixels.
     """
     if width * height > PIXELS:
         raise InputError(
-            f"{name} has {width}×{height} pixels, at most {PIXELS:,} are decoded: make it smaller, or leave it out"
+            f"{name} has {width}×{height} pixels, but at most {PIXELS:,} are decoded: shrink it, or leave it out"
         )
 
 
 class Bounded(io.RawIOBase):
-    """A stream that refuses to give more than the limits allow.
+    """A stream that raises an error when its data exceed the limits.
 
     Args:
-        packed: the file's size on disk.
-        lines: it is a text, whose lines have a limit too.
+        stream: the decompressed data.
+        name: of the file.
+        packed: the file's size on disk in bytes.
+        lines: whether it is text, whose lines are limited too.
     """
 
     def __init__(self, stream: BinaryIO, name: str, packed: int, *, lines: bool = False):
@@ -86,7 +91,7 @@ class Bounded(io.RawIOBase):
         end = max(data.rfind(b"\n"), data.rfind(b"\r"))
         self._line = self._line + len(data) if end < 0 else len(data) - end - 1
         if self._line > LINE:
-            raise InputError(f"{self._name} has a line of more than {LINE:,} bytes: it is no table of rows")
+            raise InputError(f"{self._name} has a line of more than {LINE:,} bytes: it is not a table of rows")
 
     def close(self) -> None:
         self._stream.close()
@@ -97,41 +102,51 @@ OPENERS: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.op
 
 
 def open_bounded(path: Path, *, lines: bool = False) -> BinaryIO:
-    """A file's bytes, decompressed by its suffix, within the limits.
+    """Open a file, decompressed by its suffix, within the limits.
 
     Raises:
-        InputError: (while it is read) it unfolds to too much.
+        InputError: (while reading) the data exceed the limits.
     """
     stream: Any = OPENERS.get(path.suffix.lower(), Path.open)(path, mode="rb")
     return io.BufferedReader(Bounded(stream, str(path), path.stat().st_size, lines=lines), READ_CHUNK)
 
 
 def read_unfolded(path: Path) -> bytes:
-    """All of a compressed file, within the limits."""
+    """Read a whole compressed file, within the limits."""
     with open_bounded(path) as stream:
         return stream.read()
 
 
-def from_json(text: str | bytes) -> Any:
+def from_json(text: str | bytes, *, unique: bool = False) -> Any:
     """Parse JSON from outside.
 
+    Args:
+        unique: refuse a key that occurs twice in one object, of which a parser would keep the last value.
     Raises:
-        ValueError: it is no JSON, it is nested too deeply, or a whole number has thousands of digits.
+        ValueError: it is not valid JSON, is nested too deeply, or has an integer with thousands of digits.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
         if HALF.search(text if isinstance(text, str) else text.decode()):
-            json.dumps(value, ensure_ascii=False).encode()  # halves of characters that no text can hold
+            json.dumps(value, ensure_ascii=False).encode()  # raises for unpaired surrogates
         return value
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:i]))
+        raise ValueError(f"it has the key {twice[:40]!r} twice")
+    return found
 
 
 def from_toml(text: str) -> dict[str, Any]:
     """Parse TOML from outside.
 
     Raises:
-        ValueError: it is no TOML, or it is nested too deeply.
+        ValueError: it is not valid TOML, or is nested too deeply.
     """
     try:
         return tomllib.loads(text)
@@ -140,16 +155,16 @@ def from_toml(text: str) -> dict[str, Any]:
 
 
 def first_line_of(error: Exception) -> str:
-    """What a foreign parser says, in a line."""
-    said = str(error).strip().splitlines()
-    return said[0][:200] if said else type(error).__name__
+    """The first line of another parser's error text, at most 200 characters."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def inside(folder: Path, name: object) -> Path:
-    """The place of a file that a name from outside stands for: below the folder.
+    """The path of a file below `folder`, from a name that comes from outside.
 
     Raises:
-        InputError: the name leads elsewhere.
+        InputError: the name leads out of the folder.
 
     >>> inside(Path("run"), "checkpoints/a.safetensors").as_posix()
     'run/checkpoints/a.safetensors'
@@ -157,18 +172,19 @@ def inside(folder: Path, name: object) -> Path:
     parts = name.split("/") if isinstance(name, str) else [""]
     plain = all(p not in ("", ".", "..") and not set(p) & set("\\\0") and p.isprintable() for p in parts)
     if not plain or PurePosixPath(str(name)).is_absolute():
-        raise InputError(f"{str(name)[:80]!r} is no name of a file inside {folder}: nothing is read or written there")
+        raise InputError(f"{str(name)[:80]!r} is not a file name inside {folder}: nothing is read or written there")
     place = folder.joinpath(*parts)
     if not place.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{place} leads out of {folder} by a link: nothing is read or written there")
+        raise InputError(f"{place} leads out of {folder} through a link: nothing is read or written there")
     return place
 
 
 def refuse_links(folder: Path) -> None:
-    """
+    """Refuse links in a folder that is written to.
+
     Raises:
-        InputError: something in a folder that is written to is a link: what it leads to would be changed.
+        InputError: there is a link, whose target would be changed.
     """
     link = next((place for place in sorted(folder.rglob("*")) if place.is_symlink()), None)
     if link is not None:
-        raise InputError(f"{link} is a link, and what it leads to would be changed: put what it leads to in its place")
+        raise InputError(f"{link} is a link, whose target would be changed: replace it by what it points to")

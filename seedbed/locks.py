@@ -1,8 +1,8 @@
-"""One process at a time: a lock on a file that names its holder, and that the system frees when the holder dies.
+"""File locks: one process at a time. A lock's file names its holder, and the system releases it when the holder dies.
 
-`flock` holds over NFS and most parallel file systems, but not everywhere: mounted with some options it holds on one
-machine only, and some file systems have none. There the name in the file must suffice: a lock that names a process
-that may still run is refused.
+`flock` works over NFS and most parallel file systems, but not everywhere: with some mount options it only covers one
+machine, and some file systems do not support it. There the name in the file decides: a lock whose process may still run
+is refused.
 """
 
 import errno
@@ -18,38 +18,39 @@ from seedbed.errors import InputError
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 LOCAL_LOCK_OPTIONS: Mapping[
     str, tuple[str, ...]
-] = {  # by type of file system: options by which locks hold on one machine only
+] = {  # by type of file system: options with which locks cover one machine only
     "nfs": ("nolock", "local_lock=flock", "local_lock=all"),
     "nfs4": ("local_lock=flock", "local_lock=all"),
     "lustre": ("localflock",),
     "fuse.sshfs": ("",),
 }
-TRIES, PAUSE = 5, 0.02  # a look at who holds a lock takes it for a moment: seconds between tries
+TRIES, PAUSE = 5, 0.02  # attempts and seconds in between: reading the status takes the lock for a moment
 CLOSED = "choose a directory that you may write to"
 OTHER_PLACE = "stop that one, or choose another place"
 
 
 def lock_file(path: Path, what: str, *, way: str = OTHER_PLACE) -> int:
-    """Lock a file, which names this process from then on: a descriptor, whose closing frees it.
+    """Lock a file and write this process's name into it; returns a descriptor, whose closing releases the lock.
 
     Args:
-        what: what there is to be one of, for people: server, node.
-        way: what to do where another process holds it.
+        path: the lock's file, created if missing.
+        what: the kind of process, for error messages: server, node.
+        way: the way out if another process holds the lock.
     Raises:
-        InputError: another process holds it, or may hold it where the file system cannot tell; it cannot be written,
-            or is a link: what it leads to would be overwritten.
+        InputError: another process holds it, or may hold it if the file system cannot tell; the file cannot be written;
+            or it is a link, whose target would be overwritten.
     """
     try:
-        return _locked(path, what, way)
+        return _lock(path, what, way)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise InputError(f"{path} is a link, and what it leads to would be overwritten: remove it") from error
+            raise InputError(f"{path} is a link, whose target would be overwritten: remove it") from error
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         place = "free some space, then start it again with the same command" if full else CLOSED
         raise InputError(f"cannot write {path}: {error.strerror}; {place}") from error
 
 
-def _locked(path: Path, what: str, way: str) -> int:
+def _lock(path: Path, what: str, way: str) -> int:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         if not (_flock(file, path, what, way) and holds_everywhere(path)):
@@ -65,7 +66,7 @@ def _locked(path: Path, what: str, way: str) -> int:
 
 @contextmanager
 def hold_lock(path: Path, what: str, *, way: str = OTHER_PLACE) -> Iterator[None]:
-    """Inside, this process holds the lock; afterwards the file names no process."""
+    """Hold the lock within this context; afterwards the file names no process."""
     file = lock_file(path, what, way=way)
     try:
         yield
@@ -76,10 +77,11 @@ def hold_lock(path: Path, what: str, *, way: str = OTHER_PLACE) -> Iterator[None
 
 
 def holds_everywhere(path: Path, mounts: str | None = None) -> bool:
-    """Whether a lock on this file keeps other machines out too, as far as the list of mounts tells.
+    """Whether a lock on this file also excludes other machines, according to the mount table.
 
     Args:
-        mounts: in the form of /proc/self/mountinfo; None: that file.
+        path: the lock's file.
+        mounts: in the format of /proc/self/mountinfo; None: that file.
 
     >>> line = "36 35 0:40 / /home rw - nfs4 server:/home rw,vers=4.2,local_lock={}"
     >>> [holds_everywhere(Path("/home/a/lock"), line.format(which)) for which in ("none", "all")]
@@ -101,7 +103,7 @@ def holds_everywhere(path: Path, mounts: str | None = None) -> bool:
 
 
 def _flock(file: int, path: Path, what: str, way: str) -> bool:
-    """Lock it; False: the file system has no locks."""
+    """Lock the file; False if the file system does not support locks."""
     import fcntl  # POSIX only
 
     for tries_left in reversed(range(TRIES)):
@@ -109,7 +111,7 @@ def _flock(file: int, path: Path, what: str, way: str) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if not tries_left:
-                holder = _holder(file) or "which gives no name"
+                holder = _holder(file) or "without a name"
                 raise InputError(f"{path.parent} is held by another {what} ({holder}): {way}") from error
             time.sleep(PAUSE)
         except OSError as error:
@@ -122,7 +124,7 @@ def _flock(file: int, path: Path, what: str, way: str) -> bool:
 
 
 def _refuse_named(file: int, path: Path, what: str) -> None:
-    """Where locks keep only this machine's processes out, or none: the process that the file names may still run."""
+    """Where locks do not exclude all machines: refuse if the process named in the file may still run."""
     holder = _holder(file)
     words = holder.split()
     if len(words) != 4 or not words[1].isdigit():
@@ -131,8 +133,8 @@ def _refuse_named(file: int, path: Path, what: str) -> None:
     if host == platform.node() and not (process != os.getpid() and _runs(process)):
         return
     raise InputError(
-        f"{path.parent} was last held by another {what} ({holder}), and locks of this file system do not tell whether "
-        f"it has ended: make sure that it has, then remove {path}"
+        f"{path.parent} was last held by another {what} ({holder}), and the locks of this file system cannot tell "
+        f"whether it has ended: make sure that it has, then remove {path}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Randomness is data: every draw is a pure function of (seed, purpose, round, client), never of a global generator.
+"""Randomness as data: every draw is a pure function of (seed, purpose, round, client), never of a global generator.
 
-So a result does not depend on the engine, on the number of workers, on the order of clients, or on a restart.
+So a result does not depend on the engine, the number of workers, the order of clients, or a restart.
 """
 
 import zlib
@@ -16,7 +16,7 @@ Words = npt.NDArray[np.uint32]
 
 
 def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
-    """A generator of its own for one purpose, round and client.
+    """A separate generator for one purpose, round and client.
 
     >>> bool(generator(0, "cohort", 3).integers(100) == generator(0, "cohort", 3).integers(100))
     True
@@ -25,7 +25,7 @@ def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
 
 
 def generators(seed: int, purpose: str, *key: int, each: Sequence[int]) -> Iterator[np.random.Generator]:
-    """`generator(seed, purpose, *key, one)` for each one: the same numbers, several times faster for many clients.
+    """`generator(seed, purpose, *key, one)` for each `one`: the same numbers, several times faster for many clients.
 
     >>> many = generators(0, "train", 3, each=range(5))
     >>> all(g.random() == generator(0, "train", 3, c).random() for c, g in enumerate(many))
@@ -65,7 +65,7 @@ def _scrambled(z: Any) -> Any:
 
 
 class _Seeded(np.random.bit_generator.ISeedSequence):
-    """A seed sequence whose state is known already."""
+    """A seed sequence with a precomputed state."""
 
     def __init__(self, state: npt.NDArray[np.uint64]):
         self._state = state
@@ -74,8 +74,8 @@ class _Seeded(np.random.bit_generator.ISeedSequence):
         return self._state
 
 
-# NumPy's SeedSequence (after M. E. O'Neill's seed_seq), for many keys at once: [N] of each word -> states [N, 4].
-# NumPy promises that it will not change (NEP 19), and a test compares the two.
+# NumPy's SeedSequence (after M. E. O'Neill's seed_seq), vectorised over keys: [N] of each word → states [N, 4].
+# NumPy guarantees that it will not change (NEP 19), and a test compares the two.
 POOL, STATE = 4, 4  # 32-bit words of the pool, 64-bit words of PCG64's state
 INIT_A, MULT_A, INIT_B, MULT_B = 0x43B0D7E5, 0x931E8875, 0x8B51F9DD, 0x58F38DED
 MIX_L, MIX_R, SHIFT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715), np.uint32(16)
@@ -84,29 +84,29 @@ MIX_L, MIX_R, SHIFT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715), np.uint32(16
 def _states(entropy: Sequence[Words]) -> npt.NDArray[np.uint64]:
     constants = _multiples(INIT_A, MULT_A)
 
-    def hashed(x: Words) -> Words:
+    def hash_word(x: Words) -> Words:
         x = (x ^ next(constants)) * next(constants)
         return x ^ (x >> SHIFT)
 
-    def mixed(x: Words, y: Words) -> Words:
-        found: Words = MIX_L * x - MIX_R * hashed(y)
-        return found ^ (found >> SHIFT)
+    def mix(x: Words, y: Words) -> Words:
+        word: Words = MIX_L * x - MIX_R * hash_word(y)
+        return word ^ (word >> SHIFT)
 
     empty = np.zeros_like(entropy[0])
-    pool = [hashed(entropy[i] if i < len(entropy) else empty) for i in range(POOL)]
+    pool = [hash_word(entropy[i] if i < len(entropy) else empty) for i in range(POOL)]
     for i in range(POOL):
         for j in range(POOL):
             if i != j:
-                pool[j] = mixed(pool[j], pool[i])
+                pool[j] = mix(pool[j], pool[i])
     for word in entropy[POOL:]:
-        pool = [mixed(x, word) for x in pool]
+        pool = [mix(x, word) for x in pool]
     constants = _multiples(INIT_B, MULT_B)
-    words = np.stack([hashed(pool[i % POOL]) for i in range(2 * STATE)], 1)
+    words = np.stack([hash_word(pool[i % POOL]) for i in range(2 * STATE)], 1)
     return np.ascontiguousarray(words.astype("<u4")).view("<u8").astype(np.uint64)
 
 
 def _multiples(first: int, factor: int) -> Iterator[np.uint32]:
-    """first, first·factor, twice each but for the first, ...: a hash takes one to XOR with and the next to multiply."""
+    """first, then each multiple by `factor` twice: a hash XORs with one value and multiplies by the next."""
     value = first
     while True:
         yield np.uint32(value)
@@ -115,7 +115,7 @@ def _multiples(first: int, factor: int) -> Iterator[np.uint32]:
 
 
 def _words(number: int) -> list[int]:
-    """A number in 32-bit words, the lowest first."""
+    """A number as 32-bit words, lowest first."""
     words = [number & 0xFFFFFFFF]
     while number := number >> 32:
         words.append(number & 0xFFFFFFFF)
@@ -124,9 +124,9 @@ def _words(number: int) -> list[int]:
 
 @contextmanager
 def seeded_init(seed: int) -> Iterator[None]:
-    """Inside, modules initialise from the seed; the caller's generator is left as it was.
+    """Within this context, modules initialise from the seed; the global generator is restored afterwards.
 
-    PyTorch's layers draw their first weights from the global generator and take no other: hence the fork.
+    PyTorch's layers draw their initial weights only from the global generator, hence the fork.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "initialise").integers(2**62)))

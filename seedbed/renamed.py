@@ -1,7 +1,7 @@
-"""Names that moved between 0.1.0 and 0.2.0. An old import still works for one version and warns with the new name.
+"""Names that moved between 0.1.0 and 0.2.0. For one version an old import still works, and warns with the new name.
 
-Python asks the finder below only for modules of this package. It reads the two tables here and nothing else, so no data
-from outside can choose what is imported.
+Python calls the finder below for every import; it handles only modules of this package. It reads only the two tables in
+this file, so no data from outside can select an import.
 """
 
 import sys
@@ -284,7 +284,7 @@ privacy.differential.binding: digest=digest_of
 privacy.differential.central: Sent=PrivateSent private=with_privacy public=public_info split=split_multiplier
 privacy.differential.clipping: LEAST=MIN_SHORTENING clipped=clip_contribution
 privacy.differential.discrete: CHUNK=DRAWN_AT_ONCE Flat=FlatArray Grid=NoiseGrid LARGEST=LARGEST_VARIANCE
-    SMALLEST=SMALLEST_VARIANCE
+    SMALLEST=SMALLEST_VARIANCE rounded=round_randomly
 privacy.differential.distributed: Distributed=DistributedNoise
 privacy.differential.ledger: charged=charge_rounds
 privacy.differential.mechanisms: Local=LocalPrivacy
@@ -327,7 +327,7 @@ runs.auditing.leaks: EXACT=EXACT_PSNR FEW=SMALL_CLIENTS MOST=MAX_SUM_CLIENTS Sen
 runs.auditing.members: Attacked=MembershipResult LOCAL=LOCAL_REASON attacked=attack_trainings figure=membership_figure
     halved=random_halves members=probe_membership trained=train_on_half
 runs.auditing.noise: ROUNDS=PROBED_ROUNDS fresh=fresh_rows
-runs.auditing.page: LIMITS=LIMITS_TEXT page=audit_page spelt=spell_command
+runs.auditing.page: LIMITS=LIMITS_TEXT page=audit_page spelt=format_figure
 runs.auditing.pictures: below=stack_images beside=side_by_side_images
 runs.auditing.properties: bright=is_bright commonest=most_common_class drawn=draw_clients flat=flatten_update
     found=property_finding in_sum=within_sum inferred=infer_property judged=judge_classifier made=make_clients
@@ -337,7 +337,7 @@ runs.bench.plain: plain=plain_loop
 runs.bench.race: Row=BenchRow bench=run_bench raced=race_contestants
 runs.bench.workloads: numbers=count_parameters
 runs.build: build=build_from_settings settable=settable_parameters
-runs.charts: MANY=MAX_LINE_POINTS NARROW=NARROW_ROW Point=ChartPoint text=escape_text
+runs.charts: MANY=MAX_LINE_POINTS grouped=dot_groups NARROW=NARROW_ROW Point=ChartPoint text=escape_text
 runs.comparison: Cell=ComparisonCell Row=ComparisonRow compare=compare_algorithms
 runs.comparison_page: in_order=rank_rows verdict=comparison_verdict
 runs.described: described=describe_settings first_line=first_line_of_doc
@@ -371,7 +371,8 @@ runs.training: train_stage=run_train_stage unguarded=without_guard
 runs.tuning: Tried=TriedRates best=best_trial scaled=scale_rates
 runs.watching: Heard=RoundWatcher word=round_line
 runs.written: nones=null_settings toml=to_toml
-stored: LARGEST=LARGEST_TENSOR blank=meta_tree_of fill=fill_template from_bytes=tensors_from_bytes
+stored: loaded=find_loaded_class LARGEST=LARGEST_TENSOR blank=meta_tree_of fill=fill_template
+    from_bytes=tensors_from_bytes
     made_whole=atomic_folder outline=tree_schema pack=pack_tree refuse_used=require_empty_folder
     settle_folder=fsync_folder to_bytes=trees_to_bytes unpack=unpack_tree writing=explain_write_errors
 tasks.encoding.levels: one_hot=level_features
@@ -421,24 +422,24 @@ def modules() -> dict[str, str]:
 
 @cache
 def names() -> dict[str, dict[str, str]]:
-    """New name by old name, by new module (and by old module where it has moved)."""
-    found: dict[str, dict[str, str]] = {}
+    """New name by old name, for each new module."""
+    by_module: dict[str, dict[str, str]] = {}
     for entry in NAMES.strip().replace("\n    ", " ").splitlines():
         module, pairs = entry.split(": ", 1)
         renames = dict(pair.split("=") for pair in pairs.split())
-        found.setdefault(new_module(module), {}).update(renames)
-    return found
+        by_module.setdefault(new_module(module), {}).update(renames)
+    return by_module
 
 
 @cache
 def with_old_names() -> frozenset[str]:
-    """The modules in which something was renamed, and the packages that may export it."""
+    """The modules with renamed names, and the packages that may export these."""
     parts = (module.split(".") for module in names())
     return frozenset(".".join(part[:length]) for part in parts for length in range(1, len(part) + 1))
 
 
 def new_module(old: str) -> str:
-    """Where a module is now: its own entry in the table, else that of the package it is in."""
+    """The new name of a module: by its own entry in the table, else by its package's."""
     if old in modules():
         return modules()[old]
     package, _, name = old.rpartition(".")
@@ -446,29 +447,31 @@ def new_module(old: str) -> str:
 
 
 def renamed(module: str, name: str) -> Any:
-    """The value that an old name in a module stands for now, with a warning.
+    """The value of an old name in a module, with a warning.
 
     Args:
-        module: where it is now, without the package's name.
+        module: its new name, without the package's.
+        name: the old name.
     Raises:
         AttributeError: the module never had that name.
     """
-    new = names().get(module, {}).get(name) or _exported(module, name)
+    new = names().get(module, {}).get(name) or _find_export(module, name)
     if new is None:
         raise AttributeError(f"module 'seedbed.{module}' has no attribute {name!r}")
     warnings.warn(f"{name} of seedbed.{module} is now called {new}", DeprecationWarning, stacklevel=3)
     return getattr(import_module(f"seedbed.{module}"), new)
 
 
-def _exported(package: str, name: str) -> str | None:
-    """The new name of what a package exports from one of its modules."""
+def _find_export(package: str, name: str) -> str | None:
+    """The new name of an old export of a package."""
     exports = import_module(f"seedbed.{package}")
-    found = (pairs[name] for module, pairs in names().items() if module.startswith(f"{package}.") and name in pairs)
-    return next((new for new in found if hasattr(exports, new)), None)
+    inside = (pairs for module, pairs in names().items() if module.startswith(f"{package}."))
+    candidates = (pairs[name] for pairs in inside if name in pairs)
+    return next((new for new in candidates if hasattr(exports, new)), None)
 
 
 class _OldModule(Loader):
-    """Makes a module that stands for one that has moved."""
+    """Loads a placeholder for a module that has moved."""
 
     def __init__(self, new: str):
         self.new = new
@@ -479,7 +482,7 @@ class _OldModule(Loader):
     def exec_module(self, module: ModuleType) -> None:
         target = import_module(f"seedbed.{self.new}")
         warnings.warn(f"{module.__name__} is now seedbed.{self.new}", DeprecationWarning, stacklevel=2)
-        module.__path__ = []  # so that modules in an old package are asked for here too
+        module.__path__ = []  # a package, so that imports of its modules reach the finder
         module.__getattr__ = lambda name: _either(target, self.new, name)  # type: ignore[method-assign]
         module.__dict__["__all__"] = [*public_names(target), *names().get(self.new, {})]  # for `import *`
 
@@ -493,17 +496,17 @@ def _either(target: ModuleType, module: str, name: str) -> Any:
 
 
 class _WithOldNames(Loader):
-    """Loads a module that has not moved, and lets it answer to the old names of what is in it."""
+    """Loads a module that has not moved, and adds its old names."""
 
     def __init__(self, inner: Any, module: str):
         self.inner, self.module = inner, module
 
-    def __getattr__(self, name: str) -> Any:  # sources, resources: as the module's own loader has them
+    def __getattr__(self, name: str) -> Any:  # sources and resources
         return getattr(self.inner, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        made: ModuleType | None = self.inner.create_module(spec)
-        return made
+        module: ModuleType | None = self.inner.create_module(spec)
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         self.inner.exec_module(module)
@@ -511,7 +514,7 @@ class _WithOldNames(Loader):
 
 
 class OldNames(MetaPathFinder):
-    """Finds modules of this package that have moved, and gives old names to modules that have not."""
+    """Finds modules of this package by their old names, and adds old names to modules that have not moved."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -537,15 +540,15 @@ def renamed_export(name: str) -> Any:
 
 
 def install() -> None:
-    """Let old imports work; done once, by the package itself, when its modules are loaded."""
+    """Enable old imports; the package calls this once, after loading its modules."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.insert(0, OldNames())
     for module in with_old_names():
-        loaded = sys.modules.get(f"seedbed.{module}")
-        if loaded is not None:
-            answer_to_old_names(loaded, module)
+        existing = sys.modules.get(f"seedbed.{module}")
+        if existing is not None:
+            answer_to_old_names(existing, module)
 
 
 def answer_to_old_names(module: ModuleType, name: str) -> None:
-    """Give a module that has not moved the old names of what is in it."""
+    """Add the old names to a module that has not moved."""
     module.__dict__.setdefault("__getattr__", lambda old: renamed(name, old))

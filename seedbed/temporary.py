@@ -1,9 +1,9 @@
-"""Temporary files and folders beside the place where they are moved to: a fresh name each, and only one's own removed.
+"""Temporary files and folders: each has a fresh name in the target's folder, and a process removes only its own.
 
-A process that is killed leaves its temporary file behind. Such files are recognised by their name, `.NAME.TOKEN.part`,
-and by their lock: a process that writes one holds a lock on it, which the system releases when the process ends. So a
-leftover is one whose lock is free. The first write into a folder removes the leftovers that are older than a minute;
-`clear` removes all, for a folder that no other process writes to.
+A killed process leaves its temporary file behind. Such files have names of the form `.NAME.TOKEN.part`. A process holds
+a lock on its temporary file, which the system releases when the process ends; so a file with a free lock is a leftover.
+The first write into a folder removes leftovers older than a minute. `clear` removes all, for a folder that no other
+process writes to.
 """
 
 import os
@@ -18,33 +18,34 @@ from functools import lru_cache
 from pathlib import Path
 
 TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.part")
-OLD = 60.0  # seconds: between making a file and locking it no process waits so long
+OLD = 60.0  # seconds; creating and locking a file takes less
 
 
 @contextmanager
 def fresh_name(path: Path, *, is_folder: bool = False, mode: int = 0o666) -> Iterator[Path]:
-    """A new, empty file or folder beside a path, to be moved there; removed at the end if it was not.
+    """A new, empty file or folder next to `path`, to be renamed to it; removed at the end if that did not happen.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     if is_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
     _tidy(path.parent.absolute())
-    beside, handle = _made(path, is_folder, mode)
+    temporary, handle = _create(path, is_folder, mode)
     own = os.fstat(handle)
     try:
-        yield beside
+        yield temporary
     finally:
         os.close(handle)
-        _remove(beside, own)
+        _remove(temporary, own)
 
 
 def clear(folder: Path, older: float = 0.0) -> None:
-    """Remove what processes that ended have left in a folder.
+    """Remove the leftovers of ended processes from a folder.
 
     Args:
-        older: in seconds; younger ones stay.
+        folder: that no running process writes to, unless `older` protects its files.
+        older: minimum age in seconds.
     """
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
@@ -54,22 +55,22 @@ def clear(folder: Path, older: float = 0.0) -> None:
 
 @lru_cache(1024)
 def _tidy(folder: Path) -> None:
-    """Once for each folder and process."""
+    """Clear old leftovers once per folder and process."""
     clear(folder, OLD)
 
 
-def _made(path: Path, is_folder: bool, mode: int) -> tuple[Path, int]:
-    """A place that was not there, and its locked descriptor."""
+def _create(path: Path, is_folder: bool, mode: int) -> tuple[Path, int]:
+    """A new path and its locked descriptor."""
     while True:
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         with suppress(FileExistsError):
             if is_folder:
-                beside.mkdir()
-                handle = os.open(beside, os.O_RDONLY)
+                temporary.mkdir()
+                handle = os.open(temporary, os.O_RDONLY)
             else:
-                handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+                handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             _lock(handle)
-            return beside, handle
+            return temporary, handle
 
 
 def _remove_if_left(place: Path, older: float) -> None:
@@ -86,19 +87,19 @@ def _remove_if_left(place: Path, older: float) -> None:
 
 
 def _remove(place: Path, own: os.stat_result) -> None:
-    """Remove it, if it is still the one that was made or looked at."""
+    """Remove it, if it is still the same file or folder."""
     with suppress(OSError):
-        found = place.lstat()
-        if (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
+        current = place.lstat()
+        if (current.st_dev, current.st_ino) != (own.st_dev, own.st_ino):
             return
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(current.st_mode):
             shutil.rmtree(place)
         else:
             place.unlink()
 
 
 def _lock(handle: int) -> bool:
-    """Take the lock of a file that is open; False: another process has it, or the file system has none."""
+    """Lock an open file; False if another process has the lock, or locks are not supported."""
     try:
         import fcntl  # POSIX only
     except ImportError:

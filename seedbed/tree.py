@@ -1,6 +1,6 @@
 """Arithmetic on trees of tensors: nested dicts, lists, tuples and NamedTuples whose leaves are tensors.
 
-Shapes in this module: C is the number of trees that are stacked along a new first dimension.
+Shapes: C trees, stacked along a new first dimension.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from seedbed.lowrank import factored_matrix
 
 Tree = Any
-LEAF = Tensor, np.ndarray  # gone through without asking PyTorch what it is
+LEAF = Tensor, np.ndarray  # types handled here, without PyTorch's pytree
 STATISTIC = "statistics:"  # the prefix of a running statistic's name among params: it is averaged, never trained
 
 
@@ -87,7 +87,7 @@ def map(f: Callable[..., Any], *trees: Tree) -> Tree:
     kind = type(first)
     if isinstance(first, Tensor):
         return f(*trees)
-    # What params and batches are is gone through here: ten times as fast as PyTorch's way, which any other tree goes.
+    # The types of params and batches are handled here, ten times as fast as by PyTorch's pytree.
     if kind in DICTS and all(type(other) in DICTS and other.keys() == first.keys() for other in others):
         found = {key: map(f, part, *(other[key] for other in others)) for key, part in first.items()}
         return found if kind is dict else NamedParams(found, first.beside)
@@ -124,16 +124,16 @@ def named_leaves(tree: Tree) -> dict[str, Tensor]:
 
 
 def structure_of(tree: Tree) -> str:
-    """How the leaves are nested, in words: equal for trees of one structure.
+    """The nesting of the leaves as text, equal for trees of one structure.
 
-    >>> nesting({"a": (1,)}) == nesting({"a": (2,)}), nesting({"a": (1,)}) == nesting({"a": [1]})
+    >>> structure_of({"a": (1,)}) == structure_of({"a": (2,)}), structure_of({"a": (1,)}) == structure_of({"a": [1]})
     (True, False)
     """
     return str(pytree.tree_structure(map_subtrees(dict, tree, NamedParams)))
 
 
 def with_leaves(template: Tree, values: Sequence[Any]) -> Tree:
-    """A tree of the template's structure with other leaves, in the order of `leaves`."""
+    """A tree with the template's structure and other leaves, in the order of `leaves`."""
     if type(template) is dict and all(isinstance(leaf, Tensor) for leaf in template.values()):
         return dict(zip(template, values, strict=True))
     return pytree.tree_unflatten(list(values), pytree.tree_structure(template))
@@ -166,7 +166,7 @@ def zeros_like(a: Tree) -> Tree:
 
 
 def form_unformed(a: Tree) -> Tree:
-    """The tree with matrices that are not formed (`factored`) formed."""
+    """The tree with unformed matrices (`seedbed.lowrank`) formed."""
     return map(factored_matrix.as_dense_leaf, a)
 
 
@@ -189,13 +189,13 @@ def squared_norm(a: Tree) -> Tensor:
 
 
 def to_device_of(a: Tree, b: Tree) -> Tree:
-    """The first tree on the device where the second's leaves lie; as it is where the second has none.
+    """The first tree, moved to the device of the second's leaves; unchanged if the second has none.
 
-    >>> beside(torch.ones(1), torch.empty(1, device="meta")).device.type
+    >>> to_device_of(torch.ones(1), torch.empty(1, device="meta")).device.type
     'meta'
     """
-    there = leaves(b)
-    return map(lambda x: x.to(there[0].device), a) if there else a
+    targets = leaves(b)
+    return map(lambda x: x.to(targets[0].device), a) if targets else a
 
 
 def where(condition: Tensor, a: Tree, b: Tree) -> Tree:
@@ -204,17 +204,17 @@ def where(condition: Tensor, a: Tree, b: Tree) -> Tree:
 
 
 def stack(trees: Sequence[Tree]) -> Tree:
-    """C trees of leaves [...] -> one of leaves [C, ...]."""
+    """C trees with leaves [...] → one tree with leaves [C, ...]."""
     return map(lambda *xs: torch.stack(xs), *trees)
 
 
 def concatenate(trees: Sequence[Tree]) -> Tree:
-    """Trees of leaves [C_i, ...] -> one of leaves [ΣC_i, ...]."""
+    """Trees with leaves [C_i, ...] → one tree with leaves [ΣC_i, ...]."""
     return trees[0] if len(trees) == 1 else map(lambda *xs: torch.cat(xs), *trees)
 
 
 def concatenate_ragged(trees: Sequence[Tree]) -> Tree:
-    """Trees of leaves [C_i, ...] of unequal sizes -> one of leaves [ΣC_i, ...], short ones filled up with zeros.
+    """Trees with leaves [C_i, ...] of different sizes → one tree with leaves [ΣC_i, ...], padded with zeros.
 
     >>> concatenate_ragged([torch.ones(1, 1), torch.ones(1, 2)])
     tensor([[1., 0.],
@@ -234,7 +234,7 @@ def concatenate_ragged(trees: Sequence[Tree]) -> Tree:
 
 
 def nbytes(tree: Tree) -> int:
-    """What the leaves' numbers take, a matrix that is not formed (`factored`) as if it were.
+    """The leaves' size in bytes; an unformed matrix counts as if it were formed.
 
     >>> nbytes({"a": torch.ones(3), "b": (torch.ones(2, dtype=torch.int64),)})
     28
@@ -250,14 +250,14 @@ def kind(tree: Tree) -> Any:
         return dict, [(key, kind(part)) for key, part in tree.items()]
     if _is_named(type(tree)):
         return type(tree), [kind(part) for part in tree]
-    found, structure = pytree.tree_flatten(tree)
-    return structure, [leaf.shape for leaf in found]
+    flat, structure = pytree.tree_flatten(tree)
+    return structure, [leaf.shape for leaf in flat]
 
 
 def same_structure(trees: Sequence[Tree]) -> bool:
-    """Whether all have the same structure, leaves and the order of dicts' keys not looked at.
+    """Whether all trees have the same structure, regardless of leaves and of the order of dict keys.
 
-    >>> alike([{"a": 1, "b": 2}, {"b": 3, "a": 4}]), alike([{"a": 1}, {"a": (1,)}])
+    >>> same_structure([{"a": 1, "b": 2}, {"b": 3, "a": 4}]), same_structure([{"a": 1}, {"a": (1,)}])
     (True, False)
     """
     first, *others = trees
@@ -266,44 +266,44 @@ def same_structure(trees: Sequence[Tree]) -> bool:
 
 
 def _places(tree: Tree) -> set[str]:
-    """Where the leaves are, in words that tell a dict's key from a place in a tuple."""
+    """Paths of the leaves as text, which distinguish dict keys from tuple positions."""
     return {pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(tree)}
 
 
 def subtrees(tree: Tree, kind: type) -> list[Any]:
     """The subtrees of one type, in order.
 
-    >>> parts({"a": (1, 2), "b": [(3,)], "c": 4}, tuple)
+    >>> subtrees({"a": (1, 2), "b": [(3,)], "c": 4}, tuple)
     [(1, 2), (3,)]
     """
-    found = pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, kind))
-    return [node for node in found if isinstance(node, kind)]
+    nodes = pytree.tree_leaves(tree, is_leaf=lambda node: isinstance(node, kind))
+    return [node for node in nodes if isinstance(node, kind)]
 
 
 def map_subtrees(f: Callable[[Any], Any], tree: Tree, kind: type) -> Tree:
-    """Apply f to the subtrees of one type; what lies beside them stays."""
+    """Apply f to the subtrees of one type; everything else is unchanged."""
     return pytree.tree_map(
         lambda node: f(node) if isinstance(node, kind) else node, tree, is_leaf=lambda node: isinstance(node, kind)
     )
 
 
 def index(tree: Tree, i: Any) -> Tree:
-    """Leaves [C, ...] -> leaves x[i]."""
+    """Leaves [C, ...] → leaves x[i]."""
     return map(lambda x: x[i], tree)
 
 
 def weighted_sum(stacked: Tree, weights: Tensor) -> Tree:
-    """Σ_c weights[c]·tree[c] of leaves [C, ...]: leaves [...]."""
+    """Σ_c weights[c]·tree[c]: leaves [C, ...] → leaves [...]."""
     return map(lambda x: torch.tensordot(weights.to(x.dtype), x, 1), stacked)
 
 
 def is_equal(a: Tree, b: Tree) -> bool:
-    """Whether two trees hold the very same tensors: not equal ones, the same."""
+    """Whether two trees contain identical tensor objects, not just equal ones."""
     return all(x is y for x, y in zip(leaves(a), leaves(b), strict=True))
 
 
 def unsqueeze0(tree: Tree) -> Tree:
-    """One tree of leaves [...] as a stack of one: leaves [1, ...], which are not copied."""
+    """A tree with leaves [...] as a stack of one: leaves [1, ...], not copied."""
     return map(lambda x: x.unsqueeze(0), tree)
 
 
@@ -312,5 +312,5 @@ def is_finite(tree: Tree) -> bool:
 
 
 def _step(key: Any) -> str:
-    """One step of a path, as people write it: a dict's key, a tuple's position, a NamedTuple's field."""
+    """One step of a path as text: a dict's key, a tuple's position, or a NamedTuple's field."""
     return str(next(getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)))

@@ -57,6 +57,7 @@ ROOMS = {
     "experiments": [*CORE, *LIBRARY],
     "audit": [*CORE, *LIBRARY, "experiments"],
     "reports": [*CORE, *LIBRARY, "experiments", "audit"],
+    "api": [*CORE, *LIBRARY, "experiments", "audit", "reports"],
     "bench": [*CORE, *LIBRARY, "experiments"],
     "deployment": [*CORE, *LIBRARY, "experiments"],
     "cli": [*CORE, *LIBRARY, "experiments", "audit", "reports", "bench", "deployment"],

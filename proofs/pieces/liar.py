@@ -76,7 +76,7 @@ def main() -> None:
             with Fleet(FederationFolder.read(folder).server, folder / CA, folder / NODE_KEY, liar) as fleet:  # type: ignore[arg-type]
                 fleet.run(lambda: False)
         except LOST as error:
-            print(f"not let in: {reason_of(error)[1]}", flush=True)
+            print(f"not admitted:  {reason_of(error)[1]}", flush=True)
         except InputError as error:
             print(error, flush=True)
         time.sleep(2)

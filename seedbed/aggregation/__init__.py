@@ -46,7 +46,7 @@ def rule_factories(name: str) -> list[Callable[..., Robust]]:
 def make_rule(name: str, **settings: Any) -> Robust:
     """The robust rule of this name, `nnm+trimmed_mean`; a setting goes to all parts that have it.
 
-    >>> make("nnm+trimmed_mean", f=2)
+    >>> make_rule("nnm+trimmed_mean", f=2)
     nnm+trimmed_mean
     """
     takes = {part: inspect.signature(part).parameters for part in rule_factories(name)}

@@ -15,7 +15,7 @@ from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Message, Params, uniform
 from seedbed.learning.adaptations import guarded_steps
 from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.training import Item, Objective, fold, gradient, step_gradient
+from seedbed.learning.training import Item, Objective, fold, gradient, per_step, step_gradient
 from seedbed.tree import Tree
 
 
@@ -69,7 +69,7 @@ def apfl(
 
         start = (sent, local.init(sent), own.v, personal.init(own.v), own.alpha, torch.zeros_like(task.examples))
         w, _, v, _, a, total = fold(step, start, task)
-        return Message(tree.sub(sent, w), task.examples, {"loss": total / task.steps}), APFLState(v, a)
+        return Message(tree.sub(sent, w), task.examples, {"loss": per_step(total, task)}), APFLState(v, a)
 
     def personalise(sent: Params, own: APFLState, support: Batch) -> Params:
         def mixture(v: Params) -> Params:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.algorithms.feddf import Assign, assign_architectures, own_architecture
+from seedbed.algorithms.feddf import Assign, assign_architectures, own_architecture, refuse_unknown_architecture
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import guarded_steps
@@ -47,6 +47,7 @@ def fd(
     test_steps: int = 100,
     test_lr: float = 0.1,
     assign: Assign = assign_architectures,
+    newcomer: str | None = None,
 ) -> Algorithm:
     """θ_i ← local steps on L_i + γ·T²·KL(σ(ẑ_y/T) ‖ σ(z/T));  ẑ_y = mean of z̄_jy over the other clients j ≠ i.
 
@@ -64,11 +65,14 @@ def fd(
         gamma: γ ≥ 0; 0: local training.
         temperature: T > 0.
         test_steps, test_lr: of the steps when a client adapts, from the model that it keeps or the initial one.
+        newcomer: the architecture of a client never seen in training; None: the first. A run chooses it on validation
+            clients.
     """
 
     apart = divergence(temperature)
 
     def init(params: Params) -> ServerState:
+        refuse_unknown_architecture(newcomer, params)
         like = tree.leaves(params)[0]
         table = LogitTable(like.new_zeros(ways, ways), like.new_zeros(ways))
         return ServerState(tree.detach(params), {"table": table, "version": like.new_zeros(())})
@@ -101,7 +105,9 @@ def fd(
     def personalise(sent: ServerState, own: FDState, support: Batch) -> Params:
         return guarded_steps(objective(sent, own), lr=test_lr, steps=test_steps)(own.params, support)
 
-    return Algorithm(init, client, server, send=own_architecture(assign), remember=remember, personalise=personalise)
+    return Algorithm(
+        init, client, server, send=own_architecture(assign, newcomer), remember=remember, personalise=personalise
+    )
 
 
 def by_label(predict: Predict, params: Params, task: Task, ways: int) -> LogitTable:

@@ -123,7 +123,8 @@ def with_prior(
         rows, posterior = inferred(sent, whole(task))
         message, kept = base.client(sent.params, kept, task)
         value = {"base": message.value, "sums": sums_of(posterior, rows)}
-        loss = -posterior.evidence / rows.mask.sum()
+        examples = rows.mask.sum()
+        loss = -posterior.evidence / torch.where(examples == 0, 1.0, examples)
         return Message(value, torch.ones_like(message.weight), {**message.info, "loss": loss.to(message.weight)}), kept
 
     def server(state: ServerState, replies: Replies) -> ServerState:

@@ -19,7 +19,7 @@ from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, 
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.lbfgs import Evaluation, begin, observe
 from seedbed.learning.objectives import Adapt
-from seedbed.learning.training import Item, Objective, mean_gradient
+from seedbed.learning.training import Item, Objective, item_weight, mean_gradient
 from seedbed.tree import Tree
 
 PATH = (0.5, 0.03, 0.002, 1e-4)  # strengths to choose from, on clients that the fit has not seen
@@ -87,12 +87,15 @@ def penalised(params: Params) -> Tensor:
 
 
 def _mean_hessian(loss: Objective, params: Params, task: Task) -> Tensor:
-    """The mean over a task's items: [P, P]."""
+    """The mean over a task's examples: [P, P]."""
     total = flat(params).new_zeros(())
+    count = torch.zeros_like(task.examples)
     for k in range(task.real.shape[0]):
-        curve = _hessian(loss, params, tree.index(task.items, k))
-        total = total + torch.where(task.real[k] > 0, curve, 0.0)
-    return total / task.steps
+        item = tree.index(task.items, k)
+        weight = item_weight(item) * task.real[k]
+        total = total + torch.where(weight > 0, weight * _hessian(loss, params, item), 0.0)
+        count = count + weight
+    return total / torch.where(count == 0, 1.0, count)
 
 
 def _hessian(loss: Objective, params: Params, item: Item) -> Tensor:

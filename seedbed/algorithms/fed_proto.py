@@ -10,7 +10,7 @@ from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, ServerState, uniform
 from seedbed.learning.adaptations import chain_adaptations, guarded_steps
 from seedbed.learning.heads import learned_scalars, prototype_head
-from seedbed.learning.objectives import Adapt, Predict, meta_objective
+from seedbed.learning.objectives import Adapt, Predict, solved_head_objective
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.training import Objective
 
@@ -52,11 +52,12 @@ def body_only(
     """Meta-learning of a body under a head that each client solves for itself.
 
     Args:
-        solve: body's params -> params with the head that the support set gives.
+        solve: body's params -> params with the head that the support set gives. Queries of a class that the support
+            set lacks are not counted.
         learned: the head's own learned numbers, which are federated with the body, and where they start.
     """
     adapt = chain_adaptations(solve, guarded_steps(loss, lr=test_lr, steps=test_steps))
-    base = fedsgd(meta_objective(solve, loss), outer=outer, adapt=adapt)
+    base = fedsgd(solved_head_objective(solve, loss), outer=outer, adapt=adapt)
 
     def init(params: Params) -> ServerState:
         body = {n: p for n, p in params.items() if not n.startswith(f"{head}.")}

@@ -34,7 +34,9 @@ def fedasync(
 ) -> Algorithm:
     """w ← local steps on L_i(w) + (ρ/2)‖w − θ_τ‖² from θ_τ;  θ ← (1 − α_t)θ + α_t·w, α_t = α·s(t − τ).
 
-    Where several models arrive for one step of the server, w is their mean and s the mean of theirs.
+    Where several models arrive for one step of the server, w is their mean and s the mean of theirs. δ counts the
+    server's steps since the client was sent its model: 0 if there were none, so that s = 1. The paper's t − τ counts
+    the step itself too: 1 for a fresh model.
 
     Args:
         alpha: α from 0 to 1, of a model that is not stale; the paper's are .6 and .9.

@@ -21,6 +21,8 @@ def fedbuff(
 ) -> Algorithm:
     """Δ_i = θ_τ − local steps on client i from θ_τ;  θ ← θ − η_g·(1/K) Σ_K s(t − τ_i)Δ_i, s(δ) = 1/√(1 + δ).
 
+    δ = t − τ_i counts the server's steps since client i was sent its model: 0 if there were none.
+
     Args:
         outer: the server's optimiser, of the mean of the discounted differences; η_g is its learning rate.
     """

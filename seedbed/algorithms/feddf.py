@@ -10,7 +10,8 @@ from torch import Tensor
 
 from seedbed import tree
 from seedbed.data.types import Task
-from seedbed.federated import Algorithm, ClientId, Message, Params, Replies, ServerState, personalise_by
+from seedbed.errors import InputError
+from seedbed.federated import NEWCOMER, Algorithm, ClientId, Message, Params, Replies, ServerState, personalise_by
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import divergence, imitate_scores
 from seedbed.learning.objectives import Adapt, Predict
@@ -26,14 +27,26 @@ def assign_architectures(client: ClientId, names: Sequence[str]) -> str:
     return names[client % len(names)]
 
 
-def own_architecture(assign: Assign) -> Callable[[ServerState, ClientId], ServerState]:
-    """Send the model of the client's own architecture alone, {name: params}, and the server's extra state."""
+def own_architecture(assign: Assign, newcomer: str | None = None) -> Callable[[ServerState, ClientId], ServerState]:
+    """Send only the model of the client's own architecture, {name: params}, and the server's extra state.
+
+    Args:
+        newcomer: the architecture of a client never seen in training, which has no number to assign one by; None: the
+            first.
+    """
 
     def send(state: ServerState, client: ClientId) -> ServerState:
-        name = assign(client, list(state.params))
+        names = list(state.params)
+        name = (newcomer or names[0]) if client == NEWCOMER else assign(client, names)
         return state._replace(params={name: state.params[name]})
 
     return send
+
+
+def refuse_unknown_architecture(newcomer: str | None, params: Params) -> None:
+    """Refuse an architecture for newcomers that is none of the run's."""
+    if newcomer is not None and newcomer not in params:
+        raise InputError(f"newcomer={newcomer!r} is no architecture of this run: use one of {', '.join(params)}")
 
 
 def feddf(
@@ -47,6 +60,7 @@ def feddf(
     distil_size: int = 64,
     adapt: Adapt = unadapted,
     assign: Assign = assign_architectures,
+    newcomer: str | None = None,
 ) -> Algorithm:
     """θ_a ← Σ n_i θ_i / Σ n_i over the clients of architecture a, then steps on KL(σ(z̄(d)) ‖ σ(z_a(d))).
 
@@ -64,10 +78,13 @@ def feddf(
         distil_steps: of every architecture, every round; 0: FedAvg within each architecture.
         distil_size: public inputs of a step.
         assign: the architecture of a client, by its number and the names; by default in turn.
+        newcomer: the architecture of a client never seen in training; None: the first. A run chooses it on validation
+            clients.
     """
     falling = with_schedule(distil, cosine(max(1, distil_steps)))
 
     def init(params: Params) -> ServerState:
+        refuse_unknown_architecture(newcomer, params)
         return ServerState(tree.detach(params), {})
 
     def client(sent: ServerState, kept: Tree, task: Task) -> tuple[Message, Tree]:
@@ -88,5 +105,5 @@ def feddf(
 
         return state._replace(params={name: fused(name, params) for name, params in state.params.items()})
 
-    send = own_architecture(assign)
+    send = own_architecture(assign, newcomer)
     return Algorithm(init, client, server, send=send, personalise=personalise_by(adapt), unlike=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.algorithms.feddf import Assign, assign_architectures, own_architecture
+from seedbed.algorithms.feddf import Assign, assign_architectures, own_architecture, refuse_unknown_architecture
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
@@ -32,6 +32,7 @@ def fedmd(
     digest_size: int = 64,
     adapt: Adapt = unadapted,
     assign: Assign = assign_architectures,
+    newcomer: str | None = None,
 ) -> Algorithm:
     """Digest: θ_i ← steps towards the consensus z̄ on public d;  revisit: steps on L_i;  send z_i(d);  z̄ ← mean z_i.
 
@@ -50,6 +51,8 @@ def fedmd(
         local: of the revisit, on the client's own batches.
         digest: its optimiser, made afresh each round; digest_steps steps of digest_size public examples.
         adapt: how a client makes a model its own: the one that it keeps, or the student that it is sent.
+        newcomer: the architecture of a client never seen in training; None: the first. A run chooses it on validation
+            clients.
     """
 
     apart = divergence(temperature)
@@ -61,6 +64,7 @@ def fedmd(
         )  # fmt: skip
 
     def init(params: Params) -> ServerState:
+        refuse_unknown_architecture(newcomer, params)
         first = next(iter(params))
         blank = torch.zeros_like(predict({first: params[first]}, public)).detach()  # [P, N]
         known = blank if labels is None else CERTAIN_LOGIT * one_hot(labels, blank.shape[1], blank.dtype)
@@ -80,5 +84,10 @@ def fedmd(
         return adapt(own, support)
 
     return Algorithm(
-        init, client, server, send=own_architecture(assign), remember=lambda s: s.params, personalise=personalise
+        init,
+        client,
+        server,
+        send=own_architecture(assign, newcomer),
+        remember=lambda s: s.params,
+        personalise=personalise,
     )

@@ -3,6 +3,7 @@ optimization", NeurIPS 2020, arXiv 2007.07481, equations 6–8 and Algorithm 1.
 """
 
 from dataclasses import replace
+from typing import Literal
 
 from seedbed import tree
 from seedbed.algorithms.fedavg import fedavg
@@ -10,8 +11,8 @@ from seedbed.data.types import Task
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
-from seedbed.learning.optimizers import Optimizer, sgd
-from seedbed.learning.path_length import per_length, require_linear, train_measured
+from seedbed.learning.optimizers import Optimizer, scale_steps, sgd
+from seedbed.learning.path_length import path_length, per_length, require_linear, train_measured
 from seedbed.learning.training import Objective
 from seedbed.tree import Tree
 
@@ -20,6 +21,7 @@ def fednova(
     loss: Objective,
     *,
     mu: float = 0.0,
+    tau_eff: Literal["length", "steps"] = "length",
     local: Optimizer = sgd(0.1),
     outer: Optimizer = sgd(1.0),
     adapt: Adapt = unadapted,
@@ -31,11 +33,15 @@ def fednova(
 
     Args:
         mu: μ ≥ 0 of the local pull (μ/2)‖w − θ‖², which is part of what momentum sees, as in FedProx.
+        tau_eff: length: τ_eff = Σ_i p_i‖a_i‖₁, eq. 7; steps: Σ_i p_i τ_i of the clients' numbers of steps τ_i, as the
+            authors' code has for μ > 0. They are the same for sgd without momentum and μ.
         local: linear: sgd with any momentum, Nesterov, weight decay and schedule. Each round it begins afresh.
     Raises:
         InputError: the local optimiser is not linear.
     """
     require_linear(local, "fednova")
+    plain = sgd(local.settings["lr"], schedule=local.settings.get("schedule"))  # of length η·τ_i
+    plain = scale_steps(plain, local.settings.get("scale", 1.0))
 
     def client(sent: Params, kept: Tree, task: Task) -> tuple[Message, Tree]:
         # η‖a‖₁ is measured, not ‖a‖₁: η cancels in τ_eff·d. Departure: it is Σ_k a_k without absolute values. The
@@ -43,6 +49,8 @@ def fednova(
         # client's d_i the gradient g_i wherever its gradients agree.
         trained, length = train_measured(loss, local, sent, task, mu=mu)
         value = {"d": per_length(tree.sub(sent, trained.params), length), "length": length}
+        if tau_eff == "steps":
+            value["length"] = path_length(plain, task)
         return Message(value, task.examples, {"loss": trained.loss}), kept
 
     def server(state: ServerState, replies: Replies) -> ServerState:

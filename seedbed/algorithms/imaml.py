@@ -18,6 +18,8 @@ def imaml(
     lr: float = 0.1,
     steps: int = 10,
     cg_steps: int = 5,
+    ridge: float = 0.0,
+    damping: float = 0.0,
     outer: Optimizer = adam(1e-3),
     adapt: Adapt | None = None,
     test_steps: int | None = None,
@@ -29,10 +31,12 @@ def imaml(
         lr: of the inner steps; they diverge from 2/(λ + the loss's largest curvature) on.
         steps: inner steps in training.
         cg_steps: of conjugate gradients, each a Hessian-vector product; 0 gives no gradient at all.
+        ridge, damping: r and δ: the operator is (1 + r)I + ∇²L_i(φ_i)/(λ + δ). 0 and 0: the paper's equation 6; the
+            authors' code has 1 and 10.
         adapt: how a client adapts; None: by the inner steps, `test_steps` of them (None: as many as in training).
     """
     if lam <= 0:
         raise InputError(f"lam={lam} must be above 0: without a pull to the start its gradient is zero; use fedmeta")
     inner = proximal_steps(loss, lam=lam, lr=lr, steps=steps if test_steps is None else test_steps)
-    objective = implicit_gradient(loss, lam=lam, lr=lr, steps=steps, cg_steps=cg_steps)
+    objective = implicit_gradient(loss, lam=lam, lr=lr, steps=steps, cg_steps=cg_steps, ridge=ridge, damping=damping)
     return uniform(fedsgd(objective, outer=outer, adapt=adapt or inner))

@@ -44,14 +44,19 @@ def backdoor(
 
     Args:
         shape: of an example, [..., H, W].
-        episodic: labels are drawn afresh in each episode, so that no class can be a target: refused.
+        episodic: clients are judged on episodes whose labels are drawn afresh, so that no class can be a target:
+            refused.
         target: the class, by number.
         share: of each of the attackers' batches that is marked, rounded up.
         size: of the square, in pixels.
         boost: the factor on the attackers' updates.
     """
     if len(shape) < 2 or episodic:
-        why = "labels are drawn afresh in each episode" if episodic else f"examples have the shape {list(shape)}"
+        why = (
+            "clients are judged on episodes whose labels are drawn afresh"
+            if episodic
+            else f"examples have the shape {list(shape)}"
+        )
         raise InputError(
             f"attack=backdoor needs images [..., H, W] whose labels mean the same everywhere, but {why}: use label_flip"
         )

@@ -1,6 +1,6 @@
-"""`seedbed audit`: attacks on what a run releases, each beside a guess, undefended and under the run's own defence.
+"""`seedbed audit`: attacks on what a run releases, compared with guessing, without defence and under the run's defence.
 
-Read in this order: `findings` (what an attack says), `subject` (what is attacked), `views` (what the attacker sees of a
-message, without a defence and with one), the attacks (`leaks`, `properties`, `members`, `canaries`), `audit` (all of
-them), `page` and `pictures` (for people).
+Reading order: `findings` (results), `subject` (the audited run), `views` (what the attacker sees of a message, with and
+without defence), the attacks (`leaks`, `client_properties`, `members`, `canaries`, `noise_probe`), and `run_attacks`
+(all of them). `reports.audit_report` draws the page.
 """

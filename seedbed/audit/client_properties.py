@@ -1,4 +1,4 @@
-"""From a client's message: does its data set have a property, such as being mostly of one class?
+"""Property inference from a client's message: does its data set have a property, such as mostly one class?
 
 Shapes: S data sets, P numbers of a message.
 """
@@ -27,22 +27,22 @@ from seedbed.experiments.stages import Show
 from seedbed.privacy.differential import Noise, new_key
 from seedbed.tree import Tree
 
-POOLED = 4  # rounds whose messages are the others of a sum
-MOSTLY = 0.8  # of a data set with the property
+POOLED = 4  # rounds whose messages serve as the other summands of a sum
+MOSTLY = 0.8  # fraction of examples with the property, in a data set that has it
 
 
 def infer_property(subject: Subject, show: Show) -> Finding:
-    """Data sets with and without a property, half of them to learn from (of unseen clients), half as victims."""
+    """Attack data sets with and without a property: half to learn from (unseen clients), half as victims."""
     named: dict[str, Any] = {
         "name": "property",
         "title": "A property of a client's data set",
-        "sees": "one client's message, and messages that the attacker makes itself from data of other clients",
-        "obtains": f"{property_of(subject)}, against as many data sets without: the area under the ROC curve",
+        "sees": "one client's message, and messages that the attacker computes from other clients' data",
+        "obtains": f"{property_of(subject)}, compared with as many data sets without: area under the ROC curve",
         "unit": "AUC",
     }
     why = why_not_attacked(subject)
     if why is None and not len(subject.experiment.unseen):
-        why = "there are no unseen clients whose data could be the attacker's own"
+        why = "there are no unseen clients whose data the attacker could use"
     if why is not None:
         return Finding(**named, missing=why)
     sets = subject.asked.sets // 2 * 2
@@ -51,10 +51,10 @@ def infer_property(subject: Subject, show: Show) -> Finding:
         victims = make_clients(subject, subject.experiment.train, sets, "victims' data sets")
         tick = show.stage("a property", 4)
         known, has = messages(subject, own)
-        tick("learned")
+        tick("trained")
         seen, truth = messages(subject, victims)
     except InputError as error:
-        return Finding(**named, missing=f"made-up clients are too small: {error}")
+        return Finding(**named, missing=f"artificial clients are too small: {error}")
     figures = {
         "plain": property_finding(
             train_property_classifier(flatten_update(subject, known), has, flatten_update(subject, seen)), truth
@@ -78,8 +78,9 @@ def infer_property(subject: Subject, show: Show) -> Finding:
 
 
 NOTES = [
-    "A linear classifier: a lower bound. The data sets with and without the property are drawn from the same clients' "
-    "rows, so that it tells the property, not the client."
+    "A linear classifier: a lower bound. Data sets with and without the property are drawn from the same clients' "
+    "rows, "
+    "so the result reveals the property, not the client."
 ]
 
 
@@ -99,7 +100,7 @@ def most_common_class(subject: Subject) -> int:
 
 
 def make_clients(subject: Subject, population: Population, sets: int, purpose: str) -> Population:
-    """So many data sets of these clients' rows, in turn with the property and without."""
+    """Artificial clients from these clients' rows, alternately with and without the property."""
     rng = randomness.generator(subject.settings.seed, purpose)
     if subject.experiment.shape.episodic:
         return with_rows(population, [is_bright(population, i // 2, i % 2 == 0) for i in range(sets)])
@@ -108,21 +109,21 @@ def make_clients(subject: Subject, population: Population, sets: int, purpose: s
 
 
 def is_bright(population: Population, number: int, has: bool) -> RowIndices:
-    """The brighter half of each class of a client, or the other half."""
+    """The brighter half of each class of a client, or the darker half."""
     rows = population.rows_of(number % len(population))
     light = population.inputs(rows).double().flatten(1).mean(1).numpy()
-    kept = []
+    selected = []
     for c in np.unique(population.labels[rows]):
-        its = np.flatnonzero(population.labels[rows] == c)
-        its = its[np.argsort(light[its])]
-        kept.append(rows[its[len(its) // 2 :] if has else its[: len(its) // 2]])
-    return np.concatenate(kept)
+        members = np.flatnonzero(population.labels[rows] == c)
+        members = members[np.argsort(light[members])]
+        selected.append(rows[members[len(members) // 2 :] if has else members[: len(members) // 2]])
+    return np.concatenate(selected)
 
 
 def draw_clients(
     subject: Subject, population: Population, size: int, has: bool, rng: np.random.Generator
 ) -> RowIndices:
-    """Rows of which MOSTLY have the property, or as many as have it by themselves."""
+    """Rows of which a fraction MOSTLY has the property, or (`has` false) the population's own fraction."""
     if subject.experiment.shape.classes:
         with_it = population.labels[population.rows] == most_common_class(subject)
     else:
@@ -132,23 +133,23 @@ def draw_clients(
     count = round(share * size)
     parts = [(population.rows[with_it], count), (population.rows[~with_it], size - count)]
     if any(n and not len(rows) for rows, n in parts):
-        raise InputError("no rows have the property, or all have it")
+        raise InputError("either no row or every row has the property")
     return np.concatenate([rng.choice(rows, n, replace=n > len(rows)) for rows, n in parts])
 
 
 def messages(subject: Subject, population: Population) -> tuple[Tree, Bools]:
-    """The data sets' messages, leaves [S, ...], and which of them have the property [S]."""
+    """The data sets' messages, leaves [S, ...], and which have the property, [S]."""
     return subject.messages(subject.sampled(population)), np.arange(len(population)) % 2 == 0
 
 
 def within_sum(message: Tree, pool: Tree, others: int, rng: np.random.Generator) -> Tree:
-    """A sum of this message and some of a pool's, which the attacker does not know."""
+    """The secure mean of this message and random ones from a pool, which the attacker does not know."""
     chosen = rng.permutation(len(tree.leaves(pool)[0]))[:others].tolist()
     return secure_mean(tree.map(lambda x, y: torch.cat([x[None], y[chosen]]), message, pool))
 
 
 def release_message(subject: Subject, stacked: Tree, number: int) -> Tree:
-    """A message as it is released under the promise's clip and noise."""
+    """A message after the promise's clipping and noise."""
     promise = subject.reference
     assert promise is not None
     norms = torch.stack([x.double().reshape(len(x), -1).square().sum(1) for x in tree.leaves(stacked)]).sum(0).sqrt()
@@ -162,16 +163,16 @@ def judge_classifier(subject: Subject, views: Sequence[Sequence[Tree]], has: Boo
 
 
 def property_finding(scores: Floats, truth: Bools) -> Figure:
-    it: AreaUnderCurve = area_under_curve(scores, truth)
-    return Figure(*it)
+    curve: AreaUnderCurve = area_under_curve(scores, truth)
+    return Figure(*curve)
 
 
 def flatten_update(subject: Subject, stacked: Tree) -> Floats:
-    """[S, P]: of the model's update if the messages hold one, else of all that they hold."""
+    """[S, P]: the model updates if the messages contain them, else the whole messages."""
     update = update_in(tree.index(stacked, 0), subject.model.params)
     leaves = tree.leaves(stacked)
     if update is not None:
         count = len(leaves[0])
-        each = [update_in(tree.index(stacked, i), subject.model.params) or update for i in range(count)]
-        leaves = tree.leaves(tree.stack(each))
+        updates = [update_in(tree.index(stacked, i), subject.model.params) or update for i in range(count)]
+        leaves = tree.leaves(tree.stack(updates))
     return torch.cat([x.double().reshape(len(x), -1) for x in leaves], 1).numpy()

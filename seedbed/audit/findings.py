@@ -1,4 +1,4 @@
-"""What an audit finds, in words and numbers."""
+"""The findings of an audit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from scipy import stats
 
 
 class Figure(NamedTuple):
-    """A number with its 95 % interval; None: no interval can be given."""
+    """A number with its 95 % interval; None if no interval can be computed."""
 
     value: float
     low: float | None = None
@@ -21,8 +21,8 @@ class AttackRow:
     """One case of an attack.
 
     Attributes:
-        figures: by column: `plain` (no defence), `secure` (the sum of a cohort), `private` (differential privacy),
-            `guess` (who sees nothing), `ceiling` (the most that the claim allows).
+        figures: by column: `plain` (no defence), `secure` (a cohort's secure sum), `private` (differential privacy),
+            `guess` (an attacker that sees nothing), `ceiling` (the largest value that the claim allows).
     """
 
     case: str
@@ -31,7 +31,7 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the run promises of an attack, and whether it is refuted."""
+    """A claim of the run, as text, and whether an attack refutes it."""
 
     said: str
     refuted: bool
@@ -39,7 +39,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Picture:
-    """Images side by side: [H, W] or [3, H, W], 0…1, by column."""
+    """Images side by side, by column: [H, W] or [3, H, W], values in 0…1."""
 
     case: str
     images: Mapping[str, Any]
@@ -47,12 +47,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one attack obtains.
+    """The result of one attack.
 
     Attributes:
-        sees: what the attacker sees, in words.  obtains: what it makes of it.
+        sees: what the attacker sees, in words.
+        obtains: what the attacker obtains from it, in words.
         unit: of the figures.
-        missing: why the attack does not apply to this data or model; None: it does.
+        missing: the reason why the attack does not apply to this data or model; None if it does.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Finding:
     pictures: Sequence[Picture] = ()
 
     def table(self) -> dict[str, Any]:
-        """For audit.json."""
+        """As a table for audit.json."""
         return {
             "probe": self.name,
             "title": self.title,
@@ -86,8 +87,9 @@ class Audit:
     """All findings of one audit.
 
     Attributes:
-        what: is audited, in words.  columns: what they stand for, by name.
-        claimed: whether the run promises anything that could be refuted.
+        what: the audited subject, in words.
+        columns: title of each column, by name.
+        claimed: whether the run makes a claim that could be refuted.
     """
 
     what: str
@@ -102,22 +104,23 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """The audit in a sentence."""
+        """The audit's result in one sentence."""
         if self.refuted:
             return f"A claim of this run is refuted: {'; '.join(f.claim.said for f in self.refuted if f.claim)}"
         if not self.claimed:
             return (
-                "This run claims no privacy, so that nothing can be refuted: the figures say what it leaks, and what "
-                "would help."
+                "This run claims no privacy, so nothing can be refuted: the figures show what it leaks, and what would "
+                "help."
             )
         checked = sum(f.claim is not None for f in self.findings)
         return (
-            f"No claim of this run is refuted, by {checked} checks. That proves no privacy: an attack that was not "
-            "tried may do better."
+            f"No claim of this run is refuted, by {checked} checks. This does not prove privacy: an untested attack "
+            f"may "
+            "do better."
         )
 
     def table(self) -> dict[str, Any]:
-        """For audit.json."""
+        """As a table for audit.json."""
         return {
             "what": self.what,
             "verdict": self.verdict,
@@ -130,7 +133,7 @@ class Audit:
 
 
 def mean_of(values: Sequence[float]) -> Figure:
-    """The mean with its interval by Student's t.
+    """The mean with its 95 % interval by Student's t.
 
     >>> mean_of([1.0, 3.0]).value, mean_of([1.0]).low
     (2.0, None)

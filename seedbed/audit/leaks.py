@@ -1,4 +1,4 @@
-"""What one client's message tells of its examples: inputs read off, inputs searched for, labels.
+"""Leaks from one client's message: inputs by inversion, inputs by gradient matching, labels.
 
 Shapes: B examples of a client, C clients, H units of a layer, F numbers of an input, N classes.
 """
@@ -26,18 +26,18 @@ from seedbed.privacy.differential import Noise, new_key
 from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.tree import Tree
 
-EXACT_PSNR = 150.0  # dB: no error that single precision could show
-SMALL_CLIENTS = (1, 2, 5)  # examples of made-up small clients
-SEARCHED = 64  # examples that are searched for at most
+EXACT_PSNR = 150.0  # dB: beyond the resolution of single precision
+SMALL_CLIENTS = (1, 2, 5)  # examples of artificial small clients
+SEARCHED = 64  # largest number of examples for gradient matching
 SHOWN = 3  # pictures
-MAX_SUM_CLIENTS = 30  # clients of a sum: with more, less is learned
-GUESSERS = 500  # other people's inputs whose mean is the guess
+MAX_SUM_CLIENTS = 30  # clients of a sum; larger sums reveal less
+GUESSERS = 500  # other clients' inputs, whose mean is the guess
 Update = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class SentMessage:
-    """The messages of some clients of one case, and what an attacker sees of them."""
+    """The messages of some clients, for one case, and the attacker's views of them."""
 
     case: str
     source: Sampled
@@ -51,7 +51,7 @@ class SentMessage:
         return self.source.clients
 
     def views(self, client: int) -> dict[str, Tree]:
-        """By column: this client's message alone, summed with those of its cohort, and released under privacy."""
+        """By column: this client's message, its cohort's secure mean, and its release under privacy."""
         mine = tree.index(self.messages, client)
         many = len(self.clients)
         cohort = [(client + i) % many for i in range(min(self.cohort, many))]
@@ -64,7 +64,7 @@ class SentMessage:
 
 
 def messages_of_clients(subject: Subject, case: str, population: Population) -> SentMessage:
-    """These clients' messages. Of a clip that follows the clients' norms, the median norm of these stands in."""
+    """These clients' messages. An adaptive clip is replaced by the median norm of these messages."""
     source = subject.sampled(population)
     messages = subject.messages(source)
     promise = subject.reference
@@ -75,7 +75,7 @@ def messages_of_clients(subject: Subject, case: str, population: Population) -> 
 
 
 def cases(subject: Subject) -> Iterator[SentMessage]:
-    """Small made-up clients as far as the run's sampler takes them, then clients as they are."""
+    """Artificial small clients, where the run's sampler accepts them, then real clients."""
     train = subject.experiment.train
     attacked = subject.someone(max(subject.asked.clients, min(subject.cohort, MAX_SUM_CLIENTS)), "audited clients")
     some = train.only(attacked)
@@ -86,48 +86,48 @@ def cases(subject: Subject) -> Iterator[SentMessage]:
             try:
                 yield messages_of_clients(subject, f"{count} example{'s' * (count > 1)}", with_rows(some, rows))
             except InputError:
-                continue  # too few for a task of this algorithm
+                continue  # too few examples for a task of this algorithm
     yield messages_of_clients(subject, "all its examples", some)
 
 
 def why_not_attacked(subject: Subject) -> str | None:
-    """Why messages cannot be looked into; None: they can."""
+    """Why messages cannot be attacked; None if they can."""
     name = subject.settings.algorithm
     if not isinstance(subject.model, Model):
-        return f"{name}'s clients have models of unlike architecture"
+        return f"{name}'s clients have models of different architectures"
     if subject.model.normalising and subject.settings.model.norm == "batch":
-        return "batch normalisation's statistics stay with the client, so that its message is not that of one model"
+        return "batch normalisation's statistics stay on the client, so its message does not describe one model"
     return None
 
 
-# ---- inputs read off -----------------------------------------------------------------------------------------------
+# ---- inputs by inversion -------------------------------------------------------------------------------------------
 
 
 def invert_inputs(subject: Subject, show: Show) -> Finding:
     """x = (∂L/∂W)_i/(∂L/∂b)_i for the units of a first dense layer."""
     named: dict[str, Any] = {
         "name": "inversion",
-        "title": "Inputs read off a dense layer",
-        "sees": "one client's message; under secure aggregation the sum of its cohort's; under privacy its release, "
-        "to somebody who knows all others' messages",
+        "title": "Inputs from a dense layer",
+        "sees": "one client's message; under secure aggregation its cohort's sum; under privacy its release, to an "
+        "attacker that knows all other messages",
         "obtains": "inputs in closed form, of which the best is shown: peak signal-to-noise ratio in dB, inputs scaled "
-        "to 0…1 (above 30 dB a picture is recognised, above 100 it is exact)",
+        "to 0…1 (above 30 dB a picture is recognisable, above 100 dB exact)",
         "unit": "dB",
     }
     why = why_not_attacked(subject)
     if why is None and layer_of(subject) is None:
         why = (
-            f"the model ({subject.settings.model.name}) has no dense layer on its inputs; model.name=mlp has one. "
+            f"the model ({subject.settings.model.name}) has no dense layer on its inputs (model.name=mlp has one). "
             "Gradient matching needs none"
         )
     why = why or without_update(subject)
     if why is not None:
         return Finding(**named, missing=why)
-    found = list(cases(subject))
-    tick = show.stage("inputs read off", len(found))
+    all_cases = list(cases(subject))
+    tick = show.stage("inputs read off", len(all_cases))
     rows, pictures = [], []
-    for one in found:
-        row, shown = _inverted(subject, one)
+    for case in all_cases:
+        row, shown = _invert_case(subject, case)
         rows.append(row)
         pictures += shown
         tick(f"{row.case}: {row.figures['plain'].value:.0f} dB")
@@ -140,10 +140,10 @@ def layer_of(subject: Subject) -> str | None:
 
 
 def without_update(subject: Subject) -> str | None:
-    """Why there is nothing to divide or to match in a message; None: there is."""
+    """Why a message contains no update to invert or match; None if it does."""
     if update_in(first_message(subject), subject.model.params) is not None:
         return None
-    return f"{subject.settings.algorithm}'s messages hold no update of the model's parameters"
+    return f"{subject.settings.algorithm}'s messages contain no update of the model's parameters"
 
 
 def first_message(subject: Subject) -> Tree:
@@ -151,9 +151,9 @@ def first_message(subject: Subject) -> Tree:
     return tree.index(subject.messages(source), 0)
 
 
-def _inverted(subject: Subject, one: SentMessage) -> tuple[AttackRow, list[Picture]]:
+def _invert_case(subject: Subject, one: SentMessage) -> tuple[AttackRow, list[Picture]]:
     layer = layer_of(subject)
-    assert layer is not None  # `inverted` has looked
+    assert layer is not None  # checked by `invert_inputs`
     scores: dict[str, list[float]] = {}
     pictures = []
     for client in list(one.clients)[: subject.asked.clients]:
@@ -162,41 +162,41 @@ def _inverted(subject: Subject, one: SentMessage) -> tuple[AttackRow, list[Pictu
         for column, value in one.views(client).items():
             update = update_in(value, subject.model.params)
             assert update is not None
-            found, ratio = layer_inversion.best_match(subject.scaled(layer_inversion.candidates(update, layer)), true)
+            best, ratio = layer_inversion.best_match(subject.scaled(layer_inversion.candidates(update, layer)), true)
             scores.setdefault(column, []).append(min(ratio, EXACT_PSNR))
-            images[column] = found
+            images[column] = best
         guess = layer_inversion.mean_guess(true, other_inputs(subject, one.source.population, client))
         scores.setdefault("guess", []).append(guess)
         if is_image_shape(subject.experiment.shape.inputs) and client == 0:
             images["original"] = true[int(layer_inversion.psnr(images["plain"], true).argmax())]
             shape = subject.experiment.shape.inputs
-            pictures.append(Picture(f"read off, {one.case}", {c: x.reshape(shape).numpy() for c, x in images.items()}))
+            pictures.append(Picture(f"inverted, {one.case}", {c: x.reshape(shape).numpy() for c, x in images.items()}))
     return AttackRow(one.case, {c: mean_of(s) for c, s in scores.items()}), pictures
 
 
 def other_inputs(subject: Subject, population: Population, client: int) -> Tensor:
-    """Inputs of clients that are not this one, as a guesser may have them: [M, F]."""
+    """Inputs of other clients, which an attacker may have: [M, F]."""
     train = subject.experiment.train
     others = np.setdiff1d(train.rows, population.rows_of(client))
     return subject.scaled(train.inputs(others[:: max(1, len(others) // GUESSERS)]))
 
 
-# ---- inputs searched for -------------------------------------------------------------------------------------------
+# ---- inputs by gradient matching -----------------------------------------------------------------------------------
 
 
 def search_inputs(subject: Subject, show: Show) -> Finding:
-    """Gradient matching with total variation, on the smallest client that the algorithm takes."""
+    """Gradient matching with total variation, on the smallest client that the algorithm accepts."""
     named: dict[str, Any] = {
         "name": "matching",
-        "title": "Inputs searched for (gradient matching)",
+        "title": "Inputs by gradient matching",
         "sees": "the same, and the labels",
-        "obtains": "images whose message would point the same way, found by descent: the mean over the client's images "
-        "of the nearest one's ratio, in dB",
+        "obtains": "images whose message has the same direction, found by descent: mean over the client's images of "
+        "the nearest one's PSNR, in dB",
         "unit": "dB",
     }
     why = why_not_attacked(subject)
     if why is None and not is_image_shape(subject.experiment.shape.inputs):
-        why = f"inputs of shape {subject.experiment.shape.inputs} are no images, and smoothness says nothing of them"
+        why = f"inputs of shape {subject.experiment.shape.inputs} are not images, so smoothness does not help"
     why = why or without_update(subject)
     if why is not None:
         return Finding(**named, missing=why)
@@ -205,16 +205,16 @@ def search_inputs(subject: Subject, show: Show) -> Finding:
     if victim.count > SEARCHED:
         return Finding(
             **named,
-            missing=f"the smallest client that {subject.settings.algorithm} takes has {victim.count} examples: more "
-            f"than {SEARCHED} are not found in minutes",
+            missing=f"the smallest client that {subject.settings.algorithm} accepts has {victim.count} examples: more "
+            f"than {SEARCHED} cannot be searched in minutes",
         )
     views = one.views(0)
     tick = show.stage("inputs searched for", len(views) * subject.asked.steps * subject.asked.starts)
     images, figures = {}, {}
     for column, value in views.items():
-        found = victim.search(subject, value, lambda: tick(""))
-        near = torch.stack([layer_inversion.psnr(found, x).max() for x in victim.true])
-        images[column], figures[column] = found, mean_of(near.tolist())
+        images_found = victim.search(subject, value, lambda: tick(""))
+        near = torch.stack([layer_inversion.psnr(images_found, x).max() for x in victim.true])
+        images[column], figures[column] = images_found, mean_of(near.tolist())
     others = other_inputs(subject, one.source.population, 0).mean(0)
     figures["guess"] = mean_of(layer_inversion.psnr(others, victim.true).tolist())
     shape = subject.experiment.shape.inputs
@@ -222,18 +222,19 @@ def search_inputs(subject: Subject, show: Show) -> Finding:
     shown = {c: x.reshape(shape).numpy() for c, x in {"original": victim.true[0], **nearest}.items()}
     case = f"{victim.count} example{'s' * (victim.count > 1)}"
     return Finding(
-        **named, rows=[AttackRow(case, figures)], pictures=[Picture(f"searched for, {one.case}", shown)],
+        **named, rows=[AttackRow(case, figures)], pictures=[Picture(f"matched, {one.case}", shown)],
         notes=[f"{subject.asked.steps} steps from {subject.asked.starts} starts; more may find more (audit.steps)."],
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Victim:
-    """A client whose different inputs are to be found; which of them is where in its task is known.
+    """A client whose inputs are searched; the attacker knows which input is at which place of its task.
 
     Attributes:
-        task: its task.  places: for each batch of it, which input each example is.
-        true: [B, F], scaled to 0…1.
+        task: its task.
+        places: for each batch of the task, the index of each example's input.
+        true: the inputs [B, F], scaled to 0…1.
     """
 
     task: Task
@@ -253,7 +254,7 @@ class Victim:
         return len(self.true)
 
     def search(self, subject: Subject, observed: Tree, tick: Callable[[], None]) -> Tensor:
-        """The inputs found, [B, F] in 0…1."""
+        """The reconstructed inputs, [B, F] in 0…1."""
         low, span = subject.scale
         model = subject.algorithm.send(subject.state, 0)
         kept = subject.algorithm.remember(model)
@@ -270,11 +271,11 @@ class Victim:
 
             items = tree.map_subtrees(with_guess, self.task.items, Batch)
             message, _ = subject.algorithm.client(model, kept, self.task._replace(items=items))
-            found = update_in(message.value, subject.model.params)
-            assert found is not None
-            return {name: found[name] for name in names}
+            imitated = update_in(message.value, subject.model.params)
+            assert imitated is not None
+            return {name: imitated[name] for name in names}
 
-        found = gradient_matching.match_gradient(
+        images = gradient_matching.match_gradient(
             imitate,
             {name: update[name].to(torch.get_default_dtype()) for name in names},
             (self.count, *subject.experiment.shape.inputs),
@@ -283,7 +284,7 @@ class Victim:
             seed=subject.settings.seed,
             tick=tick,
         )
-        return found.flatten(1).double()
+        return images.flatten(1).double()
 
 
 # ---- labels --------------------------------------------------------------------------------------------------------
@@ -295,8 +296,8 @@ def infer_labels(subject: Subject, show: Show) -> Finding:
         "name": "labels",
         "title": "Labels",
         "sees": "the same",
-        "obtains": "which classes the client has, from the signs of the head's update: the mean of the shares told "
-        "right of the classes that it has and of those that it has not",
+        "obtains": "which classes the client has, from the signs of the head's update: balanced accuracy of class "
+        "presence",
         "unit": "share",
     }
     shape, name = subject.experiment.shape, subject.settings.algorithm
@@ -304,18 +305,18 @@ def infer_labels(subject: Subject, show: Show) -> Finding:
     if shape.classes == 0:
         why = "the target is a number: there are no classes"
     elif shape.episodic:
-        why = "labels are drawn afresh in each episode, and mean nothing outside it"
+        why = "labels are drawn anew in each episode, and mean nothing outside it"
     elif why is None and bias_in(subject, first_message(subject)) is None:
-        why = f"{name}'s messages hold no update of a head's bias"
+        why = f"{name}'s messages contain no update of a head's bias"
     if why is not None:
         return Finding(**named, missing=why)
-    found = list(cases(subject))
-    tick = show.stage("labels", len(found))
+    all_cases = list(cases(subject))
+    tick = show.stage("labels", len(all_cases))
     rows = []
-    for one in found:
-        row = _labelled(subject, one)
+    for case in all_cases:
+        row = _infer_labels_of_case(subject, case)
         rows += [row] if row else []
-        tick(one.case)
+        tick(case.case)
     if not rows:
         return Finding(**named, missing="every client has every class")
     return Finding(**named, rows=rows)
@@ -327,20 +328,20 @@ def bias_in(subject: Subject, value: Tree) -> Tensor | None:
     return None if update is None else update.get(f"{subject.model.head}.bias")
 
 
-def _labelled(subject: Subject, one: SentMessage) -> AttackRow | None:
-    """None: these clients have every class, so that there is nothing to tell."""
+def _infer_labels_of_case(subject: Subject, one: SentMessage) -> AttackRow | None:
+    """Attack one case; None if these clients have every class, so that there is nothing to infer."""
     population, classes = one.source.population, subject.experiment.shape.classes
-    held = np.stack([np.bincount(population.labels[population.rows_of(c)], minlength=classes) > 0
+    presence = np.stack([np.bincount(population.labels[population.rows_of(c)], minlength=classes) > 0
                      for c in range(len(population))])  # fmt: skip
     scores: dict[str, list[float]] = {}
     for client in list(one.clients)[: subject.asked.clients]:
-        own = torch.as_tensor(held[client])
+        own = torch.as_tensor(presence[client])
         if own.all():
             continue
         for column, value in one.views(client).items():
             bias = bias_in(subject, value)
             assert bias is not None
             scores.setdefault(column, []).append(label_leak.balanced_accuracy(label_leak.present_classes(bias), own))
-        usual = torch.as_tensor(np.delete(held, client, 0).mean(0) > 0.5)
+        usual = torch.as_tensor(np.delete(presence, client, 0).mean(0) > 0.5)
         scores.setdefault("guess", []).append(label_leak.balanced_accuracy(usual, own))
     return AttackRow(one.case, {c: mean_of(s) for c, s in scores.items()}) if scores else None

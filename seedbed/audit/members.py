@@ -1,5 +1,6 @@
-"""Was a client in the training? Models trained on random halves of the clients, by the run's own algorithm, cohorts and
-noise; each is attacked with the others as shadows (LiRA: see `privacy.audit.membership`).
+"""Membership inference: was a client in the training? Models are trained on random halves of the clients, with the
+run's own algorithm, cohorts and noise; each is attacked with the others as shadow models (LiRA: see
+`audit.attacks.membership_inference`).
 
 Shapes: S trainings, N known clients.
 """
@@ -29,16 +30,18 @@ from seedbed.rounds.round import one_by_one
 from seedbed.tree import Tree
 
 META_GRADIENTS = ("fedmeta", "per_fedavg")  # algorithms whose clients send the gradient of a loss after adaptation
-AT = 0.01  # the share of others that are taken for members
+AT = 0.01  # false-positive rate at which members are counted
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
 class MembershipResult(NamedTuple):
-    """A membership attack's yield.
+    """The result of a membership attack.
 
     Attributes:
-        rate: of members found.  mistaken: the most that the share of others taken for members can be (97.5 %).
+        rate: true-positive rate with its interval.
+        mistaken: upper bound (97.5 %) on the actual false-positive rate.
+        pairs: the number of guesses.
     """
 
     rate: RateInterval
@@ -53,14 +56,14 @@ def probe_membership(subject: Subject, show: Show) -> Finding:
     named: dict[str, Any] = {
         "name": "membership",
         "title": "Membership: was a client in the training?",
-        "sees": f"the model after {rounds} rounds, a client's data, and {shadows - 1} more models, of which it knows "
-        "who took part",
-        "obtains": f"the share of members that are found where {AT:.0%} of the others are taken for members",
+        "sees": f"the model after {rounds} rounds, a client's data, and {shadows - 1} more models with known "
+        "participants",
+        "obtains": f"the true-positive rate at a false-positive rate of {AT:.0%}",
         "unit": "found",
     }
     entry, promise = subject.entry, subject.reference
     if "synchronous" not in entry.rounds:
-        return Finding(**named, missing=f"{subject.settings.algorithm} has no synchronous rounds to train shadows in")
+        return Finding(**named, missing=f"{subject.settings.algorithm} has no synchronous rounds for shadow models")
     if len(subject.experiment.train) < 4:
         return Finding(**named, missing="fewer than four clients are known: no halves can be drawn")
     if promise is not None and isinstance(promise.mechanism(Noise(bytes(32))), LocalPrivacy):
@@ -69,60 +72,59 @@ def probe_membership(subject: Subject, show: Show) -> Finding:
     tick = show.stage("membership", shadows * (1 if promise is None else 2))
     notes = [] if subject.own is None or own else [LOCAL_REASON]
     try:
-        bare = attack_trainings(subject, None, rounds, tick)
+        undefended = attack_trainings(subject, None, rounds, tick)
     except (InputError, KeyError) as error:
-        return Finding(**named, missing=f"shadows cannot be trained: {error}")
-    figures = {"plain": membership_figure(bare), "guess": Figure(AT)}
+        return Finding(**named, missing=f"shadow models cannot be trained: {error}")
+    figures = {"plain": membership_figure(undefended), "guess": Figure(AT)}
     claim = None
     if promise is not None:
         try:
-            hidden = attack_trainings(subject, promise, rounds, tick)
+            defended = attack_trainings(subject, promise, rounds, tick)
         except InputError as error:
-            notes.append(f"Under privacy shadows cannot be trained: {error}.")
+            notes.append(f"Under privacy, shadow models cannot be trained: {error}.")
         else:
             spent = spent_by(promise, rounds)
-            most = dp_ceiling(hidden.mistaken, spent, promise.delta)
-            figures |= {"private": membership_figure(hidden), "ceiling": Figure(most)}
-            said = (
-                f"{hidden.rate.rate:.1%} of members found (at least {hidden.rate.low:.1%}); ε = {spent:.3g} after "
-                f"{rounds} rounds allows {most:.1%} at the {hidden.mistaken:.1%} false alarms that are possible"
+            allowed = dp_ceiling(defended.mistaken, spent, promise.delta)
+            figures |= {"private": membership_figure(defended), "ceiling": Figure(allowed)}
+            text = (
+                f"{defended.rate.rate:.1%} of members found (at least {defended.rate.low:.1%}); ε = {spent:.3g} after "
+                f"{rounds} rounds allows {allowed:.1%} at a false-positive rate of up to {defended.mistaken:.1%}"
             )
-            claim = Claim(said, hidden.rate.low > most) if own else None
+            claim = Claim(text, defended.rate.low > allowed) if own else None
             notes.append(
                 f"After {rounds} rounds ε = {spent:.3g}; e^ε·{AT:g} + δ = {dp_ceiling(AT, spent, promise.delta):.2%}."
             )
-    rows = [AttackRow(f"{subject.settings.algorithm}, {bare.pairs} guesses", figures)]
-    return Finding(**named, rows=[*rows, *beside(subject, rounds, notes)], claim=claim, notes=notes)
+    rows = [AttackRow(f"{subject.settings.algorithm}, {undefended.pairs} guesses", figures)]
+    return Finding(**named, rows=[*rows, *compare_messages(subject, rounds, notes)], claim=claim, notes=notes)
 
 
-def beside(subject: Subject, rounds: int, notes: list[str]) -> list[AttackRow]:
-    """The same attack on a meta-gradient, or on FedAvg's update where the run sends a meta-gradient."""
+def compare_messages(subject: Subject, rounds: int, notes: list[str]) -> list[AttackRow]:
+    """The same attack on a meta-gradient, or on FedAvg's update if the run sends a meta-gradient."""
     name = "fedavg" if subject.settings.algorithm in META_GRADIENTS else META_GRADIENTS[0]
     try:
-        found = attack_trainings(with_algorithm(subject, name), None, rounds, lambda _: None)
+        result = attack_trainings(with_algorithm(subject, name), None, rounds, lambda _: None)
     except (InputError, KeyError) as error:
-        notes.append(f"{name} beside it cannot be trained on these data: {error}.")
+        notes.append(f"The comparison with {name} cannot be trained on these data: {error}.")
         return []
-    return [AttackRow(f"{name}, {found.pairs} guesses", {"plain": membership_figure(found), "guess": Figure(AT)})]
+    return [AttackRow(f"{name}, {result.pairs} guesses", {"plain": membership_figure(result), "guess": Figure(AT)})]
 
 
 LOCAL_REASON = (
-    "privacy.mechanism=local protects what a client's data are, not whether it takes part: only the undefended figure "
-    "is given."
+    "privacy.mechanism=local protects a client's data, not whether it takes part: only the undefended figure is given."
 )
 
 
 def spent_by(promise: PrivacyPromise, rounds: int) -> float:
-    """ε of so many rounds."""
+    """ε after this number of rounds."""
     return epsilon(promise.mechanism(Noise(bytes(32))).spent(rounds), promise.delta)
 
 
-def membership_figure(found: MembershipResult) -> Figure:
-    return Figure(found.rate.rate, found.rate.low, found.rate.high)
+def membership_figure(result: MembershipResult) -> Figure:
+    return Figure(result.rate.rate, result.rate.low, result.rate.high)
 
 
 def attack_trainings(subject: Subject, promise: PrivacyPromise | None, rounds: int, tick: Any) -> MembershipResult:
-    """Each of the trainings attacked with all others as shadows."""
+    """Attack each of the trainings, with all others as shadow models."""
     shadows, clients = subject.asked.shadows, len(subject.experiment.train)
     rng = randomness.generator(subject.settings.seed, "shadows")
     included = np.stack([random_halves(rng, clients) for _ in range(shadows)])
@@ -134,7 +136,7 @@ def attack_trainings(subject: Subject, promise: PrivacyPromise | None, rounds: i
 
 
 def lira(scores: Floats, included: Bools) -> MembershipResult:
-    """What the attack yields from scores [S, N], high for members."""
+    """The result of the attack from scores [S, N], which are high for members."""
     ratios = np.stack(
         [likelihood_ratio(scores[i], np.delete(scores, i, 0), np.delete(included, i, 0)) for i in range(len(scores))]
     )
@@ -147,7 +149,7 @@ def lira(scores: Floats, included: Bools) -> MembershipResult:
 
 
 def random_halves(rng: np.random.Generator, clients: int) -> Bools:
-    """A coin for each client; thrown again if all agree, for nobody could be told from anybody."""
+    """Random split of the clients; redrawn if one side is empty."""
     while True:
         coins = rng.random(clients) < 0.5
         if coins.any() and not coins.all():
@@ -155,7 +157,7 @@ def random_halves(rng: np.random.Generator, clients: int) -> Bools:
 
 
 def train_on_half(subject: Subject, promise: PrivacyPromise | None, present: Bools, rounds: int) -> ServerState:
-    """The state after so many rounds in which only those present take part; noise under a key of its own."""
+    """Train on the clients in `present`; noise, if any, with a new key."""
     experiment, algorithm = subject.experiment, subject.algorithm
     source = experiment.source(subject.settings.algorithm, experiment.train, subject.options)
     engine: Engine = experiment.engine(source, subject.model)
@@ -165,7 +167,7 @@ def train_on_half(subject: Subject, promise: PrivacyPromise | None, present: Boo
         mechanism = promise.mechanism(Noise(new_key()))
         algorithm = with_privacy(algorithm, mechanism, clip=promise.clip)
         cohort, silent = None, isinstance(mechanism, DistributedNoise)
-        if silent:  # an absent client sends zero, with its noise
+        if silent:  # an absent client sends zero, plus its noise
             engine = private_engine(SilentWhereAbsent(engine, present), mechanism, promise.clip)
     schedule = synchronous(
         algorithm,
@@ -180,7 +182,7 @@ def train_on_half(subject: Subject, promise: PrivacyPromise | None, present: Boo
 
 
 class SilentWhereAbsent(EngineWrapper):
-    """An engine whose absent clients contribute zero."""
+    """Engine wrapper whose absent clients contribute zero."""
 
     def __init__(self, engine: Engine, present: Bools):
         super().__init__(engine)
@@ -188,20 +190,21 @@ class SilentWhereAbsent(EngineWrapper):
 
     def ask(self, algorithm: Algorithm, sent: Mapping[ClientId, Tree], round: int) -> Iterator[MessageBatch]:
         for group in self.engine.ask(algorithm, sent, round):
-            made = group.messages.value
-            each = [
-                tree.index(made.value, i) if self.present[c] else tree.zeros_like(tree.index(made.value, i))
-                for i, c in enumerate(group.clients)
+            contribution = group.messages.value
+            singles = [tree.index(contribution.value, i) for i in range(len(group.clients))]
+            values = [
+                value if self.present[c] else tree.zeros_like(value)
+                for c, value in zip(group.clients, singles, strict=True)
             ]
-            value = made._replace(value=tree.stack(each))
+            value = contribution._replace(value=tree.stack(values))
             yield group._replace(messages=group.messages._replace(value=value))
 
 
 def losses(subject: Subject, state: ServerState) -> Floats:
-    """[N] each client's training loss under this state, on a task of its data."""
+    """[N]: each client's training loss under this state, on a task of its data."""
     experiment = subject.experiment
     source: Sampled = subject.sampled(experiment.train, "membership")
     algorithm: Algorithm = subject.algorithm
     sent = {c: algorithm.send(state, c) for c in source.clients}
-    said = one_by_one(experiment.engine(source, subject.model).ask(algorithm, sent, 0))
-    return np.array([float(said[c].info["loss"]) for c in source.clients])
+    answers = one_by_one(experiment.engine(source, subject.model).ask(algorithm, sent, 0))
+    return np.array([float(answers[c].info["loss"]) for c in source.clients])

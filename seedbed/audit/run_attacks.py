@@ -1,4 +1,4 @@
-"""All attacks on one subject."""
+"""Run all attacks on one subject."""
 
 from pathlib import Path
 
@@ -13,25 +13,25 @@ from seedbed.experiments.stages import Show
 
 
 def audit_subject(subject: Subject, show: Show) -> Audit:
-    """Every attack, on what the subject's clients send and what is released of it."""
+    """Run every attack on the subject's messages and releases."""
     findings = [
         invert_inputs(subject, show),
         search_inputs(subject, show),
         infer_labels(subject, show),
         infer_property(subject, show),
         probe_membership(subject, show),
-        *_of_the_mechanism(subject, show),
+        *_attack_mechanism(subject, show),
     ]
     return Audit(
         subject.what, columns(subject), subject.own is not None, findings, subject.settings.model_dump(mode="json")
     )
 
 
-def _of_the_mechanism(subject: Subject, show: Show) -> list[Finding]:
+def _attack_mechanism(subject: Subject, show: Show) -> list[Finding]:
     promise, claimed, asked = subject.reference, subject.own is not None, subject.asked
     if promise is None:
         why = f"no noise gives ε = {asked.epsilon:g} with so few clients and rounds"
-        return [Finding("canaries", "Canary clients: is ε what it is said to be?", "", "", "", missing=why)]
+        return [Finding("canaries", "Canary clients: is ε as claimed?", "", "", "", missing=why)]
     return [
         probe_canaries(promise, claimed=claimed, count=asked.canaries, seed=subject.settings.seed, show=show),
         noise(promise, claimed=claimed, show=show),
@@ -40,16 +40,16 @@ def _of_the_mechanism(subject: Subject, show: Show) -> list[Finding]:
 
 
 def columns(subject: Subject) -> dict[str, str]:
-    """What stands in each column."""
-    named = {"plain": "undefended", "secure": f"secure sum of {min(subject.cohort, MAX_SUM_CLIENTS)}"}
+    """The title of each column."""
+    titles = {"plain": "undefended", "secure": f"secure sum of {min(subject.cohort, MAX_SUM_CLIENTS)}"}
     if subject.reference is not None:
-        whose = "this run's" if subject.own is not None else "reference"
-        named["private"] = f"{whose} ε = {subject.reference.epsilon:.3g}"
-    return {**named, "guess": "guess", "ceiling": "ε allows"}
+        owner = "this run's" if subject.own is not None else "reference"
+        titles["private"] = f"{owner} ε = {subject.reference.epsilon:.3g}"
+    return {**titles, "guess": "guess", "ceiling": "ε allows"}
 
 
 def place_of(subject: Subject, of: Path | None) -> Path:
-    """Where an audit goes: into the run's directory, or beside the runs."""
+    """The folder of the audit's output: the run's directory, or a new one beside the runs."""
     if of is not None and of.is_dir():
         return of
     settings = subject.settings

@@ -1,5 +1,4 @@
-"""What is audited: a run's trained model, or the initial model that settings would start from; its algorithm, its data,
-and what it promises.
+"""The subject of an audit: a run's trained model or a settings' initial model, with its algorithm, data and promise.
 
 Shapes: C clients.
 """
@@ -38,13 +37,13 @@ from seedbed.tree import Tree
 
 @dataclass(frozen=True)
 class Subject:
-    """What an audit works on.
+    """The subject of an audit.
 
     Attributes:
-        algorithm: the plain one, without the run's privacy and robust rule.
-        state: of the plain algorithm: trained, or initial.
-        own: what the run promises; None: nothing.
-        reference: what it could promise: its own, or that of ε = audit.epsilon; None: it cannot be had.
+        algorithm: the plain algorithm, without the run's privacy and robust rule.
+        state: of the plain algorithm: trained or initial.
+        own: the run's privacy promise; None: it makes none.
+        reference: the run's promise, else one with ε = audit.epsilon; None: not possible.
     """
 
     experiment: Experiment
@@ -55,7 +54,7 @@ class Subject:
     reference: PrivacyPromise | None
     what: str
     options: Mapping[str, Any]
-    folder: Path | None = None  # of the run, if it is one
+    folder: Path | None = None  # the run's directory, if it is a run
 
     @property
     def settings(self) -> Settings:
@@ -71,32 +70,32 @@ class Subject:
 
     @property
     def cohort(self) -> int:
-        """Clients of a round."""
+        """Clients per round."""
         known = len(self.experiment.train)
         return min(self.settings.cohort or known, known)
 
     @cached_property
     def scale(self) -> tuple[Tensor, Tensor]:
-        """What to take off inputs and to divide them by, so that they lie in 0…1: of all images together, of a table
-        column by column."""
+        """(low, span) with which (x − low) / span lies in 0…1: common to all pixels of images, per column of a
+        table."""
         x = self.experiment.population.inputs(slice(None)).double()
         flat = x if len(self.experiment.shape.inputs) < 2 else x.flatten()
         low, high = flat.amin(0), flat.amax(0)
         return low, torch.where(high > low, high - low, 1.0)
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Inputs in 0…1, flat: [B, ...] -> [B, F]."""
+        """Inputs scaled to 0…1 and flattened: [B, ...] → [B, F]."""
         low, span = self.scale
         raw = x.double().reshape(len(x), *self.experiment.shape.inputs)
         return torch.flatten((raw - low) / span, 1)
 
     def sampled(self, population: Population, purpose: str = "audit") -> Sampled:
-        """What clients work on in the run."""
+        """The run's tasks for these clients."""
         items = self.entry.items_for(self.options)
         return Sampled(population, self.experiment.sampler(items), seed=self.settings.seed, purpose=purpose)
 
     def messages(self, source: Sampled, round: int = 0) -> Tree:
-        """What each client of the source sends, made by the run's own engine: leaves [C, ...]."""
+        """Each client's message, computed by the run's engine: leaves [C, ...]."""
         engine = self.experiment.engine(source, self.model)
         known = len(self.experiment.train)
         sent = {c: self.algorithm.send(self.state, c % known) for c in source.clients}
@@ -106,14 +105,14 @@ class Subject:
         return value
 
     def someone(self, count: int, purpose: str) -> list[int]:
-        """Some known clients, drawn by the seed."""
+        """Random known clients, drawn by the seed."""
         known = len(self.experiment.train)
         drawn = randomness.generator(self.settings.seed, purpose).permutation(known)[: min(count, known)]
         return sorted(int(c) for c in drawn)
 
 
 def with_rows(population: Population, rows: Sequence[RowIndices]) -> Population:
-    """Made-up clients that hold these rows."""
+    """Artificial clients with these rows."""
     sizes = np.array([len(r) for r in rows], np.int64)
     return replace(
         population,
@@ -125,21 +124,21 @@ def with_rows(population: Population, rows: Sequence[RowIndices]) -> Population:
 
 
 def inputs_of(task: Task) -> Tensor:
-    """The different inputs of one client's task: [B, ...]."""
-    found = [part.x[(part.mask * task.real[:, None]) > 0] for part in tree.subtrees(task.items, Batch)]
-    different: Tensor = torch.unique(torch.cat(found), dim=0)
-    return different
+    """The distinct inputs of one client's task: [B, ...]."""
+    inputs = [part.x[(part.mask * task.real[:, None]) > 0] for part in tree.subtrees(task.items, Batch)]
+    distinct: Tensor = torch.unique(torch.cat(inputs), dim=0)
+    return distinct
 
 
-# ---- where it comes from --------------------------------------------------------------------------------------------
+# ---- loading ---------------------------------------------------------------------------------------------------------
 
 
 def subject_of(place: Path | None, asked: Mapping[str, Any], assignments: Iterable[str]) -> Subject:
-    """What is to be audited.
+    """Load the subject of an audit.
 
     Args:
-        place: a run's directory, a settings file, or None: settings alone.
-        asked, assignments: as of `plan`; for a run's directory only audit.* may be set.
+        place: a run's directory, a settings file, or None for settings only.
+        asked, assignments: as for `plan_run`; for a run's directory only audit.* may be set.
     Raises:
         InputError: there is nothing to audit.
     """
@@ -147,10 +146,10 @@ def subject_of(place: Path | None, asked: Mapping[str, Any], assignments: Iterab
     if place is not None and place.is_dir():
         return _of_run(place, asked, assignments)
     if place is not None and not place.exists():
-        raise InputError(f"{place} is not there: name a run's directory or a settings file, or leave it out")
+        raise InputError(f"{place} does not exist: name a run's directory or a settings file, or leave it out")
     experiment = plan_run(asked, assignments, place)
     _refuse_clientless(experiment)
-    model, algorithm = _built(experiment, experiment.settings.options)
+    model, algorithm = _build(experiment, experiment.settings.options)
     what = f"{_words(experiment)}: the initial model"
     state = algorithm.init(model.params)
     return _subject(experiment, model, algorithm, state, what, experiment.settings.options)
@@ -161,7 +160,7 @@ def _of_run(path: Path, asked: Mapping[str, Any], assignments: Sequence[str]) ->
     changes = table_from(assignments=assignments)
     settled = sorted((changes.keys() - {"audit"}) | {k for k, v in asked.items() if v is not None})
     if settled:
-        raise InputError(f"{settled[0]} was settled when {path} was trained: only audit.* can be set")
+        raise InputError(f"{settled[0]} was fixed when {path} was trained: only audit.* can be set")
     settings = settings_from(run.manifest["settings"], changes)
     experiment = Experiment(settings, population_for(settings))
     refuse_changed_data(experiment, run)
@@ -171,27 +170,27 @@ def _of_run(path: Path, asked: Mapping[str, Any], assignments: Sequence[str]) ->
     if catalogue.entry(settings.algorithm).takes("teacher"):
         experiment.learner.teacher = experiment.learner.initial_teacher(catalogue.entry(settings.algorithm))
     trained = trained_start(run, experiment.learner)
-    _, algorithm = _built(experiment, trained.options)
+    _, algorithm = _build(experiment, trained.options)
     what = f"{_words(experiment)}: the trained model of {path}"
-    found = _subject(experiment, trained.model, algorithm, trained.state, what, trained.options)
-    return replace(found, folder=path)
+    subject = _subject(experiment, trained.model, algorithm, trained.state, what, trained.options)
+    return replace(subject, folder=path)
 
 
 def with_algorithm(subject: Subject, name: str) -> Subject:
-    """The same data and model under another algorithm with its default settings, from its initial state, unprotected.
+    """The same data and model with another algorithm in its initial state: default settings, no privacy.
 
     Raises:
-        InputError: it does not run on these data.
+        InputError: the algorithm does not run on these data.
     """
     changes = {"algorithm": name, "options": {}, "privacy": PrivacySettings(), "secure": SecureSettings(), "tune": ()}
     experiment = Experiment(subject.settings.model_copy(update=changes), subject.experiment.population)
     experiment.check()
-    model, algorithm = _built(experiment, {})
+    model, algorithm = _build(experiment, {})
     state = algorithm.init(model.params)
-    return Subject(experiment, model, algorithm, state, None, None, f"{name} beside it", {})
+    return Subject(experiment, model, algorithm, state, None, None, f"{name} for comparison", {})
 
 
-def _built(experiment: Experiment, options: Mapping[str, Any]) -> tuple[AnyModel, Algorithm]:
+def _build(experiment: Experiment, options: Mapping[str, Any]) -> tuple[AnyModel, Algorithm]:
     entry, learner = catalogue.entry(experiment.settings.algorithm), experiment.learner
     model = learner.model(entry)
     if entry.takes("teacher"):
@@ -214,7 +213,7 @@ def _subject(
 
 
 def _reference(settings: Settings, experiment: Experiment) -> PrivacyPromise | None:
-    """The noise that ε = audit.epsilon would take with the run's rounds and cohort."""
+    """The promise of ε = audit.epsilon with the run's rounds and cohort."""
     wished = settings.model_copy(update={"privacy": PrivacySettings(epsilon=settings.audit.epsilon)})
     try:
         return PrivacyPromise.of(wished, len(experiment.train))
@@ -225,7 +224,7 @@ def _reference(settings: Settings, experiment: Experiment) -> PrivacyPromise | N
 def _refuse_clientless(experiment: Experiment) -> None:
     name = experiment.settings.algorithm
     if catalogue.entry(name).pooled:
-        raise InputError(f"{name} pools everybody's data, so that no client sends anything that could be audited")
+        raise InputError(f"{name} pools all clients' data, so there are no client messages to audit")
     if experiment.settings.start == "exact":
         raise InputError("start=exact has no rounds whose messages the audit could attack: give start=rounds")
 

@@ -1,5 +1,5 @@
-"""What an attacker sees of clients' messages: within a secure sum, or under differential privacy. The real mechanisms
-do it: the same `private()`, noise, cohorts and fixed-point sums that runs use.
+"""An attacker's views of clients' messages: within a secure sum, or under differential privacy. They come from the real
+mechanisms: the same `with_privacy`, noise, cohorts and fixed-point sums as in runs.
 
 Shapes: N clients, C of a cohort.
 """
@@ -28,11 +28,11 @@ from seedbed.rounds import synchronous
 from seedbed.rounds.round import gather
 from seedbed.tree import Tree
 
-MIN_VIEW_CLIENTS = 3  # clients of a secure sum
+MIN_VIEW_CLIENTS = 3  # smallest secure sum
 
 
 class FixedMessages:
-    """A source of clients that have their messages already: leaves [N, ...]."""
+    """A task source of clients with fixed messages: leaves [N, ...]."""
 
     def __init__(self, messages: Tree):
         self.messages = messages
@@ -42,13 +42,13 @@ class FixedMessages:
         return 1
 
     def tasks(self, clients: Sequence[int], round: int) -> Task:
-        here = tree.map(lambda x: x[list(clients)][:, None], self.messages)
+        items = tree.map(lambda x: x[list(clients)][:, None], self.messages)
         ones = torch.ones(len(clients), 1)
-        return Task(here, ones, ones[:, 0])
+        return Task(items, ones, ones[:, 0])
 
 
 def echo() -> Algorithm:
-    """Clients send what they are given; the server's params are what is released of it: the mean."""
+    """An algorithm whose clients send their task's item; the server's parameters are the released mean."""
 
     def client(sent: Tree, kept: Tree, task: Task) -> tuple[Message, Tree]:
         return Message(tree.index(task.items, 0), task.examples, {}), kept
@@ -63,10 +63,10 @@ def echo() -> Algorithm:
 
 
 def private_engine(engine: Engine, mechanism: Mechanism, clip: float | Adaptive) -> Engine:
-    """The engine whose clients add noise of their own, where the mechanism asks for that. Sums are taken without masks,
-    which change no bit of them."""
+    """An engine whose clients add their own noise, if the mechanism requires it. Sums are computed without masks, which
+    do not change them."""
     if isinstance(mechanism, LocalPrivacy):
-        assert isinstance(clip, float)  # Promise.of sees to it
+        assert isinstance(clip, float)  # ensured by PrivacyPromise.of
         return LocallyNoised(engine, mechanism, clip=clip)
     if isinstance(mechanism, DistributedNoise):
         return SecureSumEngine(engine, NoisedEncoding(mechanism), PlainSums(mechanism.honest))
@@ -74,11 +74,11 @@ def private_engine(engine: Engine, mechanism: Mechanism, clip: float | Adaptive)
 
 
 def release_of(mechanism: Mechanism, clip: float, messages: Tree, round: int = 0) -> Tree:
-    """A round's noised sum of clipped messages, without those that the attacker knows and has taken off.
+    """A round's noised sum of clipped messages, after the attacker has subtracted those that it knows.
 
     Args:
-        messages: those that it does not know, leaves [C, ...]. Under distributed noise others noise beside them, so
-            that there are as many as are counted on.
+        messages: those that it does not know, leaves [C, ...]. Under distributed noise other clients add their noise,
+            so that the number of noising clients is as planned.
     """
     algorithm = with_privacy(echo(), mechanism, clip=clip)
     if isinstance(mechanism, DistributedNoise):
@@ -88,12 +88,12 @@ def release_of(mechanism: Mechanism, clip: float, messages: Tree, round: int = 0
     state = algorithm.init(tree.map(lambda x: torch.zeros_like(x[0]), messages))
     state.extra["round"] = torch.tensor(round)
     groups = list(engine.ask(algorithm, {c: algorithm.send(state, c) for c in source.clients}, round))
-    after = algorithm.server(state, gather(algorithm, groups, mechanism.population))
-    return tree.scale(mechanism.expected, after.params)
+    released = algorithm.server(state, gather(algorithm, groups, mechanism.population))
+    return tree.scale(mechanism.expected, released.params)
 
 
 def _with_others(mechanism: DistributedNoise, messages: Tree) -> tuple[DistributedNoise, Tree]:
-    """As many clients as are counted on, those beyond the messages sending zero; and the grid of these messages."""
+    """Pad the messages with zeros to the planned number of clients, and adapt the grid to them."""
     leaves = tree.leaves(messages)
     missing = max(0, mechanism.honest - len(leaves[0]))
     padded = tree.map(lambda x: torch.cat([x, x.new_zeros((missing, *x.shape[1:]))]), messages)
@@ -108,11 +108,11 @@ def every_release(
     *,
     answering: Callable[[Sequence[ClientId]], Sequence[ClientId]],
 ) -> Iterator[tuple[Tree, float]]:
-    """Each round's noised sum of its cohort, and the clip that it was made with.
+    """Each round's noised sum of its cohort, and the clip used for it.
 
     Args:
         messages: leaves [N, ...], the same in every round; N is the mechanism's population.
-        answering: which clients of a cohort answer.
+        answering: selects the clients of a cohort that answer.
     """
     algorithm = with_privacy(echo(), mechanism, clip=clip)
     start = algorithm.init(tree.map(lambda x: torch.zeros_like(x[0]), messages))
@@ -129,10 +129,10 @@ def every_release(
 
 
 def secure_mean(messages: Tree, *, bits: int = 20) -> Tree:
-    """What the server learns of a cohort under secure aggregation: the sum, which it divides by the number of clients,
-    and nothing else. Leaves [C, ...] of at least LEAST clients -> [...].
+    """The server's view of a cohort under secure aggregation: the sum divided by the number of clients. Leaves [C, ...]
+    → [...], C ≥ MIN_VIEW_CLIENTS.
 
-    The grid is as fine as these messages allow: an attacker gains from every bit.
+    The grid is as fine as these messages allow, since an attacker gains from every bit.
     """
     source, largest = FixedMessages(messages), max(float(x.abs().max()) for x in tree.leaves(messages))
     grid = FixedPointGrid(clip=largest or 1.0, bits=bits, clients=max(2, len(source.clients)))
@@ -143,17 +143,17 @@ def secure_mean(messages: Tree, *, bits: int = 20) -> Tree:
 
 
 def update_in(value: Tree, params: Params) -> dict[str, torch.Tensor] | None:
-    """The update of the model's parameters that a message holds, by name; None: it holds none.
+    """The update of the model's parameters in a message, by name; None if it contains none.
 
-    A message that is a model, not a difference of two, lies near the one that was sent; the attacker takes that off.
+    A message that is a model instead of an update is close to the sent model; the attacker subtracts the sent model.
     """
-    found = next((d for d in _dicts(value) if set(d) & set(params) and _tensors(d)), None)
-    if found is None:
+    content = next((d for d in _dicts(value) if set(d) & set(params) and _tensors(d)), None)
+    if content is None:
         return None
-    sent = {n: params[n] for n in found if n in params}
-    if any(found[n].shape != p.shape for n, p in sent.items()):
+    sent = {n: params[n] for n in content if n in params}
+    if any(content[n].shape != p.shape for n, p in sent.items()):
         return None
-    update: dict[str, torch.Tensor] = {n: found[n] for n in sent}
+    update: dict[str, torch.Tensor] = {n: content[n] for n in sent}
     step = tree.sub(sent, update)
     is_model = tree.squared_norm(step) < tree.squared_norm(update) / 4
     return step if is_model else update
@@ -164,9 +164,9 @@ def _dicts(value: Tree) -> Iterator[Mapping[str, Tree]]:
     if isinstance(value, Mapping):
         yield value
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    for each in inner:
-        yield from _dicts(each)
+    for part in inner:
+        yield from _dicts(part)
 
 
-def _tensors(found: Mapping[str, Tree]) -> bool:
-    return all(isinstance(x, torch.Tensor) for x in found.values())
+def _tensors(values: Mapping[str, Tree]) -> bool:
+    return all(isinstance(x, torch.Tensor) for x in values.values())

@@ -1,1 +1,1 @@
-"""`seedbed bench`: how fast clients train on this machine, by each executor and by a plain PyTorch loop."""
+"""`seedbed bench`: how fast clients train on this machine, for each executor and for a plain PyTorch loop."""

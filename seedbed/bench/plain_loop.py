@@ -1,6 +1,6 @@
-"""What one writes without a library: the yardstick.
+"""Plain PyTorch training loops, as one would write them without a library: the baseline.
 
-It has its batches gathered for all clients in one go before the clock starts, which is in its favour.
+All clients' batches are gathered before the clock starts, which favours these loops.
 """
 
 import copy
@@ -20,7 +20,7 @@ Params = dict[str, Tensor]
 
 
 def plain_loop(workload: Workload, device: torch.device | str = "cpu") -> Iterator[tuple[Params, Task]]:
-    """The shared parameters after every round, and the tasks of the next; the first is before any."""
+    """Yield the shared parameters and the next round's tasks; the first yield is before training."""
     module, source = workload.model().module.to(device), workload.source()
     return (_maml if workload.meta else _fedavg)(module, source)
 
@@ -47,7 +47,7 @@ def _fedavg(module: nn.Module, source: Sampled) -> Iterator[tuple[Params, Task]]
 
 
 def _maml(module: nn.Module, source: Sampled) -> Iterator[tuple[Params, Task]]:
-    """One inner step, differentiated through; an outer step of SGD on the mean over all episodes."""
+    """Second-order MAML with one inner step; the outer step is SGD on the mean over all episodes."""
     worker = copy.deepcopy(module)
     shared, number = {n: p.detach().clone().requires_grad_() for n, p in worker.named_parameters()}, 0
     while True:
@@ -61,8 +61,8 @@ def _maml(module: nn.Module, source: Sampled) -> Iterator[tuple[Params, Task]]:
                 loss = F.cross_entropy(functional_call(worker, shared, (support.x[c, k],)), support.y[c, k])
                 steps = torch.autograd.grad(loss, list(shared.values()), create_graph=True)
                 fast = {n: p - INNER_LR * g for (n, p), g in zip(shared.items(), steps, strict=True)}
-                found = F.cross_entropy(functional_call(worker, fast, (query.x[c, k],)), query.y[c, k])
-                for n, g in zip(shared, torch.autograd.grad(found, list(shared.values())), strict=True):
+                outer = F.cross_entropy(functional_call(worker, fast, (query.x[c, k],)), query.y[c, k])
+                for n, g in zip(shared, torch.autograd.grad(outer, list(shared.values())), strict=True):
                     total[n] += g
         with torch.no_grad():
             for n, p in shared.items():

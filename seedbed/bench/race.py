@@ -1,4 +1,4 @@
-"""The race: a round of each contestant in turn, so that what else the machine does falls on all alike."""
+"""The benchmark: contestants take turns, one round each, so that other load on the machine affects all alike."""
 
 import ctypes
 import ctypes.util
@@ -29,22 +29,22 @@ from seedbed.learning.training import no_log
 from seedbed.rounds import synchronous
 from seedbed.serialization import write_atomically
 
-GEMM = 1024  # the size of the square product that is the limit
+GEMM = 1024  # size of the square matrix product that serves as the limit
 PLAIN, AUTO = "plain", "auto"
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """What one executor gave on one workload.
+    """The result of one executor on one workload.
 
     Attributes:
-        steps_per_s: steps of all clients, of maml episodes, a second: of the median round.
-        ratio_to_loop: times the plain PyTorch loop's.
-        percent_of_gemm: of what as many cores as there are threads reach in a large product of matrices; what the
-            arithmetic of a plain step takes is counted, so that saving some of it counts as speed.
-        peak_memory: MB that a round took at most beyond what was there, in worker processes too; None: the system does
-            not tell.
-        chosen: what `auto` has chosen.
+        steps_per_s: training steps of all clients per second (for maml, episodes), in the median round.
+        ratio_to_loop: speed relative to the plain PyTorch loop.
+        percent_of_gemm: percentage of the speed of a large matrix product on as many cores as there are threads. The
+            arithmetic of a plain step is counted, so an executor that saves arithmetic counts as faster.
+        peak_memory: MB that a round needed in addition to the memory before it, worker processes included; None: the
+            system does not report it.
+        chosen: the executor that `auto` chose.
     """
 
     workload: str
@@ -64,26 +64,30 @@ def run_bench(
     device: str = "cpu",
     show: Show | None = None,
 ) -> list[BenchRow]:
-    """Time the workloads of these names, all by default.
+    """Run the benchmark.
 
     Args:
-        repeat: timed rounds of each contestant, after one that warms up; medians count.
-        threads: over clients, or processes; None: one for each core. The plain loop has one.
+        names: workloads; empty: all.
+        repeat: timed rounds of each contestant, after one for warm-up; medians count.
+        threads: over clients, or worker processes; None: one per core. The plain loop uses one.
         device: where clients compute.
+        show: progress display.
+    Raises:
+        InputError: a workload is unknown.
     """
-    show, threads, there = show or Show(), threads or cores(), usable_device(device)
+    show, threads, torch_device = show or Show(), threads or cores(), usable_device(device)
     for name in names:
         if name not in WORKLOADS:
             raise InputError(f"unknown workload {name!r}: {closest_name(name, WORKLOADS)}")
     rows = []
     for name in names or WORKLOADS:
         tick = show.stage(name, repeat + 1)
-        rows += race_contestants(name, WORKLOADS[name], repeat, threads, there, tick, show.note)
+        rows += race_contestants(name, WORKLOADS[name], repeat, threads, torch_device, tick, show.note)
     return rows
 
 
 def gpus(device: str) -> str:
-    """Where the rows are from, and whether there is a GPU to compare."""
+    """The device that the rows refer to, and a hint if a GPU could be compared."""
     if not torch.cuda.is_available():
         return "of the CPU: there is no GPU here"
     if device == "cpu":
@@ -92,7 +96,7 @@ def gpus(device: str) -> str:
 
 
 def write_json(path: Path, rows: Sequence[BenchRow]) -> None:
-    """The rows, as a list of objects."""
+    """Write the rows as a JSON list of objects."""
     write_atomically(path, (json.dumps([asdict(row) for row in rows], indent=1) + "\n").encode())
 
 
@@ -105,38 +109,39 @@ def race_contestants(
     tick: Callable[[str], None],
     say: Callable[[str], None],
 ) -> list[BenchRow]:
-    rivals: dict[str, Iterator[Params]] = {PLAIN: _plain_rounds(workload, device)}
+    contestants: dict[str, Iterator[Params]] = {PLAIN: _plain_rounds(workload, device)}
     chosen: dict[str, str] = {}
     inside: dict[str, float] = {}
     for executor in (*workload.executors, AUTO):
         if _runs(executor, device):
-            rivals[executor] = _rounds(workload, executor, threads, device, chosen, say, inside)
-    seconds: dict[str, list[float]] = {rival: [] for rival in rivals}
-    memory: dict[str, list[float]] = {rival: [] for rival in rivals}
+            contestants[executor] = _rounds(workload, executor, threads, device, chosen, say, inside)
+    seconds: dict[str, list[float]] = {contestant: [] for contestant in contestants}
+    memory: dict[str, list[float]] = {contestant: [] for contestant in contestants}
     limits = []
     for number in range(repeat + 1):
-        for rival, rounds in rivals.items():
-            before = _settled_memory(device)
-            spent = _timed(rounds, device)
+        for contestant, rounds in contestants.items():
+            before = _reset_memory(device)
+            spent = _time_round(rounds, device)
             if number:
-                seconds[rival].append(spent)
-                memory[rival] += [] if before is None else [_peak_memory(device) - before + inside.get(rival, 0.0)]
+                seconds[contestant].append(spent)
+                if before is not None:
+                    memory[contestant].append(_peak_memory(device) - before + inside.get(contestant, 0.0))
         limits.append(_gemm(device))
         tick(f"{_steps(workload) / min(min(s, default=1) for s in seconds.values()):.0f} steps/s" if number else "")
     limit, numbers = statistics.median(limits), operations(workload)
     limit *= threads if device.type == "cpu" else 1
-    rates = {rival: _steps(workload) / statistics.median(spent) for rival, spent in seconds.items()}
+    rates = {contestant: _steps(workload) / statistics.median(spent) for contestant, spent in seconds.items()}
     return [
         BenchRow(
             name,
-            rival,
+            contestant,
             rate,
             rate / rates[PLAIN],
             100 * rate * numbers / limit,
-            max(memory[rival]) if memory[rival] else None,
-            chosen.get(rival, ""),
+            max(memory[contestant]) if memory[contestant] else None,
+            chosen.get(contestant, ""),
         )
-        for rival, rate in rates.items()
+        for contestant, rate in rates.items()
     ]
 
 
@@ -160,7 +165,8 @@ def operations(workload: Workload) -> float:
 
 
 def _runs(executor: str, device: torch.device) -> bool:
-    """Whether there: the fused kernel is for processors, and worker processes are not everywhere."""
+    """Whether the executor runs on this device: `fused` needs a CPU, and worker processes are not available
+    everywhere."""
     if executor.endswith(IN_PROCESSES):
         return why_no_workers() is None
     return device.type == "cpu" or executor != "fused"
@@ -180,10 +186,10 @@ def _rounds(
     say: Callable[[str], None],
     inside: dict[str, float],
 ) -> Iterator[Params]:
-    """The params after each round; what `auto` has chosen, and what worker processes take, goes into the dicts."""
+    """Yield the parameters after each round; record the executor chosen and the workers' memory in the dicts."""
     model, source = workload.model().to(device), workload.source()
-    said: list[str] = []
-    plans = TuningCache(say=said.append if executor == AUTO else no_log if IN_PROCESSES in executor else say)
+    messages: list[str] = []
+    plans = TuningCache(say=messages.append if executor == AUTO else no_log if IN_PROCESSES in executor else say)
     processes = None if executor == AUTO else executor.endswith(IN_PROCESSES)
     engine = make(
         "auto",
@@ -196,12 +202,12 @@ def _rounds(
     )
     algorithm = workload.algorithm(model)
     for round in synchronous(algorithm, engine, algorithm.init(model.params)):
-        chosen[executor] = said[0].removeprefix("executor ") if said else ""
+        chosen[executor] = messages[0].removeprefix("executor ") if messages else ""
         inside[executor] = engine.peak if isinstance(engine, AutoEngine | Processes) else 0.0
         yield round.state.params
 
 
-def _timed(rounds: Iterator[Any], device: torch.device) -> float:
+def _time_round(rounds: Iterator[Any], device: torch.device) -> float:
     with one_thread():
         began = time.perf_counter()
         next(rounds)
@@ -211,22 +217,22 @@ def _timed(rounds: Iterator[Any], device: torch.device) -> float:
 
 
 def _gemm(device: torch.device) -> float:
-    """Operations a second of one core, or of a whole GPU, in a large product."""
+    """Operations per second of one core, or of a whole GPU, in a large matrix product."""
     size = GEMM if device.type == "cpu" else 8 * GEMM
     a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     products = (torch.mm(a, b) for _ in range(5))
-    return 2.0 * size**3 / min(_timed(products, device) for _ in range(5))
+    return 2.0 * size**3 / min(_time_round(products, device) for _ in range(5))
 
 
 def _steps(workload: Workload) -> int:
     return workload.clients * workload.steps
 
 
-# ---- memory, where the system tells (Linux, CUDA) -----------------------------------------------------------------
+# ---- memory, if the system reports it (Linux, CUDA) ------------------------------------------------------------------
 
 
-def _settled_memory(device: torch.device) -> float | None:
-    """MB in use, after what is free is given back and the peak is set to it."""
+def _reset_memory(device: torch.device) -> float | None:
+    """Release free memory and reset the peak; returns the MB in use."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 2**20

@@ -1,4 +1,4 @@
-"""What is timed: five models and the work of a round on each, with made-up data.
+"""The benchmark's workloads: five models, and a round's work on each, with random data.
 
 Shapes: B examples of a batch, T tokens of a text.
 """
@@ -28,18 +28,19 @@ WAYS, QUERIES = 5, 15
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, and the work of a round.
+    """A model and the work of a round.
 
     Attributes:
-        what: it, in words.
+        what: description.
         module: makes the model.
-        example: draws inputs: (how many, generator) -> [M, ...].
-        classes: that the model tells apart.
-        clients: of a round.
-        steps: of a client; of maml, its episodes.
-        batch: examples of a step; of maml, of support and query together.
-        executors: those that are timed.
-        numbers: floating-point operations of a step where they cannot be counted; None: they are counted.
+        example: draws inputs: (count, generator) → [count, ...].
+        classes: number of classes.
+        clients: per round.
+        steps: per client; for maml, its episodes.
+        executors: the executors to time.
+        batch: examples per step; for maml, of support and query together.
+        meta: whether the workload is second-order MAML.
+        numbers: floating-point operations per step if they cannot be counted; None: count them.
     """
 
     what: str
@@ -58,7 +59,7 @@ class Workload:
             return Model(self.module())
 
     def source(self) -> Sampled:
-        """Every client has as many examples as its steps need."""
+        """A source in which every client has exactly the examples that its steps need."""
         count = self.steps * self.batch
         g = torch.Generator().manual_seed(0)
         x = self.example(self.clients * count, g)
@@ -88,8 +89,8 @@ class Femnist(nn.Module):
         """[B, 1, 28, 28] -> [B, 62]."""
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        found: Tensor = self.head(F.relu(self.body(x.flatten(1))))
-        return found
+        logits: Tensor = self.head(F.relu(self.body(x.flatten(1))))
+        return logits
 
 
 class Digits(nn.Module):
@@ -103,8 +104,8 @@ class Digits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, 28, 28] -> [B, 10]."""
         x = F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(x)))), 2)
-        found: Tensor = self.head(F.relu(self.body(x.flatten(1))))
-        return found
+        logits: Tensor = self.head(F.relu(self.body(x.flatten(1))))
+        return logits
 
 
 class NextCharacter(nn.Module):
@@ -118,8 +119,8 @@ class NextCharacter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T] -> [B, VOCABULARY]."""
-        found: Tensor = self.head(self.lstm(self.embed(x))[0][:, -1])
-        return found
+        logits: Tensor = self.head(self.lstm(self.embed(x))[0][:, -1])
+        return logits
 
 
 def four_convolutions() -> nn.Module:

@@ -91,6 +91,7 @@ def _with_copies(population: Population, images: list[Tensor], labels: list[Tens
         population,
         x=torch.cat(images),
         y=torch.cat(labels),
+        tested=None if population.tested is None else np.tile(population.tested[population.rows], len(images)),
         verify=None,
         rows=np.concatenate([np.empty(0, np.int64), *rows]),
         offsets=population.offsets * len(images),

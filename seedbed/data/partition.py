@@ -6,18 +6,20 @@ Each returns C arrays of row numbers: disjoint, complete, sorted. Shapes: n rows
 import heapq
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from seedbed import randomness
+from seedbed.data.partition_file import read_partition
 from seedbed.data.population import Population, RowIndices
 from seedbed.errors import InputError
 
 Partition = list[RowIndices]
-How = Literal["iid", "dirichlet", "shards", "quantity"]
+How = Literal["iid", "dirichlet", "shards", "quantity", "classes", "extended_dirichlet", "sizes", "file"]
+BY_CLASS = ("dirichlet", "shards", "classes", "extended_dirichlet")
 SMALLEST_ALPHA = 1e-300  # below, log(U)/α overflows
 
 
@@ -97,6 +99,89 @@ def quantity(n: int, clients: int, alpha: float, *, minimum: int = 1, seed: int 
     return _sorted(np.split(rng.permutation(n), ends))
 
 
+def classes_each(labels: npt.ArrayLike, clients: int, per_client: int = 2, *, seed: int = 0) -> Partition:
+    """Each client has exactly `per_client` classes, and a class is shared out evenly among those that have it.
+
+    >>> labels = np.repeat([0, 1, 2, 3, 4], 20)
+    >>> [len(np.unique(labels[part])) for part in classes_each(labels, 5, 2)]
+    [2, 2, 2, 2, 2]
+    """
+    return _shared_out(labels, clients, per_client, 1, randomness.generator(seed, "partition classes"), None)
+
+
+def extended_dirichlet(
+    labels: npt.ArrayLike, clients: int, per_client: int, alpha: float, *, minimum: int = 1, seed: int = 0
+) -> Partition:
+    """Each client has exactly `per_client` classes, and a class is shared out among those that have it by Dirichlet(α).
+
+    Args:
+        labels: [n] classes.
+        alpha: > 0; small: most of a class lies with one client; large: as `classes_each`.
+        minimum: rows that every client gets at least, in equal parts of its classes; each class gives one at least.
+
+    Source: Li, Lyu, Convergence Analysis of Sequential Federated Learning on Heterogeneous Data, NeurIPS 2023,
+    arXiv:2311.03154. Classes are dealt so that each occurs about as often, where the paper draws them freely.
+
+    >>> labels = np.repeat([0, 1, 2, 3, 4], 20)
+    >>> [len(np.unique(labels[part])) for part in extended_dirichlet(labels, 5, 2, 0.1)]
+    [2, 2, 2, 2, 2]
+    """
+    rng = randomness.generator(seed, "partition extended dirichlet")
+    least = max(1, -(-minimum // max(1, per_client)))
+    return _shared_out(labels, clients, per_client, least, rng, alpha)
+
+
+def _shared_out(
+    labels: npt.ArrayLike, clients: int, per_client: int, least: int, rng: np.random.Generator, alpha: float | None
+) -> Partition:
+    """Classes dealt to clients, then each class shared out: `least` rows to each client, the rest evenly or by α."""
+    numbers = np.asarray(labels)
+    classes, counts = np.unique(numbers, return_counts=True)
+    _refuse_few(len(numbers), clients, per_client * least)
+    if not 1 <= per_client <= len(classes) or clients * per_client < len(classes):
+        raise InputError(
+            f"{clients} clients of {per_client} classes each cannot share {len(classes)} classes: per_client must be 1 "
+            f"to {len(classes)}, and clients × per_client at least {len(classes)}"
+        )
+    owned = _dealt_classes(len(classes), clients, per_client, rng)
+    parts: list[list[int]] = [[] for _ in range(clients)]
+    for place, label in enumerate(classes):
+        holders = np.flatnonzero(owned[:, place])
+        if counts[place] < least * len(holders):
+            raise InputError(
+                f"class {label} has {counts[place]} rows, too few for {least} at each of {len(holders)} clients: ask "
+                "for fewer clients, fewer classes each, or a lower minimum"
+            )
+        rows = rng.permutation(np.flatnonzero(numbers == label))
+        share = np.full(len(holders), 1 / len(holders)) if alpha is None else _proportions(rng, len(holders), alpha)
+        spare = len(rows) - least * len(holders)
+        ends = np.rint(np.cumsum(share)[:-1] * spare).astype(np.int64) + least * np.arange(1, len(holders))
+        for holder, mine in zip(rng.permutation(holders), np.split(rows, ends), strict=True):
+            parts[holder].extend(mine.tolist())
+    return _sorted([np.array(part, np.int64) for part in parts])
+
+
+def _dealt_classes(classes: int, clients: int, per_client: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """[C, K] which classes each client has: each time those that fewest clients have, ties by lot."""
+    owned = np.zeros((clients, classes), bool)
+    for client in range(clients):
+        order = np.lexsort((rng.random(classes), owned.sum(0)))
+        owned[client, order[:per_client]] = True
+    return owned
+
+
+def given_sizes(n: int, sizes: Sequence[int], *, seed: int = 0) -> Partition:
+    """Clients of these sizes, their rows drawn at random. Rows beyond their sum are left out.
+
+    >>> [len(part) for part in given_sizes(10, [5, 1, 3])]
+    [5, 1, 3]
+    """
+    if not len(sizes) or min(sizes) < 1 or sum(sizes) > n:
+        raise InputError(f"sizes={list(sizes)[:5]}…: name at least one, each at least 1, together at most the {n} rows")
+    order = randomness.generator(seed, "partition sizes").permutation(n)[: sum(sizes)]
+    return _sorted(np.split(order, np.cumsum(sizes)[:-1]))
+
+
 def partitioned(
     x: Tensor, y: Tensor, parts: Sequence[RowIndices], names: Sequence[str] | None = None, **fields: Any
 ) -> Population:
@@ -124,12 +209,16 @@ def repartition(
     alpha: float = 0.5,
     per_client: int = 2,
     minimum: int = 1,
+    sizes: Sequence[int] = (),
+    partition_file: str = "",
     seed: int = 0,
 ) -> Population:
-    """The examples of a population, dealt to made-up clients in one of the four ways above."""
+    """The examples of a population, dealt to made-up clients in one of the ways above, or as a file says."""
     n = len(population.rows)
-    if how in ("dirichlet", "shards") and not population.classes:
-        raise InputError(f"partition={how!r} needs classes, but the target is a number: use iid or quantity")
+    if how in BY_CLASS and not population.classes:
+        raise InputError(f"partition={how!r} needs classes, but the target is a number: use iid, quantity or sizes")
+    if how == "file":
+        return read_partition(partition_file, population)
     labels = population.labels[population.every_row()]
     if how == "iid":
         parts = iid(n, clients, seed=seed)
@@ -139,9 +228,18 @@ def repartition(
         parts = shards(labels, clients, per_client, seed=seed)
     elif how == "quantity":
         parts = quantity(n, clients, alpha, minimum=minimum, seed=seed)
+    elif how == "classes":
+        parts = classes_each(labels, clients, per_client, seed=seed)
+    elif how == "extended_dirichlet":
+        parts = extended_dirichlet(labels, clients, per_client, alpha, minimum=minimum, seed=seed)
+    elif how == "sizes":
+        parts = given_sizes(n, tuple(sizes), seed=seed)
     else:
-        raise InputError(f"no partition {how!r}: choose from iid, dirichlet, shards, quantity")
-    note = f"{clients} clients made up by partition {how!r} (seed {seed})"
+        raise InputError(f"no partition {how!r}: choose from {', '.join(get_args(How))}")
+    left = n - sum(map(len, parts))
+    note = f"{len(parts)} clients made up by partition {how!r} (seed {seed})" + (
+        f", {left} rows left out" if left else ""
+    )
     return replace(_dealt(population, parts), unseen=(), notes=(*population.notes, note))
 
 

@@ -19,6 +19,9 @@ from seedbed import randomness
 from seedbed.data.row_references import RowReferences, is_deferred, rows_of
 from seedbed.errors import InputError
 
+FEW_CLASSES = 20  # whole numbers of which no more differ are class numbers, however few rows there are
+MOST_CLASSES = 1000  # and up to here, however few classes occur
+
 RowIndices = npt.NDArray[np.int64]
 
 
@@ -60,6 +63,8 @@ class Population:
         unseen: names of the clients that come set apart, never to be trained on (may be empty).
         notes: what reading the data changed, in words (rows dropped, values filled).
         encoding: how raw columns became x, so that new rows can be read alike (JSON-like).
+        tested: [M] rows that the data itself holds out for testing; None: it holds out none.
+        ordered: rows with higher numbers came later: a client's support is its past, and its last rows are held out.
         verify: checks the data of some rows before they are used, where they lie on a disk.
     """
 
@@ -74,6 +79,8 @@ class Population:
     source: str = "arrays"
     notes: tuple[str, ...] = ()
     encoding: dict[str, Any] = field(default_factory=dict)
+    tested: npt.NDArray[np.bool_] | None = None
+    ordered: bool = False
     verify: Callable[[RowIndices], None] | None = None
 
     @classmethod
@@ -83,9 +90,11 @@ class Population:
         Args:
             x: [M, ...].  y: [M] or [M, ...]. Tensors, NumPy arrays, or nested lists of numbers.
             client: M client names.
-            fields: the other fields of Population; classes may be their number.
+            fields: the other fields of Population; classes may be their number. y of whole numbers [M] are class
+                numbers; without `classes`, these are named 0, 1, ....
         Raises:
-            InputError: lengths differ, a value is no number or not finite, or there is no row.
+            InputError: lengths differ, a value is no number or not finite, there is no row, or whole numbers are no
+                class numbers.
 
         >>> p = Population.from_arrays(torch.arange(6.)[:, None], torch.zeros(6), ["b", "a", "b", "a", "b", "b"])
         >>> p.names, p.sizes.tolist(), p.rows_of(0).tolist()
@@ -98,6 +107,8 @@ class Population:
             raise InputError(f"x has {len(x)} rows, y {len(y)}, client {len(keys)}: they must be equal")
         if len(x) == 0:
             raise InputError("no rows: a population needs at least one example")
+        if y.ndim == 1 and not y.is_floating_point() and not fields.get("classes"):
+            y, fields = _as_class_numbers(y, fields)
         _refuse_non_finite("x", x, keys)
         _refuse_non_finite("y", y, keys)
         found, first, number = np.unique(keys, return_index=True, return_inverse=True)
@@ -184,21 +195,38 @@ class Population:
     def hold_out(self, fraction: float, *, seed: int = 0, first: int = 0) -> tuple["Population", "Population"]:
         """Every client's rows in two: (1 − fraction) to train on, and the rest, to test on. Drawn by seed.
 
-        A client of one row keeps it for training, so every client has at least one row to train on.
+        Where the data itself holds rows out (`tested`), those are the rest, unless the fraction is 0. Where rows are
+        ordered in time, the last ones are. A client of one row keeps it for training, so every client has at least one
+        row to train on.
 
         Args:
             first: the number of the first client: that of a client of a federation who is alone here.
         """
         if not 0 <= fraction < 1:
             raise InputError(f"hold_out={fraction} must be at least 0 and below 1")
-        order = [
-            randomness.generator(seed, "hold out", first + i).permutation(self._numbers_of(i)) for i in range(len(self))
-        ]
+        if self.tested is not None and fraction:
+            return self._split_tested(self.tested)
+        own = [np.sort(self._numbers_of(i)) for i in range(len(self))]
+        order = (
+            own
+            if self.ordered
+            else [
+                randomness.generator(seed, "hold out", first + i).permutation(self._numbers_of(i))
+                for i in range(len(self))
+            ]
+        )
         kept = [max(1, math.ceil((1 - fraction) * len(rows))) for rows in order]
         clients = range(len(self))
         train = self._with_rows(clients, [np.sort(rows[:k]) for rows, k in zip(order, kept, strict=True)])
         test = self._with_rows(clients, [np.sort(rows[k:]) for rows, k in zip(order, kept, strict=True)])
         return train, test
+
+    def _split_tested(self, tested: npt.NDArray[np.bool_]) -> tuple["Population", "Population"]:
+        """Every client's rows without those that the data holds out, and those. One row at least is trained on."""
+        own = [self._numbers_of(i) for i in range(len(self))]
+        trained = [rows[~tested[rows]] if not tested[rows].all() else rows[:1] for rows in own]
+        rest = [np.setdiff1d(rows, kept) for rows, kept in zip(own, trained, strict=True)]
+        return self._with_rows(range(len(self)), trained), self._with_rows(range(len(self)), rest)
 
     def set_apart(self, share: float | int, *, seed: int = 0) -> tuple["Population", "Population"]:
         """The clients without some of their rows, drawn by the seed, and those rows: one client, in a random order.
@@ -247,7 +275,8 @@ class Population:
         """sha256 of the examples, of whose they are, and of the names: what a manifest records."""
         self.every_row()
         digest = hashlib.sha256()
-        for array in (self.x.numpy(), self.labels, self.rows, self.offsets):
+        split = (*(() if self.tested is None else (self.tested,)), *((np.ones(1),) if self.ordered else ()))
+        for array in (self.x.numpy(), self.labels, self.rows, self.offsets, *split):
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         digest.update("\0".join((*self.names, "", *self.classes)).encode())
@@ -267,6 +296,19 @@ class Population:
         if isinstance(self.names, Names):
             return Names(self.names.array[clients])
         return tuple(self.names[c] for c in clients)
+
+
+def _as_class_numbers(y: Tensor, fields: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Whole numbers [M] as class numbers, and the fields with names and a note for them."""
+    distinct, (least, most) = len(np.unique(y.numpy())), (int(y.min()), int(y.max()))
+    if least < 0 or distinct > max(FEW_CLASSES, len(y) // 2) or most >= max(MOST_CLASSES, len(y)):
+        raise InputError(
+            f"y holds {distinct} different whole numbers from {least} to {most} in {len(y)} rows, which are no class "
+            "numbers: pass y.float() for a regression, or number the classes from 0 and name them with classes=..."
+        )
+    note = f"y holds whole numbers: read as {most + 1} classes; y.float() is a regression"
+    names = tuple(map(str, range(most + 1)))
+    return y.long(), {**fields, "classes": names, "notes": (*fields.get("notes", ()), note)}
 
 
 def _as_tensor(what: str, values: Any) -> Tensor:

@@ -30,7 +30,9 @@ class Client:
 
     def __init__(self, population: Population, place: int, number: int, seed: int):
         self._population, self._place, self._number, self._seed = population, place, number, seed
-        self.rows: Array = population.rows_of(place)  # [n]
+        rows = population.rows_of(place)
+        self.rows: Array = np.sort(rows) if population.ordered else rows  # [n]
+        self.ordered = population.ordered  # later rows come last: support is the past
 
     @property
     def name(self) -> str:
@@ -201,6 +203,16 @@ def batches(size: int | None = 10, *, epochs: float = 1, steps: int | None = Non
     return sampler
 
 
+def by_client(make: Callable[[str], Sampler]) -> Sampler:
+    """A sampler of each client's own.
+
+    Args:
+        make: the client's name -> its sampler.
+    """
+    made = lru_cache(maxsize=None)(make)
+    return lambda client, rng: made(client.name)(client, rng)
+
+
 def support_query(
     support: float | int = 0.5, *, size: int | None = None, steps: int = 1, queries: int | None = None
 ) -> Sampler:
@@ -217,7 +229,7 @@ def support_query(
         n = len(client.rows)
         count = support if isinstance(support, int) else max(1, round(support * n))
         _refuse_short(client, count + 1, f"{count} for support and 1 for query")
-        order = client.fixed("support").permutation(n)
+        order = np.arange(n) if client.ordered else client.fixed("support").permutation(n)
         end = n if queries is None else count + queries
         parts = (order[:count], order[count:end])
         picked = [np.stack([rng.permutation(part)[: size or len(part)] for _ in range(steps)]) for part in parts]
@@ -241,6 +253,8 @@ def fresh_support(shots: int, *, draws: int = 1, reserve: int | None = None, que
     def sampler(client: Client, rng: np.random.Generator) -> Draw:
         n = len(client.rows)
         _refuse_short(client, after + 1, f"{after} for support and 1 for query")
+        if client.ordered:
+            return _past_and_future(client, rng, shots, max(after, n // 2), draws, queries)
         order = np.stack([rng.permutation(n)[: after + queries] for _ in range(draws)])
         return Draw(
             Episode(client.picks(order[:, :shots]), client.picks(order[:, after:])),  # type: ignore[arg-type]
@@ -261,10 +275,19 @@ def own_half(*, draws: int = 1, queries: int = 256) -> Sampler:
     def sampler(client: Client, rng: np.random.Generator) -> Draw:
         n = len(client.rows)
         _refuse_short(client, 2, "1 for support and 1 for query")
+        if client.ordered:
+            return _past_and_future(client, rng, n // 2, n // 2, draws, queries)
         order = np.stack([rng.permutation(n)[: n // 2 + queries] for _ in range(draws)])
         return Draw(Episode(client.picks(order[:, : n // 2]), client.picks(order[:, n // 2 :])), n)  # type: ignore[arg-type]
 
     return sampler
+
+
+def _past_and_future(client: Client, rng: np.random.Generator, shots: int, past: int, draws: int, queries: int) -> Draw:
+    """Episodes with a support drawn from the client's first rows, and the rows that follow these as queries."""
+    support = np.stack([rng.permutation(past)[:shots] for _ in range(draws)])
+    later = np.tile(np.arange(past, min(len(client.rows), past + queries)), (draws, 1))
+    return Draw(Episode(client.picks(support), client.picks(later)), len(client.rows))  # type: ignore[arg-type]
 
 
 def held_out_queries(known: Population, shots: int, *, draws: int = 1, queries: int = 256) -> Sampler:

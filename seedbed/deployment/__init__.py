@@ -1,1 +1,1 @@
-"""Everything that runs on other machines: messages, the federation's two halves, peers, and Flower as transport."""
+"""Everything that runs on other machines: the wire format, server and nodes, peers, and Flower as a transport."""

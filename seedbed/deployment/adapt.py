@@ -1,4 +1,4 @@
-"""What a member of a federation, or a peer, adapts from: the model it was handed, and what it kept."""
+"""The start for adapting in a member's or a peer's folder: the model it received, and the state it kept."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ def start_of(directory: Path) -> AdaptationStart:
         InputError: the directory is none of these, or training has not ended.
     """
     if (directory / "node.json").exists():
-        return _of_member(*node_contents(directory))
+        return _start_of_member(*node_contents(directory))
     if (directory / "peer.json").exists():
-        return _of_member(*peer_contents(directory))
+        return _start_of_member(*peer_contents(directory))
     return start_of_run(directory)
 
 
-def _of_member(agreement: Agreement, sent: Tree, kept: Tree | None) -> AdaptationStart:
+def _start_of_member(agreement: Agreement, sent: Tree, kept: Tree | None) -> AdaptationStart:
     settings = agreement.settings
     own = byzantine.rule_of_algorithm(kept, settings) if kept is not None else None
     return AdaptationStart(

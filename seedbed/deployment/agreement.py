@@ -1,8 +1,8 @@
-"""What the members of a real federation agree on, as one file, and what each member makes of it.
+"""The agreement of a real federation: one file, from which each member builds the same algorithm.
 
-`agreement.json` holds the settings with nothing left open, the members' names, and the form of their data: columns and
-classes, never a row. From it and nothing else every member builds the same algorithm, the same start and the same form
-of messages (`Agreement.plan`), and with a file of its own its own client's tasks (`Agreement.own`).
+`agreement.json` contains the complete settings, the members' names, and the structure of their data: columns and
+classes, never a row. From this file only, every member builds the same algorithm, the same start and the same message
+structure (`Agreement.plan`). With its own data file it builds its own client's tasks (`Agreement.own`).
 """
 
 import json
@@ -35,17 +35,20 @@ from seedbed.rounds.message_validation import MessageValidator
 from seedbed.serialization import write_atomically
 
 AGREEMENT_FILE = "agreement.json"
-ELSEWHERE = {  # sections and settings that a real federation cannot follow, and why
+ELSEWHERE = {  # sections and settings that a real federation does not support, and why
     "unseen": "every member is known",
-    "public": "no member gives rows away",
+    "public": "no member shares rows",
     "budget": "it compares algorithms in a simulation",
-    "tune": "choosing needs a training for each factor",
-    "stragglers": "who is slow is not for settings to say",
+    "tune": "tuning needs one training per factor",
+    "own": "every member would have to read one table",
+    "cohort_by": "the server does not know how many examples a member has",
+    "replacement": "a member answers a round once",
+    "stragglers": "real clients are slow by themselves",
     "attack": "it is for simulations",
-    "privacy": "accounting for it needs cohorts that are drawn and all answer; that runs in simulation alone so far",
-    "secure": "masks run in simulation alone so far",
+    "privacy": "its accounting needs cohorts that are drawn and all answer; so far this works only in simulation",
+    "secure": "so far secure aggregation works only in simulation",
 }
-MEMBER_SETTINGS = (  # each member's own affair, or nothing that is computed
+MEMBER_SETTINGS = (  # settings that each member chooses itself, or that do not affect what is computed
     *("data", "root", "engine", "executor", "workers", "processes", "device", "precision", "kept"),
     *("audit", "evaluation", "rival", "federation", "reader"),
 )
@@ -54,18 +57,18 @@ MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 @dataclass(frozen=True)
 class Agreement:
-    """One federation's.
+    """The agreement of one federation.
 
     Attributes:
-        name: of the run, another for each: letters of one are refused by another.
+        name: unique to the run: letters of another run are refused.
         members: names; a member's number is its place here.
         settings: complete.
-        shape: of every member's data, and how many members there are.
+        shape: of every member's data, and the number of members.
         encoding: how members read their files (`Population.encoding`).
-        classes: the labels' names, the same for all; of episodic data none.
-        cap: the largest weight of a member's message, fixed when the federation is made. None: an agreement from before
-            there was one. Weights are then not limited, and the default quorum is the whole cohort.
-        written: settings as they are in the file. What a later version adds to them was not agreed on.
+        classes: names of the labels, the same for all; empty for episodic data.
+        cap: the largest weight of a member's message. None: an agreement from before caps existed; then weights are
+            not limited, and the default quorum is the whole cohort.
+        written: the settings as in the file. Settings that a later version adds were not agreed on.
     """
 
     name: str
@@ -87,35 +90,39 @@ class Agreement:
         *,
         schedule: Literal["synchronous", "gossip"] = "synchronous",
     ) -> "Agreement":
-        """
+        """Make an agreement.
+
         Args:
-            like: a file or folder that looks like the members' own: made-up rows will do. Columns, classes and texts'
-                levels are read from it, and nothing else: numbers of a table are standardised by each member's own.
-            given: settings, as tables; what is left open gets a recipe's or the default.
-            schedule: with a server, or between peers.
+            name: of the run.
+            members: their names, two or more.
+            like: a file or folder that looks like the members' own; agreement-up rows suffice. Only columns, classes
+                and categories are read from it. Numbers of a table are standardised by each member's own statistics.
+            given: settings, as nested tables; missing ones get the preset's or the default value.
+            schedule: "synchronous" with a server, "gossip" between peers.
         Raises:
-            InputError: a member's name is unfit or there twice; the algorithm or a setting cannot be followed.
+            InputError: a member's name is invalid or repeated; the algorithm or a setting is not supported.
         """
         _refuse_members(members)
         asked = settings_from(given)
-        form = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
-        held = {"cohort": asked.cohort or len(members), "schedule": {**given.get("schedule", {}), "name": schedule}}
-        whole = complete_settings({**_without_nones(given), **held}, form, specific=False)
-        entry = catalogue.entry(whole.algorithm)
-        if entry.same_labels and form.episodic:
+        sample = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
+        agreed = {"cohort": asked.cohort or len(members), "schedule": {**given.get("schedule", {}), "name": schedule}}
+        settings = complete_settings({**_without_nones(given), **agreed}, sample, specific=False)
+        entry = catalogue.entry(settings.algorithm)
+        if entry.same_labels and sample.episodic:
             raise InputError(
-                f"{whole.algorithm} teaches label by label, but in {like} labels mean something only inside a member"
+                f"{settings.algorithm} needs labels with the same meaning on all clients, but in {like} labels have a "
+                "meaning only within a member: use another algorithm"
             )
-        targets = 1 if form.y.ndim == 1 else int(form.y[0].numel())
-        shape = Shape(tuple(form.x.shape[1:]), len(form.classes), targets, form.episodic, len(members))
-        classes = () if form.episodic else form.classes
-        cap = whole.federation.cap if schedule == "synchronous" else None  # peers mix by the links' weights
-        made = cls(name, tuple(members), whole, shape, form.encoding, classes, cap)
-        _refuse_elsewhere(whole, entry, schedule)
-        _ = made.plan.message  # what cannot be computed is found before anything is written
-        return made
+        targets = 1 if sample.y.ndim == 1 else int(sample.y[0].numel())
+        shape = Shape(tuple(sample.x.shape[1:]), len(sample.classes), targets, sample.episodic, len(members))
+        classes = () if sample.episodic else sample.classes
+        cap = settings.federation.cap if schedule == "synchronous" else None  # gossip uses the links' mixing weights
+        agreement = cls(name, tuple(members), settings, shape, sample.encoding, classes, cap)
+        _refuse_elsewhere(settings, entry, schedule)
+        _ = agreement.plan.message  # find what cannot be computed before anything is written
+        return agreement
 
-    # ---- as a file ----------------------------------------------------------------------------------------------
+    # ---- file ---------------------------------------------------------------------------------------------------
 
     def write(self, folder: Path) -> None:
         table = {
@@ -132,16 +139,17 @@ class Agreement:
 
     @classmethod
     def read(cls, folder: Path) -> "Agreement":
-        """
+        """Read the agreement in a folder.
+
         Raises:
-            InputError: there is none, or it was altered so that it is none any more.
+            InputError: the file is missing or damaged.
         """
         path = folder / AGREEMENT_FILE
         try:
             table = from_json(path.read_text(encoding="utf-8"))
             if table["kind"] != "seedbed agreement":
                 raise ValueError(f"its kind is {table['kind']!r}")
-            refuse_names(table["members"])  # they name files: of keys, of folders
+            refuse_names(table["members"])  # they become names of files and folders
             return cls(
                 str(table["name"]),
                 tuple(table["members"]),
@@ -154,14 +162,12 @@ class Agreement:
             )
         except FileNotFoundError as error:
             raise InputError(
-                f"{folder} holds no {AGREEMENT_FILE}: name a folder that `seedbed federation init` made"
+                f"{folder} has no {AGREEMENT_FILE}: name a folder that `seedbed federation init` made"
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is no agreement any more ({error}): copy it again from the coordinator"
-            ) from error
+            raise InputError(f"{path} is damaged ({error}): copy it again from the coordinator") from error
 
-    # ---- what each member makes of it ---------------------------------------------------------------------------
+    # ---- what a member builds from it -----------------------------------------------------------------------------
 
     @cached_property
     def learner(self) -> Learner:
@@ -174,13 +180,13 @@ class Agreement:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        """As it is trained, with the rule for messages and the cap on weights that were agreed on."""
-        made = cap_weights(self.learner.algorithm(self.settings.algorithm, self.model), self.cap)
-        return byzantine.with_robust_rule(made, self.settings, _no_root, self.settings.cohort or len(self.members))
+        """The algorithm with the agreed robust rule and cap on weights."""
+        capped = cap_weights(self.learner.algorithm(self.settings.algorithm, self.model), self.cap)
+        return byzantine.with_robust_rule(capped, self.settings, _no_root, self.settings.cohort or len(self.members))
 
     @cached_property
     def plan(self) -> FederationProtocol:
-        """What is computed, and what travels."""
+        """The protocol: what is computed, and what is sent."""
         own = {name: value for name, value in self._agreed.items() if name not in MEMBER_SETTINGS}
         agreed = {
             "members": list(self.members),
@@ -200,9 +206,9 @@ class Agreement:
 
     @property
     def terms(self) -> RoundPolicy:
-        """How the server holds rounds."""
+        """The server's round policy for all members."""
         asked, settings = self.settings.federation, self.settings
-        assert settings.rounds is not None  # complete() has filled it in
+        assert settings.rounds is not None  # complete_settings() has filled it in
         return RoundPolicy(
             rounds=settings.rounds,
             clients=range(len(self.members)),
@@ -220,16 +226,17 @@ class Agreement:
         )
 
     def number(self, member: str) -> ClientId:
-        """
+        """A member's number.
+
         Raises:
             InputError: there is no such member.
         """
         if member not in self.members:
-            raise InputError(f"{member!r} is no member of {self.name}: they are {', '.join(self.members)}")
+            raise InputError(f"{member!r} is not a member of {self.name}: choose one of {', '.join(self.members)}")
         return self.members.index(member)
 
     def terms_for(self, clients: Sequence[ClientId]) -> RoundPolicy:
-        """How the server holds rounds with these members; a cohort of all stays one of all."""
+        """The server's round policy for these members; a cohort of all members stays a cohort of all."""
         terms = self.terms
         if sorted(clients) == sorted(terms.clients):
             return terms
@@ -240,62 +247,64 @@ class Agreement:
     def own(
         self, member: str, data: Path, *, client: str | None = None, number: ClientId | None = None
     ) -> tuple[Sampled, Population | None]:
-        """A member's training tasks from its own file, and the rows that are kept for testing (none of episodic data).
+        """A member's training tasks from its own file, and the held-out rows (None for episodic data).
 
         Args:
-            client: whose rows, where the file holds several clients'.
-            number: the member's, where it came later.
+            data: a file or folder with the agreed structure.
+            client: the client whose rows to use, if the file has several.
+            number: the member's number, if it joined later.
         Raises:
-            InputError: the file is not of the form agreed on, or too small for the tasks.
+            InputError: the file does not have the agreed structure, or is too small for the tasks.
         """
         settings = self.settings
         number = self.number(member) if number is None else number
         rows = readers.read_like(data, dict(self.encoding), client=client)
         if not self.shape.episodic and rows.classes != self.classes:
-            raise InputError(f"{data} has the classes {rows.classes}, agreed were {self.classes}")
+            raise InputError(f"{data} has the classes {rows.classes}, but the agreement has {self.classes}")
         train, held_out = rows, None
         if not self.shape.episodic and settings.hold_out:
             train, held_out = rows.hold_out(settings.hold_out, seed=settings.seed, first=number)
         source = Sampled(train, self.sampler, seed=settings.seed, first=number)
-        source.draw(number, 0)  # who is too small is told so now
+        source.draw(number, 0)  # fail now if the data are too small
         return source, held_out
 
     @property
     def sampler(self) -> Sampler:
-        """How a member's tasks are drawn from its rows."""
+        """How a member's tasks are sampled from its rows."""
         return self.learner.sampler(catalogue.entry(self.settings.algorithm).items_for(self.settings.options))
 
     @cached_property
     def _example(self) -> Task:
-        """A task of zeros, of the form that members' tasks have."""
+        """A task of zeros with the shapes of members' tasks."""
         task, shape = self.settings.task, self.shape
         labels = max(1, shape.classes, *((task.ways, self.settings.evaluation.ways) if shape.episodic else ()))
-        each = (max(task.shots) + task.queries + 1) if shape.episodic else max(20, 3 * (task.size or 1))
-        n = labels * each
+        per_label = (max(task.shots) + task.queries + 1) if shape.episodic else max(20, 3 * (task.size or 1))
+        n = labels * per_label
         if shape.classes:
             y = torch.as_tensor(np.arange(n) % labels)
         else:
             y = torch.zeros((n,) if shape.targets == 1 else (n, shape.targets))
         names = tuple(map(str, range(labels))) if shape.classes else ()
         rows = Population.from_arrays(
-            torch.zeros(n, *shape.inputs), y, ["nobody"] * n, classes=names, episodic=shape.episodic
+            torch.zeros(n, *shape.inputs), y, ["example"] * n, classes=names, episodic=shape.episodic
         )
-        made: Task = tree.index(Sampled(rows, self.sampler, seed=self.settings.seed).tasks([0], 0), 0)
-        return made
+        example: Task = tree.index(Sampled(rows, self.sampler, seed=self.settings.seed).tasks([0], 0), 0)
+        return example
 
 
 def refuse_names(members: Sequence[str]) -> None:
-    """
+    """Refuse names that are not safe as file names.
+
     Raises:
-        InputError: a name is not fit for a member's, and so for a file's.
+        InputError: names the first invalid one.
     """
     for name in members:
         if not isinstance(name, str) or not MEMBER_NAME.fullmatch(name):
-            raise InputError(f"{name!r} cannot be a member's name: use letters, digits, dots, dashes and underscores")
+            raise InputError(f"{name!r} is not a valid member name: use letters, digits, dots, dashes and underscores")
 
 
 def _only(own: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    """A table's entries that another one names, in tables within it too."""
+    """The entries of a table that another table also has, recursively."""
     both = {name: (value, names[name]) for name, value in own.items() if name in names}
     return {n: _only(v, of) if isinstance(v, dict) and isinstance(of, dict) else v for n, (v, of) in both.items()}
 
@@ -304,9 +313,9 @@ def _refuse_members(members: Sequence[str]) -> None:
     refuse_names(members)
     twice = sorted({name for name in members if members.count(name) > 1})
     if twice:
-        raise InputError(f"the member {twice[0]!r} is there twice: give each a name of its own")
+        raise InputError(f"the member {twice[0]!r} is listed twice: give each a different name")
     if len(members) < 2:
-        raise InputError(f"a federation of {len(members)} learns from nobody: name two members at least")
+        raise InputError(f"a federation of {len(members)} cannot train: name at least two members")
 
 
 def _refuse_elsewhere(
@@ -315,18 +324,18 @@ def _refuse_elsewhere(
     name = settings.algorithm
     for what in ("public", "teacher", "assign"):
         if entry.takes(what):
-            raise InputError(f"{name} needs what no member of a real federation has ({what}): it runs in simulation")
+            raise InputError(f"{name} needs {what}, which no member of a real federation has: use it in simulation")
     if schedule not in entry.rounds or entry.pooled:
         kind = "with a server" if schedule == "synchronous" else "between peers"
-        raise InputError(f"{name} does not run {kind}: `seedbed algorithms {name}` says how it does")
+        raise InputError(f"{name} does not run {kind}: see `seedbed algorithms {name}` for how it runs")
     usual = Settings()
     for section, why in ELSEWHERE.items():
         if getattr(settings, section) != getattr(usual, section):
-            raise InputError(f"{section} cannot be used in a real federation: {why}; leave it out")
+            raise InputError(f"{section} is not supported in a real federation: {why}; leave it out")
 
 
 def _as_own(like: str, settings: Settings) -> dict[str, Any]:
-    """How the sample is read: numbers of a table by each member's own mean and deviation, unless asked otherwise."""
+    """Reader options for the sample: a table's numbers are standardised per member, unless set otherwise."""
     tables = "standardise" in readers.options_of(like, root=settings.root)
     return ({"standardise": "own"} if tables else {}) | settings.reader
 
@@ -336,4 +345,4 @@ def _without_nones(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _no_root() -> Any:
-    raise InputError("reduce=fltrust needs examples of the server's own, and a real server has none here: use another")
+    raise InputError("reduce=fltrust needs examples on the server, and a real server has none: choose another rule")

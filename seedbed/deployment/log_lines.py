@@ -1,4 +1,4 @@
-"""A federation's log as lines for people: of the server's, and of a node's."""
+"""Log events of a server or a node, formatted as lines for people."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ LOG = "log.jsonl"
 
 
 class FileTail:
-    """The lines that a log gets from now on."""
+    """The lines added to a log from now on."""
 
     def __init__(self, path: Path):
         self._path = path
         self._at = path.stat().st_size if path.exists() else 0
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What was added since the last call; a line that is still being written comes next time."""
+        """The events since the last call; an incomplete line is returned by a later call."""
         if not self._path.exists():
             return
         with open(self._path, "rb") as file:
@@ -35,7 +35,7 @@ class FileTail:
 
 
 def read_event(line: bytes) -> dict[str, Any] | None:
-    """An event of a log; None where a full disk or a kill left half a line, and the next was added to it."""
+    """Parse a log event; None for a line damaged by a full disk or a kill."""
     try:
         event = from_json(line)
     except ValueError:
@@ -44,10 +44,10 @@ def read_event(line: bytes) -> dict[str, Any] | None:
 
 
 class LogReader:
-    """What the server half does.
+    """Reports a server's progress from its log.
 
     Attributes:
-        round: the last that was committed while this looked on; 0: none.
+        round: the last round committed since this object exists; 0: none.
     """
 
     def __init__(self, directory: Path):
@@ -58,7 +58,7 @@ class LogReader:
         self._numbers: Mapping[str, float] = {}
 
     def tell(self, said: Callable[[str], object]) -> None:
-        """Call `said` with a line for each thing that happened since the last time."""
+        """Call `said` with a line for each event since the last call."""
         for record in self._tail.records():
             if record["event"] == "AGGREGATED":
                 self._numbers = record["info"]
@@ -71,53 +71,55 @@ class LogReader:
 
 
 def server_log_line(record: Mapping[str, Any], members: Sequence[str], numbers: Mapping[str, float] = {}) -> str | None:
-    """A line about an event of the server's log; None: it is not for people.
+    """Format an event of a server's log; None if it is not meant for people.
 
     Args:
-        numbers: of the round that is committed.
+        record: the event.
+        members: names, by number.
+        numbers: metrics of the committed round.
     """
-    event, who = record["event"], _name(record.get("client"), members)
+    event, member = record["event"], _name(record.get("client"), members)
     begin = f"round {record['round']}: " if "round" in record else ""
     if event == "hello":
-        return f"{who} is here"
+        return f"{member} is connected"
     if event in ("waiting", "telling", "handing out"):
         names = ", ".join(_name(c, members) for c in record["clients"])
         if event == "handing out":
             return f"handing out the model to {names}"
         return (
-            f"{begin}waiting for {names} ({record['accepted']} of {record['wanted']} are in; in "
+            f"{begin}waiting for {names} ({record['accepted']} of {record['wanted']} have answered; in "
             f"{record['seconds_left']:.0f} s {record['enough']} are enough)"
         )
     if event == "ACCEPTED":
-        return f"{begin}{who} has answered"
+        return f"{begin}{member} has answered"
     if event == "frame refused":
-        return f"a frame is not read: {record['why']}"
+        return f"a frame was not read: {record['why']}"
     if event == "not handed out":
         names = ", ".join(_name(c, members) for c in record["clients"])
-        return f"{names} left before the model was there: start the server again to hand it out"
+        return f"{names} left before getting the model: start the server again to hand it out"
     if event in ("REFUSED", "letter refused"):
-        return f"{begin}refused what {who} sent: {record['why']}"
+        return f"{begin}refused a message of {member}: {record['why']}"
     if event == "AGGREGATED" and record["discarded"]:
         return f"{begin}discarded: {record['discarded']}"
     if event == "COMMITTED":
-        said = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        return f"{begin}done{f' ({said})' if said else ''}"
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        return f"{begin}done{f' ({metrics})' if metrics else ''}"
     if event == "MEMBERS":
         return f"{begin}the members are {', '.join(_name(c, members) for c in record['clients'])}"
     if event == "MISSED":
-        return f"{begin}too few answered in time: asked again"
+        return f"{begin}too few answered in time: asking again"
     if event == "finished":
         return "all rounds are done"
     return None
 
 
 def node_log_line(record: Mapping[str, Any]) -> str | None:
-    """A line about an event of a node's log."""
+    """Format an event of a node's log; None if it is not meant for people."""
     event = record["event"]
     if event == "worked":
-        return f"round {record['round']}: worked"
+        return f"round {record['round']}: done"
     if event == "finished":
-        return "all rounds are done, and the model is here"
+        return "all rounds are done, and this node has the model"
     if event in ("work failed", "letter refused", REFUSED, "frame refused"):
         return f"{event}: {record['why']}"
     return None

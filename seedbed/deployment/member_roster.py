@@ -1,7 +1,6 @@
-"""Which members a federation has now: those of its agreement, those that came later, less those that were removed.
+"""The current members of a federation: the agreement's, plus added ones, minus removed ones.
 
-A member's number never changes and is never another's. The agreement stays as it was signed: members that came later
-have the same file.
+A member's number never changes and is never reused. The agreement stays as it was; added members get the same file.
 """
 
 import json
@@ -20,11 +19,11 @@ ROSTER = "roster.json"
 
 @dataclass(frozen=True)
 class MemberRoster:
-    """Of a federation.
+    """The members of a federation.
 
     Attributes:
-        names: of all that ever were members, by number.
-        removed: those of them that are members no more.
+        names: of all present and former members, by number.
+        removed: the former members.
     """
 
     names: tuple[str, ...]
@@ -32,11 +31,13 @@ class MemberRoster:
 
     @classmethod
     def read(cls, server: Path, founders: Sequence[str]) -> "MemberRoster":
-        """
+        """Read the roster.
+
         Args:
-            server: the server's folder; without the file there, the founders are the members.
+            server: the server's folder; without a roster file the founders are the members.
+            founders: the agreement's members.
         Raises:
-            InputError: the file was altered so that it is none any more.
+            InputError: the file is damaged.
         """
         path = server / ROSTER
         if not path.exists():
@@ -44,13 +45,13 @@ class MemberRoster:
         try:
             table = from_json(path.read_text(encoding="utf-8"))
             names, removed = list(table["names"]), list(table["removed"])
-            refuse_names(names)  # they name files
+            refuse_names(names)  # they become file names
             if names[: len(founders)] != list(founders) or not set(removed) <= set(names):
-                raise ValueError("it is of other members")
+                raise ValueError("it belongs to other members")
             if len(set(names)) < len(names):
-                raise ValueError("a name is there twice")
+                raise ValueError("a name is listed twice")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is no list of members any more ({error}): put it back") from error
+            raise InputError(f"{path} is damaged ({error}): restore it") from error
         return cls(tuple(names), frozenset(removed))
 
     def write(self, server: Path) -> None:
@@ -59,35 +60,38 @@ class MemberRoster:
 
     @property
     def present(self) -> dict[ClientId, str]:
-        """Members by number."""
+        """Current members, by number."""
         return {number: name for number, name in enumerate(self.names) if name not in self.removed}
 
     def with_member(self, name: str) -> "MemberRoster":
-        """
+        """The roster with an added member.
+
         Raises:
-            InputError: it is a member.
+            InputError: the name is a member already.
         """
         if name in self.present.values():
-            raise InputError(f"{name!r} is a member already: `renew-key` makes it new keys")
+            raise InputError(f"{name!r} is a member already: use `renew-key` to give it new keys")
         names = self.names if name in self.names else (*self.names, name)
         return MemberRoster(names, self.removed - {name})
 
     def without(self, name: str) -> "MemberRoster":
-        """
+        """The roster without a member.
+
         Raises:
-            InputError: it is no member, or one of the last two.
+            InputError: the name is not a member, or only two members are left.
         """
         self.number(name)
         if len(self.present) <= 2:
-            raise InputError(f"{name!r} is one of two members: a federation has two at least")
+            raise InputError(f"{name!r} cannot be removed: a federation needs at least two members")
         return MemberRoster(self.names, self.removed | {name})
 
     def number(self, name: str) -> ClientId:
-        """
+        """A member's number.
+
         Raises:
-            InputError: it is no member.
+            InputError: the name is not a member.
         """
         for number, present in self.present.items():
             if present == name:
                 return number
-        raise InputError(f"{name!r} is no member: they are {', '.join(self.present.values())}")
+        raise InputError(f"{name!r} is not a member: choose one of {', '.join(self.present.values())}")

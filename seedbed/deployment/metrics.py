@@ -1,4 +1,4 @@
-"""A federation's figures for Prometheus: a page of text on a port of this machine. Off unless it is asked for."""
+"""Metrics of a federation for Prometheus, on a port of this machine. Off unless requested."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +14,11 @@ class MetricsServer:
     """Serves `/metrics` until it is closed.
 
     Args:
-        standing: how the federation stands now.
-        port: 0: any that is free.
+        standing: returns the current status.
+        port: 0: any free port.
+        listen: the address to bind.
     Raises:
-        InputError: the port is taken.
+        InputError: the port is in use.
     """
 
     def __init__(self, standing: Callable[[], FederationStatus], port: int, *, listen: str = "127.0.0.1"):
@@ -34,13 +35,13 @@ class MetricsServer:
                 self.wfile.write(page)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Not to standard error."""
+                """Suppress the log on standard error."""
 
         try:
             self._server = ThreadingHTTPServer((listen, port), Handler)
         except OSError as error:
             raise InputError(
-                f"cannot show figures on port {port} ({error.strerror}): give another --metrics"
+                f"cannot serve metrics on port {port} ({error.strerror}): choose another --metrics port"
             ) from error
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -50,35 +51,35 @@ class MetricsServer:
         self._server.server_close()
 
 
-def prometheus_text(standing: FederationStatus) -> str:
-    """The page, in Prometheus's text format."""
-    return "".join(f"{line}\n" for line in _lines(standing))
+def prometheus_text(status: FederationStatus) -> str:
+    """The metrics in Prometheus's text format."""
+    return "".join(f"{line}\n" for line in _lines(status))
 
 
-def _lines(standing: FederationStatus) -> Iterator[str]:
-    at, members = standing.at, standing.members
-    heard = {m.name: m.heard.timestamp() for m in members if m.heard}
-    yield from _metric("round", "gauge", "Round at work, from 1.", {"": at.round})
-    yield from _metric("rounds", "gauge", "Rounds in all.", {"": standing.rounds})
-    yield from _metric("attempt", "gauge", "Attempts of this round that were missed.", {"": at.attempt})
-    yield from _metric("accepted", "gauge", "Letters of this round that were accepted.", {"": len(at.accepted)})
+def _lines(status: FederationStatus) -> Iterator[str]:
+    at, members = status.at, status.members
+    last_contact = {m.name: m.heard.timestamp() for m in members if m.heard}
+    yield from _metric("round", "gauge", "Current round, from 1.", {"": at.round})
+    yield from _metric("rounds", "gauge", "Total number of rounds.", {"": status.rounds})
+    yield from _metric("attempt", "gauge", "Missed attempts of this round.", {"": at.attempt})
+    yield from _metric("accepted", "gauge", "Accepted replies of this round.", {"": len(at.accepted)})
     yield from _metric("failures", "gauge", "Rounds discarded and attempts missed in a row.", {"": at.failures})
-    yield from _metric("member_round", "gauge", "The last round that a member is in.", _by(members, "round"))
-    yield from _metric("member_refused_total", "counter", "Letters that were refused.", _by(members, "refused"))
-    yield from _metric("member_sent_bytes_total", "counter", "Bytes to a member.", _by(members, "sent"))
-    yield from _metric("member_received_bytes_total", "counter", "Bytes from a member.", _by(members, "got"))
+    yield from _metric("member_round", "gauge", "Last round that includes this member.", _by(members, "round"))
+    yield from _metric("member_refused_total", "counter", "Refused letters of a member.", _by(members, "refused"))
+    yield from _metric("member_sent_bytes_total", "counter", "Bytes sent to a member.", _by(members, "sent"))
+    yield from _metric("member_received_bytes_total", "counter", "Bytes received from a member.", _by(members, "got"))
     yield from _metric(
-        "member_heard_timestamp_seconds", "gauge", "When a member was last heard of.", _labelled("member", heard)
+        "member_heard_timestamp_seconds", "gauge", "Last contact with a member.", _with_label("member", last_contact)
     )
-    numbers = _labelled("name", standing.numbers)
-    yield from _metric("last_round", "gauge", "Numbers of the last committed round.", numbers)
+    numbers = _with_label("name", status.numbers)
+    yield from _metric("last_round", "gauge", "Metrics of the last committed round.", numbers)
 
 
 def _by(members: Sequence[Member], what: str) -> dict[str, float]:
-    return _labelled("member", {member.name: getattr(member, what) for member in members})
+    return _with_label("member", {member.name: getattr(member, what) for member in members})
 
 
-def _labelled(label: str, values: Mapping[str, float]) -> dict[str, float]:
+def _with_label(label: str, values: Mapping[str, float]) -> dict[str, float]:
     return {f'{{{label}="{name}"}}': value for name, value in values.items()}
 
 

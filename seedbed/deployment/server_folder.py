@@ -1,11 +1,11 @@
-"""A federation's folder, and what server and nodes make of their part of it.
+"""The folders of a federation, and how server and nodes are opened from them.
 
 DIR/
   README.md         for the coordinator
   proxy.conf        for a reverse proxy on the same machine
   server/           agreement.json, certificates and keys, run/ (journal, model, metrics, log), flower/
-  nodes/NAME/       what goes to this member and to nobody else: agreement.json, node.json, ca.crt, node.key,
-                    secret.key, README.md; and there grows run/ (memory, the last model, log)
+  nodes/NAME/       for this member only: agreement.json, node.json, ca.crt, node.key, secret.key, README.md; later also
+                    run/ (state, the final model, log)
 """
 
 import json
@@ -31,18 +31,20 @@ SECRETS, SECRET = "secrets", "secret.key"
 NODE = "node.json"
 HELD_FILE = "held"  # locked by the process that serves or joins, before it does anything else
 UNCAPPED = (
-    "this federation was made before weights had a cap: a member's weight counts as sent, and a round needs every "
-    "member's answer; a new one (`seedbed federation init`) has a cap and a quorum of two thirds"
+    "this federation was made before weights had a cap: members' weights are unlimited, and a round needs an answer "
+    "from "
+    "every member; a new one (`seedbed federation init`) has a cap and a quorum of two thirds"
 )
 
 
 @dataclass(frozen=True)
 class FederationFolder:
-    """Where a node is in its federation, as node.json says.
+    """A node's identity and server, as in node.json.
 
     Attributes:
+        member: its name.
         server: HOST:PORT, as the node reaches it; an IPv6 address in brackets.
-        number: of a member that came later; None: its place in the agreement.
+        number: of a member that joined later; None: its place in the agreement.
     """
 
     member: str
@@ -55,26 +57,29 @@ class FederationFolder:
 
     @classmethod
     def read(cls, folder: Path) -> "FederationFolder":
-        """
+        """Read node.json.
+
         Raises:
-            InputError: the folder is no node's.
+            InputError: the folder is not a node's.
         """
         try:
             table: Mapping[str, Any] = from_json((folder / NODE).read_text())
             return cls(
-                str(table["member"]), join_address(*parse_address(str(table["server"]))), _whole(table.get("number"))
+                str(table["member"]),
+                join_address(*parse_address(str(table["server"]))),
+                _checked_number(table.get("number")),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{folder} is no node's folder ({NODE}: {error}): name the one that the coordinator gave you"
+                f"{folder} is not a node's folder ({NODE}: {error}): name the one that the coordinator gave you"
             ) from error
 
 
 def open_server(directory: Path, transport: Transport, *, said: Callable[[str], object] | None = None) -> Server:
-    """The server half of a federation's folder, where it was when it was stopped.
+    """Open the server of a federation's folder, in the state in which it stopped.
 
     Raises:
-        InputError: the folder is none, or another server holds it.
+        InputError: the folder is not a federation's, or another server has it open.
     """
     folder = directory / SERVER
     agreement = Agreement.read(folder)
@@ -88,11 +93,14 @@ def open_server(directory: Path, transport: Transport, *, said: Callable[[str], 
 
 
 def open_node(folder: Path, data: Path, *, client: str | None = None) -> Node:
-    """The node half of a member's folder, with its own data.
+    """Open the node of a member's folder, with its own data.
 
     Args:
-        data: a file or folder of the form agreed on.
-        client: whose rows, where it holds several clients'.
+        folder: the member's folder.
+        data: a file or folder with the agreed structure.
+        client: the client whose rows to use, if the data have several.
+    Raises:
+        InputError: the folder is not a node's, or the data do not have the agreed structure.
     """
     agreement, place = Agreement.read(folder), FederationFolder.read(folder)
     number = _number(agreement, place)
@@ -101,7 +109,7 @@ def open_node(folder: Path, data: Path, *, client: str | None = None) -> Node:
 
 
 def node_contents(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
-    """The agreement; what the server sent of the last model; what the member's client has kept, or None.
+    """A member's agreement, the final model as the server sent it, and its client's kept state (or None).
 
     Raises:
         InputError: the rounds are not over yet.
@@ -109,9 +117,7 @@ def node_contents(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
     agreement, place = Agreement.read(folder), FederationFolder.read(folder)
     path, plan = folder / RUN / LAST, agreement.plan
     if not path.exists():
-        raise InputError(
-            f"{folder} has no model yet: it gets it when all rounds are done (`seedbed join` waits for it)"
-        )
+        raise InputError(f"{folder} has no model yet: `seedbed join` gets it when all rounds are done")
     sent = fill_template(plan.sent, tensors_from_bytes(path.read_bytes(), str(path)), "sent")
     return agreement, sent, load_node_state(plan, _number(agreement, place), folder / RUN).kept
 
@@ -120,16 +126,17 @@ def _number(agreement: Agreement, place: FederationFolder) -> ClientId:
     return agreement.number(place.member) if place.number is None else place.number
 
 
-def _whole(number: Any) -> int | None:
+def _checked_number(number: Any) -> int | None:
     if number is not None and not (type(number) is int and 0 <= number < 2**32):
         raise ValueError(f"number {number!r}")
     return number
 
 
 def read_node_secret(path: Path) -> bytes:
-    """
+    """Read a node's secret.
+
     Raises:
-        InputError: it is not there.
+        InputError: the file cannot be read.
     """
     try:
         return path.read_bytes()

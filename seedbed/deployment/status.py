@@ -1,4 +1,4 @@
-"""How a federation stands: read from the server's journal and log, while it runs or not; nothing is changed."""
+"""Status of a federation, read from the server's journal and log, whether it runs or not; read-only."""
 
 import fcntl
 from collections.abc import Iterator, Mapping
@@ -20,13 +20,13 @@ MemberState = Literal["not there", "asked", "answered", "refused", "not asked", 
 
 @dataclass
 class Member:
-    """What is known of one.
+    """The status of one member.
 
     Attributes:
-        heard: when it was last heard of; None: not since the log began.
-        round: the last that it is in; 0: none.
-        refused: letters of it that were refused, in all.
-        sent, got: bytes to it and from it, in all.
+        heard: the time of its last letter; None: none since the log began.
+        round: the last committed round that includes it; 0: none.
+        refused: the total number of its refused letters.
+        sent, got: total bytes sent to it and received from it.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Member:
 
 @dataclass(frozen=True)
 class FederationStatus:
-    """A federation at a moment.
+    """The status of a federation.
 
     Attributes:
-        serving: whether a server holds the journal now.
-        numbers: of the last committed round, as metrics.jsonl has them.
+        serving: whether a server has the journal open now.
+        numbers: metrics of the last committed round, as in metrics.jsonl.
     """
 
     agreement: Agreement
@@ -63,16 +63,17 @@ class FederationStatus:
 
     @property
     def title(self) -> str:
-        """In a line."""
+        """The status in one line."""
         where = "all rounds are done" if self.done else f"round {self.at.round} of {self.rounds}"
         again = f", attempt {self.at.attempt + 1}" if self.at.attempt and not self.done else ""
         return f"{self.agreement.name}: {where}{again}; the server is {'running' if self.serving else 'not running'}"
 
     @classmethod
     def of(cls, directory: Path) -> "FederationStatus":
-        """
+        """Read the status.
+
         Raises:
-            InputError: the folder is no federation's, or its journal was altered.
+            InputError: the folder is not a federation's, or its journal was altered.
         """
         folder = directory / SERVER
         agreement = Agreement.read(folder)
@@ -87,16 +88,17 @@ class FederationStatus:
 
 
 def _follow(members: tuple[Member, ...], events: Iterator[Mapping[str, Any]], at: FederationState) -> None:
-    """Add up what the log says."""
-    since: dict[tuple[int, str], int] = {}  # counts of a server that was stopped end with it: they are added up
+    """Update the members by the log's events."""
+    since: dict[tuple[int, str], int] = {}  # counters restart with the server, so increments are added up
     for event in events:
         when = datetime.fromisoformat(event["time"])
-        who = event.get("client")
-        if who is not None and who < len(members) and event["event"] in ("hello", "ACCEPTED", "REFUSED", "held"):
-            members[who].heard = when
-            members[who].refused += event["event"] == "REFUSED"
+        number = event.get("client")
+        spoke = event["event"] in ("hello", "ACCEPTED", "REFUSED", "held")
+        if spoke and number is not None and number < len(members):
+            members[number].heard = when
+            members[number].refused += event["event"] == "REFUSED"
             if event["event"] == "held":
-                members[who].state = "has the model"
+                members[number].state = "has the model"
         if event["event"] == "AGGREGATED" and not event["discarded"]:
             for client in event["clients"]:
                 members[client].round = event["round"]
@@ -126,12 +128,12 @@ def _state(number: int, member: Member, at: FederationState, rounds: int) -> Mem
 def _events(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.exists():
         with open(path, "rb") as file:
-            found = (read_event(line) for line in file if line.endswith(b"\n"))
-            yield from (event for event in found if event is not None)
+            events = (read_event(line) for line in file if line.endswith(b"\n"))
+            yield from (event for event in events if event is not None)
 
 
 def _numbers(path: Path) -> dict[str, float]:
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # what follows the last end is half a line
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # drops an incomplete last line
     last = from_json(lines[-1]) if lines else {}
     return {name: value for name, value in last.items() if name not in ("round", "clients")}
 
@@ -149,7 +151,7 @@ def _is_held(path: Path) -> bool:
 
 
 def format_age(when: datetime | None) -> str:
-    """In words: '12 s', '3 min', '2 h', '5 days'; '–' for never."""
+    """Format an age: '12 s ago', '3 min ago', '2 h ago', '5 days ago'; '–' for never."""
     if when is None:
         return "–"
     seconds = (datetime.now(UTC) - when).total_seconds()

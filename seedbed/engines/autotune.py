@@ -352,7 +352,7 @@ def describe_function(value: Any, depth: int = DEPTH) -> str:
     """A function and what it closes over, in words that are the same in every process.
 
     >>> from seedbed.learning.optimizers import sgd
-    >>> described(sgd(0.5))
+    >>> describe_function(sgd(0.5))
     'sgd(lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.0)'
     """
     if isinstance(value, Optimizer) or value is None or isinstance(value, bool | int | float | str):

@@ -33,7 +33,7 @@ from seedbed.engines import process_group
 from seedbed.engines.handing import SharedMemory, SharedPiece
 from seedbed.engines.memory_info import keep_freed_memory, memory_use
 from seedbed.errors import InputError
-from seedbed.serialization import loaded
+from seedbed.serialization import find_loaded_class
 from seedbed.tree import Tree
 
 MAX_TRIES = 3  # of a piece of work whose worker dies
@@ -204,7 +204,8 @@ class WorkerPool:
     def _pass_on(self, words: Any) -> None:
         self.peak = max(self.peak, words["peak"])
         for module, name, text, file, number in words["warned"]:
-            warnings.warn_explicit(text, loaded(Warning, module, name) or UserWarning, file, number, registry=_registry)
+            category = find_loaded_class(Warning, module, name) or UserWarning
+            warnings.warn_explicit(text, category, file, number, registry=_registry)
 
     def _hire(self, *files: int) -> Worker:
         """A new worker, for whom these open files are not."""
@@ -371,7 +372,7 @@ def _described(error: BaseException) -> dict[str, Any]:
 
 def _error(words: Any) -> BaseException:
     """The error that a worker has described: of its class, if that can be made from what it says."""
-    kind: Any = loaded(BaseException, words["module"], words["name"])
+    kind: Any = find_loaded_class(BaseException, words["module"], words["name"])
     found = None
     with suppress(Exception):
         found = kind(*words["args"]) if kind is not None and not _has_own_code(kind) else None

@@ -211,7 +211,7 @@ def assign_clients(
     """Clients in shares of about the same work: those at home somewhere there, the largest of the others first.
 
     >>> from types import SimpleNamespace
-    >>> dealt([0, 1, 2, 3], SimpleNamespace(size=[5, 3, 1, 1].__getitem__), {3: 0}, 2)
+    >>> assign_clients([0, 1, 2, 3], SimpleNamespace(size=[5, 3, 1, 1].__getitem__), {3: 0}, 2)
     [[3, 1, 2], [0]]
     """
     shares: list[list[ClientId]] = [[] for _ in range(ranks)]

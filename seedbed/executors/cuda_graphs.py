@@ -142,7 +142,7 @@ def pad_lengths(task: Task) -> Task:
     """Tasks of [C, K, ...] with some more steps that are not real, so that few lengths are recorded.
 
     >>> from seedbed.data.types import Task
-    >>> [len(evened(Task((), torch.ones(1, steps), torch.ones(1))).real[0]) for steps in (3, 8, 9, 17, 32)]
+    >>> [len(pad_lengths(Task((), torch.ones(1, steps), torch.ones(1))).real[0]) for steps in (3, 8, 9, 17, 32)]
     [3, 8, 10, 20, 32]
     """
     steps = task.real.shape[1]

@@ -15,7 +15,16 @@ from seedbed.data.types import Batch, Task
 from seedbed.executors.max_pool import MaxPoolSwitch
 from seedbed.learning.objectives import Predict, Proximal, Supervised, cross_entropy, proximal
 from seedbed.learning.passes import predictions
-from seedbed.learning.training import Item, LocalWork, Objective, Params, TrainResult, one_step_at_a_time, step_gradient
+from seedbed.learning.training import (
+    Item,
+    LocalWork,
+    Objective,
+    Params,
+    TrainResult,
+    one_step_at_a_time,
+    per_step,
+    step_gradient,
+)
 from seedbed.tree import Tree
 
 
@@ -83,7 +92,7 @@ class ClientTrainer:
 
     def end(self) -> TrainResult:
         """What came of it."""
-        return TrainResult(self.params, self._losses / self._task.steps, self._state)
+        return TrainResult(self.params, per_step(self._losses, self._task), self._state)
 
 
 @dataclass(frozen=True)

@@ -16,24 +16,27 @@ from seedbed import engines, models, randomness, tree
 from seedbed.algorithms import catalogue
 from seedbed.algorithms.exact_start import exact_start, net_in, with_net
 from seedbed.algorithms.feddf import assign_architectures
+from seedbed.algorithms.local_rates import with_local_rates
 from seedbed.attacks import Attack
 from seedbed.data import sampling
 from seedbed.data.augment import with_distortions, with_rotations
 from seedbed.data.population import Population
+from seedbed.data.readers.summary import TINY
 from seedbed.data.sampling import Sampled, Sampler, TaskSource
 from seedbed.data.stragglers import Stragglers
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.evaluation import as_newcomers, per_example
-from seedbed.experiments import byzantine
+from seedbed.experiments import byzantine, client_settings
 from seedbed.experiments.config import ModelSettings, Row, Settings, known_keys
 from seedbed.experiments.costs import Costs, costs
-from seedbed.experiments.factories import build_from_settings
+from seedbed.experiments.factories import CLIENTS, arguments_from_settings, split_round_schedules
+from seedbed.experiments.honest_choice import fold_of
 from seedbed.experiments.multi_rank import needs_each_message
 from seedbed.experiments.privacy_plan import PrivacyPromise, refuse_unprotected
-from seedbed.experiments.scheduling import refuse_schedule
+from seedbed.experiments.scheduling import refuse_schedule, server_updates
 from seedbed.experiments.secure_aggregation import SecurePlan, one_message
-from seedbed.federated import Algorithm, Engine, Params
+from seedbed.federated import Algorithm, Engine, Params, by_examples, uniform
 from seedbed.learning import objectives
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.distillation import Teacher
@@ -41,6 +44,7 @@ from seedbed.learning.effects import Effects, Likelihood, input_effects, likelih
 from seedbed.learning.finetuning import FineTuning, Tunable, finetune
 from seedbed.learning.heads import fresh_head
 from seedbed.learning.objectives import Adapt, Metric, Predict, supervised
+from seedbed.learning.optimizers import Optimizer
 from seedbed.learning.parameter_generation import noise_length
 from seedbed.models import Model, ModelZoo
 from seedbed.models.layers import layers_of
@@ -52,7 +56,7 @@ SEVERAL = {True: ("conv:32", "conv:16", "mlp:64"), False: ("mlp:64", "mlp:32-32"
 LARGEST_SHAPE = 2**31  # numbers of an example, classes or clients
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
 OF_NET = ("all", "head", "head_then_all")  # ways to fine-tune that are of the network beside an exact start
-TINY = 3  # rows of clients that a note counts
+WEIGHTS = {"uniform": uniform, "examples": by_examples}
 MOST_VALIDATION = 30  # clients that choose how rivals fine-tune, where the start is exact
 
 
@@ -98,9 +102,10 @@ class Learner:
         self.loss = objectives.squared_error if regression else objectives.cross_entropy
         self.metric_name = "squared error" if regression else "log-loss" if by_loss else "accuracy"
         self.higher_is_better = not (regression or by_loss)
-        self._score = self.loss if regression or by_loss else objectives.correct
+        self.score = self.loss if regression or by_loss else objectives.correct
         self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
         self.teacher: Teacher = _no_teacher
+        self.own = client_settings.NONE  # settings of clients' own
         self.device = usable_device(settings.device)
         set_precision(settings.precision, self.device)
 
@@ -110,6 +115,12 @@ class Learner:
             return self.shape.targets
         ways = self.shape.episodic and not self._new_classes(entry)
         return self.settings.evaluation.ways if ways else self.shape.classes
+
+    def labels(self, items: catalogue.Items) -> int:
+        """How many labels the data have that an algorithm trains on: in episodes they are drawn afresh."""
+        drawn = {"episode_batches": self.settings.evaluation.ways}
+        batches = items in ("batches", "full") or not self.shape.episodic
+        return self.shape.classes if batches else drawn.get(items, self.settings.task.ways)
 
     def is_exact(self, name: str) -> bool:
         """Whether the algorithm's start is the exact one."""
@@ -183,7 +194,7 @@ class Learner:
         return partial(model.predict, model.params)
 
     def metric(self, model: AnyModel) -> Metric:
-        return per_example(model.predict, self._score)
+        return per_example(model.predict, self.score)
 
     def finetuning(
         self, model: AnyModel, entry: catalogue.CatalogueEntry, ways: int, how: FineTuning, at: Sequence[int] = ()
@@ -225,6 +236,7 @@ class Learner:
         finetuning: FineTuning | None = None,
         ways: int | None = None,
         test_steps: int | None = None,
+        clients: Sequence[str] = (),
     ) -> Algorithm:
         """The named algorithm for a model.
 
@@ -233,6 +245,7 @@ class Learner:
             finetuning: how clients adapt, where it is chosen.
             ways: classes of a task, for heads that are solved; None: as many as training has.
             test_steps: adaptation steps; None: the algorithm's own.
+            clients: the names of those that train, whose learning rates may be their own.
         """
         entry = catalogue.entry(name)
         options = self.settings.options if options is None else options
@@ -245,7 +258,7 @@ class Learner:
             "loss": supervised(model.predict, self.loss),
             "features": model.features,
             "ways": ways if self.shape.episodic else self.shape.classes,
-            "updates": self.settings.rounds,
+            "updates": self._updates(name),
             "model": model,
             **self._held(entry, model),
             "layers": layers_of(model) if entry.takes("layers") and isinstance(model, Model) else (),
@@ -272,9 +285,31 @@ class Learner:
                 "pfedhn with personal_head=false would generate heads for the classes of training, but in N-way "
                 "episodes their labels are drawn afresh: leave personal_head out, or use autoregressive"
             )
-        algorithm: Algorithm = build_from_settings(entry.factory, options, context, also=known_keys())
+        options, schedules = split_round_schedules(options, context)
+        arguments = arguments_from_settings(entry.factory, options, context, also=known_keys())
         start = self.starting_head(model, entry, ways)
-        return algorithm if entry.finetunes or start is unadapted else as_newcomers(algorithm, start)
+
+        def make(optimizers: Mapping[str, Optimizer]) -> Algorithm:
+            made: Algorithm = entry.factory(**{**arguments, **optimizers})
+            made = WEIGHTS[self.settings.weights](made) if self.settings.weights and not entry.needs_mean else made
+            return made if entry.finetunes or start is unadapted else as_newcomers(made, start)
+
+        local = {n: arguments.get(n, entry.settings[n].default) for n in CLIENTS if n in entry.settings}
+        rates = self._own_rates(local, clients)
+        return (
+            with_local_rates(make, local, over_rounds=schedules, of_clients=rates) if schedules or rates else make({})
+        )
+
+    def _updates(self, name: str) -> int | None:
+        """The server's steps in the run, over which its learning rate may follow a schedule."""
+        if self.settings.rounds is None or name != self.settings.algorithm:
+            return self.settings.rounds
+        return self.settings.rounds * server_updates(self.settings, self.settings.schedule, self.shape.clients)
+
+    def _own_rates(self, local: Mapping[str, Optimizer], clients: Sequence[str]) -> dict[int, float]:
+        """Each client's learning rate over that of all, by its number among these."""
+        own = {i: self.own.lr[name] for i, name in enumerate(clients) if name in self.own.lr}
+        return {i: rate / local["local"].settings["lr"] for i, rate in own.items()}
 
     def sampler(self, items: catalogue.Items, *, examples: int | None = None) -> Sampler:
         """What clients work on in training.
@@ -319,7 +354,14 @@ class Learner:
                 size=size,
                 steps=steps or 5,
             )
-        return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+        if not (self.own.steps or self.own.size):
+            return sampling.batches(task.size, epochs=task.epochs, steps=steps)
+        own = self.own
+        return sampling.by_client(
+            lambda name: sampling.batches(
+                own.size.get(name, task.size), epochs=task.epochs, steps=own.steps.get(name, steps)
+            )
+        )
 
     def _held(self, entry: catalogue.CatalogueEntry, model: AnyModel) -> dict[str, Any]:
         """What algorithms may ask for beside the loss: the model's parts, public inputs, the teacher."""
@@ -390,7 +432,7 @@ class Experiment:
         entry = catalogue.entry(settings.algorithm)
         if entry.same_labels and population.episodic:
             population = self.population = self._same_labels(population)
-        self.train, self.unseen = population.split_clients(unseen=settings.unseen, seed=settings.seed)
+        self.train, self.unseen = split_population(population, settings)
         public = None
         if population.episodic:
             self.train = self.train.compact()
@@ -403,6 +445,7 @@ class Experiment:
         inputs, classes = tuple(population.x.shape[1:]), len(self.train.classes)
         self.shape = Shape(inputs, classes, targets, population.episodic, len(self.train))
         self.learner = Learner(settings, self.shape)
+        self.learner.own = client_settings.read_client_settings(settings, entry, population.names)
         self.privacy: PrivacyPromise | None = None  # what `plan_privacy` has found
         self.secured: SecurePlan | None = None  # what `check` has found
         self.public = public
@@ -414,7 +457,7 @@ class Experiment:
     def _same_labels(self, population: Population) -> Population:
         """The same with a client for a task, where the labels of the data are everybody's."""
         name = self.settings.algorithm
-        known, unseen = population.split_clients(unseen=self.settings.unseen, seed=self.settings.seed)
+        known, unseen = split_population(population, self.settings)
         if set(unseen.labels[unseen.rows].tolist()) - set(known.labels[known.rows].tolist()):
             raise InputError(
                 f"{name} teaches label by label, but in {self.settings.data} unseen clients have labels of their own: "
@@ -508,7 +551,7 @@ class Experiment:
             from seedbed.privacy.secure.sum_engine import refuse_unsummable
 
             refuse_unsummable(algorithm, self.secured.messages)
-        attack = self.attack(model)
+        attack = self.attack(name, model)
         if attack is not None and entry.pooled:
             raise InputError(f"attack={attack.name} with {name}: it trains on pooled data, where nobody can attack")
         if attack is not None:
@@ -602,14 +645,17 @@ class Experiment:
         population = population.pooled() if entry.pooled else population
         return Sampled(population, self.sampler(items, examples=examples), seed=self.settings.seed)
 
-    def costs(self, name: str, options: Mapping[str, Any]) -> Costs:
-        """What a client's round costs under this algorithm: the first client's of round 0, as task.* says."""
+    def costs(self, name: str, options: Mapping[str, Any], *, items: int | None = None) -> Costs:
+        """What a client's round costs under this algorithm: the first client's of round 0, as task.* says; or of its
+        first so many items."""
         entry, learner = catalogue.entry(name), copy(self.learner)
         model = learner.model(entry)
         if entry.takes("teacher"):  # whatever it knows, it costs the same
             learner.teacher = learner.initial_teacher(entry)
         source = Sampled(self.train, self.sampler(entry.items_for(options)), seed=self.settings.seed)
         task = tree.index(source.tasks([0], 0), 0)
+        if items is not None:
+            task = task._replace(items=tree.map(lambda x: x[:items], task.items), real=task.real[:items])
         return costs(lambda: learner.algorithm(name, model, options=options), model, task)
 
     def stragglers(self, entry: catalogue.CatalogueEntry) -> Stragglers:
@@ -664,10 +710,14 @@ class Experiment:
         order = randomness.generator(self.settings.seed, "validation clients").permutation(len(self.train))
         return self.train.only(sorted(order[apart:])), self.train.only(sorted(order[:apart]))
 
-    def attack(self, model: AnyModel) -> Attack | None:
-        """How some known clients attack the training of a model."""
-        classes = self.settings.task.ways if self.shape.episodic else self.shape.classes
-        context = {"classes": classes, "shape": self.shape.inputs, "episodic": self.shape.episodic}
+    def attack(self, name: str, model: AnyModel) -> Attack | None:
+        """How some known clients attack the training of a model by this algorithm."""
+        options = self.settings.options if name == self.settings.algorithm else {}
+        context = {
+            "classes": self.learner.labels(catalogue.entry(name).items_for(options)),
+            "shape": self.shape.inputs,
+            "episodic": self.shape.episodic,
+        }
         context["loss"] = objectives.supervised(model.predict, self.learner.loss)
         return byzantine.attack_of(self.settings, context)
 
@@ -723,6 +773,16 @@ class Experiment:
         batches = tree.subtrees(task.items, Batch)
         examples = sum(float((batch.mask * task.real[:, :, None]).sum()) for batch in batches)
         return max(1, round(self.costs(name, options).passes * examples / len(clients)))
+
+
+def split_population(population: Population, settings: Settings) -> tuple[Population, Population]:
+    """Clients to train on, and clients never seen in training: those of the run's fold, where there are folds."""
+    if settings.folds is None:
+        assert settings.unseen != "each"
+        return population.split_clients(unseen=settings.unseen, seed=settings.seed)
+    folds, own = fold_of(range(len(population)), settings.folds, seed=settings.seed), (settings.fold or 1) - 1
+    known, unseen = ([c for c in sorted(folds) if (folds[c] == own) == apart] for apart in (False, True))
+    return population.only(known), population.only(unseen)
 
 
 def large_enough(population: Population, row: Row) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from seedbed import aggregation, attacks, tree
+from seedbed.algorithms import catalogue
 from seedbed.algorithms.fltrust import fltrust
 from seedbed.algorithms.momentum import with_momentum
 from seedbed.attacks import Attack, AttackedEngine, PoisonedTasks, choose_attackers
@@ -32,6 +33,13 @@ def with_robust_rule(
         InputError: there is no such rule, it cannot work with so few clients, or the algorithm has one of its own.
     """
     name, beta = settings.reduce.name, settings.reduce.momentum
+    needs = catalogue.entry(settings.algorithm).needs_mean
+    if needs and (beta or name not in (None, "mean")):
+        asked = f"reduce.momentum={beta:g}" if name in (None, "mean") else f"reduce={name!r}"
+        raise InputError(
+            f"{asked} cannot be used with {settings.algorithm}: {needs}; leave {asked.partition('=')[0]} out, or use "
+            "an algorithm whose messages are updates, such as fedavg"
+        )
     algorithm = with_momentum(algorithm, beta=beta) if beta else algorithm
     if name is None or name == "mean":
         return algorithm

@@ -67,6 +67,21 @@ class TaskSettings(Section):
     )
 
 
+class OwnSettings(Section):
+    """Settings of a client's own in training, from a table with a row a client; empty cells, and clients that are
+    missing, have what all have."""
+
+    table: str | None = Field(
+        default=None, description="a CSV or Parquet file; none: the data's own, where a client's rows agree"
+    )
+    client: str | None = Field(
+        default=None, description="the table's column of clients' names; none: reader.client, or client"
+    )
+    steps: str | None = Field(default=None, description="column of mini-batches a round")
+    lr: str | None = Field(default=None, description="column of learning rates, instead of local.lr")
+    size: str | None = Field(default=None, description="column of examples of a mini-batch")
+
+
 class EvaluationSettings(Section):
     """How unseen clients are judged."""
 
@@ -99,6 +114,11 @@ class ScheduleSettings(Section):
     )
     buffer: int | None = Field(
         default=None, ge=1, description="asynchronous: replies that a round waits for; none: half of the concurrency"
+    )
+    updates: Positive | Literal["cohort"] = Field(
+        default=1,
+        description="asynchronous: steps of the server a round; cohort: as many as take in a cohort's replies, which a "
+        "new run has, so that its rounds are as much work as FedAvg's",
     )
     latency: Literal["lognormal", "equal"] = Field(
         default="lognormal", description="asynchronous: seconds that clients work, around a median of 1; equal: all 1"
@@ -342,6 +362,16 @@ class Settings(Section):
     cohort: int | None = Field(
         default=None, ge=1, description="clients a round; none: a recipe's, or at most 10, or with privacy at most 100"
     )
+    cohort_by: Literal["uniform", "examples"] = Field(
+        default="uniform",
+        description="how a cohort is drawn: every client alike, or in proportion to its examples",
+    )
+    replacement: bool = Field(
+        default=False, description="a client may be drawn several times into a cohort: its message counts as often"
+    )
+    weights: Literal["uniform", "examples"] | None = Field(
+        default=None, description="how much a message counts: alike, or by its client's examples; none: the algorithm's"
+    )
     seed: int = Field(default=0, ge=0, description="everything drawn at random follows from it")
     engine: str = Field(default="auto", description="auto | one_by_one | vectorised")
     executor: str = Field(
@@ -368,10 +398,18 @@ class Settings(Section):
         default="memory",
         description="where simulated clients keep what they keep; disk: in the run's directory, for very many",
     )
-    unseen: int | float | None = Field(
+    unseen: int | float | Literal["each"] | None = Field(
         default=None,
-        description="clients never trained on: count or fraction; none: those that the data sets apart, else 0.3",
+        description="clients never trained on: count or fraction, or each in turn (as many folds as clients); none: "
+        "those that the data sets apart, else 0.3",
     )
+    folds: int | None = Field(
+        default=None,
+        ge=2,
+        description="runs of the same data, each with unseen clients of its own, so that every client is judged as "
+        "unseen once; none: one run",
+    )
+    fold: int | None = Field(default=None, ge=1, description="which of the folds this run is; set by `folds`")
     hold_out: float = Field(
         default=0.2, ge=0, lt=1, description="client as task: rows of known clients kept for testing"
     )
@@ -396,6 +434,7 @@ class Settings(Section):
     task: TaskSettings = TaskSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     model: ModelSettings = ModelSettings()
+    own: OwnSettings = OwnSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     stragglers: StragglerSettings = StragglerSettings()
     reduce: ReduceSettings = ReduceSettings()
@@ -493,6 +532,8 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(below)
     for key, value in above.items():
         old = both.get(key)
+        if isinstance(old, str) and isinstance(value, Mapping):
+            old = {"name": old}  # a word is a name: local=adam, then local.lr=0.01
         both[key] = _over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return both
 

@@ -25,8 +25,10 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": optimizers.constant,
     "linear": optimizers.linear,
     "cosine": optimizers.cosine,
+    "exponential": optimizers.exponential,
 }
-AFRESH = ("local.", "personal.", "distil.", "digest.")  # optimisers that are made anew in every round
+CLIENTS = ("local", "personal")  # optimisers of clients, made anew in every round
+SERVERS = ("distil.", "digest.")  # optimisers that the server makes anew in every round
 
 # What a run makes itself and hands to a factory.
 GIVEN = (
@@ -53,6 +55,18 @@ def build_from_settings(
     Raises:
         InputError: no such setting (with the nearest), or a value of the wrong type.
     """
+    return factory(**arguments_from_settings(factory, given, context, where=where, also=also))
+
+
+def arguments_from_settings(
+    factory: Callable[..., Any],
+    given: Mapping[str, Any],
+    context: Mapping[str, Any],
+    *,
+    where: str = "",
+    also: Iterable[str] = (),
+) -> dict[str, Any]:
+    """What `build_from_settings` calls the factory with."""
     known, hints = inspect.signature(factory).parameters, get_type_hints(factory)
     arguments = {name: value for name, value in context.items() if name in known}
     for name, value in given.items():
@@ -61,13 +75,31 @@ def build_from_settings(
             names = [*(where + known for known in settable_parameters(factory, context)), *also]
             raise InputError(f"unknown setting {whole!r}: {closest_name(whole, names)}")
         arguments[name] = _parse(hints[name], value, known[name].default, context, f"{where}{name}")
-    return factory(**arguments)
+    return arguments
+
+
+def split_round_schedules(
+    given: Mapping[str, Any], context: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Schedule]]:
+    """Settings without the schedules of optimisers that are made afresh in each round, and these, by optimiser: they
+    count rounds (`local_rates`), where that of an optimiser counts its own updates.
+
+    >>> split_round_schedules({"mu": 1, "local": {"lr": 0.1, "schedule": "constant"}}, {})[0]
+    {'mu': 1, 'local': {'lr': 0.1}}
+    """
+    rest, schedules = dict(given), {}
+    for name in CLIENTS:
+        table = given.get(name)
+        if isinstance(table, Mapping) and table.get("schedule") is not None:
+            rest[name] = {key: value for key, value in table.items() if key != "schedule"}
+            schedules[name] = _schedule(table["schedule"], context, f"{name}.schedule")
+    return rest, schedules
 
 
 def settable_parameters(factory: Callable[..., Any], context: Mapping[str, Any] = {}) -> list[str]:
     """The names that `build` takes for a factory, nested ones with a dot.
 
-    >>> settable(optimizers.sgd)
+    >>> settable_parameters(optimizers.sgd)
     ['lr', 'momentum', 'nesterov', 'weight_decay', 'schedule']
     """
     names = []
@@ -119,18 +151,12 @@ def _parse(hint: Any, value: Any, default: Any, context: Mapping[str, Any], wher
         same = dict(default.settings) if name == default.name else {}
         return build_from_settings(OPTIMIZERS[name], same | table, context, where=f"{where}.")
     if hint == Schedule | None:
-        if callable(value):
-            return value
-        if where.startswith(AFRESH):
+        if where.startswith(SERVERS):
             raise InputError(
-                f"setting {where}={value!r} cannot be used: this optimiser starts afresh each round, so that a "
-                "schedule over rounds means nothing to it; set outer.schedule"
+                f"setting {where}={value!r} cannot be used: this optimiser starts afresh each round, and the server's "
+                "own does not follow rounds; set local.schedule or outer.schedule"
             )
-        table = _table(value, where, SCHEDULES)
-        name = str(table.pop("name", "constant"))
-        if name not in SCHEDULES:
-            raise InputError(f"unknown schedule {where}={name!r}: {closest_name(name, SCHEDULES)}")
-        return build_from_settings(SCHEDULES[name], table, context, where=f"{where}.")
+        return _schedule(value, context, where)
     try:
         parsed = TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
@@ -139,6 +165,16 @@ def _parse(hint: Any, value: Any, default: Any, context: Mapping[str, Any], wher
     if isinstance(parsed, int | float) and not 0 <= parsed < math.inf:
         raise InputError(f"setting {where}={value!r} cannot be used: it must be a number from 0 up")
     return parsed
+
+
+def _schedule(value: Any, context: Mapping[str, Any], where: str) -> Any:
+    if callable(value):
+        return value
+    table = _table(value, where, SCHEDULES)
+    name = str(table.pop("name", "constant"))
+    if name not in SCHEDULES:
+        raise InputError(f"unknown schedule {where}={name!r}: {closest_name(name, SCHEDULES)}")
+    return build_from_settings(SCHEDULES[name], table, context, where=f"{where}.")
 
 
 def _table(value: Any, where: str, known: Iterable[str]) -> dict[str, Any]:

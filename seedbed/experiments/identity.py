@@ -38,7 +38,7 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def identity_digest(of: Identity) -> str:
     """
-    >>> digest({"settings.seed": 0, "data.examples": 3}) == digest({"data.examples": 3, "settings.seed": 0})
+    >>> identity_digest({"seed": 0, "examples": 3}) == identity_digest({"examples": 3, "seed": 0})
     True
     """
     return hashlib.sha256(json.dumps(dict(of), sort_keys=True).encode()).hexdigest()

@@ -15,7 +15,7 @@ PROTOTYPES = {"scale": None, "outer": {"lr": 5e-3, "schedule": "cosine"}}
 RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
     (None, "fed_proto"): {"options": PROTOTYPES, "task": {"shots": (1, 1), "queries": 3}},
     (None, "per_fedavg"): {"options": {"alpha": 0.1}},
-    (None, "fedasync"): {"rounds": 1000, "schedule": {"buffer": 1}},
+    (None, "fedasync"): {"schedule": {"buffer": 1}},
     (None, "dpsgd"): {"schedule": {"order": "combine_then_adapt"}},  # of rates it bears a third of what FedSGD does
     (None, "dif_maml"): {"options": {"outer": {"lr": 5e-3}}},
     (None, "push_sum"): {"schedule": {"topology": "exponential"}, "options": {"outer": {"lr": 0.3}}},
@@ -79,9 +79,13 @@ def complete_settings(given: Mapping[str, Any], population: Population, *, speci
         recipes.append({"cohort": min(100, len(population))})
     chosen = {k: v for k, v in given.items() if v is not None and not (k == "algorithm" and v == "auto")}
     own = {"name": asked.schedule.name or catalogue.entry(algorithm).rounds[0]}
+    if own["name"] == "asynchronous":
+        recipes.append({"schedule": {"updates": "cohort"}})
     decided: dict[str, Any] = {"schedule": own}
     if asked.privacy.epsilon is not None and asked.privacy.mechanism is None:
         decided["privacy"] = {"mechanism": "gaussian" if asked.secure.form == "none" else "distributed"}
+    if asked.unseen == "each":
+        decided |= {"unseen": None, "folds": len(population)}
     return settings_from(open_ones, *recipes, chosen, decided)
 
 

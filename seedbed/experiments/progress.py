@@ -41,7 +41,7 @@ class RoundWatcher:
 def round_line(info: Mapping[str, float]) -> str:
     """How training goes, beside its progress bar.
 
-    >>> word({"loss": 0.5, "time": 12.25, "staleness": 1.0})
+    >>> round_line({"loss": 0.5, "time": 12.25, "staleness": 1.0})
     'loss 0.500, 12.2 s of simulated time'
     """
     if "abandoned" in info:

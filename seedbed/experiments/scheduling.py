@@ -1,17 +1,19 @@
 """From settings to a schedule: when clients are asked, and with whom they exchange."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.errors import InputError
 from seedbed.experiments.config import ScheduleSettings, Settings
-from seedbed.federated import Algorithm, Engine, ServerState
+from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.rounds import (
     Answering,
     Round,
     asynchronous,
+    draw_cohorts,
     equal_latency,
     gossip,
+    in_rounds,
     lognormal_latency,
     mixing,
     synchronous,
@@ -26,7 +28,7 @@ ScheduleRunner = Callable[[Algorithm, Engine, ServerState, int, Rest | None], It
 
 SCHEDULE_SETTINGS = {  # which settings are whose
     "synchronous": (),
-    "asynchronous": ("concurrency", "buffer", "latency", "spread", "jitter"),
+    "asynchronous": ("concurrency", "buffer", "updates", "latency", "spread", "jitter"),
     "gossip": ("topology", "density", "order", "link_failure", "peer_failure"),
 }
 SERVERLESS = "it is for peers without a server"
@@ -46,33 +48,39 @@ def schedule_for(
     *,
     answering: Answering | None = None,
     own_cohorts: bool = False,
+    sizes: Mapping[ClientId, int] | None = None,
 ) -> ScheduleRunner:
     """The schedule that is asked for, of so many clients.
 
     Args:
         answering: who of a cohort answers in synchronous rounds; None: all.
         own_cohorts: the algorithm chooses them.
+        sizes: examples of each client, where cohorts are drawn in proportion to them.
     Raises:
         InputError: it cannot be made.
     """
     seed, cohort = settings.seed, min(settings.cohort or clients, clients)
     if asked.name == "asynchronous":
-        at_once, buffer = _at_once(settings, asked, clients), replies(settings, asked, clients)
+        at_once, buffer = _at_once(settings, asked, clients), _buffer(settings, asked, clients)
+        updates = server_updates(settings, asked, clients)
         seconds = (
             equal_latency()
             if asked.latency == "equal"
             else lognormal_latency(seed, spread=asked.spread, jitter=asked.jitter)
         )
-        return lambda algorithm, engine, start, done, rest: asynchronous(
-            algorithm,
-            engine,
-            start,
-            latency=seconds,
-            concurrency=at_once,
-            buffer=buffer,
-            seed=seed,
-            done=done,
-            rest=rest,
+        return lambda algorithm, engine, start, done, rest: in_rounds(
+            asynchronous(
+                algorithm,
+                engine,
+                start,
+                latency=seconds,
+                concurrency=at_once,
+                buffer=buffer,
+                seed=seed,
+                done=done * updates,
+                rest=rest,
+            ),
+            updates,
         )
     if asked.name == "gossip":
         exchange = mixing(
@@ -85,11 +93,16 @@ def schedule_for(
         return lambda algorithm, engine, start, done, rest: gossip(
             algorithm, engine, start, mixing=exchange, order=asked.order, done=done, rest=rest
         )
+    draw = None
+    if settings.cohort_by == "examples" or settings.replacement:
+        by = sizes if settings.cohort_by == "examples" else None
+        draw = draw_cohorts(cohort, seed=seed, sizes=by, replacement=settings.replacement)
     return lambda algorithm, engine, start, done, rest: synchronous(
         algorithm,
         engine,
         start,
-        cohort=None if own_cohorts else cohort,
+        cohort=None if own_cohorts or draw else cohort,
+        draw=draw,
         seed=seed,
         done=done,
         gate=MessageValidator(**settings.gate.model_dump()),
@@ -102,8 +115,21 @@ def replies(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
     if asked.name == "gossip":
         return clients
     if asked.name == "asynchronous":
-        return asked.buffer or max(1, _at_once(settings, asked, clients) // 2)
+        return _buffer(settings, asked, clients) * server_updates(settings, asked, clients)
     return min(settings.cohort or clients, clients)
+
+
+def _buffer(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+    return asked.buffer or max(1, _at_once(settings, asked, clients) // 2)
+
+
+def server_updates(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
+    """The server's steps in a round."""
+    if asked.name != "asynchronous":
+        return 1
+    if asked.updates != "cohort":
+        return asked.updates
+    return max(1, round(min(settings.cohort or clients, clients) / _buffer(settings, asked, clients)))
 
 
 def _at_once(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
@@ -139,5 +165,32 @@ def refuse_schedule(settings: Settings, entry: CatalogueEntry, clients: int) -> 
             f"stragglers.work=dropped is for rounds that wait for a cohort, but this run's are {asked.name}: use "
             f"stragglers.work=partial, or {instead}"
         )
+    _refuse_cohorts(settings, entry)
     refuse_other_than(1, asked.concurrency, clients, "schedule.concurrency")
     schedule_for(settings, asked, clients)
+
+
+def _refuse_cohorts(settings: Settings, entry: CatalogueEntry) -> None:
+    """Ways to draw a cohort, and weights, that this run cannot have."""
+    asked = {
+        f"cohort_by={settings.cohort_by}": settings.cohort_by != "uniform",
+        "replacement=true": settings.replacement,
+    }
+    reasons = {
+        f"schedule.name={settings.schedule.name} draws no cohorts": settings.schedule.name != "synchronous",
+        f"{settings.algorithm} trains on pooled data": entry.pooled,
+        "privacy accounts for cohorts that it draws itself": settings.privacy.epsilon is not None,
+    }
+    alone = {
+        "secure aggregation sums each message once": settings.secure.form != "none",
+        f"reduce={settings.reduce.name} counts each message once": settings.reduce.name not in (None, "mean"),
+        f"{settings.algorithm} counts each message once": bool(entry.needs_mean),
+    }
+    for what, wanted in asked.items():
+        why = {**reasons, **(alone if what.startswith("replacement") else {})}
+        found = next((reason for reason, true in why.items() if true), None)
+        if wanted and found:
+            raise InputError(f"{what} cannot be used: {found}; leave it out")
+    if settings.weights and (entry.needs_mean or entry.pooled):
+        reason = entry.needs_mean or "one client has all data"
+        raise InputError(f"weights={settings.weights} cannot be used with {settings.algorithm}: {reason}; leave it out")

@@ -19,6 +19,9 @@ COMMON = {  # names that mean the same everywhere, where a docstring does not sa
     "updates": "how many updates it takes",
     "end": "the factor at the end",
     "momentum": "ρ; 0: none",
+    "clip": "the longest gradient that a step is given; 0: any",
+    "warmup": "updates over which the factor first grows in equal steps",
+    "factor": "that an update multiplies the rate by",
     "nesterov": "Nesterov's form of momentum",
     "weight_decay": "λ",
     "beta1": "β1",
@@ -37,7 +40,7 @@ def describe_settings(factory: Callable[..., Any]) -> Iterator[tuple[str, str, s
     """(key, default, meaning) of what there is to set.
 
     >>> from seedbed.algorithms.fedprox import fedprox
-    >>> next(described(fedprox))
+    >>> next(describe_settings(fedprox))
     ('mu', '0.1', "μ ≥ 0; 0 is FedAvg. Clients may do unequal work: a task's items are its steps")
     """
     said = arguments(factory)

@@ -27,10 +27,21 @@ from seedbed.experiments.progress import RoundWatcher, round_line
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.scheduling import replies, schedule_for
 from seedbed.experiments.train_stage import run_train_stage, without_guard
-from seedbed.experiments.tuning import Judge, TriedRates, best_trial, choose_finetuning, choose_own_steps, scale_rates
+from seedbed.experiments.tuning import (
+    Judge,
+    TriedRates,
+    best_trial,
+    choose_finetuning,
+    choose_own_steps,
+    own_rates,
+    scale_rates,
+    usual_steps,
+)
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.learning.distillation import Teacher
 from seedbed.learning.finetuning import FineTuning, Scored
+from seedbed.learning.optimizers import Optimizer
+from seedbed.models import ModelZoo
 from seedbed.privacy.differential.central import public_info
 from seedbed.serialization import trees_to_bytes
 from seedbed.tree import Tree
@@ -93,12 +104,17 @@ class TrainedStart:
 
         More than the largest number is as half of a client's own, where that was chosen for.
         """
-        counts = [k for k in self.finetuning if isinstance(k, int)]
-        large = shots == "half" or shots > max(counts, default=0)
-        if "half" in self.finetuning and large:
-            return self.finetuning["half"]
-        nearest = min(counts, key=lambda k: abs(k - (max(counts) if shots == "half" else shots)), default=None)
-        return None if nearest is None else self.finetuning[nearest]
+        row = nearest_row(list(self.finetuning), shots)
+        return None if row is None else self.finetuning[row]
+
+
+def nearest_row(rows: Sequence[Row], shots: Row) -> Row | None:
+    """The row whose choices a client with so many shots takes: the nearest number, half above the largest."""
+    counts = [k for k in rows if isinstance(k, int)]
+    large = shots == "half" or shots > max(counts, default=0)
+    if "half" in rows and large:
+        return "half"
+    return min(counts, key=lambda k: abs(k - (max(counts) if shots == "half" else shots)), default=None)
 
 
 @dataclass(frozen=True)
@@ -222,17 +238,18 @@ class Pipeline:
         source = self.experiment.source(name, clients, options, examples=budget)
         model = self.learner.model(entry)
         cohort = min(self.settings.cohort or len(source.clients), len(source.clients))
-        algorithm = self.experiment.defended(name, self.learner.algorithm(name, model, options=options), cohort)
+        algorithm = self.experiment.defended(name, self._training(name, model, options, source), cohort)
         slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
         shortened = source if dropped or slow.part == 0 else ShortenedTasks(source, slow.share)
         protection = self._protection()
         algorithm = protection.algorithm(algorithm) if protection else algorithm
         store = ClientStateStore(self.run.path / "kept" / plan.stage) if self.settings.kept == "disk" else None
-        engine = self._surrounded(algorithm, shortened, model, protection, store)
+        engine = self._surrounded(name, algorithm, shortened, model, protection, store)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         heard = RoundWatcher(tick, clients.names)
-        state = run_train_stage(
-            self.run,
+        state = self._run_rounds(
+            entry,
+            options,
             plan.stage,
             algorithm,
             engine,
@@ -243,6 +260,7 @@ class Pipeline:
                 len(source.clients),
                 answering=slow.answering if dropped else None,
                 own_cohorts=protection is not None,
+                sizes={client: source.size(client) for client in source.clients},
             ),
             rounds=plan.rounds,
             checkpoint_seconds=self.settings.checkpoint_seconds,
@@ -259,6 +277,19 @@ class Pipeline:
         memory = {} if entry.pooled else ByName(clients.names, engine.memory(), own)
         return TrainedStart(name, model, state, {}, options, memory)
 
+    def _training(self, name: str, model: AnyModel, options: Mapping[str, Any], source: Sampled) -> Algorithm:
+        """The algorithm as these clients train by it."""
+        return self.learner.algorithm(name, model, options=options, clients=source.population.names)
+
+    def _run_rounds(
+        self, entry: catalogue.CatalogueEntry, options: Mapping[str, Any], stage: str, *work: Any, **how: Any
+    ) -> ServerState:
+        """Train a stage; where it diverges, name the learning rates that it had."""
+        try:
+            return run_train_stage(self.run, stage, *work, **how)
+        except Diverged as error:
+            raise Diverged(f"{stage}, under {_rates(entry, options)}: {error}") from error
+
     def _protection(self) -> PrivacyPlan | None:
         promise = self.experiment.privacy
         if promise is None:
@@ -272,6 +303,7 @@ class Pipeline:
 
     def _surrounded(
         self,
+        name: str,
         algorithm: Algorithm,
         source: TaskSource,
         model: AnyModel,
@@ -283,7 +315,7 @@ class Pipeline:
         From the inside out: poisoned data, noise of the clients' own, lies, and secure aggregation, out of which only
         sums come.
         """
-        attack, attackers = self.experiment.attack(model), byzantine.attackers_of(self.settings, source)
+        attack, attackers = self.experiment.attack(name, model), byzantine.attackers_of(self.settings, source)
         engine = self.experiment.engine(byzantine.with_poison(source, attack, attackers), model, kept)
         engine = protection.engine(engine) if protection else engine
         engine = byzantine.with_attack(engine, attack, attackers, algorithm.init(model.params), self.settings)
@@ -339,15 +371,20 @@ class Pipeline:
                 probe = self._trained(name, asked, rest, probing)
             except Diverged:
                 continue
-            found.append(TriedRates(factor, asked, self._choose(probe, validation, name, probing.stage)))
+            for word, options in _architectures(entry, asked, probe.model):
+                ways = self._choose(replace(probe, options=options), validation, name, probing.stage + word)
+                found.append(TriedRates(factor, options, ways))
+        if not found and not self.settings.tune:
+            raise Diverged(f"{name} diverges under {_rates(entry, options)}: lower the rate that is too large")
         if not found:
             raise InputError(f"{name} diverges with each factor of tune={list(self.settings.tune)}: add smaller ones")
         chosen = best_trial(found)
         if self.settings.tune:
+            factors = dict.fromkeys(each.factor for each in found)
             self.tuning[name] = {
                 "rates": {key: setting(entry.factory, chosen.options, key) for key in entry.rates},
                 "factor": chosen.factor,
-                "scores": {str(each.factor): each.score for each in found},
+                "scores": {str(f): max(each.score for each in found if each.factor == f) for f in factors},
             }
         return chosen.options, _ways(chosen.adapting)
 
@@ -387,7 +424,8 @@ class Pipeline:
             return self._algorithm(replace(trained, finetuning={} if how is None else {shots: how}), shots)
 
         if entry.own_steps(trained.options):
-            return choose_own_steps(adapting, judge, has_rate="test_lr" in entry.settings)
+            usual = usual_steps(entry, trained.options)
+            return choose_own_steps(adapting, judge, usual, own_rates(usual, trained.options))
         return Scored(judge.scores(adapting(None))[0], None)
 
     @property
@@ -444,7 +482,7 @@ class Pipeline:
 
     def attacked(self, main: TrainedStart) -> dict[str, Any]:
         """Who attacked; for a backdoor, on how many of unseen clients' other classes it gives its target."""
-        attack = self.experiment.attack(main.model)
+        attack = self.experiment.attack(main.name, main.model)
         if attack is None:
             return {}
         source = self.experiment.source(self.settings.algorithm, self.experiment.train, main.options)
@@ -520,6 +558,23 @@ class Pipeline:
             ways=self.settings.evaluation.ways if shots else None,
             test_steps=steps,
         )
+
+
+def _rates(entry: catalogue.CatalogueEntry, options: Mapping[str, Any]) -> str:
+    """Every learning rate of an algorithm under these settings, as `--set` takes it."""
+    optimizers = [f"{n}.lr" for n, p in entry.settings.items() if isinstance(p.default, Optimizer)]
+    keys = dict.fromkeys([*optimizers, *entry.rates, *(n for n in ("lr", "alpha_lr") if n in entry.settings)])
+    return ", ".join(f"{key}={setting(entry.factory, options, key):g}" for key in keys) or "its settings"
+
+
+def _architectures(
+    entry: catalogue.CatalogueEntry, options: Mapping[str, Any], model: AnyModel
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The architectures that a newcomer may have, each as a word for its stage and the settings: validation clients
+    choose one, unless the user has."""
+    if not entry.takes("newcomer") or options.get("newcomer") or not isinstance(model, ModelZoo):
+        return [("", options)]
+    return [(f", {word}", {**options, "newcomer": word}) for word in model.models]
 
 
 def _ways(scored: Mapping[Row, Scored]) -> dict[Row, FineTuning]:

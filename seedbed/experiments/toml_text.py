@@ -11,7 +11,7 @@ from seedbed.experiments.config import Settings
 def to_toml(table: Mapping[str, Any], section: str = "") -> str:
     """Settings as a TOML text that can be pasted into a file; what is None is left out.
 
-    >>> print(toml({"rounds": 5, "task": {"shots": [1, 5]}, "cohort": None}))
+    >>> print(to_toml({"rounds": 5, "task": {"shots": [1, 5]}, "cohort": None}))
     rounds = 5
     <BLANKLINE>
     [task]

@@ -10,6 +10,7 @@ import torch
 
 from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.data.sampling import TaskSource
+from seedbed.evaluation import to_newcomers
 from seedbed.experiments.config import Row
 from seedbed.experiments.factories import setting, with_setting
 from seedbed.federated import Algorithm, Engine, ServerState, personalise_by
@@ -18,7 +19,8 @@ from seedbed.learning.objectives import Adapt, Metric
 
 HEAD_RATES, HEAD_STEPS = (0.01, 0.1, 1.0), (20, 100)
 RATES, STEPS = (0.01, 0.1), (5, 20)
-OWN_STEPS = (1, 5, 20)  # beside none
+OWN_STEPS = (1, 5, 20)  # beside none, and the factory's default
+OWN_RATES = (0.1, 1.0, 10.0)  # times the factory's default
 
 
 class TriedRates(NamedTuple):
@@ -52,7 +54,11 @@ class Judge(NamedTuple):
     higher_is_better: bool
 
     def scores(self, algorithm: Algorithm, *, metric: Metric | None = None) -> list[float]:
-        """The mean over clients and their episodes, of each point of a path if the metric is of several."""
+        """The mean over clients and their episodes, of each point of a path if the metric is of several.
+
+        The probe never saw these clients, so they are newcomers, as the unseen clients are that the choice is for.
+        """
+        algorithm = to_newcomers(algorithm)
         found = self.engine.evaluate(algorithm, self.state, self.source, metric or self.metric).values()
         means = torch.stack([s.double().mean(0) for s in found]).mean(0).reshape(-1).tolist()
         return [mean if self.higher_is_better else -mean for mean in means]
@@ -88,11 +94,37 @@ def choose_finetuning(
     return best_trial(found)
 
 
-def choose_own_steps(algorithm: Callable[[FineTuning], Algorithm], judge: Judge, *, has_rate: bool) -> Scored:
-    """The best number of an algorithm's own adaptation steps, none included, and their rate if it can be set."""
-    ways = [FineTuning("own", steps=k, lr=lr) for lr in (RATES if has_rate else (0.0,)) for k in OWN_STEPS]
-    none = replace(ways[0], steps=0)
-    return best_trial(Scored(judge.scores(algorithm(how))[0], how) for how in (none, *ways))
+def choose_own_steps(
+    algorithm: Callable[[FineTuning], Algorithm], judge: Judge, usual: FineTuning, rates: Sequence[float]
+) -> Scored:
+    """The best number of an algorithm's own adaptation steps, none included, and their rate if it can be set.
+
+    Args:
+        usual: the algorithm's own way under its settings (`usual_steps`): it is tried first, and wins a tie.
+        rates: learning rates to try (`own_rates`).
+    """
+    others = [replace(usual, steps=k, lr=lr) for lr in rates for k in OWN_STEPS]
+    ways = dict.fromkeys((usual, replace(usual, steps=0), *others))
+    return best_trial(Scored(judge.scores(algorithm(how))[0], how) for how in ways)
+
+
+def usual_steps(entry: CatalogueEntry, options: Mapping[str, Any]) -> FineTuning:
+    """The adaptation steps of an algorithm under these settings; lr 0: their rate is no setting.
+
+    >>> from seedbed.algorithms.catalogue import CATALOGUE
+    >>> str(usual_steps(CATALOGUE["fd"], {})), str(usual_steps(CATALOGUE["pfedme"], {"steps": 3}))
+    ('its own, 100 steps of lr 0.1', 'its own, 3 steps')
+    """
+    steps = setting(entry.factory, options, "test_steps")
+    steps = setting(entry.factory, options, "steps") if steps is None else steps
+    rate = setting(entry.factory, options, "test_lr") if "test_lr" in entry.settings else 0.0
+    return FineTuning("own", steps=steps, lr=rate)
+
+
+def own_rates(usual: FineTuning, options: Mapping[str, Any]) -> list[float]:
+    """The rates to try beside the usual one: only that, where the user has set it or there is none to set."""
+    fixed = "test_lr" in options or not usual.lr
+    return [usual.lr] if fixed else [float(f"{usual.lr * factor:.6g}") for factor in OWN_RATES]
 
 
 def best_trial(found: Iterable[S]) -> S:
@@ -104,7 +136,7 @@ def scale_rates(entry: CatalogueEntry, options: Mapping[str, Any], factor: float
     """The settings with each of the entry's learning rates times the factor.
 
     >>> from seedbed.algorithms.catalogue import CATALOGUE
-    >>> scaled(CATALOGUE["fedavg"], {"local": {"momentum": 0.9}}, 3)
+    >>> scale_rates(CATALOGUE["fedavg"], {"local": {"momentum": 0.9}}, 3)
     {'local': {'momentum': 0.9, 'lr': 0.3}}
     """
     for key in entry.rates:

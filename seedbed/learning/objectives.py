@@ -172,6 +172,23 @@ def meta_objective(adapt: Adapt, loss: Objective) -> Objective:
     return objective
 
 
+def answerable(episode: Episode) -> Batch:
+    """The query set without examples of a class that the support set lacks.
+
+    A head solved from the support set excludes such a class, so that a query of it has a loss of 1e9 that nothing can
+    lower.
+    """
+    support, query = episode.support, episode.query
+    same = (query.y[:, None] == support.y[None, :]).to(support.mask.dtype)  # [B of query, B of support]
+    has = (same * support.mask).sum(1) > 0
+    return query._replace(mask=query.mask * has.to(query.mask.dtype))
+
+
+def solved_head_objective(solve: Adapt, loss: Objective) -> Objective:
+    """The loss on the `answerable` queries, under the head that the support set gives."""
+    return lambda params, episode: loss(solve(params, episode.support), answerable(episode))
+
+
 def with_gradient(value: Tensor, params: Params, direction: Params) -> Tensor:
     """A loss whose value is `value` and whose gradient with respect to `params` is `direction`.
 

@@ -40,19 +40,37 @@ def _said(value: Any) -> Any:
     return value.__qualname__.partition(".")[0] if callable(value) else value
 
 
-def constant() -> Schedule:
-    """The learning rate as it is."""
-    return torch.ones_like
+def constant(*, warmup: int = 0) -> Schedule:
+    """The learning rate as it is, after a warm-up.
+
+    Args:
+        warmup: updates over which the factor first grows in equal steps: 1/warmup at the first, 1 at the last of them.
+    """
+    return _warmed(torch.ones_like, warmup)
 
 
-def linear(updates: int, *, end: float = 0.0) -> Schedule:
+def linear(updates: int, *, end: float = 0.0, warmup: int = 0) -> Schedule:
     """From 1 down to `end` in a straight line over so many updates, then `end`. Reptile's outer step."""
-    return lambda done: end + (1 - end) * (1 - done / updates).clamp_min(0)
+    falling = max(1, updates - warmup)
+    return _warmed(lambda done: end + (1 - end) * (1 - done / falling).clamp_min(0), warmup)
 
 
-def cosine(updates: int, *, end: float = 0.0) -> Schedule:
-    """From 1 down to `end` along half a cosine over so many updates, then `end`."""
-    return lambda done: end + (1 - end) * (1 + torch.cos(math.pi * (done / updates).clamp_max(1))) / 2
+def cosine(updates: int, *, end: float = 0.0, warmup: int = 0) -> Schedule:
+    """From 1 down to `end` along half a cosine over so many updates, warm-up included, then `end`."""
+    falling = max(1, updates - warmup)
+    return _warmed(lambda done: end + (1 - end) * (1 + torch.cos(math.pi * (done / falling).clamp_max(1))) / 2, warmup)
+
+
+def exponential(*, factor: float = 0.998, end: float = 0.0, warmup: int = 0) -> Schedule:
+    """factor^t after t updates, at least `end`."""
+    return _warmed(lambda done: (factor**done).clamp_min(end), warmup)
+
+
+def _warmed(schedule: Schedule, warmup: int) -> Schedule:
+    """A schedule that begins after so many updates of warm-up."""
+    if not warmup:
+        return schedule
+    return lambda done: torch.where(done < warmup, (done + 1) / warmup, schedule((done - warmup).clamp_min(0)))
 
 
 def sgd(
@@ -61,9 +79,12 @@ def sgd(
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
+    clip: float = 0.0,
     schedule: Schedule | None = None,
 ) -> Optimizer:
     """w ← w − lr·d with d = g + λw, or with momentum v ← ρv + g + λw and d = v (Nesterov: d = g + λw + ρv).
+
+    clip: a gradient g that is longer than this, over all parameters, is first scaled to this length; 0: none is.
 
     >>> sgd(0.1).update({"w": torch.ones(1)}, {}, {"w": torch.zeros(1)})
     ({'w': tensor([-0.1000])}, {})
@@ -74,6 +95,7 @@ def sgd(
         return state | _count(params, schedule)
 
     def update(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
+        grads = _clipped(grads, clip)
         direction = tree.axpy(weight_decay, params, grads) if weight_decay else grads
         after = dict(state)
         if momentum:
@@ -100,9 +122,16 @@ def sgd(
         init,
         _around_statistics(update),
         "sgd",
-        _given(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule),
-        linear=True,
-        overwrite=overwrite,
+        _given(
+            lr=lr,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            clip=clip or None,
+            schedule=schedule,
+        ),
+        linear=not clip,
+        overwrite=None if clip else overwrite,
     )
 
 
@@ -115,6 +144,7 @@ def adam(
     initial: float = 0.0,
     bias_correction: bool = True,
     weight_decay: float = 0.0,
+    clip: float = 0.0,
     schedule: Schedule | None = None,
 ) -> Optimizer:
     """m ← β1 m + (1−β1) g; v ← β2 v + (1−β2) g²; w ← w − lr·(m̂/(√v̂ + ε) + λw).
@@ -125,6 +155,7 @@ def adam(
 
     Args:
         initial: v before the first update.
+        clip: as of `sgd`.
     """
 
     def accumulate(g: Tensor, v: Tensor) -> Tensor:
@@ -138,6 +169,7 @@ def adam(
         initial=initial,
         bias_correction=bias_correction,
         weight_decay=weight_decay,
+        clip=clip or None,
         schedule=schedule,
     )
     return _adaptive("adam", given, accumulate)
@@ -151,6 +183,7 @@ def yogi(
     epsilon: float = 1e-3,
     initial: float = 0.0,
     bias_correction: bool = True,
+    clip: float = 0.0,
     schedule: Schedule | None = None,
 ) -> Optimizer:
     """Adam with v ← v − (1−β2)·sign(v − g²)·g²: v moves by at most (1−β2)g², however large it is.
@@ -170,6 +203,7 @@ def yogi(
         epsilon=epsilon,
         initial=initial,
         bias_correction=bias_correction,
+        clip=clip or None,
         schedule=schedule,
     )
     return _adaptive("yogi", given, accumulate)
@@ -182,6 +216,7 @@ def adagrad(
     epsilon: float = 1e-10,
     initial: float = 0.0,
     bias_correction: bool = True,
+    clip: float = 0.0,
     schedule: Schedule | None = None,
 ) -> Optimizer:
     """m ← β1 m + (1−β1) g; v ← v + g²; w ← w − lr·m̂/(√v + ε).
@@ -193,7 +228,13 @@ def adagrad(
         return v + g * g
 
     given = _given(
-        lr=lr, beta1=beta1, epsilon=epsilon, initial=initial, bias_correction=bias_correction, schedule=schedule
+        lr=lr,
+        beta1=beta1,
+        epsilon=epsilon,
+        initial=initial,
+        bias_correction=bias_correction,
+        clip=clip or None,
+        schedule=schedule,
     )
     return _adaptive("adagrad", given, accumulate)
 
@@ -212,6 +253,28 @@ def with_schedule(optimizer: Optimizer, schedule: Schedule) -> Optimizer:
     return Optimizer(init, _around_statistics(update), optimizer.name, {**optimizer.settings, "annealed": schedule})
 
 
+def scale_steps(optimizer: Optimizer, factor: float | Tensor) -> Optimizer:
+    """The optimiser with its learning rate times a factor, which may be a tensor [].
+
+    A factor that is the same for all steps of an optimiser's life is one on its rate: of each kind here a step is
+    linear in the rate.
+    """
+
+    def update(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
+        moved, after = optimizer.update(grads, state, params)
+        return tree.lerp(params, moved, factor), after
+
+    return optimizer._replace(update=update, overwrite=None, settings={**optimizer.settings, "scale": factor})
+
+
+def _clipped(grads: Tree, clip: float) -> Tree:
+    """min(1, clip/‖g‖)·g, ‖g‖ over all leaves; 0: g."""
+    if not clip:
+        return grads
+    norm = tree.squared_norm(grads).sqrt()
+    return tree.scale((clip / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1), grads)
+
+
 def _adaptive(name: str, given: dict[str, Any], accumulate: Callable[[Tensor, Tensor], Tensor]) -> Optimizer:
     """What Adam, Yogi and Adagrad share; they differ in how a second moment takes in a gradient: (g, v) -> v."""
     lr, beta1, epsilon, correct = given["lr"], given["beta1"], given["epsilon"], given["bias_correction"]
@@ -226,6 +289,7 @@ def _adaptive(name: str, given: dict[str, Any], accumulate: Callable[[Tensor, Te
         }
 
     def update(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
+        grads = _clipped(grads, given.get("clip", 0.0))
         mean = tree.lerp(grads, state["mean"], beta1)
         square = tree.map(accumulate, grads, state["square"])
         done = state["updates"] + 1

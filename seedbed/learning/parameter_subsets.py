@@ -13,7 +13,7 @@ from seedbed.tree import NamedParams
 def inside_part(module: str) -> Moves:
     """The parameters of the module of this name.
 
-    >>> within("head")("head.weight"), within("head")("header.weight")
+    >>> inside_part("head")("head.weight"), inside_part("head")("header.weight")
     (True, False)
     """
     return lambda name: name.startswith(f"{module}.")

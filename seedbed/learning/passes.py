@@ -73,7 +73,7 @@ def predictions(predict: Callable[[Any, Tensor], Tensor], params: Any, batch: Ba
 
 def at_step(batch: Batch, step: int) -> Batch:
     """The batch in a further pass over it: with draws of its own."""
-    if not step or not isinstance(batch.key, Tensor):
+    if not step or not isinstance(batch, Batch) or not isinstance(batch.key, Tensor):
         return batch
     return batch._replace(key=batch.key + _signed(step * NEXT_KEY))
 

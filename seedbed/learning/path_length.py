@@ -51,6 +51,12 @@ def train_measured(
     return trained._replace(params=trained.params["model"]), -trained.params["probe"]
 
 
+def path_length(optimizer: Optimizer, task: Task) -> Tensor:
+    """The length η·Σ_k a_k [] of a linear optimiser's path over a task's real items."""
+    nothing = {"none": torch.zeros_like(task.examples)}
+    return train_measured(lambda params, item: 0 * params["none"], optimizer, nothing, task)[1]
+
+
 def per_length(moved: Tree, length: Tensor) -> Tree:
     """moved/length; where there is no length (a rate of 0, no steps) nothing moved: 0."""
     return tree.scale(1 / torch.where(length == 0, 1.0, length), moved)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from seedbed import tree
-from seedbed.data.types import Task
+from seedbed.data.types import Batch, Task
 from seedbed.learning.optimizers import Optimizer
 from seedbed.learning.passes import recording, with_statistics, write_statistics
 from seedbed.lowrank.factored_matrix import Factored, GradRecorder, NotFactorable
@@ -185,21 +185,36 @@ def one_step_at_a_time(local: LocalWork) -> TrainResult:
 
     state = optimizer.init(params) if state is None else state
     params, state, loss = fold(step, (params, state, torch.zeros_like(task.examples)), task)
-    return TrainResult(params, loss / task.steps, state)
+    return TrainResult(params, per_step(loss, task), state)
+
+
+def per_step(total: Tree, task: Task) -> Tree:
+    """A sum over a task's items, divided by their number; of a client that took no step the sum itself: 0."""
+    return tree.scale(1 / task.steps.clamp_min(1), total)
+
+
+def item_weight(item: Item) -> Tensor | float:
+    """How much an item counts in a mean over a client's data: a batch by its real examples, anything else 1."""
+    return item.mask.sum() if isinstance(item, Batch) else 1.0
 
 
 def mean_gradient(objective: Objective, params: Params, task: Task) -> tuple[Params, Tensor]:
-    """The mean over a task's items of the gradient at `params`, and their mean loss []."""
-    if not torch.is_grad_enabled() and _executor.get():
+    """The mean of the gradient at `params`, and of the loss [], over a task's examples, or its items where these are
+    no batches. A short last batch counts less than the others."""
+    one = task.real.shape[0] == 1 or not isinstance(task.items, Batch)
+    if one and not torch.is_grad_enabled() and _executor.get():
         trained = train(objective, GATHERING, params, task)
-        return tree.scale(1 / task.steps, trained.state), trained.loss
+        return per_step(trained.state, task), trained.loss
 
     def step(carry: Tree, item: Item) -> Tree:
         grads, value = step_gradient(objective, params, item)
-        return tree.add(carry[0], grads), carry[1] + value
+        weight = item_weight(item)
+        return tree.axpy(weight, grads, carry[0]), carry[1] + weight * value, carry[2] + weight
 
-    total, loss = fold(step, (tree.zeros_like(params), torch.zeros_like(task.examples)), task)
-    return tree.scale(1 / task.steps, total), loss / task.steps
+    none = torch.zeros_like(task.examples)
+    total, loss, count = fold(step, (tree.zeros_like(params), none, none), task)
+    count = torch.where(count == 0, 1.0, count)
+    return tree.scale(1 / count, total), loss / count
 
 
 # Goes nowhere: what the gradients add up to is its state.

@@ -1,1 +1,1 @@
-"""Matrices that are kept as sums of outer products, so that a client's dense layers are never formed."""
+"""Low-rank matrices: sums of outer products, so that a client's dense layers are never formed."""

@@ -1,12 +1,12 @@
-"""A matrix that is not formed: multiples of given matrices, and a sum of outer products of rows.
+"""A matrix in factored form: multiples of given dense matrices, plus a sum of outer products of rows.
 
-Local SGD moves a dense layer's weights by outer products alone: after k steps W_k = W_0 − lr·Σ_j D_jᵀX_j, with X_j what
-the layer was given in step j and D_j the gradient at what it gave. While steps × batch is well below in·out/(in + out),
-keeping X and D is cheaper than forming W_k, and exact. Momentum, weight decay and a pull towards W_0 are other
-coefficients on the same rows; so they need no code here: a `Factored` knows sums, multiples, and inner products, and
-whatever else is done to it is done to the dense matrix.
+Local SGD changes a dense layer's weights only by outer products: after k steps W_k = W_0 − lr·Σ_j D_jᵀX_j, with X_j the
+layer's input in step j and D_j the gradient at its output. While steps × batch is well below in·out/(in + out), storing
+X and D is cheaper than forming W_k, and exact. Momentum, weight decay and a pull towards W_0 only change the rows'
+coefficients, so they need no code here. A `Factored` supports sums, multiples, and inner products; for any other
+operation it is formed first.
 
-Shapes: O outputs and I inputs of a layer, B rows of a batch, n rows kept so far, C matrices that are stacked.
+Shapes: O outputs and I inputs of a layer, B rows of a batch, n rows stored so far, C stacked matrices.
 """
 
 import math
@@ -20,19 +20,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-MOST_BASES = 2  # of more given matrices the sum is formed
-SMALLEST = 1e-120  # of a shorter matrix's squared length parts may be lost
-PRODUCT_BLOCK = 512  # rows that are multiplied out at a time: of as many a product of matrices is at its full speed
+MOST_BASES = 2  # with more given matrices, their sum is formed
+SMALLEST = 1e-120  # below this squared norm, parts may be lost to underflow
+PRODUCT_BLOCK = 512  # rows per matrix product; enough for full speed
 
 
 class OuterProducts:
-    """What a layer was given [n, I] and the gradients at what it gave [n, O], of all steps so far.
+    """A layer's inputs [n, I] and the gradients at its outputs [n, O], of all steps so far.
 
-    It only ever grows, so that a matrix made of the first rows stays what it is.
+    Rows are only appended, so a matrix made from the first rows never changes.
 
     Args:
-        room: for how many times as many rows as come first there is room at once.
-        most: at so many rows no more are added: the matrix is formed.
+        room: capacity to allocate at first, as a multiple of the first rows.
+        most: row count from which no more are added; the matrix is then formed.
     """
 
     def __init__(self, room: int = 1, most: float = math.inf):
@@ -55,12 +55,12 @@ class OuterProducts:
         self.count = more
 
     def first(self, n: int) -> tuple[Tensor, Tensor]:
-        """[n, I] and [n, O]."""
+        """The first n inputs [n, I] and gradients [n, O]."""
         return self._inputs[:n], self._slopes[:n]
 
     @property
     def bytes(self) -> int:
-        """What they take in memory."""
+        """Memory of the stored rows in bytes."""
         return sum(x.numel() * x.element_size() for x in (self._inputs, self._slopes))
 
 
@@ -70,7 +70,8 @@ _multiply: ContextVar[Multiply] = ContextVar("multiply", default=torch.matmul)
 
 @contextmanager
 def multiplying(multiply: Multiply) -> Iterator[None]:
-    """Within, rows [B, I] times a given matrix [I, O] are multiplied by this function: clients may share a product."""
+    """Within this context, `multiply` computes the product of rows [B, I] and a given matrix [I, O]: clients may share
+    it."""
     token = _multiply.set(multiply)
     try:
         yield
@@ -79,17 +80,17 @@ def multiplying(multiply: Multiply) -> Iterator[None]:
 
 
 Bases = tuple[tuple[float, Tensor], ...]  # a multiple of each given matrix [O, I]
-RowSums = tuple[tuple[Tensor, OuterProducts], ...]  # a coefficient [n] on each of the first n outer products
+RowSums = tuple[tuple[Tensor, OuterProducts], ...]  # coefficients [n] of the first n outer products
 
 
 class UnformedMatrix(Tensor):
-    """A tensor that is formed when it must be. `dense()` gives it; any operation that a subclass does not know works
-    on that."""
+    """A tensor that is formed only when needed. `dense()` returns it; operations that a subclass does not implement use
+    that."""
 
-    known: Mapping[Any, Callable[..., Any]] = {}  # operation -> how it is done unformed, or NotImplemented
+    known: Mapping[Any, Callable[..., Any]] = {}  # operation → implementation, which may return NotImplemented
 
     def dense(self) -> Tensor:
-        """The tensor itself, formed once."""
+        """The formed tensor, cached."""
         raise NotImplementedError
 
     @classmethod
@@ -99,21 +100,21 @@ class UnformedMatrix(Tensor):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if args and isinstance(args[0], UnformedMatrix) and _overwrites(func):
-            raise TypeError(f"{func.__name__} would change a matrix that is not formed: form it first (tree.dense)")
+            raise TypeError(f"{func.__name__} would change an unformed matrix in place: form it first (tree.dense)")
         for kind in _kinds(args):
             if func in kind.known:
-                found = kind.known[func](*args, **kwargs)
-                if found is not NotImplemented:
-                    return found
-        args, kwargs = _formed_all((args, kwargs))
+                result = kind.known[func](*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+        args, kwargs = _form_all((args, kwargs))
         return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # PyTorch's own stub is of the switched-off form
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """What passes by `__torch_function__`."""
-        args, kwargs = _formed_all((args, kwargs or {}))
+        """Form the tensor for operations that bypass `__torch_function__`."""
+        args, kwargs = _form_all((args, kwargs or {}))
         return func(*args, **kwargs)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -124,7 +125,7 @@ def _overwrites(func: Any) -> bool:
     return func is Tensor.__setitem__ or (func.__name__.endswith("_") and not func.__name__.endswith("__"))
 
 
-def _formed_all(args: Any) -> Any:
+def _form_all(args: Any) -> Any:
     return pytree.tree_map_only(UnformedMatrix, lambda x: x.dense(), args)
 
 
@@ -133,7 +134,7 @@ def _kinds(args: Any) -> set[type[UnformedMatrix]]:
 
 
 def unformed_like(cls: Any, shape: Sequence[int], like: Tensor) -> Any:
-    """A tensor of this class without numbers."""
+    """A tensor of this class, without storage."""
     return Tensor._make_wrapper_subclass(cls, torch.Size(shape), dtype=like.dtype, device=like.device)
 
 
@@ -144,7 +145,7 @@ METADATA = {
 
 
 class LongestRow(NamedTuple):
-    """‖s·W‖ ≤ s·norm + lost for s in [0, 1], whatever rounding does; `lost` is of numbers too small for their type."""
+    """A bound: ‖s·W‖ ≤ s·norm + lost for s in [0, 1], including rounding; `lost` covers underflow."""
 
     norm: float
     lost: float
@@ -156,7 +157,7 @@ class Factored(UnformedMatrix):
     Args:
         bases: the given matrices B_b [O, I] and their multiples.
         sums: rows x_r, d_r, and their coefficients.
-        like: a tensor of its shape, type and device.
+        like: a tensor with its shape, type and device.
     """
 
     bases: Bases
@@ -164,36 +165,36 @@ class Factored(UnformedMatrix):
     _dense: Tensor | None
 
     def __new__(cls, bases: Bases, sums: RowSums, like: Tensor) -> "Factored":
-        made: Factored = unformed_like(cls, like.shape, like)
-        made.bases, made.sums, made._dense = bases, sums, None
-        return made
+        matrix: Factored = unformed_like(cls, like.shape, like)
+        matrix.bases, matrix.sums, matrix._dense = bases, sums, None
+        return matrix
 
     @classmethod
     def of(cls, matrix: Tensor, rows: OuterProducts) -> "Factored":
-        """A given matrix [O, I] whose steps will add to these rows. It must not be changed meanwhile."""
+        """A given matrix [O, I] whose training steps will append to these rows. It must not be changed meanwhile."""
         return cls(((1.0, matrix),), ((matrix.new_empty(0), rows),), matrix)
 
     @property
     def rows(self) -> OuterProducts:
-        """Where the rows of its steps go."""
+        """The rows to which its steps append."""
         return self.sums[0][1]
 
     @property
     def grows(self) -> bool:
-        """Whether there is room for another step."""
+        """Whether another step may append rows."""
         return bool(self.sums) and self.rows.count < self.rows.most
 
     def dense(self) -> Tensor:
-        """[O, I], by one product over all rows."""
+        """The formed matrix [O, I]."""
         if self._dense is None:
             with torch.no_grad():
-                self._dense = self._formed()
+                self._dense = self._form()
         return self._dense
 
-    def _formed(self) -> Tensor:
+    def _form(self) -> Tensor:
         total: Tensor | None = None
         for block in self._blocks():
-            c, inputs, slopes = _joined_rows(block)
+            c, inputs, slopes = _join_rows(block)
             part = (c[:, None] * slopes).T
             total = part @ inputs if total is None else total.addmm_(part, inputs)
         if total is None:
@@ -203,7 +204,7 @@ class Factored(UnformedMatrix):
         return total
 
     def _blocks(self) -> Iterator[list[tuple[Tensor, OuterProducts]]]:
-        """The sums, some at a time: the rows of all clients side by side would be as large again."""
+        """The sums in blocks: joining the rows of all clients at once would double the memory."""
         block: list[tuple[Tensor, OuterProducts]] = []
         for c, rows in self.sums:
             if len(c):
@@ -215,13 +216,12 @@ class Factored(UnformedMatrix):
             yield block
 
     def longest(self) -> "LongestRow | None":
-        """How long it is at most, whichever way it is formed, without forming it; None: form it to know.
+        """An upper bound on the norm, without forming the matrix; None if no tight bound is available.
 
         ‖Σ_r c_r d_r x_rᵀ‖² = Σ_rs c_r c_s (d_r·d_s)(x_r·x_s), in double precision. With A the same sum over absolute
-        values, its own rounding is at most (O + I + 2n + 8)·2⁻⁵²·A, and by what forming the matrix in its own
-        precision may add, (n + 3)·ε·√A. None where the rows nearly cancel, so that this would be more than a
-        thousandth; where a given matrix is left in it, numbers are near what a float can hold, or products of matrices
-        are set to be imprecise.
+        values, its rounding error is at most (O + I + 2n + 8)·2⁻⁵²·A; forming the matrix in its own precision may add
+        (n + 3)·ε·√A. None if the rows nearly cancel, so that this exceeds a thousandth; if a given matrix remains; if
+        numbers are near the type's maximum; or if matrix products are configured to be imprecise.
         """
         c, inputs, slopes = (x.double() for x in self._all_rows())
         if self.bases or self.dtype not in (torch.float32, torch.float64) or not _multiplies_exactly(self.device):
@@ -233,41 +233,42 @@ class Factored(UnformedMatrix):
         one, other, unscaled = (x.norm(dim=1) for x in (scaled, inputs, slopes))
         square = float(((scaled @ scaled.T) * (inputs @ inputs.T)).sum(1).sum())
         scaled, inputs = scaled.abs_(), inputs.abs()
-        most = 1.0001 * float(((scaled @ scaled.T) * (inputs @ inputs.T)).sum(1).sum())
+        absolute = 1.0001 * float(((scaled @ scaled.T) * (inputs @ inputs.T)).sum(1).sum())
         if not (float(torch.stack([one, other, unscaled]).max()) < kind.max**0.25 and SMALLEST < square < kind.max):
             return None
-        unsure, error = (outputs + columns + 2 * n + 8) * 2.0**-52 * most, (n + 3) * kind.eps * math.sqrt(most)
+        unsure = (outputs + columns + 2 * n + 8) * 2.0**-52 * absolute
+        error = (n + 3) * kind.eps * math.sqrt(absolute)
         if error > math.sqrt(square) / 1000 or unsure > square / 1000:
             return None
         lost = n * (math.sqrt(outputs) * float(inputs.norm()) + math.sqrt(outputs * columns)) + (unscaled @ other)
         return LongestRow(math.sqrt(square + unsure) + error, kind.tiny * float(lost))
 
     def _all_rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """c [n], x [n, I], d [n, O] of all sums together."""
+        """c [n], x [n, I], d [n, O] of all sums."""
         sums = [(c, rows) for c, rows in self.sums if len(c)]
         if not sums:
             empty = torch.empty(0, dtype=self.dtype, device=self.device)
             return empty, empty, empty
-        return _joined_rows(sums)
+        return _join_rows(sums)
 
     def times(self, s: float) -> "Factored":
         """s·self."""
         return Factored(tuple((s * a, b) for a, b in self.bases), tuple((s * c, r) for c, r in self.sums), self)
 
     def plus(self, other: "Factored") -> "Factored":
-        """self + other; rows and matrices that both have are taken together."""
+        """self + other; common rows and matrices are merged."""
         bases: dict[int, tuple[float, Tensor]] = {}
         for a, base in (*self.bases, *other.bases):
             bases[id(base)] = (bases[id(base)][0] + a if id(base) in bases else a, base)
         sums: dict[int, tuple[Tensor, OuterProducts]] = {}
         for c, rows in (*self.sums, *other.sums):
-            sums[id(rows)] = (_added(sums[id(rows)][0], c) if id(rows) in sums else c, rows)
+            sums[id(rows)] = (_add_coefficients(sums[id(rows)][0], c) if id(rows) in sums else c, rows)
         return Factored(tuple((a, b) for a, b in bases.values() if a != 0), tuple(sums.values()), self)
 
     def inner(self, other: Tensor) -> Tensor:
-        """⟨self, other⟩ = Σ of the entries' products, without forming it: [].
+        """⟨self, other⟩, the sum of the entries' products, without forming the matrix: [].
 
-        ⟨d xᵀ, e yᵀ⟩ = (d·e)(x·y), so that the rows' share is a sum over two Gram matrices.
+        ⟨d xᵀ, e yᵀ⟩ = (d·e)(x·y), so the rows contribute a sum over two Gram matrices.
         """
         other = other if isinstance(other, Factored) else _as_base(other)
         (c, x, d), (e, y, f) = self._all_rows(), other._all_rows()
@@ -283,15 +284,15 @@ class Factored(UnformedMatrix):
         return total
 
     def applied(self, x: Tensor) -> Tensor:
-        """x·selfᵀ: [B, I] -> [B, O]."""
+        """x·selfᵀ: [B, I] → [B, O]."""
         return self._product(x, transposed=True)
 
     def pulled_back(self, dy: Tensor) -> Tensor:
-        """dy·self: [B, O] -> [B, I]."""
+        """dy·self: [B, O] → [B, I]."""
         return self._product(dy, transposed=False)
 
     def surely_finite(self) -> bool:
-        """Whether all numbers of the matrix are finite, as a bound on them says; False: it must be formed to see.
+        """Whether an upper bound shows that all entries are finite; if False, the matrix must be formed to tell.
 
         |W_oi| ≤ Σ_b |a_b|‖B_b‖ + Σ_r |c_r|‖d_r‖‖x_r‖.
         """
@@ -305,7 +306,7 @@ class Factored(UnformedMatrix):
         return batched_matmul([self], [x], transposed=transposed)[0]
 
     def by_rows(self, x: Tensor, total: Tensor | None, *, transposed: bool) -> Tensor:
-        """A total and the rows' share of a product with x, in memory of its own; None: that share alone."""
+        """`total` plus the rows' contribution to a product with x, in new memory; None: only that contribution."""
         c, inputs, slopes = self._all_rows()
         if not len(c):
             return x.new_zeros(len(x), self.shape[0 if transposed else 1]) if total is None else total.clone()
@@ -315,14 +316,14 @@ class Factored(UnformedMatrix):
 
 
 def batched_matmul(matrices: Sequence[Factored], xs: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
-    """x·Wᵀ of each matrix W and its x [B, I], or of x [B, O] x·W if not transposed.
+    """x·Wᵀ for each matrix W and its x [B, I]; or x·W with x [B, O] if not transposed.
 
-    Where all are made of the same given matrices, each of those is multiplied once by the rows of all.
+    If all matrices have the same given matrices, each of these is multiplied once by all rows together.
     """
     bases = [[id(base) for _, base in matrix.bases] for matrix in matrices]
     if any(other != bases[0] for other in bases):
-        found = [batched_matmul([m], [x], transposed=transposed) for m, x in zip(matrices, xs, strict=True)]
-        return [product for [product] in found]
+        products = [batched_matmul([m], [x], transposed=transposed) for m, x in zip(matrices, xs, strict=True)]
+        return [product for [product] in products]
     totals: list[Tensor | None] = [None] * len(xs)
     for k, (_, base) in enumerate(matrices[0].bases):
         rows = xs[0] if len(xs) == 1 else torch.cat(list(xs))
@@ -335,7 +336,7 @@ def batched_matmul(matrices: Sequence[Factored], xs: Sequence[Tensor], *, transp
 
 
 def _multiplies_exactly(device: torch.device) -> bool:
-    """Whether PyTorch is known to multiply in the precision of the numbers: on a CPU, if it is not told otherwise."""
+    """Whether PyTorch multiplies in the numbers' own precision: on a CPU, unless configured otherwise."""
     if device.type != "cpu":
         return False
     backend: Any = torch.backends.mkldnn
@@ -344,8 +345,8 @@ def _multiplies_exactly(device: torch.device) -> bool:
     return torch.get_float32_matmul_precision() == "highest"
 
 
-def _joined_rows(sums: Sequence[tuple[Tensor, OuterProducts]]) -> tuple[Tensor, Tensor, Tensor]:
-    """c [n], x [n, I], d [n, O] of these sums together; of one alone they are not copied."""
+def _join_rows(sums: Sequence[tuple[Tensor, OuterProducts]]) -> tuple[Tensor, Tensor, Tensor]:
+    """c [n], x [n, I], d [n, O] of these sums; a single sum is not copied."""
     columns = zip(*((c, *rows.first(len(c))) for c, rows in sums), strict=True)
     c, inputs, slopes = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
     return c, inputs, slopes
@@ -355,8 +356,8 @@ def _plus(total: Tensor | None, part: Tensor) -> Tensor:
     return part if total is None else total.add_(part)
 
 
-def _added(c: Tensor, e: Tensor) -> Tensor:
-    """Coefficients of one log of rows, one of which may know fewer of them."""
+def _add_coefficients(c: Tensor, e: Tensor) -> Tensor:
+    """Add coefficients of the same rows; one of them may cover fewer rows."""
     long, short = (c, e) if len(c) >= len(e) else (e, c)
     if len(long) == len(short):
         return long + short
@@ -373,7 +374,7 @@ def _as_base(matrix: Tensor) -> Factored:
 
 
 def _plain(x: Any, like: Tensor) -> bool:
-    """Whether x is a dense matrix like this one, that can go along as a base."""
+    """Whether x is a dense matrix of the same shape and type, which can be a base."""
     return (
         isinstance(x, Tensor) and not isinstance(x, UnformedMatrix) and x.shape == like.shape and x.dtype == like.dtype
     )
@@ -401,8 +402,8 @@ def _mul(a: Any, b: Any) -> Any:
     return matrix.times(float(number)) if _is_number(number) else NotImplemented
 
 
-def _div(a: Any, b: Any, **given: Any) -> Any:
-    return a.times(1 / float(b)) if isinstance(a, Factored) and _is_number(b) and not given else NotImplemented
+def _div(a: Any, b: Any, **options: Any) -> Any:
+    return a.times(1 / float(b)) if isinstance(a, Factored) and _is_number(b) and not options else NotImplemented
 
 
 def _is_number(x: Any) -> bool:
@@ -417,13 +418,13 @@ def _where(condition: Any, a: Any = None, b: Any = None) -> Any:
     return a if bool(condition) else b
 
 
-def _zeros_like(x: Factored, **given: Any) -> Any:
-    return NotImplemented if given else Factored((), tuple((c[:0], rows) for c, rows in x.sums), x)
+def _zeros_like(x: Factored, **options: Any) -> Any:
+    return NotImplemented if options else Factored((), tuple((c[:0], rows) for c, rows in x.sums), x)
 
 
 def _stack(matrices: Sequence[Tensor], dim: int = 0) -> Any:
-    known = [x for x in matrices if isinstance(x, Factored)]
-    return StackedFactored(known) if dim == 0 and len(known) == len(matrices) else NotImplemented
+    factored = [x for x in matrices if isinstance(x, Factored)]
+    return StackedFactored(factored) if dim == 0 and len(factored) == len(matrices) else NotImplemented
 
 
 def _linear(x: Tensor, weight: Any, bias: Tensor | None = None) -> Any:
@@ -451,18 +452,18 @@ Factored.known = {
 
 
 class StackedFactored(UnformedMatrix):
-    """Factored matrices stacked: [C, O, I]. It knows how to be taken apart, joined, and summed with weights."""
+    """Stacked factored matrices: [C, O, I]. Supports indexing, concatenation, and weighted sums."""
 
     members: list[Factored]
     _dense: Tensor | None
 
     def __new__(cls, members: list[Factored]) -> "StackedFactored":
-        made: StackedFactored = unformed_like(cls, (len(members), *members[0].shape), members[0])
-        made.members, made._dense = members, None
-        return made
+        stack: StackedFactored = unformed_like(cls, (len(members), *members[0].shape), members[0])
+        stack.members, stack._dense = members, None
+        return stack
 
     def dense(self) -> Tensor:
-        """[C, O, I]."""
+        """The formed stack [C, O, I]."""
         if self._dense is None:
             self._dense = torch.stack([member.dense() for member in self.members])
         return self._dense
@@ -483,7 +484,7 @@ def _cat(stacks: Sequence[Tensor], dim: int = 0) -> Any:
 
 
 def _tensordot(weights: Any, x: Any, dims: Any = 2, out: None = None) -> Any:
-    """Σ_c w_c·x_c: the matrices' rows one after another, each with its weight."""
+    """Σ_c w_c·x_c: concatenates the matrices' rows, scaled by the weights."""
     if dims != 1 or not isinstance(x, StackedFactored) or isinstance(weights, UnformedMatrix) or weights.ndim != 1:
         return NotImplemented
     total = x.members[0].times(float(weights[0]))
@@ -506,19 +507,19 @@ def as_dense_leaf(x: Tensor) -> Tensor:
 
 
 def is_finite_leaf(stacked: Tensor) -> Tensor:
-    """Which of C stacked tensors hold finite numbers alone, formed or not: [C, ...] -> [C]."""
+    """Whether each of C stacked tensors has only finite numbers: [C, ...] → [C]."""
     if isinstance(stacked, StackedFactored):
         if all(member.surely_finite() for member in stacked.members):
             return torch.ones(len(stacked.members), dtype=torch.bool, device=stacked.device)
         stacked = stacked.dense()
     rows = stacked.reshape(len(stacked), -1)
-    if rows.sum().isfinite():  # then all are: a sum with NaN or infinity in it is not finite; and it is quick
+    if rows.sum().isfinite():  # a finite sum has only finite terms; this check is fast
         return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     return torch.isfinite(rows).all(1)
 
 
 def inner_product(x: Tensor, y: Tensor) -> Tensor:
-    """Σ of the entries' products of two tensors, formed or not: []."""
+    """Sum of the entries' products of two tensors, formed or not: []."""
     if isinstance(x, Factored) and not isinstance(y, GradRecorder):
         return x.inner(y)
     if isinstance(y, Factored) and not isinstance(x, GradRecorder):
@@ -526,17 +527,17 @@ def inner_product(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum()
 
 
-# ---- a factored matrix in a forward pass whose gradient is wanted --------------------------------------------------
+# ---- recording gradients of a factored matrix ------------------------------------------------------------------------
 
 
 class NotFactorable(Exception):
-    """A matrix whose gradient is wanted was used otherwise than as the weight of a linear layer."""
+    """A matrix with recorded gradients was used in another way than as the weight of a linear layer."""
 
 
 class GradRecorder(UnformedMatrix):
-    """A factored matrix while the gradient with respect to it is taken: a layer's weight, and nothing else.
+    """A factored matrix that records its gradient; it can only be the weight of a linear layer.
 
-    `tick` is differentiated in its place; the rows that backward passes by are its gradient.
+    Autograd differentiates with respect to `tick` instead; the rows recorded in backward passes are the gradient.
     """
 
     matrix: Factored
@@ -544,34 +545,34 @@ class GradRecorder(UnformedMatrix):
     before: int
 
     def __new__(cls, matrix: Factored) -> "GradRecorder":
-        made: GradRecorder = unformed_like(cls, matrix.shape, matrix)
-        made.matrix, made.before = matrix, matrix.rows.count
-        made.tick = torch.zeros((), dtype=matrix.dtype, device=matrix.device, requires_grad=True)
-        return made
+        recorder: GradRecorder = unformed_like(cls, matrix.shape, matrix)
+        recorder.matrix, recorder.before = matrix, matrix.rows.count
+        recorder.tick = torch.zeros((), dtype=matrix.dtype, device=matrix.device, requires_grad=True)
+        return recorder
 
     def dense(self) -> Tensor:
         raise NotFactorable
 
     def gradient(self) -> Factored:
-        """Σ of the outer products of the rows that came by."""
+        """The sum of the outer products recorded since this object was created."""
         rows = self.matrix.rows
         c = torch.ones(rows.count, dtype=self.dtype, device=self.device)
         c[: self.before] = 0
         return Factored((), ((c, rows),), self)
 
 
-def _heard_linear(x: Any, weight: Any, bias: Any = None) -> Any:
+def _record_linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if not isinstance(weight, GradRecorder) or isinstance(x, UnformedMatrix) or isinstance(bias, UnformedMatrix):
         raise NotFactorable
     y = recorded_product(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], -1)
     return y if bias is None else y + bias
 
 
-GradRecorder.known = {F.linear: _heard_linear}
+GradRecorder.known = {F.linear: _record_linear}
 
 
 def recorded_product(x: Tensor, weight: GradRecorder) -> Tensor:
-    """x·Wᵀ: [B, I] -> [B, O]. It may be differentiated twice."""
+    """x·Wᵀ: [B, I] → [B, O]. It can be differentiated twice."""
     if torch._C._are_functorch_transforms_active() or checkpoint_linear():
         raise NotFactorable
     y: Tensor = _Product.apply(x, weight.tick, weight.matrix, True)  # type: ignore[no-untyped-call]
@@ -579,7 +580,7 @@ def recorded_product(x: Tensor, weight: GradRecorder) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """x·Wᵀ of a factored W, or x·W, whose backward appends the rows of the gradient, in both cases d xᵀ."""
+    """x·Wᵀ or x·W for a factored W; the backward pass appends the gradient's rows, d xᵀ in both cases."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, tick: Tensor, matrix: Factored, transposed: bool) -> Tensor:
@@ -599,12 +600,12 @@ class _Product(torch.autograd.Function):
 
 
 def checkpoint_linear() -> bool:
-    """Whether a forward pass is done again for the backward pass, by plain PyTorch, and must then save the same."""
+    """Whether PyTorch's activation checkpointing repeats the forward pass, which must then save the same tensors."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def record_linears(xs: Sequence[Tensor], weights: Sequence[GradRecorder]) -> list[Tensor]:
-    """x·Wᵀ of each of some weights and its x [..., I], together (see `products`), to be differentiated once."""
+    """x·Wᵀ for several weights and their x [..., I] at once (see `batched_matmul`); differentiable once."""
     if checkpoint_linear():
         raise NotFactorable
     flat = [x.reshape(-1, x.shape[-1]) for x in xs]
@@ -614,7 +615,7 @@ def record_linears(xs: Sequence[Tensor], weights: Sequence[GradRecorder]) -> lis
 
 
 class _Linears(torch.autograd.Function):
-    """x·Wᵀ of some factored W, whose backward appends the rows."""
+    """x·Wᵀ for several factored W; the backward pass appends rows."""
 
     @staticmethod
     def forward(ctx: Any, matrices: Sequence[Factored], *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,9 +1,9 @@
-"""Fast weights that are not formed: a dense layer after gradient steps that are themselves differentiated through.
+"""Fast weights in factored form: a dense layer after inner gradient steps that are differentiated through.
 
-After j inner steps W_j = W − α·Σ_i D_iᵀX_i, with X_i what the layer was given in step i and D_i the gradient at what it
-gave. A layer of it is x·Wᵀ − α·Σ_i (x·X_iᵀ)·D_i, and the outer gradient flows through X_i and D_i as through any
-tensor; with respect to W it is a sum of outer products again, whose rows `Heard` gathers. So neither W_j nor a gradient
-of its shape is ever formed, and no step keeps one.
+After j inner steps W_j = W − α·Σ_i D_iᵀX_i, with X_i the layer's input in step i and D_i the gradient at its output.
+The layer computes x·Wᵀ − α·Σ_i (x·X_iᵀ)·D_i, and the outer gradient flows through X_i and D_i as through any tensor.
+With respect to W it is again a sum of outer products, whose rows `GradRecorder` records. So neither W_j nor a gradient
+of its shape is ever formed or stored.
 
 Shapes: O outputs and I inputs of a layer, B rows of a batch.
 """
@@ -21,12 +21,13 @@ OuterTerms = tuple[tuple[float, Tensor, Tensor], ...]  # c, X [B, I] and D [B, O
 
 
 class FastWeights(UnformedMatrix):
-    """W + Σ c·DᵀX, or that without W: [O, I].
+    """W + Σ c·DᵀX, or the sum without W: [O, I].
 
     Args:
-        base: W, a multiple of it; None: none.
+        like: a tensor with its shape, type and device.
+        base: W; None: no base.
         terms: the outer products.
-        calls: where a layer of it puts what it was given and gave, [B, I] and [B, O]; None: nowhere.
+        calls: list that receives each call's input and output, [B, I] and [B, O]; None: not recorded.
     """
 
     base: GradRecorder | None
@@ -40,20 +41,20 @@ class FastWeights(UnformedMatrix):
         terms: OuterTerms,
         calls: list[tuple[Tensor, Tensor]] | None = None,
     ) -> "FastWeights":
-        made: FastWeights = unformed_like(cls, like.shape, like)
-        made.base, made.terms, made.calls = base, terms, calls
-        return made
+        weights: FastWeights = unformed_like(cls, like.shape, like)
+        weights.base, weights.terms, weights.calls = base, terms, calls
+        return weights
 
     def dense(self) -> Tensor:
         raise NotFactorable
 
     def applied(self, x: Tensor) -> Tensor:
-        """x·selfᵀ: [B, I] -> [B, O]."""
+        """x·selfᵀ: [B, I] → [B, O]."""
         y = x.new_zeros(len(x), self.shape[0]) if self.base is None else recorded_product(x, self.base)
         if self.terms:
-            inputs = torch.cat([given for _, given, _ in self.terms])
+            inputs = torch.cat([inputs_of_term for _, inputs_of_term, _ in self.terms])
             slopes = torch.cat([slope for _, _, slope in self.terms])
-            c = torch.cat([x.new_full((len(given),), c) for c, given, _ in self.terms])
+            c = torch.cat([x.new_full((len(inputs_of_term),), c) for c, inputs_of_term, _ in self.terms])
             y = torch.addmm(y, (x @ inputs.T) * c, slopes)
         return y
 
@@ -80,7 +81,7 @@ def _plus(a: Any, b: Any) -> FastWeights:
     return FastWeights(a, b.base if a.base is None else a.base, a.terms + b.terms)
 
 
-def _detached(a: Any) -> FastWeights:
+def _detach(a: Any) -> FastWeights:
     if _of(a).base is not None:
         raise NotFactorable
     return FastWeights(a, None, tuple((c, x.detach(), d.detach()) for c, x, d in _of(a).terms))
@@ -89,59 +90,61 @@ def _detached(a: Any) -> FastWeights:
 def _linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
     if not isinstance(weight, FastWeights) or isinstance(x, UnformedMatrix) or isinstance(bias, UnformedMatrix):
         raise NotFactorable
-    given = x.reshape(-1, x.shape[-1])
-    gave = weight.applied(given)
+    inputs = x.reshape(-1, x.shape[-1])
+    outputs = weight.applied(inputs)
     if weight.calls is not None:
-        weight.calls.append((given, gave))
-    y: Tensor = gave.reshape(*x.shape[:-1], -1)
+        weight.calls.append((inputs, outputs))
+    y: Tensor = outputs.reshape(*x.shape[:-1], -1)
     return y if bias is None else y + bias
 
 
 FastWeights.known = {
     **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _plus),
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _times),
-    **dict.fromkeys((torch.detach, Tensor.detach), _detached),
+    **dict.fromkeys((torch.detach, Tensor.detach), _detach),
     F.linear: _linear,
 }
 
 
 def is_fast(leaf: Tensor) -> bool:
-    """Whether a leaf of params is a layer whose steps can be differentiated through unformed."""
+    """Whether a parameter is a factored layer whose steps can be differentiated through."""
     return isinstance(leaf, FastWeights | GradRecorder)
 
 
 def fast_gradients(
     loss: Callable[[Sequence[Tensor]], Tensor], leaves: Sequence[Tensor], beside: Sequence[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
-    """The gradient of loss(leaves) [] with respect to each leaf, which can be differentiated again, and the loss.
+    """The gradient of loss(leaves) [] with respect to each leaf, differentiable again, and the loss.
 
     Args:
-        beside: matrices that the loss uses too.
+        loss: of the leaves.
+        leaves: parameters, factored or not.
+        beside: other matrices that the loss uses.
     """
     calls: list[list[tuple[Tensor, Tensor]]] = [[] for _ in leaves]
-    points = [_listening(leaf, own) for leaf, own in zip(leaves, calls, strict=True)]
+    points = [_with_calls(leaf, own) for leaf, own in zip(leaves, calls, strict=True)]
     value = loss(points)
     plain = [point for point in points if not isinstance(point, FastWeights)]
-    gave = [y for own in calls for _, y in own]
+    outputs = [y for own in calls for _, y in own]
     logs = {id(rows): rows for leaf in (*leaves, *beside) if is_fast(leaf) for rows in _logs(leaf)}
     for rows in logs.values():
         rows.listens = False
     try:
-        grads = iter(torch.autograd.grad(value, [*plain, *gave], create_graph=True, materialize_grads=True))
+        grads = iter(torch.autograd.grad(value, [*plain, *outputs], create_graph=True, materialize_grads=True))
     finally:
         for rows in logs.values():
             rows.listens = True
     of_plain = [None if isinstance(point, FastWeights) else next(grads) for point in points]
     of_fast = [tuple((1.0, x, next(grads)) for x, _ in own) for own in calls]
-    found = [
+    gradients = [
         FastWeights(leaf, None, terms) if g is None else g
         for leaf, g, terms in zip(leaves, of_plain, of_fast, strict=True)
     ]
-    return found, value
+    return gradients, value
 
 
-def _listening(leaf: Tensor, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The leaf at the place where the gradient is taken, and nowhere else."""
+def _with_calls(leaf: Tensor, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The leaf as the point of differentiation, which records its calls."""
     if is_fast(leaf):
         return FastWeights(leaf, _of(leaf).base, _of(leaf).terms, calls)
     return leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_()

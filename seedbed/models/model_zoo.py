@@ -16,7 +16,7 @@ class ModelZoo:
     """Architectures by name; of their params, those of one alone can be used to predict.
 
     >>> from seedbed.models.small import mlp
-    >>> both = Several({"wide": Model(mlp((4,), 3)), "deep": Model(mlp((4,), 3, hidden=(8, 8)))})
+    >>> both = ModelZoo({"wide": Model(mlp((4,), 3)), "deep": Model(mlp((4,), 3, hidden=(8, 8)))})
     >>> import torch
     >>> both.predict({"deep": both.params["deep"]}, torch.ones(2, 4)).shape
     torch.Size([2, 3])

@@ -1,1 +1,1 @@
-"""What leaves a client, and what can be learned from it."""
+"""Differential privacy and secure aggregation: limits on what a client's update reveals."""

@@ -1,1 +1,1 @@
-"""Pages for people: HTML reports with inline SVG, made only from what a run directory holds."""
+"""HTML reports with inline SVG for people, made only from the contents of a run directory."""

@@ -1,6 +1,6 @@
-"""Charts as inline SVG, by hand: no dependency, no script; colours come from the page's style sheet.
+"""Charts as inline SVG, drawn without dependencies or scripts; colours come from the page's style sheet.
 
-Scores and losses are plain numbers; `Axis.percent` shows them times 100. Positions are in units of the view box.
+Scores and losses are plain numbers; `Axis.percent` displays them times 100. Positions are in units of the view box.
 """
 
 import html
@@ -13,14 +13,14 @@ from itertools import accumulate
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 270, 46, 14, 12, 40
 ROW = 70  # height of a strip
 NARROW_ROW = 24  # height of a row of ranges
-MAX_LINE_POINTS = 400  # points of a line beyond which some are left out
+MAX_LINE_POINTS = 400  # longer lines are thinned out
 ChartPoint = tuple[float, float]
 Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What the numbers of an axis mean, and where they end whatever an interval says (accuracy: 0 and 1)."""
+    """An axis: its label, its format, and the bounds at which intervals are cut (accuracy: 0 and 1)."""
 
     label: str
     percent: bool = False
@@ -36,7 +36,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Dot:
-    """A mean and half its interval's width (None: no interval); `column` chooses colour and marker."""
+    """A mean with half its interval's width (None: no interval); `column` selects colour and marker."""
 
     column: str
     mean: float
@@ -52,12 +52,12 @@ class Strip:
     title: str
     scores: Sequence[float]
     mean: float
-    worst: int  # which score is labelled
+    worst: int  # index of the score that is labelled
 
 
 @dataclass(frozen=True)
 class Range:
-    """A row: a mean with half its interval's width, where it was before, and the worst tenth."""
+    """A row: a mean with half its interval's width, the value before, and the worst tenth."""
 
     name: str
     mean: float
@@ -67,9 +67,9 @@ class Range:
 
 
 def escape_text(value: object) -> str:
-    """Anything as text for HTML and SVG: escaped, without control characters and broken Unicode.
+    """Escape anything for HTML and SVG; control characters and broken Unicode are replaced.
 
-    >>> text("<b>&" + chr(0))
+    >>> escape_text("<b>&" + chr(0))
     '&lt;b&gt;&amp;�'
     """
     whole = str(value).encode("utf-8", "replace").decode()
@@ -79,10 +79,11 @@ def escape_text(value: object) -> str:
 def lines(
     series: Mapping[str, Sequence[ChartPoint]], x: Axis, y: Axis, *, smooth: bool = False, dots: bool = False
 ) -> str:
-    """Lines, each labelled at its end if there are several.
+    """A line chart; each line is labelled at its end if there are several.
 
     Args:
         series: points by name, in the order of x; points that are not finite are left out.
+        x, y: the axes.
         smooth: draw the moving mean, and the points themselves faintly.
         dots: mark each point.
     """
@@ -95,7 +96,7 @@ def lines(
     low, high = _range([p[0] for p in every])
     across = [t for t in _ticks(low, high, 6) if low <= t <= high]
     body = [_frame(x, y, ys[1], ys[0], right), _x_ticks(x, across, xs)]
-    ends = _apart([ys[0](points[-1][1]) if points else math.nan for points in finite.values()])
+    ends = _spread_labels([ys[0](points[-1][1]) if points else math.nan for points in finite.values()])
     for number, ((name, points), end) in enumerate(zip(finite.items(), ends, strict=True)):
         if not points:
             continue
@@ -115,8 +116,8 @@ def lines(
     return _svg(HEIGHT, f"{y.label} over {x.label}", body)
 
 
-def grouped(groups: Mapping[str, Sequence[Dot]], x: Axis, y: Axis) -> str:
-    """Groups of means side by side, each with its interval as a bar."""
+def dot_groups(groups: Mapping[str, Sequence[Dot]], x: Axis, y: Axis) -> str:
+    """A chart of means in groups, each with its interval as a bar."""
     dots = [dot for group in groups.values() for dot in group]
     ends = [y.clip(dot.mean + sign * (dot.half or 0)) for dot in dots for sign in (-1, 1)]
     scale, ticks = _up(ends, y)
@@ -133,7 +134,7 @@ def grouped(groups: Mapping[str, Sequence[Dot]], x: Axis, y: Axis) -> str:
 
 
 def strips(rows: Sequence[Strip], names: Sequence[str], x: Axis) -> str:
-    """A row for each column with a dot for each client; a tick at the mean, the worst client by name."""
+    """A row per column with a dot per client; a tick marks the mean, and the worst client is named."""
     height = ROW * len(rows) + BOTTOM
     every = [score for row in rows for score in row.scores]
     ticks = _ticks(*_range(every), 6)
@@ -153,7 +154,7 @@ def strips(rows: Sequence[Strip], names: Sequence[str], x: Axis) -> str:
 
 
 def ranges(rows: Sequence[Range], x: Axis) -> str:
-    """A row for each mean, with its interval as a bar, a ring where it was before, and a tick at the worst tenth."""
+    """A row per mean: a bar for its interval, a ring for the value before, and a tick for the worst tenth."""
     height, left = NARROW_ROW * len(rows) + BOTTOM + 4, 110
     every = [value for row in rows for value in (row.mean, row.before, row.worst) if math.isfinite(value)]
     ticks = _ticks(*_range(every or [0.0]), 5)
@@ -167,17 +168,17 @@ def ranges(rows: Sequence[Range], x: Axis) -> str:
             continue
         half = row.half if row.half is not None and math.isfinite(row.half) else 0.0
         low, high = (min(max(x.clip(end), ticks[0]), ticks[-1]) for end in (row.mean - half, row.mean + half))
-        said = f"{row.name}: {x.text(round(row.before, 4))} → {x.text(round(row.mean, 4))}"
+        title = f"{row.name}: {x.text(round(row.before, 4))} → {x.text(round(row.mean, 4))}"
         body.append(
             f'<g class="adapted"><path class="bar" d="M{scale(low):.1f} {y}H{scale(high):.1f}"/>'
             f'<path class="bar" d="M{scale(row.worst):.1f} {y - 5}v10"/>{marker("", scale(row.mean), y, 4)}'
-            f'<circle class="bar" cx="{scale(row.before):.1f}" cy="{y}" r="4"/><title>{escape_text(said)}</title></g>'
+            f'<circle class="bar" cx="{scale(row.before):.1f}" cy="{y}" r="4"/><title>{escape_text(title)}</title></g>'
         )
     return _svg(height, f"{x.label} of each", body)
 
 
 def marker(column: str, x: float, y: float, size: float) -> str:
-    """A column's own mark, so that colour is not needed to tell them apart; a circle for those without."""
+    """A column's marker, so that columns differ by shape too; a circle for other columns."""
     near, far = 0.9 * size, 1.3 * size
     shapes = {
         "adapted": f"M{x:.1f} {y - far:.1f}l{far:.1f} {far:.1f}l-{far:.1f} {far:.1f}l-{far:.1f} -{far:.1f}z",
@@ -236,14 +237,14 @@ def _worst_label(row: Strip, names: Sequence[str], scale: Scale, top: int) -> st
     return f'<text class="tick {side}" x="{at:.1f}" y="{top + 62}">{escape_text(f"worst: {short}")}</text>'
 
 
-def _jitter(number: int, of: int) -> float:
-    return 0.0 if of < 8 else 20 * (number * 0.618034 % 1 - 0.5)
+def _jitter(number: int, total: int) -> float:
+    return 0.0 if total < 8 else 20 * (number * 0.618034 % 1 - 0.5)
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    room = 0.0 if high > low else abs(low) * 0.1 or 0.5
-    return low - room, high + room
+    margin = 0.0 if high > low else abs(low) * 0.1 or 0.5
+    return low - margin, high + margin
 
 
 def _ticks(low: float, high: float, most: int) -> list[float]:
@@ -273,8 +274,8 @@ def _up(values: Sequence[float], y: Axis) -> tuple[Scale, list[float]]:
     return _scale([*values, *ticks], HEIGHT - BOTTOM, TOP), ticks
 
 
-def _apart(places: Sequence[float], gap: float = 14) -> list[float]:
-    """Label positions moved down until none covers another."""
+def _spread_labels(places: Sequence[float], gap: float = 14) -> list[float]:
+    """Move label positions down until none covers another."""
     out, last = list(places), -math.inf
     for i in sorted(range(len(places)), key=lambda i: (math.isnan(places[i]), places[i])):
         last = out[i] = max(places[i], last + gap)
@@ -282,7 +283,7 @@ def _apart(places: Sequence[float], gap: float = 14) -> list[float]:
 
 
 def _moving_mean(points: Sequence[ChartPoint]) -> list[ChartPoint]:
-    """Over a twentieth of the points on either side, fewer towards the ends."""
+    """Moving mean over a twentieth of the points on either side, fewer near the ends."""
     reach, sums = max(1, len(points) // 20), [0.0, *accumulate(y for _, y in points)]
     near = [min(reach, i, len(points) - 1 - i) for i in range(len(points))]
     spans = [(i - n, i + n + 1) for i, n in enumerate(near)]
@@ -290,5 +291,5 @@ def _moving_mean(points: Sequence[ChartPoint]) -> list[ChartPoint]:
 
 
 def _path(points: Sequence[ChartPoint], xs: Scale, ys: Scale) -> str:
-    kept = [*points[:: math.ceil(len(points) / MAX_LINE_POINTS)], points[-1]]
-    return "M" + "L".join(f"{xs(a):.1f} {ys(b):.1f}" for a, b in kept)
+    thinned = [*points[:: math.ceil(len(points) / MAX_LINE_POINTS)], points[-1]]
+    return "M" + "L".join(f"{xs(a):.1f} {ys(b):.1f}" for a, b in thinned)

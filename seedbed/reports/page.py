@@ -1,16 +1,18 @@
-"""What the pages for people share: the style sheet, the frame, tables, figures, and numbers as people read them.
+"""Shared parts of the HTML pages: style sheet, frame, tables, figures, and formatted numbers.
 
-A page is one HTML file that needs nothing else: no script, no font, no picture from elsewhere.
+A page is one self-contained HTML file: no script, no font, and no picture from elsewhere.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 
+from seedbed.experiments.table_scores import COVERAGE
 from seedbed.reports import charts
 from seedbed.reports.charts import Axis, escape_text
 
-HALF, OWN_HALF = "half", "half of their own examples"  # a number of examples to judge with, and its words
+HALF, OWN_HALF = "half", "half of their own examples"  # a number of shots, and its words
 
+PERCENT = ("accuracy", COVERAGE)  # scores that are shares
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1c2024; --soft: #5d6670; --line: #dfe3e7; --tint: #f4f6f7;
   --unadapted: #7b848e; --adapted: #14804a; --fedavg_finetuned: #2563c4; --local: #c4570a; --other: #8a3ea8;
@@ -69,12 +71,14 @@ code { overflow-wrap: anywhere; font-size: .85em; } details { margin: .4rem 0; }
 
 
 def document(title: str, *, kind: str, verdict: str, facts: Mapping[str, tuple[object, str]], body: str) -> str:
-    """A whole page.
+    """A complete page.
 
     Args:
-        kind: what sort of page it is.
-        facts: by name, a big word and a small one.
-        body: what `section` gives.
+        title: heading.
+        kind: the sort of page.
+        verdict: the result in a sentence.
+        facts: by name, a large and a small text.
+        body: HTML from `sections`.
     """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -98,7 +102,7 @@ def _facts(facts: Mapping[str, tuple[object, str]]) -> str:
 
 
 def html_table(heads: Sequence[str], rows: Sequence[str] | str, caption: str, *, words: bool = False) -> str:
-    """A table of rows that are HTML already; with `words`, all is left-aligned."""
+    """A table whose rows are HTML already; with `words`, all cells are left-aligned."""
     head = "".join(f"<th>{escape_text(h)}</th>" for h in heads)
     kind = " class='left'" if words else ""
     note = f"<p class='note'>{escape_text(caption)}</p>" if caption else ""
@@ -111,7 +115,7 @@ def side_by_side(figures: Sequence[str]) -> str:
 
 
 def html_figure(caption: str, svg: str, legend: Mapping[str, str] = {}) -> str:
-    """A chart with its caption (HTML), below a legend of (mark, title) by column."""
+    """A chart with its caption (HTML), below a legend: title by column."""
     keys = "".join(
         f"<span><svg viewBox='0 0 12 12' class='key {c}'>{charts.marker(c, 6, 6, 4)}</svg>{escape_text(title)}</span>"
         for c, title in legend.items()
@@ -124,16 +128,17 @@ def html_figure(caption: str, svg: str, legend: Mapping[str, str] = {}) -> str:
 
 
 def format_number(value: float, metric: str) -> str:
-    """Accuracy in per cent, anything else as it is.
+    """Accuracy and coverage in per cent; other metrics unchanged.
 
-    >>> number(0.5, "accuracy"), number(0.5, "squared error")
+    >>> format_number(0.5, "accuracy"), format_number(0.5, "squared error")
     ('50.0', '0.5')
     """
-    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.4g}"
+    return f"{100 * value:.1f}" if metric in PERCENT else f"{value:.4g}"
 
 
 def spelt_score(name: str, value: float) -> str:
-    """
+    """A score with its name.
+
     >>> spelt_score("accuracy", 0.5), spelt_score("RMSE", 2.5)
     ('accuracy 50.0', 'RMSE 2.5')
     """
@@ -141,7 +146,7 @@ def spelt_score(name: str, value: float) -> str:
 
 
 def plus_minus(half: float | None, metric: str) -> str:
-    """Half an interval's width; nothing where there is no interval."""
+    """Half an interval's width; empty if there is no interval."""
     return "" if half is None or not math.isfinite(half) else f" ± {format_number(half, metric)}"
 
 
@@ -156,7 +161,8 @@ def axis_of(metric: str) -> Axis:
 
 
 def shots_of(numbers: Sequence[str]) -> str:
-    """
+    """Numbers of shots in words.
+
     >>> shots_of(["1"]), shots_of(["1", "5"])
     ('1 shot', '1 and 5 shots')
     >>> shots_of(["5", "20", "half"])

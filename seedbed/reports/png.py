@@ -1,4 +1,4 @@
-"""Images as PNG, by hand: zlib is all that it takes. RFC 2083.
+"""PNG images, written with zlib only (RFC 2083).
 
 Shapes: H and W pixels, colours 1 or 3.
 """
@@ -15,7 +15,7 @@ Bytes = NDArray[np.uint8]
 
 
 def png(image: Any, *, zoom: int = 1) -> bytes:
-    """A PNG file of an image [H, W], [1, H, W] or [3, H, W] of 0…1, each pixel so many times as large."""
+    """A PNG file of an image [H, W], [1, H, W] or [3, H, W] with values in 0…1, each pixel enlarged `zoom` times."""
     pixels = np.asarray(image, float)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     colours = 3 if len(pixels) == 3 else 1
@@ -29,7 +29,7 @@ def png(image: Any, *, zoom: int = 1) -> bytes:
 
 
 def side_by_side_images(images: Sequence[Any], *, gap: int = 1) -> Any:
-    """Images of one size [C, H, W] in a row, with white between."""
+    """Images of one size [C, H, W] in a row, separated by white."""
     arrays = [np.asarray(i, float).reshape(-1, *np.shape(i)[-2:]) for i in images]
     white = np.ones((*arrays[0].shape[:2], gap))
     parts = [p for array in arrays for p in (white, array)][1:]
@@ -37,7 +37,7 @@ def side_by_side_images(images: Sequence[Any], *, gap: int = 1) -> Any:
 
 
 def stack_images(images: Sequence[Any], *, gap: int = 1) -> Any:
-    """Images of one width [C, H, W], one under another."""
+    """Images of one width [C, H, W], stacked vertically."""
     arrays = [np.asarray(i, float) for i in images]
     white = np.ones((arrays[0].shape[0], gap, arrays[0].shape[2]))
     return np.concatenate([p for array in arrays for p in (white, array)][1:], 1)

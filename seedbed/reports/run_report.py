@@ -1,4 +1,4 @@
-"""report.html: one file for people, made of what the run directory holds. It says so where adaptation does not help."""
+"""report.html: one file for people, made from the run directory. It states where adaptation does not help."""
 
 import math
 import shlex
@@ -35,13 +35,13 @@ TITLES = {
     "trivial": "trivial",
 }
 MEANINGS = {
-    "unadapted": "The trained model as a client receives it, before it has looked at any example of that client.",
-    "adapted": "The same model, adapted by the client to its few labelled examples, which it shares with nobody.",
-    "fedavg_finetuned": "The plain rival: federated averaging on the same clients and examples, then fine-tuning.",
-    "local": "No federation: an untrained model and the client's own few examples alone.",
-    "trivial": "No model: the shares of the known clients' classes, or their mean, for everybody.",
+    "unadapted": "The trained model as a client receives it, before it has seen any example of that client.",
+    "adapted": "The same model after the client has adapted it to its few labelled examples, which it does not share.",
+    "fedavg_finetuned": "The plain baseline: federated averaging on the same clients and examples, then fine-tuning.",
+    "local": "No federation: an untrained model and only the client's own few examples.",
+    "trivial": "No model: for all clients the class frequencies of the known clients, or their mean target.",
 }
-WORDS = {  # by rival: better, no difference that can be told, worse
+WORDS = {  # by baseline: better, no significant difference, worse
     "unadapted": ("helps", "makes no difference beyond the 95 % interval", "hurts"),
     "fedavg_finetuned": ("beats FedAvg + fine-tuning", "is within the 95 % interval of FedAvg + fine-tuning",
                          "loses to FedAvg + fine-tuning"),
@@ -55,17 +55,17 @@ Table = Mapping[str, Any]
 
 
 def write_run_report(run: RunDirectory) -> None:
-    """Write a finished run's report into its directory, unless it is there."""
+    """Write a finished run's report into its directory, unless it exists."""
     if run.result is not None and not (run.path / "report.html").exists():
         run.write("report.html", run_report(run.manifest, run.metrics(), run.result).encode())
 
 
 def run_report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
-    """One HTML file that needs nothing else: no script, no font, no picture from elsewhere.
+    """One self-contained HTML file: no script, no font, and no picture from elsewhere.
 
     Args:
-        manifest, metrics, result: what manifest.json, metrics.jsonl and result.json hold. Parts that are missing
-            (no rivals, no curve, no losses, no known clients) are left out.
+        manifest, metrics, result: contents of manifest.json, metrics.jsonl and result.json. Sections whose data are
+            missing (no baselines, no curve, no losses, no known clients) are left out.
     """
     title = f"{result['algorithm']} on {manifest['data']['source']}"
     body = sections(
@@ -74,7 +74,7 @@ def run_report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
             "What is protected": _privacy(result),
             "Every unseen client": _spread(manifest, result),
             "How much, and how fast": _adapting(manifest, result),
-            "Attacked": _attacked(manifest, result),
+            "Attacked": _attack_section(manifest, result),
             "On known clients": _table(result, "seen"),
             "Training": _training(metrics),
             "How fine-tuning was chosen": _choice(result) + _finetuning(result),
@@ -92,8 +92,8 @@ def run_report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
 
 
 def run_verdict(result: Table) -> str:
-    """What adaptation is worth on unseen clients, against each rival and for each number of shots; before it, clients
-    that diverge or are harmed."""
+    """The value of adaptation on unseen clients, against each baseline and for each number of shots; diverging or
+    harmed clients are stated first."""
     first = " ".join([*failures(result), *concerns(result)])
     return f"{first} {_worth(result)}".strip()
 
@@ -105,18 +105,18 @@ def _worth(result: Table) -> str:
         return "Adaptation was not judged."
     clients = max(row["adapted"]["clients"] for row in table.values())
     if clients < 2:
-        return "There is one unseen client only, so no interval can be given, and nothing is concluded."
-    told = []
+        return "There is only one unseen client, so no interval can be given, and nothing is concluded."
+    sentences = []
     for rival in _rivals(result):
-        found = [(shots, _outcome(result, row, rival)) for shots, row in table.items()]
-        by = {o: [shots for shots, outcome in found if outcome == o] for o in range(3)}
-        told.append(", ".join(f"{WORDS[rival][o]} with {shots_of(at)}" for o, at in by.items() if at))
-    first, rest = (told[0], told[1:]) if "unadapted" in _rivals(result) else ("was judged", told)
+        outcomes = [(shots, _outcome(result, row, rival)) for shots, row in table.items()]
+        by = {o: [shots for shots, outcome in outcomes if outcome == o] for o in range(3)}
+        sentences.append(", ".join(f"{WORDS[rival][o]} with {shots_of(at)}" for o, at in by.items() if at))
+    first, rest = (sentences[0], sentences[1:]) if "unadapted" in _rivals(result) else ("was judged", sentences)
     return f"On {clients} clients never seen in training, adaptation {first}{''.join(f'; it {t}' for t in rest)}."
 
 
 def gain(row: Table, rival: str, *, higher_is_better: bool = True) -> tuple[float, float | None]:
-    """Adapted minus rival, and half the 95 % interval of that: client by client, for both saw the same episodes."""
+    """Adapted minus baseline, and half its 95 % interval, client by client: both columns have the same episodes."""
     ours, theirs = row["adapted"], row[rival]
     a, b = ours.get("scores", ()), theirs.get("scores", ())
     if len(a) == len(b) > 1:
@@ -127,7 +127,7 @@ def gain(row: Table, rival: str, *, higher_is_better: bool = True) -> tuple[floa
 
 
 def _outcome(result: Table, row: Table, rival: str) -> int | None:
-    """0 better, 1 within the interval, 2 worse; None: no interval, or the column is missing."""
+    """0 better, 1 within the interval, 2 worse; None if there is no interval or no such column."""
     if rival not in row:
         return None
     difference, half = gain(row, rival)
@@ -138,7 +138,7 @@ def _outcome(result: Table, row: Table, rival: str) -> int | None:
 
 
 def _rivals(result: Table) -> list[str]:
-    """The columns to compare with; FedAvg's own adapted column is FedAvg + fine-tuning."""
+    """The columns to compare with. For FedAvg the adapted column is FedAvg + fine-tuning itself."""
     skipped = {"adapted"} | ({"fedavg_finetuned"} if result["algorithm"] == "fedavg" else set())
     return [c for c in _columns(result["unseen"]) if c not in skipped]
 
@@ -154,17 +154,17 @@ def _facts(manifest: Table, result: Table) -> dict[str, tuple[object, str]]:
         "algorithm": (result["algorithm"], entry.paper if entry else ""),
         "data": (data["source"], f"{data['examples']:,} examples, {kinds}"),
         "clients": (f"{len(clients['train'])} known", f"and {len(clients['unseen'])} never seen in training"),
-        "rounds": (settings["rounds"], _who_takes_part(settings)),
+        "rounds": (settings["rounds"], _participation(settings)),
         "seed": (settings["seed"], "one training run"),
     }
 
 
-def _who_takes_part(settings: Table) -> str:
+def _participation(settings: Table) -> str:
     asked, cohort = settings.get("schedule", {}), settings.get("cohort")
     if asked.get("name") == "gossip":
-        return f"of all peers, without a server: {asked['topology']}"
+        return f"with all peers, without a server: {asked['topology']}"
     if asked.get("name") == "asynchronous":
-        return f"asynchronous, {asked['concurrency'] or cohort} clients at work"
+        return f"asynchronous, {asked['concurrency'] or cohort} clients training at a time"
     return f"{cohort} clients a round" if cohort else ""
 
 
@@ -185,12 +185,13 @@ def _table(result: Table, which: str) -> str:
         lines.append(f"<tr><th>{escape_text(shots)}</th>{''.join(cells)}</tr>")
     by_row = [next(iter(row.values()))["clients"] for row in rows.values()]
     clients = max(by_row)
-    fewer = f" (rows: {', '.join(map(str, by_row))}; the others are too small for it)" if len(set(by_row)) > 1 else ""
+    fewer = f" (rows: {', '.join(map(str, by_row))}; the others have too few examples)" if len(set(by_row)) > 1 else ""
     caption = (
         f"{title_of(result['metric'])} ({'higher' if result['higher_is_better'] else 'lower'} is better): mean ± 95 % "
-        f"interval over {clients} client{'s' * (clients != 1)}{fewer}, below it the worst tenth of them. Best mean of "
-        "a row in bold. The interval is that of clients like these under this one training run; another seed moves it "
-        "too."
+        f"interval over {clients} client{'s' * (clients != 1)}{fewer}, below it their worst tenth. Best mean of a row "
+        f"in "
+        "bold. The interval describes clients like these under this one training run; another seed would change the "
+        "result too."
     )
     return html_table(["shots", *(TITLES.get(c, c) for c in columns)], lines, caption)
 
@@ -213,8 +214,8 @@ def _gains(result: Table) -> str:
     if not rivals or not lines:
         return ""
     caption = (
-        "Adapted minus each rival, client by client, ± 95 % interval of that difference. "
-        "Below it, for how many clients adapting scored worse than the rival."
+        "Adapted minus each baseline, client by client, ± 95 % interval of that difference. "
+        "Below it, the number of clients for which adapting scored worse than the baseline."
     )
     return html_table(["shots", *(f"minus {TITLES.get(r, r)}" for r in rivals)], lines, caption)
 
@@ -237,13 +238,13 @@ def _over_shots(manifest: Table, result: Table) -> str:
     metric = result["metric"]
 
     def dot(column: str, cell: Table) -> Dot:
-        said = f"{TITLES.get(column, column)}: {format_number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)}"
-        return Dot(column, cell["mean"], cell["ci95"], said)
+        title = f"{TITLES.get(column, column)}: {format_number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)}"
+        return Dot(column, cell["mean"], cell["ci95"], title)
 
     groups = {
         shots_of([shots]): [dot(c, row[c]) for c in _columns({shots: row})] for shots, row in result["unseen"].items()
     }
-    return charts.grouped(groups, Axis(_per(manifest)), axis_of(metric)) if any(groups.values()) else ""
+    return charts.dot_groups(groups, Axis(_per(manifest)), axis_of(metric)) if any(groups.values()) else ""
 
 
 def _spread(manifest: Table, result: Table) -> str:
@@ -251,9 +252,10 @@ def _spread(manifest: Table, result: Table) -> str:
     for shots, row in result["unseen"].items():
         rows = [_strip(c, row[c], result) for c in _columns({shots: row}) if row[c].get("scores")]
         most = max((len(strip.scores) for strip in rows), default=0)
+        known = (row.get("adapted") or {}).get("names") or known
         names = known if len(known) == most else [f"client {i + 1}" for i in range(most)]
         if rows:
-            figures.append(html_figure(f"With {shots_of([shots])}: a mark a client, a tick at the mean",
+            figures.append(html_figure(f"With {shots_of([shots])}: a mark per client, a tick at the mean",
                                    charts.strips(rows, names, axis_of(result["metric"]))))  # fmt: skip
     return side_by_side(figures)
 
@@ -278,20 +280,20 @@ def _adapting(manifest: Table, result: Table) -> str:
         ),
         html_figure(
             f"{title_of(result['metric'])} of unseen clients, adapted, over adaptation steps; "
-            "on at most five episodes a client, so that values can differ a little from the table's.",
+            "on at most five episodes a client, so values can differ slightly from the table's.",
             charts.lines(series, Axis("adaptation steps"), axis_of(result["metric"]), dots=True) if series else "",
         ),
     ]
     return side_by_side([figure for figure in figures if figure])
 
 
-def _attacked(manifest: Table, result: Table) -> str:
-    """Who attacked, what stood against it, and for a backdoor how often it opens."""
+def _attack_section(manifest: Table, result: Table) -> str:
+    """The attackers, the rule against them, and for a backdoor its success rate."""
     attack = result.get("attack")
     if not attack:
         return ""
     rule = (manifest["settings"].get("reduce") or {}).get("name") or "the algorithm's own (mean)"
-    said = (
+    text = (
         f"<p>{escape_text(attack['name'])} by {len(attack['attackers'])} of {attack['clients']} known clients in all "
         f"training above ({escape_text(', '.join(attack['attackers']))}). "
         f"Messages were reduced by {escape_text(rule)}.</p>"
@@ -302,26 +304,26 @@ def _attacked(manifest: Table, result: Table) -> str:
         + "</tr>"
         for shots, row in attack.get("success", {}).items()
     ]
-    caption = "The backdoor's success: of unseen clients' examples of other classes, marked with the trigger, \
-the per cent that the model takes for the attackers' class. Accuracy, in the tables above, is of unmarked examples."
-    return said + (html_table(["shots", "unadapted", "adapted"], lines, caption) if lines else "")
+    caption = "The backdoor's success rate: the percentage of unseen clients' examples of other classes, marked with \
+the trigger, that the model assigns to the attackers' class. Accuracy, in the tables above, is on unmarked examples."
+    return text + (html_table(["shots", "unadapted", "adapted"], lines, caption) if lines else "")
 
 
 def _training(metrics: Sequence[Table]) -> str:
-    drawn = []
+    figures = []
     for key, what in {"loss": "training loss", "consensus": "distance of the peers' models from their mean"}.items():
         stages: dict[str, list[charts.ChartPoint]] = {}
         for record in metrics:
             if isinstance(record.get(key), int | float):
                 stages.setdefault(record["stage"], []).append((record["round"], record[key]))
-        drawn += [_over_rounds(stage, points, key, what) for stage, points in stages.items()]
-    return side_by_side(drawn)
+        figures += [_over_rounds(stage, points, key, what) for stage, points in stages.items()]
+    return side_by_side(figures)
 
 
 def _over_rounds(stage: str, points: Sequence[charts.ChartPoint], key: str, what: str) -> str:
-    """On a logarithmic axis where numbers span more than a power of ten."""
-    found = [number for _, number in points if math.isfinite(number)]
-    log = bool(found) and min(found) > 0 and max(found) > 10 * min(found)
+    """A chart over rounds, with a logarithmic axis if the numbers span more than a factor of ten."""
+    values = [number for _, number in points if math.isfinite(number)]
+    log = bool(values) and min(values) > 0 and max(values) > 10 * min(values)
     if log:
         points = [(at, math.log10(number)) for at, number in points if math.isfinite(number)]
     svg = charts.lines({stage: points}, Axis("round"), Axis(key, log=log), smooth=True)
@@ -330,22 +332,22 @@ def _over_rounds(stage: str, points: Sequence[charts.ChartPoint], key: str, what
 
 
 def _privacy(result: Table) -> str:
-    said = [line for of in ("secure", "privacy") for line in (result.get(of) or {}).get("said", ())]
-    return f"<ul>{''.join(f'<li>{escape_text(line)}</li>' for line in said)}</ul>" if said else ""
+    lines = [line for key in ("secure", "privacy") for line in (result.get(key) or {}).get("said", ())]
+    return f"<ul>{''.join(f'<li>{escape_text(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def _choice(result: Table) -> str:
-    """What an exact start was fitted to, and why clients adapt as they do."""
+    """The data to which an exact start was fitted, and the reasons for the clients' adaptation."""
     choice = result.get("choice")
     if not choice:
         return ""
-    said = [*choice["said"], choice["base"]["note"], *harm_lines(result)]
-    said += [f"local only with {row}: {words}" for row, words in choice["local"].items()]
-    return f"<ul>{''.join(f'<li>{escape_text(line)}</li>' for line in said)}</ul>"
+    lines = [*choice["said"], choice["base"]["note"], *harm_lines(result)]
+    lines += [f"local only with {row}: {words}" for row, words in choice["local"].items()]
+    return f"<ul>{''.join(f'<li>{escape_text(line)}</li>' for line in lines)}</ul>"
 
 
 def harm_lines(result: Table) -> list[str]:
-    """The share of the clients that adapting harms, and mean harm beside mean gain, for each row that has them."""
+    """The fraction of clients that adapting harms, with mean harm and mean gain, for each row that has them."""
     lines = []
     for row, cells in result["unseen"].items():
         harm = cells.get("adapted", {}).get("harm")
@@ -367,20 +369,20 @@ def _finetuning(result: Table) -> str:
         for name, by_shots in chosen.items()
         for shots, how in by_shots.items()
     ]
-    caption = "Chosen by score on validation clients, set apart from the known ones and not trained on while choosing. \
-The clients that the tables judge by had no part in it."
+    caption = "Chosen by the score on validation clients: known ones, not trained on during the choice. The clients in \
+the tables had no part in it."
     if result.get("privacy"):
         caption = (
-            "The usual one, for choosing on known clients would show something of them; that of local only is the \
-one that suits the judging clients best."
+            "The default, because choosing on known clients would reveal something about them; for local only, the one \
+that suits the unseen clients best."
         )
     return html_table(["", "shots", "fine-tuning"], lines, caption, words=True) if lines else ""
 
 
 def _meanings(manifest: Table, result: Table) -> str:
     words = {TITLES[c]: MEANINGS[c] for c in _columns(result["unseen"]) if c in MEANINGS}
-    words["shots"] = f"How many labelled {_per(manifest)} a client adapts with. Scores are from other examples of its."
-    words["worst tenth"] = "The mean score of the tenth of the clients (at least one) that are served worst."
+    words["shots"] = f"How many labelled {_per(manifest)} a client adapts with. Scores use its other examples."
+    words["worst tenth"] = "The mean score of the tenth of the clients (at least one) with the worst scores."
     return "<dl class='words'>" + "".join(f"<dt>{w}</dt><dd>{m}</dd>" for w, m in words.items()) + "</dl>"
 
 
@@ -390,13 +392,14 @@ def _data(manifest: Table) -> str:
     private = (manifest["settings"].get("privacy") or {}).get("epsilon") is not None
     shown = {} if private else {"known": manifest["clients"]["train"]}
     names = "".join(
-        f"<details><summary>{len(of)} {word} clients</summary><p>{escape_text(', '.join(map(str, of)))}</p></details>"
-        for word, of in (shown | {"unseen": manifest["clients"]["unseen"]}).items()
+        f"<details><summary>{len(some)} {word} "
+        f"clients</summary><p>{escape_text(', '.join(map(str, some)))}</p></details>"
+        for word, some in (shown | {"unseen": manifest["clients"]["unseen"]}).items()
     )
     if private:
-        return f"{names}<p>Who the known clients are, and what reading their data changed, stands in manifest.json.</p>"
-    said = f"<p>What reading it changed:</p><ul>{notes}</ul>" if notes else "<p>Reading it changed nothing.</p>"
-    return f"{said}{names}<p>Fingerprint <code>{escape_text(data.get('fingerprint', '–'))}</code></p>"
+        return f"{names}<p>The known clients, and what reading their data changed, are listed in manifest.json.</p>"
+    changes = f"<p>Changes made when reading:</p><ul>{notes}</ul>" if notes else "<p>Reading changed nothing.</p>"
+    return f"{changes}{names}<p>Fingerprint <code>{escape_text(data.get('fingerprint', '–'))}</code></p>"
 
 
 def _again(manifest: Table) -> str:
@@ -404,13 +407,14 @@ def _again(manifest: Table) -> str:
     command = "seedbed run --config run.toml" + "".join(
         f" --set {shlex.quote(key + '=none')}" for key in null_settings(settings)
     )
-    made = "".join(
+    versions = "".join(
         f"<tr><th>{escape_text(k)}</th><td class='words'>{escape_text(v)}</td></tr>"
         for k, v in manifest["versions"].items()
     )
     return (
         f"<p>Save this as <code>run.toml</code>:</p><pre>{escape_text(to_toml(settings))}</pre>"
-        f"<p>and run</p><pre>{escape_text(command)}</pre>" + html_table(["made with", "version"], made, "", words=True)
+        f"<p>and run</p><pre>{escape_text(command)}</pre>"
+        + html_table(["made with", "version"], versions, "", words=True)
     )
 
 
@@ -418,8 +422,8 @@ def _again(manifest: Table) -> str:
 
 
 def _columns(rows: Table) -> list[str]:
-    there = {column for row in rows.values() for column in row}
-    return [c for c in TABLE_COLUMNS if c in there]
+    present = {column for row in rows.values() for column in row}
+    return [c for c in TABLE_COLUMNS if c in present]
 
 
 def _per(manifest: Table) -> str:

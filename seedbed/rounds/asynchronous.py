@@ -8,6 +8,8 @@ together; a client's work depends on what it was sent alone, so that computing i
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -143,6 +145,15 @@ def asynchronous(
         info = {name: float(value) for name, value in got.info.items()}
         info |= {"time": ahead.clock, "staleness": float(got.staleness.mean())}
         yield Round(number, state, got.clients, info, partial(_rest, ahead))
+
+
+def in_rounds(updates: Iterator[Round], count: int) -> Iterator[Round]:
+    """Server updates, so many a round: of each the last one's state, all replies' clients, and mean numbers."""
+    while some := list(islice(updates, count)):
+        last = some[-1]
+        info = {name: fmean(update.info[name] for update in some) for name in last.info} | {"time": last.info["time"]}
+        clients = [client for update in some for client in update.clients]
+        yield last._replace(number=last.number // count, clients=clients, info=info)
 
 
 def _work(client: ClientId, version: int, clock: float, latency: Latency) -> InFlight:

@@ -1,12 +1,14 @@
 """Rounds with a server: send to a cohort, wait for all of it, judge, reduce, step. FedAvg's schedule."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from seedbed.aggregation.robust import TooFewMessages
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
+from seedbed.rounds.cohorts import Draw, repeated
 from seedbed.rounds.message_validation import MessageValidator, Validated
 from seedbed.rounds.round import (
     Round,
@@ -31,6 +33,7 @@ def synchronous(
     done: int = 0,
     gate: MessageValidator | None = MessageValidator(),
     answering: Answering | None = None,
+    draw: Draw | None = None,
 ) -> Iterator[Round]:
     """Endless rounds; stop by leaving the loop.
 
@@ -43,6 +46,8 @@ def synchronous(
         gate: what messages must be to be counted; None: anything.
         answering: who of a round's cohort answers in time; the others are as if not asked, and a round that nobody
             answers changes nothing. None: all do.
+        draw: how a round's cohort is drawn, instead of `cohort` clients alike (`draw_cohorts`); a client that is drawn
+            several times works once, and its message counts as often.
     Raises:
         InputError: the cohort is larger than the population, too small for the algorithm's reduce, or asked for of an
             algorithm that chooses its own; in such a one the gate would let one client decide on another's message; or
@@ -51,11 +56,15 @@ def synchronous(
     """
     population = engine.population
     refuse_other_than(1, cohort, len(population), "cohort")
-    _refuse_beside_own(algorithm, cohort, gate)
+    _refuse_beside_own(algorithm, cohort, gate, draw)
     state, number = start, done
     while True:
         own = algorithm.cohort
         chosen = choose_cohort(population, cohort, seed, number) if own is None else own(population, number)
+        counts: Counter[ClientId] = Counter()
+        if draw is not None:
+            counts.update(draw(population, number))
+            chosen = sorted(counts)
         if answering is not None:
             chosen = list(answering(chosen, number))
         if not chosen and own is None:
@@ -63,7 +72,7 @@ def synchronous(
             yield Round(number, state, [], {})
             continue
         number += 1
-        round = _played(algorithm, engine, state, chosen, number, gate)
+        round = _played(algorithm, engine, state, chosen, number, gate, counts)
         state = round.state
         yield round
 
@@ -75,6 +84,7 @@ def _played(
     chosen: list[ClientId],
     number: int,
     gate: MessageValidator | None,
+    counts: Mapping[ClientId, int],
 ) -> Round:
     """A round. When it is over nothing is left of what clients sent: that is as large as several models."""
     memory = {} if chosen else dict(engine.memory())
@@ -88,8 +98,9 @@ def _played(
         gate.admit(arrived, chosen, alike=not algorithm.unlike) if gate and chosen else Validated(arrived, {})
     )
     refuse_hopeless(number, groups, refused, lost)
-    counts = {"refused": len(refused), "lost": len(lost)}
-    info = {name: torch.tensor(float(count)) for name, count in counts.items() if count}
+    missing = {"refused": len(refused), "lost": len(lost)}
+    info = {name: torch.tensor(float(count)) for name, count in missing.items() if count}
+    groups = [repeated(group, counts) for group in groups]
     try:
         if not groups:
             raise TooFewMessages("nobody's message arrived")
@@ -106,10 +117,14 @@ def _played(
     return Round(number, state, chosen, numbers, refused=refused, lost=lost)
 
 
-def _refuse_beside_own(algorithm: Algorithm, cohort: int | None, gate: MessageValidator | None) -> None:
+def _refuse_beside_own(
+    algorithm: Algorithm, cohort: int | None, gate: MessageValidator | None, draw: Draw | None
+) -> None:
     """What would void the promise of an algorithm that chooses its own cohorts."""
     if algorithm.cohort is None:
         return
+    if draw is not None:
+        raise InputError("this algorithm chooses its cohorts itself, for what it promises of privacy: leave draw out")
     if cohort is not None:
         raise InputError(
             f"cohort={cohort} draws a fixed number of clients, but this algorithm chooses its cohorts itself, as what "

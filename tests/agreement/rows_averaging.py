@@ -1,22 +1,25 @@
 """Rows of the law table: one model for all, averaged on a server, and the baselines."""
 
+from dataclasses import replace
+
 from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fed_lbfgs import fed_lbfgs
 from seedbed.algorithms.fedadagrad import fedadagrad
 from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
+from seedbed.algorithms.feddyn import feddyn
 from seedbed.algorithms.fednova import fednova
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.fedyogi import fedyogi
 from seedbed.algorithms.local import local
 from seedbed.algorithms.scaffold import scaffold
-from seedbed.federated import uniform
+from seedbed.federated import Algorithm, uniform
 from seedbed.learning.adaptations import gradient_steps
-from seedbed.learning.optimizers import adam, cosine, linear, sgd
+from seedbed.learning.optimizers import Optimizer, adam, cosine, linear, sgd
 
-from .bench import MOMENTUM, Reduction, Row, Still, module
+from .bench import MOMENTUM, Net, Reduction, Row, Still, module
 
 ROWS = [
     Row("fedsgd", lambda n: fedsgd(n.loss, outer=sgd(0.3)), "full"),
@@ -91,9 +94,17 @@ ROWS = [
     ),
     Row("local", lambda n: local(n.loss, local=sgd(0.2)), "batches", module),
     Row("local", lambda n: local(n.loss, adapt=gradient_steps(n.loss, lr=0.1)), "full", variant="finetuned"),
-    Row("centralised", lambda n: centralised(n.loss, local=MOMENTUM), "batches"),
-    Row("centralised", lambda n: centralised(n.loss, local=adam(0.02)), "batches", module, "adam"),
+    Row("feddyn", lambda n: feddyn(n.loss), "batches"),
+    Row("centralised", lambda n: pooled_law(n, MOMENTUM), "batches"),
+    Row("centralised", lambda n: pooled_law(n, adam(0.02)), "batches", module, "adam"),
 ]
+
+
+def pooled_law(net: Net, local: Optimizer) -> Algorithm:
+    """Centralised training for the table, whose clients are not pooled: its server is told of one."""
+    base = centralised(net.loss, local=local)
+    return replace(base, server=lambda state, replies: base.server(state, replies._replace(population=1)))
+
 
 REDUCTIONS: dict[str, Reduction] = {
     "fedprox mu=0: fedavg": (lambda n: fedprox(n.loss, mu=0), lambda n: fedavg(n.loss), "batches"),
@@ -124,5 +135,5 @@ STILL: dict[str, Still] = {
     "fedadam": (lambda n: fedadam(n.loss, eta=0.0), "batches"),
     "fedyogi": (lambda n: fedyogi(n.loss, eta=0.0), "batches"),
     "local": (lambda n: local(n.loss, local=sgd(0.0)), "batches"),
-    "centralised": (lambda n: centralised(n.loss, local=sgd(0.0)), "batches"),
+    "centralised": (lambda n: pooled_law(n, sgd(0.0)), "batches"),
 }

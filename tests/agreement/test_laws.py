@@ -18,7 +18,6 @@ import torch
 from seedbed import tree
 from seedbed.aggregation import make_rule, mean
 from seedbed.algorithms.catalogue import CATALOGUE
-from seedbed.algorithms.centralised import centralised
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.local import local
 from seedbed.engines import ClientStateStore, OneByOne, Processes, Vectorised
@@ -28,6 +27,7 @@ from seedbed.executors.fused import FusedExecutor
 from seedbed.executors.fused.triton_launch import missing_requirements
 from seedbed.executors.loop import loop_executor
 from seedbed.federated import Message, Replies
+from seedbed.learning.optimizers import sgd
 from seedbed.learning.training import GATHERING, LocalWork, TrainResult
 from seedbed.privacy.secure import FixedPointGrid, MaskedSums, PlainSums, SecureSumEngine, SharedSums, WeightedEncoding
 from seedbed.privacy.secure.mechanisms import SumMechanism
@@ -53,6 +53,7 @@ from .bench import (
     trained,
 )
 from .rows import REDUCTIONS, ROWS, STILL
+from .rows_averaging import pooled_law
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
 every_engine = pytest.mark.parametrize("kind", KINDS)
@@ -391,7 +392,7 @@ def test_one_client_is_plain_training(kind: type[OneByOne]) -> None:
     too."""
     rows = [
         Row("fedavg", lambda n: fedavg(n.loss), "batches"),
-        Row("centralised", lambda n: centralised(n.loss), "batches"),
+        Row("centralised", lambda n: pooled_law(n, sgd(0.1)), "batches"),
         Row("local", lambda n: local(n.loss), "batches"),
     ]
     only = clients("batches")

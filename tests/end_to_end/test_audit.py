@@ -42,7 +42,7 @@ def audited(run: Path) -> tuple[Path, str]:
 
 def test_a_run_without_a_claim_cannot_be_refuted_and_says_what_it_leaks(audited: tuple[Path, str]) -> None:
     run, said = audited
-    assert "claims no privacy, so that nothing can be refuted" in said
+    assert "claims no privacy, so nothing can be refuted" in said
     found = findings(run)
     assert {name for name, f in found.items() if f["does_not_apply"] is None} == set(found)
     assert all(f["claim"] is None for f in found.values())

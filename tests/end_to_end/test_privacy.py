@@ -225,7 +225,7 @@ def test_a_round_that_comes_out_otherwise_is_no_replay(stopped_run: Path, tmp_pa
     lines = (run / "releases.jsonl").read_text().splitlines()
     first = json.loads(lines[0]) | {"sha256": "0" * 64}
     (run / "releases.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
-    assert "round 1 computed again is not the release" in seedbed("resume", run).line
+    assert "round 1, recomputed, differs from the release" in seedbed("resume", run).line
 
 
 def test_an_altered_ledger_stops_the_run(tmp_path: Path) -> None:

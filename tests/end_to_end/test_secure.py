@@ -221,7 +221,7 @@ def test_distributed_privacy_says_what_it_protects_and_resumes(tmp_path: Path, s
     ("settings", "words"),
     [
         (("--secure", "--reduce", "median"), ["it only sees sums", "secure.groups=5"]),
-        (("--secure", "--set", "secure.groups=2"), ["the mean gains nothing", "reduce=median"]),
+        (("--secure", "--set", "secure.groups=2"), ["without any benefit for the mean", "reduce=median"]),
         (("--secure", "--set", "secure.groups=4", "--reduce", "median"), ["sums over 1", "the least is 3", "cohort"]),
         (("--secure", "--set", "cohort=2"), ["2 clients a round", "the least is 3"]),
         (("--secure", "--set", "schedule.name=gossip"), ["schedule.name=gossip", "leave it out"]),
@@ -234,7 +234,7 @@ def test_distributed_privacy_says_what_it_protects_and_resumes(tmp_path: Path, s
         (("--secure", "--set", "gate.norm=3"), ["gate.norm=3", "nobody sees", "secure.groups"]),
         (("--secure", "--reduce", "fltrust"), ["this algorithm's server needs each message"]),
         (("--secure", "--set", "secure.threshold=40"), ["threshold=40 of", "neighbours"]),
-        (("--secure", "--set", "secure.threshold=2"), ["with 2 colluding", "an update is exposed are 1 in 1"]),
+        (("--secure", "--set", "secure.threshold=2"), ["with 2 colluding", "an update is exposed with odds of 1 in 1"]),
         (("--secure", "--set", "secure.malicious=true", "--set", "secure.lost=0.4"), ["no threshold", "secure.lost"]),
         (("--secure", "--set", "secure.servers=3"), ["secure.servers", "secure.form=shares"]),
         (("--set", "secure.dropout=0.2"), ["give --secure"]),

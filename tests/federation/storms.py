@@ -29,6 +29,10 @@ class Witness:
         self._node, self._true = node, true
         self.hello = node.hello
 
+    @property
+    def known(self) -> bool:
+        return self._node.known
+
     def answer(self, frame: bytes) -> list[bytes]:
         frames = self._node.answer(frame)
         memory = self._node.memory

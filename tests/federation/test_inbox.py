@@ -75,7 +75,7 @@ class Flooding(InProcess):
         self.sent += address == LIAR
         super().send(address, frames, urgent=urgent)
         if address == LIAR and head.action is Action.WORK:
-            self._coming.extend((LIAR, frame) for frame in self.flood)
+            self._incoming.extend((LIAR, frame) for frame in self.flood)
 
 
 def test_a_flood_of_letters_under_a_right_key(disk: Path) -> None:
@@ -117,7 +117,7 @@ def test_greetings_are_answered_by_the_model_some_times_a_round(disk: Path) -> N
         send(address, frames, urgent=urgent)
 
     transport.send = counting  # type: ignore[method-assign, assignment]
-    transport._coming.extend(("new", hello) for _ in range(1000))
+    transport._incoming.extend(("new", hello) for _ in range(1000))
     assert len(list(server.rounds())) == 1
     server.close()
     assert 1 <= sent[Action.WORK] <= 8 + 600 / 10 + 1  # and with the others, every ten seconds

@@ -80,20 +80,22 @@ class Told:
         self.client, self._say = client, say
         self._takes = FrameAssembler({client: KEYS[client]}.get, lambda action: 1 << 20)
 
+    known = True
+
     def hello(self) -> list[bytes]:
-        return self._sealed(Action.HELLO, 0, 0, b"")
+        return self._seal(Action.HELLO, 0, 0, b"")
 
     def answer(self, frame: bytes) -> list[bytes]:
         letter = self._takes.take(frame)
         assert letter is not None
         if letter.action is Action.MODEL:
-            return self._sealed(Action.HELD, letter.round, letter.attempt, b"")
+            return self._seal(Action.HELD, letter.round, letter.attempt, b"")
         if letter.action is not Action.WORK:
             return []
         payload = self._say(honest(self.client, letter.round))
-        return self._sealed(Action.REPLY, letter.round, letter.attempt, payload)
+        return self._seal(Action.REPLY, letter.round, letter.attempt, payload)
 
-    def _sealed(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
+    def _seal(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
         letter = Letter(PLAN.run, round, attempt, self.client, action, PLAN.fingerprint, payload)
         return seal_frames(letter, KEYS[self.client])
 

@@ -69,7 +69,7 @@ def test_the_same_again_has_no_effect_and_other_bytes_are_refused(disk: Path) ->
     got = last_of(serve("fedavg", disk, changed("fedavg", disk, 1, twice), rounds=2))
     assert same(got, simulated("fedavg", 2)[0][-1].state)
     why = {str(event["why"]) for event in events(disk, "letter refused")}
-    assert any("client 1 sent another letter in round 1 already" in w for w in why)
+    assert any("client 1 has sent a different letter in round 1 already" in w for w in why)
     accepted = [(e["round"], e["client"]) for e in events(disk, "ACCEPTED")]
     assert len(accepted) == len(set(accepted)) == 2 * len(CLIENTS)
 
@@ -93,12 +93,12 @@ def test_letters_of_other_rounds_runs_clients_and_keys(disk: Path) -> None:
         b"GET / HTTP/1.1\r\n\r\n" * 9,
         b"",
     ]
-    transport._coming.extend((2, frame) for frame in strange)
+    transport._incoming.extend((2, frame) for frame in strange)
     got = last_of(serve("fedavg", disk, transport, rounds=3))
     assert same(got, simulated("fedavg", 3)[0][-1].state)
     said = " ".join(str(e["why"]) for name in ("letter refused", "frame refused") for e in events(disk, name))
     for words in ("another run's letter", "round 9 attempt 0 is over", "at most -1", "MAC of a frame in the name of",
-                  "client 77 is not registered", "round 1 attempt 0 is over", "no frame of Seedbed"):  # fmt: skip
+                  "client 77 is not registered", "round 1 attempt 0 is over", "not a frame of Seedbed"):  # fmt: skip
         assert words in said
 
 
@@ -136,7 +136,7 @@ def test_a_node_that_cannot_work_is_not_waited_for(disk: Path) -> None:
 def test_a_flood_does_not_fill_the_disk(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seedbed.deployment.federation.server.MAX_LOGGED_LETTERS", 20)
     transport = InProcess(nodes("fedavg", disk))
-    transport._coming.extend((0, b"noise %d" % i) for i in range(500))
+    transport._incoming.extend((0, b"noise %d" % i) for i in range(500))
     last_of(serve("fedavg", disk, transport, rounds=1))
     said = events(disk, "frame refused")
     assert len(said) == 20
@@ -279,7 +279,7 @@ def test_keys_that_protect_nothing(keys: dict[int, bytes], words: str, disk: Pat
 def test_algorithms_that_run_in_simulation_alone() -> None:
     made = plan()
     for other in (replace(made.algorithm, unlike=True), replace(made.algorithm, cohort=lambda clients, round: [])):
-        with pytest.raises(InputError, match="in simulation alone"):
+        with pytest.raises(InputError, match="only in simulation"):
             replace(made, algorithm=other)
 
 

@@ -59,7 +59,7 @@ class Site:
 
     def greets(self) -> None:
         """Ask the nodes that are there to say hello."""
-        self.transport._looked = float("-inf")
+        self.transport._last_poll = float("-inf")
         self.transport._greet()
 
 

@@ -186,7 +186,7 @@ def test_a_key_stores_two_letters_for_each_answer_that_is_taken(site: Site) -> N
         return ask(site, PUSH, [*signed(key), *sized(size)], bytes(size))[0]
 
     assert [push() for _ in range(4)] == [200, 200, 429, 429]
-    site.roster.named(site.registered[0]).settle()  # type: ignore[union-attr]
+    site.roster.find_key(site.registered[0]).settle()  # type: ignore[union-attr]
     assert push() == 200
 
 
@@ -234,26 +234,27 @@ def _ended(peer: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.slow  # fails on one machine, one connection is still held there: open, see the note
 def test_nothing_is_kept_of_a_connection_that_has_ended(site: Site) -> None:
     """With TLS each has a buffer of 256 kB: a circle of references would keep thousands until they are collected."""
     key = member(site.folder, "basel")
     gc.collect()
+    before = _alive(listener.Protocol)  # those that other tests of this process hold
     gc.disable()
     try:
         for heads in ([], signed(key), [*signed(key), "transfer-encoding: chunked"]):
             ask(site, PULL, [*heads, *sized(0)])
         socket.create_connection(("127.0.0.1", site.port), 10).close()
         end = time.monotonic() + 10
-        while _alive(listener.Protocol) and time.monotonic() < end:
+        while (held := [one for one in _alive(listener.Protocol) if one not in before]) and time.monotonic() < end:
+            del held[:]
             time.sleep(0.05)
-        assert not _alive(listener.Protocol)
+        assert not held
     finally:
         gc.enable()
 
 
-def _alive(kind: type) -> int:
-    return sum(type(thing) is kind for thing in gc.get_objects())
+def _alive(kind: type) -> list[object]:
+    return [thing for thing in gc.get_objects() if type(thing) is kind]
 
 
 def test_one_key_holds_sixteen_connections(site: Site) -> None:
@@ -305,5 +306,5 @@ def test_a_key_that_leaves_the_folder_is_shut_out_at_once_and_let_in_when_it_is_
 
 def test_a_file_that_holds_no_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "basel.pub").write_text("ssh-rsa nothing")
-    with pytest.raises(InputError, match=r"basel\.pub holds no public key"):
+    with pytest.raises(InputError, match=r"basel\.pub is not an elliptic-curve public key"):
         KeyRoster(tmp_path, lambda _: None)

@@ -98,7 +98,7 @@ def test_hosts(host: str, plain: str | None) -> None:
 )
 def test_hosts_that_are_none(host: str, tmp_path: Path) -> None:
     """Refused by `init` before anything is made."""
-    with pytest.raises(InputError, match="is no host"):
+    with pytest.raises(InputError, match="is not a host"):
         init_federation(tmp_path / "fed", NAMES, "missing.csv", GIVEN, host=host)
     assert not (tmp_path / "fed").exists()
 

@@ -74,10 +74,10 @@ def test_a_member_that_lost_its_folder_comes_back_with_new_keys(tmp_path: Path) 
     next(rounds)
     lost = shutil.move(directory / "nodes" / "bern", tmp_path / "lost")
     transport.nodes[1] = open_node(renew_member(directory, "bern"), files["bern"])
-    transport._heard.discard(1)  # a new process says hello
+    transport._contacted.discard(1)  # a new process says hello
     assert list(next(rounds).clients) == [0, 1, 2]
     transport.nodes[1] = open_node(Path(lost), files["bern"])
-    transport._heard.discard(1)
+    transport._contacted.discard(1)
     assert list(next(rounds).clients) == [0, 2]
     server.close()
     assert "MAC of a frame" in (Path(lost) / "run" / "log.jsonl").read_text()
@@ -98,14 +98,14 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     directory, _, _ = federation(tmp_path)
     for call, name, why in (
         (add_member, "bern", "is a member already"),
-        (add_member, "../x", "cannot be a member's name"),
+        (add_member, "../x", "is not a valid member name"),
         (remove_member, "zug", "'zug' is no member"),
         (renew_member, "zug", "'zug' is no member"),
     ):
         with pytest.raises(InputError, match=why):
             call(directory, name)
     remove_member(directory, "bern")
-    with pytest.raises(InputError, match="two at least"):
+    with pytest.raises(InputError, match="at least two members"):
         remove_member(directory, "basel")
     (directory / "nodes" / "chur" / "run").mkdir()
     with pytest.raises(InputError, match="move the folder away"):
@@ -114,7 +114,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         table = json.dumps({"names": [*NAMES, more], "removed": []})
         for text in ("{}", "[" * 100_000, table):
             (directory / "server" / "roster.json").write_text(text)
-            with pytest.raises(InputError, match="no list of members"):
+            with pytest.raises(InputError, match=r"roster\.json is damaged"):
                 MemberRoster.read(directory / "server", NAMES)
 
 

@@ -168,7 +168,7 @@ def test_a_key_that_is_not_registered_is_not_let_in_and_one_of_another_authority
         lines.append(line)
         if line.startswith("the port is open"):
             public.rename(away)
-            with pytest.raises(InputError, match="does not let this node in: its key is not registered"):
+            with pytest.raises(InputError, match="does not admit this node: its key is not registered"):
                 join_federation(directory / "nodes" / "chur", files["chur"], said=lines.append)
             certificates.make_authority(tmp_path / "away", "another")
             own = directory / "nodes" / "chur" / certificates.CA

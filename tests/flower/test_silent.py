@@ -75,8 +75,8 @@ def test_a_clock_that_is_off(ahead: float, words: str, tmp_path: Path, monkeypat
 
     monkeypatch.setattr("flwr.supernode.node_auth_http_interceptor.now", late)
     with serving(directory, port) as remarks:
-        lines = lines_until("set it right", directory / "nodes" / "bern", files["bern"])
-    assert f"the clock of this machine is {words} the server's: set it right" in lines[-1]
+        lines = lines_until("correct it", directory / "nodes" / "bern", files["bern"])
+    assert f"the clock of this machine is {words} the server's: correct it" in lines[-1]
     assert any(line.startswith(f"bern is refused: its clock is {words}") for line in remarks)
 
 
@@ -95,7 +95,7 @@ def test_a_member_that_joins_before_it_is_registered_is_let_in_once_it_is(tmp_pa
     with serving(directory, port) as remarks, pytest.raises(Enough):
         join_federation(directory / "nodes" / "chur", files["chur"], said=said)
     assert "this key is not registered with this federation" in lines[-1]
-    assert any("unknown key asks to be let in" in line for line in remarks)
+    assert any("unknown key tried to connect" in line for line in remarks)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_a_member_that_joins_before_it_is_registered_is_let_in_once_it_is(tmp_pa
     [
         (None, "connection was cut"),
         (b"", "connection was cut"),
-        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n", "status 502: what answers there is not"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", "what answers there is not a federation's server"),
+        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n", "status 502: the answer is not from"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", "the answer is not from a federation's server"),
     ],
 )
 def test_a_proxy_that_resets_or_answers_itself(answer: bytes | None, words: str, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_an_address_that_the_certificate_does_not_have(tmp_path: Path) -> None:
     FederationFolder("bern", f"127.0.0.2:{port}").write(node)
     with serving(directory, port, "127.0.0.2"), pytest.raises(InputError) as refused:
         join_federation(node, files["bern"], said=print)
-    assert f"certificate does not have the address 127.0.0.2:{port}" in str(refused.value)
+    assert f"certificate is not valid for the address 127.0.0.2:{port}" in str(refused.value)
     assert json.loads((node / "node.json").read_text())["server"] == f"127.0.0.2:{port}"
     FederationFolder("bern", f"127.0.0.1:{port}").write(node)
     with serving(directory, port, "127.0.0.2"):

@@ -38,8 +38,8 @@ def test_standing_follows_the_rounds(tmp_path: Path) -> None:
     list(rounds)
     server.close()
     news.tell(told.append)
-    assert "basel is here" in told
-    assert "round 1: waiting for basel, bern, chur (0 of 3 are in; in 5 s 2 are enough)" in told
+    assert "basel is connected" in told
+    assert "round 1: waiting for basel, bern, chur (0 of 3 have answered; in 5 s 2 are enough)" in told
     assert told[-1] == "all rounds are done"
     assert news.round == 3
 
@@ -109,5 +109,5 @@ def test_names_follow_the_first_as_people_write_them(tmp_path: Path) -> None:
 def test_what_is_not_for_people_is_not_said() -> None:
     assert server_log_line({"event": "traffic", "round": 1}, NAMES) is None
     assert server_log_line({"event": "REFUSED", "round": 2, "client": 1, "why": "not finite"}, NAMES) == (
-        "round 2: refused what bern sent: not finite"
+        "round 2: refused a message of bern: not finite"
     )

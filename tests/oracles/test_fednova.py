@@ -235,3 +235,29 @@ def test_adaptive_local_optimisers_are_refused_by_name(optimizer: Callable[..., 
     """Their path is no linear function of the gradients: no a_i exists."""
     with pytest.raises(InputError, match=f"fednova cannot train clients with local={optimizer.__name__}: .*sgd"):
         fednova(loss, local=optimizer())
+
+
+@pytest.mark.parametrize("schedule", [None, linear(12)])
+def test_tau_eff_of_the_authors_code_counts_steps(schedule: Any) -> None:
+    """Under μ and momentum d_i is as ever, (θ − θ_i)/‖a_i‖₁, but τ_eff = Σ_i p_i τ_i: the server moves by the sum of
+    the rates of τ_i plain steps. The length of clients' paths is found by torch's SGD, one gradient at a time."""
+    mu, kind = 0.4, {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "schedule": schedule}
+    items, p = bowls(3), torch.tensor(EXAMPLES) / sum(EXAMPLES)
+    tasks = [task(*[i] * k, examples=n) for i, k, n in zip(items, STEPS, EXAMPLES, strict=True)]
+    moved, lengths, rates = [], [], []
+    for item, steps in zip(items, STEPS, strict=True):
+        w = torch.nn.Parameter(start()["w"].clone())
+        optimizer, rate = torch.optim.SGD([w], ETA, momentum=0.9), schedule or torch.ones_like
+        for k in range(steps):
+            optimizer.param_groups[0]["lr"] = ETA * float(rate(torch.tensor(float(k))))
+            w.grad = item["A"] @ (w.detach() - item["c"]) + mu * (w.detach() - start()["w"])
+            optimizer.step()
+        moved.append(start()["w"] - w.detach())
+        lengths.append(ETA * brute_force(steps, kind, mu).sum())
+        rates.append(sum(ETA * float(rate(torch.tensor(float(k)))) for k in range(steps)))
+    d = sum(share * m / n for share, m, n in zip(p, moved, lengths, strict=True))
+    tau = sum(share * rate for share, rate in zip(p, rates, strict=True))
+    algorithm = fednova(bowl, mu=mu, tau_eff="steps", local=sgd(ETA, **kind))
+    got = final(algorithm, tasks, start(), 1).params["w"]
+    assert apart(got, start()["w"] - tau * d) < 1e-13
+    assert apart(got, final(fednova(bowl, mu=mu, local=sgd(ETA, **kind)), tasks, start(), 1).params["w"]) > 1e-3

@@ -413,3 +413,36 @@ def test_the_loss_is_that_of_the_logits() -> None:
     b = batch(0)
     want = F.cross_entropy(predict(network(), b.x), b.y)
     assert apart(supervised(predict, cross_entropy)(network(), b), want) < 1e-15
+
+
+MAKERS = {
+    "prototypes": fed_proto,
+    "ridge": fed_ridge,
+    "logistic": fed_lr,
+    "svm": fed_metaoptnet,
+    "svm, ridge form": partial(fed_metaoptnet, form="ridge"),
+    "svm, smoothed": partial(fed_metaoptnet, smoothing=0.1),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("absent", [0, 2])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_queries_of_absent_classes_do_not_count(name: str, absent: int, engine: Any) -> None:
+    """The support set has no example of a class, the query set some: loss and gradient are those of the other queries,
+    and finite. A query set of only that class gives a loss and a gradient of 0."""
+    e = episode(0)
+    lacks = e.support._replace(mask=e.support.mask * (e.support.y != absent))
+    others = e.query._replace(mask=e.query.mask * (e.query.y != absent))
+    only = e.query._replace(mask=e.query.mask * (e.query.y == absent))
+    assert others.mask.sum() > 0
+    assert only.mask.sum() > 0
+    algorithm = MAKERS[name](loss, features, ways=CLASSES, outer=sgd(1.0))  # type: ignore[operator]
+
+    def moved(query: Batch) -> Any:
+        begun = algorithm.init(network())
+        return tree.sub(begun.params, final(algorithm, [task(Episode(lacks, query))], network(), 1, engine).params)
+
+    assert apart(moved(e.query), moved(others)) < 1e-12
+    assert max(float(leaf.abs().max()) for leaf in tree.leaves(moved(e.query))) < 1e3
+    assert all(not leaf.any() for leaf in tree.leaves(moved(only)))

@@ -130,3 +130,14 @@ def test_memory_does_not_grow_with_the_inner_steps() -> None:
 def test_without_a_pull_it_is_refused() -> None:
     with pytest.raises(InputError, match=r"lam=0.0 must be above 0.*fedmeta"):
         imaml(loss, lam=0.0)
+
+
+def test_the_operator_of_the_authors_code() -> None:
+    """(1 + r)I + A/(λ + δ) is solved instead of I + A/λ; the authors' code has r = 1 and δ = 10."""
+    a, b = bowls(2)
+    theta, eye = start()["w"], torch.eye(D)
+    phi = torch.linalg.solve(a["A"] + LAM * eye, a["A"] @ a["c"] + LAM * theta)
+    want = torch.linalg.solve(2 * eye + a["A"] / (LAM + 10), b["A"] @ (phi - b["c"]))
+    algorithm = imaml(bowl, lam=LAM, lr=0.2, steps=400, cg_steps=D, ridge=1.0, damping=10.0, outer=sgd(1.0))
+    got = tree.sub(start(), final(algorithm, [task(Episode(a, b))], start(), 1).params)  # type: ignore[arg-type]
+    assert apart(got["w"], want) < 1e-12

@@ -9,6 +9,7 @@ from torch.func import grad
 
 from seedbed.algorithms.pfedme import pfedme
 from seedbed.engines import OneByOne, Vectorised
+from seedbed.errors import InputError
 from seedbed.learning.optimizers import sgd
 
 from .bench import D, Given, apart, batch, bowl, bowls, final, loss, network, plain_loss, power, sent_by, start, task
@@ -134,3 +135,22 @@ def test_adapting_is_the_same_steps_around_the_model_that_is_sent() -> None:
         long = pfedme(bowl, lam=lam, inner=sgd(rate), test_steps=200).personalise(start(), begun, item)["w"]
         assert apart(long, best) < 1e-13
         assert apart(pfedme(bowl, test_steps=0).personalise(start(), begun, item), begun) == 0
+
+
+@pytest.mark.parametrize("curvature", [0.0, 5.0, 20.0, 50.0])
+def test_default_inner_steps_approach_the_envelopes_minimiser(curvature: float) -> None:
+    """On L = (h/2)(θ − c)² an inner step multiplies the error by 1 − η_p(h + λ): below 1 in size up to h = 51, where
+    the authors' η_p = .1 and λ = 15 diverge from h = 5 on."""
+    c, w = torch.tensor([3.0]), torch.tensor([-1.0])
+    best = (curvature * c + 15.0 * w) / (curvature + 15.0)
+    task_of = task({"A": torch.tensor([[curvature]]), "c": c})
+    _, theta = pfedme(bowl).client({"w": w}, {"w": w}, task_of)
+    assert apart(theta["w"], best) <= abs(1 - 0.03 * (curvature + 15)) ** 5 * apart(w, best) + 1e-12
+    assert apart(theta["w"], best) <= apart(w, best)
+
+
+def test_inner_steps_that_must_diverge_are_refused() -> None:
+    """η_pλ ≥ 2 diverges whatever the loss; momentum ρ bears 2(1 + ρ)."""
+    with pytest.raises(InputError, match=r"inner.lr=0.1 with lam=20 diverges: .* set inner.lr below 0.1$"):
+        pfedme(bowl, lam=20.0, inner=sgd(0.1))
+    pfedme(bowl, lam=20.0, inner=sgd(0.1, momentum=0.5))

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from seedbed.algorithms.fed_lbfgs import fed_lbfgs
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.algorithms.scaffold import scaffold
+from seedbed.data.types import Batch, Task
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.federated import uniform
+from seedbed.learning.objectives import masked_mean
 from seedbed.learning.optimizers import Optimizer, adam, linear, sgd
 from seedbed.rounds import synchronous
 
@@ -161,3 +164,45 @@ def test_what_cannot_be_corrected_is_refused() -> None:
         scaffold(bowl, local=adam())
     with pytest.raises(InputError, match=r"option=1 cannot use local.weight_decay: .*option=2"):
         scaffold(bowl, option=1, local=sgd(0.1, weight_decay=0.1))
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 3), (1, 7), (4, 4, 4)])
+def test_option_1_is_the_gradient_of_all_examples(sizes: tuple[int, ...]) -> None:
+    """c_i⁺ = ∇L_i(θ), L_i the mean over the client's examples: of ragged batches each counts by its rows.
+
+    L = Σ_b |b| L_b / Σ_b |b|. The mean of the batches' gradients, each counting the same, is another.
+    """
+    item = batches_of_rows(sizes)
+    algorithm = scaffold(squares, option=1, local=sgd(ETA))
+    theta = {"w": torch.tensor([0.3, -1.0])}
+    sent = algorithm.send(algorithm.init(theta), 0)
+    _, c_plus = algorithm.client(sent, algorithm.remember(sent), item)
+    rows, targets = (torch.cat([x[: int(n)] for x, n in zip(part, sizes, strict=True)]) for part in item.items[:2])
+    true = 2 * rows.T @ (rows @ theta["w"] - targets) / len(rows)
+    assert apart(c_plus["w"], true) < 1e-14
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 3), (1, 7)])
+def test_one_gradient_of_ragged_batches_is_that_of_all_rows(sizes: tuple[int, ...]) -> None:
+    """FedSGD on mini-batches: the message is ∇L_i(θ) too, and so is the value and the curvature of fed_lbfgs."""
+    item, theta = batches_of_rows(sizes), {"w": torch.tensor([0.3, -1.0])}
+    rows, targets = (torch.cat([x[: int(n)] for x, n in zip(part, sizes, strict=True)]) for part in item.items[:2])
+    true = 2 * rows.T @ (rows @ theta["w"] - targets) / len(rows)
+    assert apart(fedsgd(squares).client(theta, {}, item)[0].value["w"], true) < 1e-14
+    newton = fed_lbfgs(squares, method="newton").client(theta, {}, item)[0].value
+    assert apart(newton.slope, true) < 1e-14
+    assert apart(newton.value, ((rows @ theta["w"] - targets) ** 2).mean()) < 1e-14
+    assert apart(newton.curve[0], 2 * rows.T @ rows / len(rows)) < 1e-13
+
+
+def squares(params: Any, batch: Batch) -> Tensor:
+    return masked_mean((batch.x @ params["w"] - batch.y) ** 2, batch.mask)
+
+
+def batches_of_rows(sizes: tuple[int, ...]) -> Task:
+    """Padded batches of so many real rows; padding holds large numbers."""
+    g, most = torch.Generator().manual_seed(0), max(sizes)
+    x, y = torch.randn(len(sizes), most, 2, generator=g), torch.randn(len(sizes), most, generator=g)
+    mask = (torch.arange(most) < torch.tensor(sizes)[:, None]).to(x.dtype)
+    x = torch.where(mask[..., None] > 0, x, 1e3)
+    return Task(Batch(x, y, mask), torch.ones(len(sizes)), torch.tensor(float(sum(sizes))))

@@ -56,7 +56,7 @@ def structures(mark: Path) -> Iterator[tuple[str, Json]]:
     yield "a leaf that is not there", ["leaf", "7"]
     yield "a leaf without a name", ["leaf", ["0"]]
     yield "a key that is a list", ["dict", [[["a"], LEAF]]]
-    yield "no kind", ["set", [LEAF]]
+    yield "not a kind", ["set", [LEAF]]
     yield "no structure", 7
     yield "nothing", []
     yield "texts", ["tuple", "abc"]

@@ -82,10 +82,10 @@ def test_torchrun_starts_them(sample: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("peers", "settings", "words"),
     [
-        (["a", "b=10.0.0.1:7100"], given(), "a has no address, but others do"),
+        (["a", "b=10.0.0.1:7100"], given(), "a has no address, but others have"),
         (["a=x:1", "b=x:1"], given(), "the same address"),
-        (["a=x", "b=y"], given(), "is no address"),
-        (["a", "a"], given(), "is there twice"),
+        (["a=x", "b=y"], given(), "is not the address"),
+        (["a", "a"], given(), "is listed twice"),
         (["a", "b"], given(link_failure=0.1), r"schedule\.link_failure is for simulations"),
         (["a", "b"], given(topology="directed_ring"), "links of one direction"),
         (["a", "b"], given() | {"algorithm": "fedasync"}, "fedasync does not run between peers"),
@@ -100,9 +100,9 @@ def test_what_cannot_be_followed(
 
 
 def test_folders_that_are_none(sample: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no peer's folder"):
+    with pytest.raises(InputError, match="is not a peer's folder"):
         join_peers(tmp_path, Path(sample), said=str)
-    with pytest.raises(InputError, match="holds no peers"):
+    with pytest.raises(InputError, match="has no peers"):
         choose_peer(tmp_path)
     with pytest.raises(InputError, match="is not empty"):
         init_peers(tmp_path, ["a", "b"], sample, given())
@@ -117,7 +117,7 @@ def test_what_people_are_told() -> None:
     ]
     assert told == [
         "round 5: waiting for b, c",
-        "round 5: b was silent for 60 s: going on without",
+        "round 5: b was silent for 60 s: continuing without it",
         "round 5: with c (loss 0.25)",
         "message refused: the MAC is wrong",
     ]

@@ -59,7 +59,7 @@ def test_a_port_that_is_taken() -> None:
 
 @pytest.mark.parametrize("address", ["10.0.0.7", "http://x:1", "x:99999", "x:0", "a b:7"])
 def test_addresses_that_are_none(address: str) -> None:
-    with pytest.raises(InputError, match="is no address of a peer"):
+    with pytest.raises(InputError, match="is not the address of a peer"):
         AddressBook([address], [bytes(32)])
 
 
@@ -73,7 +73,7 @@ def test_the_circle_and_a_secret_on_disk(tmp_path: Path) -> None:
     met = AddressBook.read(tmp_path)
     one, other = (read_peer_secret(tmp_path / name, key) for name, key in zip("ab", public, strict=True))
     assert met.pairs(0, one) == {1: met.pairs(1, other)[0]}
-    with pytest.raises(InputError, match="is not the secret"):
+    with pytest.raises(InputError, match="does not match this peer's public key"):
         read_peer_secret(tmp_path / "a", public[1])
     with pytest.raises(InputError, match="cannot write"):
         write_peer_secret(tmp_path / "a")

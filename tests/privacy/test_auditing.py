@@ -322,5 +322,5 @@ def test_the_verdict_says_what_it_can() -> None:
     refuted = Audit("run", {}, True, [finding])
     assert "refuted: x is 3" in refuted.verdict
     held = replace(refuted, findings=[replace(finding, claim=Claim("x", refuted=False))])
-    assert "proves no privacy" in held.verdict
+    assert "does not prove privacy" in held.verdict
     assert "claims no privacy" in Audit("run", {}, False, []).verdict

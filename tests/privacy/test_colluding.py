@@ -138,7 +138,7 @@ def test_holders_are_drawn_after_the_roster_is_fixed() -> None:
     assert agreed.roster == 42
     attempt = Attempt(agreed, 60, "share")
     assert not attempt.victim._holders
-    with pytest.raises(ClientAbort, match="the least is 42"):
+    with pytest.raises(ClientAbort, match="at least 42"):
         attempt.victim.share(attempt.roster[:41])
     twice = [Attempt(agreed, 60, "share").victim for _ in range(2)]
     assert len({frozenset(client.share(attempt_roster(client, attempt))) for client in twice}) == 2
@@ -155,12 +155,12 @@ def attempt_roster(client: object, attempt: Attempt) -> list[object]:
 @pytest.mark.parametrize(
     ("form", "clients", "words"),
     [
-        (MaskedSums(malicious_server=True, lost=0.4), 10, "2 of them, and spares 4 that are lost: .* twice those lost"),
-        (MaskedSums(colluding=0.6, lost=0.5), 20, "follows the protocol together with 12 of them, and spares 10"),
+        (MaskedSums(malicious_server=True, lost=0.4), 10, "2 of them, while tolerating 4 lost .* twice the lost"),
+        (MaskedSums(colluding=0.6, lost=0.5), 20, "follows the protocol and colludes with 12 of them, .* 10"),
         (MaskedSums(malicious_server=True, lost=0.3), 4, "no threshold protects 4 clients"),
-        (MaskedSums(neighbours=14, threshold=8), 100, r"an update is exposed are 1 in .* \(at most 1 in 1.1e"),
+        (MaskedSums(neighbours=14, threshold=8), 100, r"an update is exposed with odds of 1 in .* \(at most 1 in 1.1e"),
         (MaskedSums(threshold=2), 10, "threshold=2 of 9 neighbours does not protect 10 clients: with 2 colluding"),
-        (MaskedSums(threshold=9), 10, r"with 3 lost, that it is given up, 1 in 1 \(at most 1 in 1e\+06\)"),
+        (MaskedSums(threshold=9), 10, r"3 lost, the round is given up with odds of 1 in 1 \(at most 1 in 1e\+06\)"),
         (MaskedSums(threshold=40), 10, "it must be from 2 to 9"),
     ],
 )

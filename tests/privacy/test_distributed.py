@@ -207,7 +207,7 @@ def test_a_pass_is_charged_once_and_the_ledger_knows_skellam(tmp_path: Any) -> N
         ledger.charge(number, made.cost(number))
     again = Ledger(tmp_path / "ledger.jsonl", epsilon=twice + 1e-6, delta=1e-5, rounds=8)
     assert again.epsilon == ledger.epsilon == twice
-    with pytest.raises(InputError, match="would cost more than the budget"):
+    with pytest.raises(InputError, match="would exceed the budget"):
         again.charge(8, made.cost(8))
 
 

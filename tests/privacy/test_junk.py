@@ -92,26 +92,26 @@ LIES: dict[str, tuple[Callable[[str, Any], Any], str]] = {
         for i, key in enumerate(LOW_ORDER)
     },
     "masking key of low order": (at("keys", lambda k: k._replace(masking=bytes(32))), "low order"),
-    "short key": (at("keys", lambda k: other_key(k, b"short")), "another form"),
-    "no bytes": (at("keys", lambda k: other_key(k, None)), "another form"),  # type: ignore[arg-type]
-    "not signed": (at("keys", lambda k: other_key(k, public_of(bytes(range(32))))), "not signed"),
-    "one key for both": (at("keys", lambda k: other_key(k, k.masking)), "there already"),
-    "nothing sealed": (at("sealed", lambda _: {}), "has not shared"),
-    "sealed for itself": (at("sealed", lambda d: {LIAR if c == 0 else c: x for c, x in d.items()}), "has not shared"),
-    "short shares": (at("sealed", lambda d: dict.fromkeys(d, b"x")), "has not shared"),
+    "short key": (at("keys", lambda k: other_key(k, b"short")), "malformed"),
+    "no bytes": (at("keys", lambda k: other_key(k, None)), "malformed"),  # type: ignore[arg-type]
+    "not signed": (at("keys", lambda k: other_key(k, public_of(bytes(range(32))))), "not its own"),
+    "one key for both": (at("keys", lambda k: other_key(k, k.masking)), "in use already"),
+    "nothing sealed": (at("sealed", lambda _: {}), "did not share"),
+    "sealed for itself": (at("sealed", lambda d: {LIAR if c == 0 else c: x for c, x in d.items()}), "did not share"),
+    "short shares": (at("sealed", lambda d: dict.fromkeys(d, b"x")), "did not share"),
     "junk for two": (at("sealed", lambda d: d | dict.fromkeys((0, 5), bytes(SIZE))), "do not open"),
     "junk for three": (at("sealed", lambda d: d | dict.fromkeys((0, 5, 6), bytes(SIZE))), "do not open"),
     "junk for all": (at("sealed", lambda d: dict.fromkeys(d, bytes(SIZE))), "do not open"),
     "swapped": (at("sealed", lambda d: d | {0: d[1], 1: d[0]}), "do not open"),
-    "other words": (at("masked", lambda m: m._replace(words=m.words[:-1])), "not in 5 words"),
-    "no words": (at("masked", lambda m: m._replace(words=None)), "not in 5 words"),
+    "other words": (at("masked", lambda m: m._replace(words=m.words[:-1])), "not have 5 words"),
+    "no words": (at("masked", lambda m: m._replace(words=None)), "not have 5 words"),
     "false shares": (at("shares", lambda s: s._replace(alive=dict.fromkeys(s.alive, bytes(66)))), "is false"),
     "short shares back": (at("shares", lambda s: s._replace(alive=dict.fromkeys(s.alive, b""))), "is false"),
     "shares of one off": (
         at("shares", lambda s: s._replace(alive={c: x[:-1] + bytes([x[-1] ^ 1]) for c, x in s.alive.items()})),
         "is false",
     ),
-    "no mapping": (at("shares", lambda s: s._replace(alive=None)), "another form"),
+    "no mapping": (at("shares", lambda s: s._replace(alive=None)), "malformed"),
     "junk signature": (at("signature", lambda _: b"junk"), ""),
     "slander": (at("masked", lambda m: m._replace(unopened=frozenset({0, 1, 99, -1}))), ""),
 }
@@ -137,7 +137,7 @@ def test_one_client_stops_nobody(name: str, times: int) -> None:
 def test_slander_names_both() -> None:
     """A client that says that another's shares do not open may lie itself: the server's word names both."""
     lie = at("masked", lambda m: m._replace(unopened=frozenset({0})))
-    assert "for 3 do not open: it has dealt junk, or they lie" in attempted(PLAN, list(range(COUNT)), lie).refused[0]
+    assert "for 3 do not open: either it sent junk, or they lie" in attempted(PLAN, list(range(COUNT)), lie).refused[0]
 
 
 def test_shares_of_no_secret_name_their_dealer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_shares_of_no_secret_name_their_dealer(monkeypatch: pytest.MonkeyPatch) 
         if ends:
             assert PLAN.grid.decode(deceived.server.total())[0] == pytest.approx(np.ones(4), abs=1e-4)
         else:
-            with pytest.raises(RoundAborted, match=r"client 3 has dealt do not fit together.*take no other attempt"):
+            with pytest.raises(RoundAborted, match=r"client 3 do not fit together.*do not retry"):
                 deceived.server.total()
             assert "no secret" in deceived.server.refused[LIAR]
 

@@ -248,7 +248,7 @@ def test_another_model_s_file_is_refused() -> None:
         fill_template({"head": {"weight": torch.zeros(5, 3)}}, found, "params")
     with pytest.raises(InputError, match=r"params.tail is missing.*another model"):
         fill_template({"tail": torch.zeros(1)}, found, "params")
-    with pytest.raises(InputError, match=r"f is not a whole safetensors file"):
+    with pytest.raises(InputError, match=r"f is not a complete safetensors file"):
         tensors_from_bytes(b"nothing of the kind", "f")
 
 

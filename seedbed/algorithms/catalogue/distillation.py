@@ -39,6 +39,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("synchronous",),
         classes=True,
+        needs_mean="logits are divided by the clients' weights, so that only their weighted mean is a mean of logits",
         number="Published figures",
     ),
     "fd": CatalogueEntry(
@@ -51,6 +52,7 @@ ENTRIES = {
         rounds=("synchronous", "asynchronous"),
         classes=True,
         same_labels=True,
+        needs_mean="it counts the clients that have a label, and a client takes its own logits out of the sum",
     ),
     "fedgkt": CatalogueEntry(
         fedgkt,

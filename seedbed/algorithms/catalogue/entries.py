@@ -58,6 +58,8 @@ class CatalogueEntry:
         normalises: its clients keep the statistics of batch normalisation, so that models may have it.
         same_labels: a label must mean the same for all its clients, so that a client is a task.
         everyone: all clients take part in each round by default, because its server's step is of the sum over all.
+        needs_mean: why its server needs the mean of all messages, so that no robust rule can replace it; empty: a rule
+            can.
         tunes: the learning rates that `tune` chooses, all by one factor; (): the optimisers of clients, or if there is
             none, that of the server.
     """
@@ -76,6 +78,7 @@ class CatalogueEntry:
     normalises: bool = False
     same_labels: bool = False
     everyone: bool = False
+    needs_mean: str = ""
 
     def takes(self, name: str) -> bool:
         """Whether the factory has an argument of this name: public inputs, a teacher, an assignment, ..."""

@@ -82,5 +82,6 @@ ENTRIES = {
         rounds=("synchronous",),
         same_labels=True,
         everyone=True,
+        needs_mean="its fixed point is of sums over all clients",
     ),
 }

@@ -1,6 +1,6 @@
-"""Attacks that measure what leaks, so that a promise is checked before it is believed.
+"""Attacks that measure leaks, to test privacy claims.
 
-`inversion` (inputs from the update of a dense layer, in closed form), `matching` (inputs by matching gradients),
-`labels` (labels from the head's update), `canaries` (a lower bound on ε from one run), `membership` and `property`
-(what a trained model tells of its clients).
+`layer_inversion` (inputs from the update of a dense layer, in closed form), `gradient_matching` (inputs by matching
+gradients), `label_leak` (labels from the head's update), `canary_bound` (a lower bound on ε from one run),
+`membership_inference` and `property_inference` (facts about clients from models and messages).
 """

@@ -1,10 +1,10 @@
-"""Inputs whose message is the one that was sent: Geiping, Bauermeister, Dröge and Moeller, "Inverting gradients",
-NeurIPS 2020, arXiv 2003.14053, equation 4.
+"""Gradient matching: find inputs whose message equals the observed one. Geiping, Bauermeister, Dröge and Moeller,
+"Inverting gradients", NeurIPS 2020, arXiv 2003.14053, equation 4.
 
-argmin_x 1 − cos(message(x), observed) + λ·TV(x), by Adam on the signs of the gradient, from several noises. Where the
-message is a gradient this is theirs; where it is an update after local steps, or a second-order meta-gradient, the
-attacker runs the client's own code on its guess (their section 6), which takes functions that can be differentiated: it
-works on any model, convolutional ones too, where no closed form does. Shapes: B examples of [C, H, W].
+argmin_x 1 − cos(message(x), observed) + λ·TV(x), by Adam on the signs of the gradient, from several random starts. If
+the message is a gradient, this is the paper's attack. If it is an update after local steps, or a second-order
+meta-gradient, the attacker differentiates through the client's own code (section 6 of the paper). Unlike the closed
+form, it works on any differentiable model, convolutional ones included. Shapes: B examples of [C, H, W].
 """
 
 import math
@@ -19,7 +19,7 @@ from seedbed.tree import Tree
 
 
 def total_variation(x: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, [B, C, H, W] -> []."""
+    """Mean absolute difference of neighbouring pixels, [B, C, H, W] → []."""
     return (x[..., 1:, :] - x[..., :-1, :]).abs().mean() + (x[..., :, 1:] - x[..., :, :-1]).abs().mean()
 
 
@@ -35,14 +35,17 @@ def match_gradient(
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """The reconstruction, [B, C, H, W] in 0…1.
+    """Search the inputs; returns [B, C, H, W] in 0…1.
 
     Args:
-        imitate: what a client with these inputs [B, C, H, W] would send, its labels known or guessed.
-        observed: what was sent, or a multiple of it.
-        shape: [B, C, H, W].
+        imitate: the message of a client with the inputs [B, C, H, W]; its labels are known or guessed.
+        observed: the observed message, or a multiple of it.
+        shape: (B, C, H, W).
+        steps: of Adam.
+        lr: its initial step size.
         smoothness: λ.
-        starts: how many noises to start from; the nearest end counts. Many get stuck.
+        starts: random starts, since many get stuck; the result with the smallest objective counts.
+        seed: for the starts.
         tick: called after each step.
     """
     rng = randomness.generator(seed, "gradient matching")
@@ -52,10 +55,10 @@ def match_gradient(
     def distance(x: Tensor) -> Tensor:
         flat = torch.cat([leaf.flatten() for leaf in tree.leaves(imitate(x))])
         cosine = torch.dot(flat, target) / (flat.norm() * target.norm()).clamp_min(1e-20)
-        far: Tensor = 1 - cosine + smoothness * total_variation(x)
-        return far
+        objective: Tensor = 1 - cosine + smoothness * total_variation(x)
+        return objective
 
-    def descended(x: Tensor) -> Tensor:
+    def descend(x: Tensor) -> Tensor:
         mean, square = torch.zeros_like(x), torch.zeros_like(x)
         for step in range(1, steps + 1):
             g = grad(distance)(x).sign()
@@ -65,5 +68,5 @@ def match_gradient(
             tick()
         return x
 
-    ends = [descended(x) for x in noise]
+    ends = [descend(x) for x in noise]
     return min(ends, key=lambda x: float(distance(x)))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from seedbed.data.encoding.number_text import is_gap_word
 from seedbed.data.readers.targets import as_text, sorted_labels
 
 FEW_LEVELS = 20  # up to so many, even a level that was seen once has a feature of its own
@@ -25,28 +26,35 @@ def count_levels(values: npt.NDArray[Any]) -> Counter[str]:
     return Counter(as_text(value) for value in values if value is not None and value == value)
 
 
-def fit_levels(counts: Mapping[str, int], rows: int) -> list[str] | None:
+def fit_levels(counts: Mapping[str, int], rows: int, *, keep: bool = False) -> list[str] | None:
     """The levels that get a feature, sorted; None: the column names its rows, as an id does.
 
     Args:
         counts: rows by level, over all clients.
         rows: in all.
+        keep: give the most frequent levels a feature all the same.
     """
-    if len(counts) > max(FEW_LEVELS, sum(counts.values()) / 2):
+    names_rows = len(counts) > max(FEW_LEVELS, sum(counts.values()) / 2)
+    if names_rows and not keep:
         return None
-    common = [level for level, count in counts.items() if len(counts) <= FEW_LEVELS or count >= SEEN]
+    everything = names_rows or len(counts) <= FEW_LEVELS
+    common = [level for level, count in counts.items() if everything or count >= SEEN]
     room = max(FEW_LEVELS, min(MOST_LEVELS, MOST_BYTES // (4 * max(1, rows))))
     kept = sorted(common, key=lambda level: (-counts[level], level))[:room]
     return list(sorted_labels(kept))
 
 
 def level_features(values: Sequence[str | None], spec: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """[M, L (+ other) (+ missing)]; a missing value without a feature of its own counts as other."""
+    """[M, L (+ other) (+ missing)]; a missing value without a feature of its own counts as other.
+
+    A word for a gap that is no level is a missing value.
+    """
     slots = {level: i for i, level in enumerate(spec["levels"])}
     other = len(slots)
     width = other + spec["other"] + spec["missing"]
     gone = width - 1 if spec["missing"] else other
-    slot = np.array([gone if value is None else slots.get(value, other) for value in values], np.int64)
+    known = {value: slots.get(value, gone if is_gap_word(value) else other) for value in {*values} if value is not None}
+    slot = np.array([gone if value is None else known[value] for value in values], np.int64)
     return np.asarray(slot[:, None] == np.arange(width), np.float32)
 
 

@@ -8,6 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+GAP_WORDS = frozenset(  # what people write where a number or a date is missing, in lower case
+    ("?", "na", "n/a", "n.a.", "nan", "null", "none", "nil", "<na>", "#n/a", "-", "--", ".", "missing", "unknown")
+)
+PLAIN_SIGNS = frozenset("0123456789+-.eE")
+SHARES = ("%", "‰")  # units that change a number's size
 ENDS_IN_ZERO = 0.3  # share of numbers that end in 0 above which they are round thousands, no decimals
 _EXPONENT = r"(?:[eE][+-]?\d+)?"
 _PLAIN = re.compile(rf"[+-]?(?:\d+\.?\d*|\.\d+){_EXPONENT}|[+-]?inf(?:inity)?", re.IGNORECASE)
@@ -19,7 +24,11 @@ _GROUPS = {  # thousands separator -> whole numbers in groups of three, and a de
     "'": re.compile(r"[+-]?\d{1,3}(?:'\d{3})*(?:[.,]\d+)?"),
 }
 _ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")  # 1,234: one thousand and more, or one and a little
-_SIGNS = re.compile(r"^(?:[$€£¥₹]|USD|EUR|GBP|CHF)?\s*(.*?)\s*(?:[$€£¥₹%‰]|USD|EUR|GBP|CHF)?$")
+_CURRENCY = r"[$€£¥₹₽₩₺₴₪฿₫]|R\$|Fr\.|kr|zł|Kč|USD|EUR|GBP|CHF|CAD|AUD|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|BRL"
+_SIGNS = re.compile(
+    rf"([+-]?)(?:(?:{_CURRENCY})\s*)?(.*?)(?:\s*(?:{_CURRENCY}|[%‰]|°[CF]?)|\s+[^\W\d_]{{1,6}}[²³]?)?", re.DOTALL
+)
+_BRACKETS = re.compile(r"\((.*\d.*)\)", re.DOTALL)  # negative, in accounts
 _SPACES = str.maketrans("\u00a0\u202f\u2009\u2019\u2212", "   '-")  # no-break and thin spaces, ’ and −
 
 
@@ -44,13 +53,14 @@ class Parsed(NamedTuple):
     bad: npt.NDArray[np.bool_]  # [M] which values are no number
     notation: Notation
     ambiguous: bool  # 1,234 throughout: the two readings differ by a factor of 1,000
+    partly: tuple[int, ...] = ()  # rows without the sign (per cent) that others have
 
 
 def parse_numbers(values: Sequence[str | None], decimal: str | None = None) -> Parsed:
     """The notation that reads most of the values, and the numbers under it.
 
     Args:
-        values: [M] texts; None: missing.
+        values: [M] texts; None: missing, as is each of `GAP_WORDS`.
         decimal: the decimal mark, where the user names it.
 
     >>> parse_numbers(["1.234,5", "7", None]).numbers.tolist()[:2]
@@ -60,6 +70,13 @@ def parse_numbers(values: Sequence[str | None], decimal: str | None = None) -> P
     >>> parse_numbers(["1_1", "11"]).bad.tolist()
     [True, False]
     """
+    plain = _parse_plain(values, decimal)
+    if plain is not None:
+        return plain
+    values = [None if value is None or is_gap_word(value) else value for value in values]
+    plain = _parse_plain(values, decimal)
+    if plain is not None:
+        return plain
     distinct = sorted({value for value in values if value is not None})
     texts, unit = _without_unit(distinct)
     best, most = Notation(unit=unit), -1
@@ -74,7 +91,42 @@ def parse_numbers(values: Sequence[str | None], decimal: str | None = None) -> P
     found_numbers = [math.nan if value is None else read[value] for value in values]
     bad = np.array([number is None for number in found_numbers], bool)
     numbers = np.array([math.nan if number is None else number for number in found_numbers], np.float64)
-    return Parsed(numbers, bad, best, decimal is None and _is_ambiguous(texts, best))
+    ambiguous = decimal is None and _is_ambiguous(texts, best)
+    return Parsed(numbers, bad, best, ambiguous, _without_share(values, unit, numbers))
+
+
+def _without_share(values: Sequence[str | None], unit: str, numbers: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """Rows whose numbers lack the sign for per cent that others have."""
+    if unit not in SHARES:
+        return ()
+    return tuple(
+        row for row, value in enumerate(values) if value is not None and unit not in value and abs(numbers[row]) > 0
+    )
+
+
+def is_gap_word(text: str) -> bool:
+    """Whether a text means a gap in a column of numbers or dates. In a column of words it is a word.
+
+    >>> is_gap_word("NA"), is_gap_word("0")
+    (True, False)
+    """
+    return text.strip().lower() in GAP_WORDS
+
+
+def _parse_plain(values: Sequence[str | None], decimal: str | None) -> Parsed | None:
+    """The numbers of a column that has only decimal marks and exponents, fast; None: it has other signs."""
+    present = "".join([value for value in values if value is not None])
+    if decimal == ",":
+        if "." in present:
+            return None
+        values = [None if value is None else value.replace(",", ".") for value in values]
+    if not PLAIN_SIGNS.issuperset(present if decimal != "," else present.replace(",", ".")):
+        return None
+    try:
+        numbers = [math.nan if value is None else float(value) for value in values]
+    except ValueError:
+        return None
+    return Parsed(np.array(numbers, np.float64), np.zeros(len(values), bool), Notation(decimal or "."), False)
 
 
 def _notations(decimal: str | None, unit: str) -> Iterator[Notation]:
@@ -110,10 +162,14 @@ def _as_plain(text: str, notation: Notation) -> str:
 
 
 def _without_unit(values: Sequence[str]) -> tuple[list[str], str]:
-    """The texts without a currency or per cent sign, if all that have a sign have the same one."""
-    texts = [value.strip().translate(_SPACES) for value in values]
-    inner = [match[1] if (match := _SIGNS.match(text)) else text for text in texts]
-    signs = {text.replace(kept, "", 1).strip() for text, kept in zip(texts, inner, strict=True) if kept != text}
+    """The texts without a currency, per cent sign or unit, if all that have one have the same one."""
+    texts = [_BRACKETS.sub(r"-\1", value.strip().translate(_SPACES)) for value in values]
+    inner, signs = [], set()
+    for text in texts:
+        match = _SIGNS.fullmatch(text)
+        inner.append(match[1] + match[2] if match else text)
+        signs.add((text[: match.start(2)][len(match[1]) :] + text[match.end(2) :]).strip() if match else "")
+    signs.discard("")
     return (inner, signs.pop()) if len(signs) == 1 else (texts, "")
 
 

@@ -6,6 +6,7 @@ any order and under secure aggregation. Shapes: E edges, Q quantiles.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,14 @@ CELLS = 512  # of the first grid, and of each refinement
 SMALLEST_SIZE, LARGEST_SIZE = 1e-9, 1e12  # sizes that the first grid resolves; others fall into its outermost cells
 
 
+@lru_cache
 def first_grid() -> Floats:
     """[E] edges on a logarithmic scale for either sign, with an edge at 0 and the largest floats at the ends."""
     sizes = np.geomspace(SMALLEST_SIZE, LARGEST_SIZE, CELLS // 2)
     largest = np.finfo(np.float64).max
-    return np.concatenate([[-largest], -sizes[::-1], [0.0], sizes, [largest]])
+    grid = np.concatenate([[-largest], -sizes[::-1], [0.0], sizes, [largest]])
+    grid.flags.writeable = False
+    return grid
 
 
 def summed_quantiles(count_below: CountInCells, probabilities: Sequence[float], rounds: int = 4) -> Floats:

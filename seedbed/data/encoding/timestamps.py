@@ -1,20 +1,28 @@
 """Dates and times as people write them, and the features that follow from them. Shapes: M values."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from seedbed.data.encoding.number_text import is_gap_word
+
 Seconds = npt.NDArray[np.float64]  # [M] since 1970 in UTC, NaN where missing
 DAY = 86_400.0
-DATE_FORMATS = (  # day first and month first are told apart by numbers above 12
-    "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d",
-    "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y",
+DATE_FORMATS = (
+    "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d",
+    "%d/%m/%y", "%m/%d/%y", "%y/%m/%d", "%d.%m.%y",
+    "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%d-%b-%Y", "%d-%b-%y",
 )  # fmt: skip
-TIMES = ("", " %H:%M", " %H:%M:%S")
-SWAPPED = {"%d/%m/%Y": "%m/%d/%Y", "%d-%m-%Y": "%m-%d-%Y"}
+TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+TIMES_OF_DAY = ("%H:%M", "%H:%M:%S", "%I:%M %p")
+CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d)?(?: [AP]M)?", re.IGNORECASE)
+MOST, FEWEST, SAMPLE = 0.9, 10, 20  # share of a column that dates must be, of so many rows; judged by the first ones
+NUMBER_LIKE = re.compile(r"[+-]?\d*[.,]?\d*(?:e[+-]?\d+)?", re.IGNORECASE)
+EIGHT_DIGITS = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 
 
 class Dates(NamedTuple):
@@ -23,6 +31,12 @@ class Dates(NamedTuple):
     seconds: Seconds
     form: str  # ISO 8601, or a format of strptime
     ambiguous: bool  # day and month could be the other way round in every value
+
+
+def may_be_dates(values: npt.NDArray[Any]) -> bool:
+    """Whether the first text of a column may be a date: a quick look at a column that can be read as numbers."""
+    first = next((v for v in values if isinstance(v, str) and not is_gap_word(v)), "")
+    return _may_be_dates(first)
 
 
 def parse_dates(values: Sequence[str | None]) -> Dates | None:
@@ -35,32 +49,65 @@ def parse_dates(values: Sequence[str | None]) -> Dates | None:
     >>> parse_dates(["12", "13"]) is None
     True
     """
+    values = [None if value is None or is_gap_word(value) else value for value in values]
     distinct = sorted({value for value in values if value is not None})
     if not distinct or not _may_be_dates(distinct[0]):
         return None
+    readings = [(form, found) for form, read in _readers() if (found := _all_read(distinct, read)) is not None]
+    if not readings:
+        return None
+    form, found = readings[0]
+    ambiguous = any(other != found for _, other in readings[1:])
+    return Dates(np.array([np.nan if value is None else found[value] for value in values]), form, ambiguous)
+
+
+def form_of_most(values: Sequence[str | None]) -> tuple[str, int] | None:
+    """(form, row of the first that is none) of a column nearly all of whose values are dates of one form, or None."""
+    rows = [i for i, value in enumerate(values) if value is not None and not is_gap_word(value)]
+    texts = [values[i] or "" for i in rows]
+    likely = [text for text in texts[:SAMPLE] if _may_be_dates(text)]
+    if len(rows) < FEWEST or len(likely) < MOST * min(SAMPLE, len(rows)):
+        return None
     for form, read in _readers():
-        found = _all_read(distinct, read)
-        if found is None:
+        if sum(_all_read([text], read) is not None for text in likely) < MOST * len(likely):
             continue
-        other = next((swapped + form[len(day) :] for day, swapped in SWAPPED.items() if form.startswith(day)), None)
-        ambiguous = other is not None and _all_read(distinct, _strptime(other)) is not None
-        return Dates(np.array([np.nan if value is None else found[value] for value in values]), form, ambiguous)
+        bad = [i for i, text in zip(rows, texts, strict=True) if _all_read([text], read) is None]
+        if 0 < len(bad) <= (1 - MOST) * len(rows):
+            return form, bad[0]
     return None
 
 
 def _may_be_dates(text: str) -> bool:
+    if NUMBER_LIKE.fullmatch(text):
+        return EIGHT_DIGITS.fullmatch(text) is not None
+    if CLOCK.fullmatch(text):
+        return True
     return 6 <= len(text) <= 40 and any(mark in text for mark in "-/.: ") and any(letter.isdigit() for letter in text)
 
 
 def _readers() -> Iterator[tuple[str, Callable[[str], datetime]]]:
     yield "ISO 8601", _iso
+    yield "%Y%m%d", _eight_digits
+    for time in TIMES_OF_DAY:
+        yield time, _strptime(time)
     for day in DATE_FORMATS:
         for time in TIMES:
             yield day + time, _strptime(day + time)
 
 
 def _strptime(form: str) -> Callable[[str], datetime]:
-    return lambda text: datetime.strptime(text, form)
+    def read(text: str) -> datetime:
+        if form in TIMES_OF_DAY and not CLOCK.fullmatch(text):
+            raise ValueError(text)
+        return datetime.strptime(text, form)
+
+    return read
+
+
+def _eight_digits(text: str) -> datetime:
+    if not EIGHT_DIGITS.fullmatch(text):
+        raise ValueError(text)
+    return datetime.strptime(text, "%Y%m%d")
 
 
 def _iso(text: str) -> datetime:

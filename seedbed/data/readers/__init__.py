@@ -42,7 +42,7 @@ READERS: dict[str, Callable[..., Population]] = {
     "folder": folder.read,
     "packed": packed.read,
 }
-PARTITION = {"clients", "alpha", "per_client", "minimum", "seed"}
+PARTITION = {"clients", "alpha", "per_client", "minimum", "sizes", "partition_file", "seed"}
 LAYOUTS = ".csv, .tsv, .parquet, .npz, LEAF .json, a folder client/class/*.png, or one of `data pack`"
 
 
@@ -61,8 +61,9 @@ def read(
         source: a name in KNOWN, or a path. A path with the name of a set: ./digits.
         root: where the folders of named sets lie; None: the environment's SEEDBED_DATA, else
             ~/.cache/seedbed.
-        partition: deal the rows to made-up clients: iid, dirichlet, shards or quantity, with their settings
-            clients, alpha, per_client, minimum, seed. None: the data's own clients.
+        partition: deal the rows to made-up clients: iid, dirichlet, shards, quantity, classes, extended_dirichlet,
+            sizes or file, with their settings clients, alpha, per_client, minimum, sizes, partition_file, seed. None:
+            the data's own clients.
         drop_short: leave out clients that the source names but that have no examples, instead of refusing.
         like: the `Population.encoding` of what a model was trained on: rows are then encoded as its rows were,
             instead of by what this source holds.

@@ -1,7 +1,7 @@
 """An .npz file with arrays x, y and client. Shapes: M rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seedbed.data.population import Population
 from seedbed.data.readers import targets
+from seedbed.data.readers.names import Alike, client_names
 from seedbed.data.readers.targets import TaskKind, as_text
 from seedbed.errors import InputError
 from seedbed.limits import first_line_of, refuse_unfolded
@@ -25,6 +26,7 @@ def read(
     task: TaskKind | None = None,
     scale_target: bool = False,
     episodic: bool = False,
+    alike: Alike = "ask",
     pooled: bool = False,
 ) -> Population:
     """Arrays saved by `numpy.savez(path, x=..., y=..., client=...)`. Pickled objects are never loaded.
@@ -36,23 +38,38 @@ def read(
         task: overrides what y looks like.
         scale_target: standardise a regression target over all rows.
         episodic: True when classes mean something only inside a client.
+        alike: client names that differ only by case, width, spaces or leading zeros: ask, merge or keep them apart.
         pooled: one client holds all rows; `client` is not needed.
     Raises:
         InputError: unreadable, an array is missing or of another length, NaN.
     """
     path = Path(path)
     found = load_npz(path, ("x", "y") if pooled else ("x", "y", "client"))
+    return of_arrays(found, path, task=task, scale_target=scale_target, episodic=episodic, alike=alike, pooled=pooled)
+
+
+def of_arrays(
+    found: Mapping[str, npt.NDArray[Any]],
+    path: Path,
+    *,
+    task: TaskKind | None = None,
+    scale_target: bool = False,
+    episodic: bool = False,
+    alike: Alike = "ask",
+    pooled: bool = False,
+) -> Population:
+    """The population in arrays x, y and client: arguments and errors as of `read`."""
     y = found["y"]
-    if y.dtype.kind in "iu" and task is None:
-        task = "classification"  # whole numbers, saved as such
+    whole = y.dtype.kind in "iu"  # saved as such
     many = y.ndim > 1 and y[0].size > 1
     target = (
         targets.as_numbers(y, scale=scale_target)
         if many
-        else targets.encode_target(as_vector(y), task, f"y of {path.name}", scale=scale_target)
+        else targets.encode_target(as_vector(y), task, f"y of {path.name}", scale=scale_target, whole_are_classes=whole)
     )
     x = as_inputs(found["x"], path)
-    whose = ["everyone"] * len(x) if pooled else [as_text(name) for name in as_vector(found["client"]).tolist()]
+    owners = ["everyone"] * len(x) if pooled else as_vector(found["client"]).tolist()
+    whose, notes = client_names([as_text(name) for name in owners], path.name, alike)
     return Population.from_arrays(
         x,
         target.y,
@@ -60,7 +77,7 @@ def read(
         classes=target.classes,
         episodic=episodic,
         source=path.name,
-        notes=target.notes,
+        notes=(*notes, *target.notes),
         encoding={"format": "arrays", "input": describe_inputs(x), "target": target.encoding, "episodic": episodic},
     )
 

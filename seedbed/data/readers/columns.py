@@ -7,26 +7,37 @@ become one feature for each level, one for `other` levels and, where some are mi
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from seedbed.data.encoding.booleans import are_mixed_truths, as_truth
 from seedbed.data.encoding.levels import are_codes, count_levels, fit_levels, level_features
-from seedbed.data.encoding.number_text import Parsed, parse_numbers
+from seedbed.data.encoding.number_text import Notation
 from seedbed.data.encoding.numeric import Floats, apply_numeric, fit_numeric, is_constant, said
-from seedbed.data.encoding.timestamps import calendar_features, parse_dates
+from seedbed.data.encoding.timestamps import TIMES_OF_DAY, calendar_features, form_of_most, may_be_dates, parse_dates
+from seedbed.data.readers.column_values import (
+    Column,
+    Where,
+    are_spelt_as_codes,
+    decimal_mark,
+    gap_words_note,
+    is_gap,
+    is_missing,
+    numbers_if_mostly,
+    numbers_of,
+    parse_column,
+)
 from seedbed.data.readers.targets import as_text
 from seedbed.errors import InputError, closest_name
 
-Column = npt.NDArray[Any]  # [M] float64 with NaN for missing, or texts with None for missing
-Where = Callable[[int], str]  # row number -> where in the file, for people
 Spec = dict[str, Any]  # how a column was encoded, JSON-like
-MOSTLY_NUMBERS = 0.9
-ROW_NUMBER = re.compile(
-    r"unnamed: \d+|index|row|row[_ ]?(id|number)|id", re.IGNORECASE
-)  # usual names of a row's number
+ROW_NUMBER = re.compile(r"unnamed: \d+|index|row|(row|line)[_ ]?(id|no|nr|number)|id|no|nr", re.IGNORECASE)
+IDENTIFIER = re.compile(r"(.*[ _.\-])?(id|uid|uuid|guid|key|nr|no|ssn|mrn)|.*[a-z](ID|Id|No|Nr)", re.IGNORECASE)
+NEAR_UNIQUE = 0.95  # share of different values from which whole numbers under such a name are ids
+FEWEST_IDS = 10  # rows; fewer cannot be told from numbers
 
 
 class Goal(NamedTuple):
@@ -68,8 +79,8 @@ def fit_features(
     notes: list[str] = []
     decimal = decimal or decimal_mark(table.values())
     for name, values in table.items():
-        judge = None if name in number else goal
-        found, told = _fit_column(name, values, where, name in text, owners is not None, decimal, judge)
+        asked = "words" if name in text else "numbers" if name in number else None
+        found, told = _fit_column(name, values, where, asked, owners is not None, decimal, goal)
         specs += found
         notes += told
     if not specs:
@@ -96,91 +107,36 @@ def fit_like(
     return _apply(table, columns, where, owners)
 
 
-def numbers_of(
-    name: str,
-    values: Column,
-    where: Where,
-    otherwise: str = "read the column as text with text={name}",
-    decimal: str | None = None,
-) -> Floats:
-    """A column as numbers, NaN where missing; text and infinity are refused with their place."""
-    parsed = _parsed(values, decimal)
-    if parsed.bad.any():
-        row = int(np.flatnonzero(parsed.bad)[0])
-        raise InputError(
-            f"column {name!r} has {values[row]!r} in {where(row)}, but it is a column of numbers: "
-            f"correct it, leave it empty if it is missing, or {otherwise.format(name=name)}"
-        )
-    if np.isinf(parsed.numbers).any():
-        row = int(np.flatnonzero(np.isinf(parsed.numbers))[0])
-        raise InputError(
-            f"column {name!r} has an infinite value in {where(row)}: correct it, or leave it empty if it is missing"
-        )
-    if parsed.ambiguous:
-        row = int(np.flatnonzero([isinstance(value, str) and "," in value for value in values])[0])
-        raise InputError(
-            f"column {name!r} has {values[row]!r} in {where(row)}, which may be a thousand and more or one and a "
-            "little: say decimal=. or decimal=, (on the command line: --set reader.decimal=.)"
-        )
-    return parsed.numbers
-
-
-def is_missing(values: Column) -> npt.NDArray[np.bool_]:
-    """[M] which values are missing."""
-    if values.dtype.kind == "f":
-        return np.isnan(values)
-    return np.array([value is None for value in values], bool)
-
-
-def numbers_if_mostly(
-    name: str,
-    values: Column,
-    where: Where,
-    otherwise: str = "read the column as text with text={name}",
-    decimal: str | None = None,
-) -> Floats | None:
-    """The column as numbers; None for a column of texts: more than a tenth of its values are no number."""
-    parsed = _parsed(values, decimal)
-    present = ~is_missing(values)
-    if parsed.bad.sum() > (1 - MOSTLY_NUMBERS) * present.sum():
-        return None
-    return numbers_of(name, values, where, otherwise, decimal)
-
-
-def decimal_mark(columns: Iterator[Column] | Sequence[Column] | Any) -> str | None:
-    """The comma, where some column can be read with no other mark; None: each column by itself."""
-    for values in columns:
-        parsed = _parsed(values, None)
-        if parsed.notation.decimal == "," and not parsed.bad.any():
-            return ","
-    return None
-
-
-def _parsed(values: Column, decimal: str | None) -> Parsed:
-    if values.dtype.kind in "fiub":
-        return Parsed(values.astype(np.float64), np.zeros(len(values), bool), parse_numbers(()).notation, False)
-    return parse_numbers([None if value is None else str(value) for value in values], decimal)
-
-
 def _fit_column(
-    name: str, values: Column, where: Where, as_words: bool, own: bool, decimal: str | None, goal: Goal | None
+    name: str, values: Column, where: Where, asked: str | None, own: bool, decimal: str | None, goal: Goal | None
 ) -> tuple[list[Spec], list[str]]:
-    if is_missing(values).all():
+    """
+    Args:
+        asked: `words` or `numbers`, where the user said what the column holds.
+    """
+    parsed = parse_column(values, decimal)
+    if np.isnan(parsed.numbers).all() and is_gap(values).all():
         return [], [f"column {name!r} is empty: left out"]
-    if as_words:
-        return _fit_texts(name, values)
-    times = _fit_times(name, values)
+    if asked == "words":
+        return _fit_texts(name, values, keep=True)
+    if asked is None and are_spelt_as_codes(values):
+        specs, notes = _fit_texts(name, values)
+        return specs, [f"column {name!r} is spelt as codes are: read as words; number={name} keeps numbers", *notes]
+    times = _fit_times(name, values, where) if parsed.bad.any() or may_be_dates(values) else None
     if times is not None:
         return times
     numbers = numbers_if_mostly(name, values, where, decimal=decimal)
     if numbers is None:
         return _fit_texts(name, values)
-    if _counts_rows(name, numbers):
-        return [], [f"column {name!r} numbers the rows: left out; text={name} keeps it as words"]
-    if goal is not None and not np.isnan(numbers).any() and are_codes(numbers, *goal):
+    if asked is None and _counts_rows(name, numbers):
+        return [], [f"column {name!r} numbers the rows: left out; number={name} or text={name} keeps it"]
+    if asked is None and _are_ids(name, numbers):
+        told = f"column {name!r} holds ids, {len(np.unique(numbers))} in {len(numbers)} rows"
+        return [], [f"{told}: left out; number={name} or text={name} keeps it"]
+    if asked is None and goal is not None and not np.isnan(numbers).any() and are_codes(numbers, *goal):
         specs, notes = _fit_texts(name, values)
         return specs, [f"column {name!r} holds codes: read as words; number={name} keeps numbers", *notes]
-    return _fit_numbers(name, numbers, own, decimal, _parsed(values, decimal))
+    return _fit_numbers(name, numbers, own, decimal, parsed.notation)
 
 
 def _counts_rows(name: str, numbers: Floats) -> bool:
@@ -189,11 +145,21 @@ def _counts_rows(name: str, numbers: Floats) -> bool:
     return bool(ROW_NUMBER.fullmatch(name.strip())) and bool((steps == 1).all())
 
 
+def _are_ids(name: str, numbers: Floats) -> bool:
+    """Whether a column has the name of an identifier, and whole numbers of which nearly all differ."""
+    if len(numbers) < FEWEST_IDS or not IDENTIFIER.fullmatch(name.strip()):
+        return False
+    present = numbers[~np.isnan(numbers)]
+    return bool((present == np.rint(present)).all()) and len(np.unique(present)) >= NEAR_UNIQUE * len(present)
+
+
 def _fit_numbers(
-    name: str, numbers: Floats, own: bool, decimal: str | None, parsed: Parsed
+    name: str, numbers: Floats, own: bool, decimal: str | None, notation: Notation
 ) -> tuple[list[Spec], list[str]]:
     gone = np.isnan(numbers)
-    mark = {"decimal": decimal} if decimal else {}
+    plain = str(notation) == "plain"
+    mark = {"decimal": decimal or notation.decimal} if decimal or not plain else {}
+    mark |= {} if plain else {"unit": notation.unit}
     if own:
         return [{"name": name, "kind": "numeric", "own": True, "missing": bool(gone.any()), **mark}], []
     spec = {"name": name, "kind": "numeric", **fit_numeric(numbers), "missing": bool(gone.any()), **mark}
@@ -201,8 +167,8 @@ def _fit_numbers(
     if gone.any():
         median = float(np.median(numbers[~gone]))
         notes.append(f"column {name!r}: {int(gone.sum())} missing values filled by the median {median:g} and marked")
-    if str(parsed.notation) != "plain":
-        notes.append(f"column {name!r} read as numbers: {parsed.notation}")
+    if not plain:
+        notes.append(f"column {name!r} read as numbers: {notation}")
     if spec["bend"]:
         notes.append(f"column {name!r} has a long tail: {said(spec)}")
     if is_constant(numbers):
@@ -210,12 +176,13 @@ def _fit_numbers(
     return [spec], notes
 
 
-def _fit_times(name: str, values: Column) -> tuple[list[Spec], list[str]] | None:
+def _fit_times(name: str, values: Column, where: Where) -> tuple[list[Spec], list[str]] | None:
     """Features of points in time; None: the column has other values."""
     if values.dtype.kind in "fiub":
         return None
     dates = parse_dates(values.tolist())
     if dates is None:
+        _refuse_odd_dates(name, values, where)
         return None
     if dates.ambiguous:
         raise InputError(
@@ -223,6 +190,8 @@ def _fit_times(name: str, values: Column) -> tuple[list[Spec], list[str]] | None
             f"either way round in every row; write dates as 2020-12-31, or leave the column out with ignore={name}"
         )
     parts = {part: numbers for part, numbers in calendar_features(dates.seconds).items() if not is_constant(numbers)}
+    if dates.form in TIMES_OF_DAY:
+        parts = {part: numbers for part, numbers in parts.items() if part.startswith("hour")}
     fitted = [{"part": part, **fit_numeric(numbers)} for part, numbers in parts.items()]
     gone = bool(np.isnan(dates.seconds).any())
     if not fitted:
@@ -231,19 +200,37 @@ def _fit_times(name: str, values: Column) -> tuple[list[Spec], list[str]] | None
     return [spec], [f"column {name!r} read as dates ({dates.form}): {', '.join(parts)}"]
 
 
-def _fit_texts(name: str, values: Column) -> tuple[list[Spec], list[str]]:
-    gone = is_missing(values)
+def _refuse_odd_dates(name: str, values: Column, where: Where) -> None:
+    """A column of dates one of which cannot be read."""
+    most = form_of_most(values.tolist())
+    if most is not None:
+        form, row = most
+        raise InputError(
+            f"column {name!r} has {values[row]!r} in {where(row)}, but it is a column of dates ({form}): correct it, "
+            f"leave it empty if it is missing, or read the column as text with text={name}"
+        )
+
+
+def _fit_texts(name: str, values: Column, *, keep: bool = False) -> tuple[list[Spec], list[str]]:
+    """
+    Args:
+        keep: read the column as words even if it names its rows.
+    """
+    truth, notes = are_mixed_truths(values), list(gap_words_note(f"column {name!r}", values))
+    values, gone = as_truth(values) if truth else values, is_missing(values)
     counts = count_levels(values)
-    kept = fit_levels(counts, len(values))
+    kept = fit_levels(counts, len(values), keep=keep)
     if kept is None:
         told = f"column {name!r} has {len(counts)} different texts in {len(values)} rows, as names have"
-        return [], [f"{told}: left out"]
-    notes = []
+        return [], [f"{told}: left out; text={name} keeps it"]
+    if truth:
+        notes.append(f"column {name!r} is true or false, in several spellings: read as one")
     if len(kept) < len(counts):
         notes.append(f"column {name!r}: the {len(kept)} most frequent of {len(counts)} texts kept, the rest 'other'")
     if gone.any():
         notes.append(f"column {name!r}: {int(gone.sum())} missing values made a level 'missing'")
-    return [{"name": name, "kind": "text", "levels": kept, "other": True, "missing": bool(gone.any())}], notes
+    spec = {"name": name, "kind": "text", "levels": kept, "other": True, "missing": bool(gone.any())}
+    return [{**spec, **({"truth": True} if truth else {})}], notes
 
 
 def _apply(
@@ -255,11 +242,12 @@ def _apply(
 
 def _apply_column(values: Column, spec: Spec, where: Where, owners: Column | None) -> npt.NDArray[Any]:
     if spec["kind"] == "text":
+        values = as_truth(values) if spec.get("truth") else values
         gone = is_missing(values)
         return level_features([None if g else as_text(v) for v, g in zip(values, gone, strict=True)], spec)
     if spec["kind"] == "time":
         return _apply_times(values, spec, where)
-    numbers = numbers_of(spec["name"], values, where, decimal=spec.get("decimal"))
+    numbers = numbers_of(spec["name"], values, where, decimal=spec.get("decimal"), unit=spec.get("unit"))
     if spec.get("own"):
         scaled = np.empty_like(numbers)
         for mine in _rows_by_owner(owners, len(numbers)):
@@ -271,10 +259,23 @@ def _apply_column(values: Column, spec: Spec, where: Where, owners: Column | Non
     return np.stack([scaled, np.isnan(numbers)], 1) if spec["missing"] else scaled[:, None]
 
 
+def fixed_scale(values: Column, spec: Mapping[str, Any], where: Where) -> Spec:
+    """The spec of a column that is standardised by one client's own numbers, once these [M] are known; else itself."""
+    if not spec.get("own"):
+        return dict(spec)
+    numbers = numbers_of(spec["name"], values, where, decimal=spec.get("decimal"))
+    gone = np.isnan(numbers)
+    median = 0.0 if gone.all() else float(np.median(numbers[~gone]))
+    mean, std = _mean_and_deviation(np.where(gone, median, numbers))
+    return {**spec, "own": False, "median": median, "mean": mean, "std": std}
+
+
 def _apply_times(values: Column, spec: Spec, where: Where) -> npt.NDArray[Any]:
     dates = parse_dates(values.tolist())
-    if dates is None and not is_missing(values).all():
-        bad = next(i for i, value in enumerate(values) if value is not None and parse_dates([value]) is None)
+    gone = is_gap(values)
+    if dates is None and not gone.all():
+        alone = (i for i in np.flatnonzero(~gone) if parse_dates([values[i]]) is None)
+        bad = int(next(alone, np.flatnonzero(~gone)[0]))
         raise InputError(
             f"column {spec['name']!r} has {values[bad]!r} in {where(bad)}, but it is a column of dates ({spec['form']})"
         )
@@ -297,6 +298,11 @@ def _standardised(numbers: Floats) -> Floats:
     or constant here is 0."""
     gone = np.isnan(numbers)
     filled = np.where(gone, 0.0 if gone.all() else np.median(numbers[~gone]), numbers)
-    mean, std = filled.mean(), filled.std()
-    scaled: Floats = (filled - mean) / (1.0 if std <= 1e-12 * abs(mean) else std)
+    mean, std = _mean_and_deviation(filled)
+    scaled: Floats = (filled - mean) / std
     return scaled
+
+
+def _mean_and_deviation(filled: Floats) -> tuple[float, float]:
+    mean, std = float(filled.mean()), float(filled.std())
+    return mean, 1.0 if std <= 1e-12 * abs(mean) else std

@@ -24,7 +24,7 @@ def drop_small_clients(
 
     >>> import torch
     >>> p = Population.from_arrays(torch.zeros(3, 1), torch.zeros(3), ["a", "a", "b"])
-    >>> kept = drop_short(p, least_examples=2)
+    >>> kept = drop_small_clients(p, least_examples=2)
     >>> kept.names, kept.notes
     (('a',), ("1 of 2 clients left out (fewer than 2 examples): 'b'",))
     """

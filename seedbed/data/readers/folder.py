@@ -1,6 +1,7 @@
 """Folders of images: client/class/*.png. Shapes: M images, [C, H, W] each."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from seedbed.data.population import Population
 from seedbed.data.readers import images, targets
-from seedbed.data.readers.targets import sorted_labels
+from seedbed.data.readers.names import Alike, client_names, same_text
 from seedbed.errors import InputError
+
+MOST_CLASSES = 0.8  # share of the numbered classes that clients have on average, if they mean the same
 
 
 @dataclass(frozen=True)
@@ -24,25 +27,34 @@ class ImageFolder:
 
 
 def read(
-    path: str | Path, *, size: int | None = None, episodic: bool | None = None, drop_short: bool = False
+    path: str | Path,
+    *,
+    size: int | None = None,
+    episodic: bool | None = None,
+    drop_short: bool = False,
+    alike: Alike = "ask",
 ) -> Population:
     """Images in folders: one per client, in it one per class.
 
     Args:
         path: the folder of the clients.
         size: side in pixels to which all images are resized (Lanczos); None: they must be of one size.
-        episodic: None: False when every client has the same class names, which then mean the same everywhere;
-            True otherwise, as with alphabets, and a class is then named 'client/class'.
+        episodic: False when class names mean the same for all clients; True when they do not, as with alphabets: a
+            class is then named 'client/class'. None: by the names (see `_mean_the_same`); a note says what was taken.
         drop_short: leave out clients without images instead of refusing them.
+        alike: client names that differ only by case, width, spaces or leading zeros: ask, merge or keep them apart.
     Raises:
         InputError: a client without images, an image that cannot be read, images of several sizes.
     """
     path = Path(path)
     found, empty = _walk(path, drop_short)
-    how = images.inspect_images([f.file for f in found], size)
+    how, seen = images.inspect_images([f.file for f in found], size)
     x = torch.as_tensor(images.load_images([f.file for f in found], how))
+    names, told = client_names([f.client for f in found], path.name, alike)
+    found = [replace(f, client=name) for f, name in zip(found, names, strict=True)]
     if episodic is None:
-        episodic = len({frozenset(f.label for f in found if f.client == client) for client in _clients(found)}) > 1
+        episodic, guess = _are_episodic(found)
+        told += guess
     labels = [f"{f.client}/{f.label}" if episodic else f.label for f in found]
     target = targets.as_classes(labels)
     return Population.from_arrays(
@@ -52,7 +64,12 @@ def read(
         classes=target.classes,
         episodic=episodic,
         source=path.name or str(path),
-        notes=tuple(f"client {name!r} left out: it has no images" for name in empty),
+        notes=(
+            *(f"client {name!r} left out: it has no images" for name in empty),
+            *told,
+            *seen,
+            *targets.alike_note(target.classes, path.name),
+        ),
         encoding=encoding_of(x, how, target, episodic),
     )
 
@@ -72,7 +89,7 @@ def encoding_of(x: Tensor, how: dict[str, Any], target: targets.Target, episodic
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[Tensor, targets.Target]:
     """New images class/*.png, or client/class/*.png with the client named; of the same size and channels."""
     mine = _one_client(path, client)
-    found = [ImageFolder(file, "", label.name) for label in _folders(mine) for file in _files(label)]
+    found = [ImageFolder(file, "", same_text(label.name)) for label in _folders(mine) for file in _files(label)]
     if not found:
         raise InputError(f"{mine} has no images in folders class/*.png")
     x = torch.as_tensor(images.load_images([f.file for f in found], encoding["images"]))
@@ -92,7 +109,11 @@ def _walk(path: Path, drop_empty: bool) -> tuple[list[ImageFolder], list[str]]:
     found: list[ImageFolder] = []
     empty: list[str] = []
     for client in _folders(path):
-        mine = [ImageFolder(file, client.name, label.name) for label in _folders(client) for file in _files(label)]
+        mine = [
+            ImageFolder(file, client.name, same_text(label.name))
+            for label in _folders(client)
+            for file in _files(label)
+        ]
         if not mine and _files(client):
             raise InputError(
                 f"{client} holds images of its own: the layout is client/class/*.png, one folder per class in it"
@@ -110,12 +131,42 @@ def _walk(path: Path, drop_empty: bool) -> tuple[list[ImageFolder], list[str]]:
     return found, empty
 
 
+def _are_episodic(found: list[ImageFolder]) -> tuple[bool, tuple[str, ...]]:
+    """Whether class names mean something only inside a client, and a note where that is a guess."""
+    own: dict[str, set[str]] = {}
+    for image in found:
+        own.setdefault(image.client, set()).add(image.label)
+    if len({frozenset(labels) for labels in own.values()}) == 1:
+        return False, ()
+    same = _mean_the_same(list(own.values()))
+    what = "mean the same for all" if same else "mean something only inside a client (N-way episodes)"
+    return not same, (
+        f"clients' class names differ: taken to {what}; episodic={str(same).lower()} says otherwise (on the command "
+        f"line: --set reader.episodic={str(same).lower()})",
+    )
+
+
+def _mean_the_same(own: list[set[str]]) -> bool:
+    """Whether classes are shared, by the class names of each client.
+
+    Words are, where at least half of them occur at two clients: some clients lack some classes. Numbers are, where
+    clients have most of them. Words that are counted (character01) are not: so are the letters of alphabets named.
+    """
+    every = set().union(*own)
+    shared = sum(sum(name in labels for labels in own) > 1 for name in every)
+    if any(not re.fullmatch(r"\D*\d+", name) for name in every):
+        return 2 * shared >= len(every)
+    numbers = all(name.isdigit() for name in every)
+    return numbers and sum(map(len, own)) >= MOST_CLASSES * len(every) * len(own)
+
+
 def _one_client(path: Path, client: str | None) -> Path:
     if client is not None:
-        if not (path / client).is_dir():
+        mine = next((folder for folder in _folders(path) if same_text(folder.name) == same_text(client)), None)
+        if mine is None:
             names = ", ".join(folder.name for folder in _folders(path))
             raise InputError(f"{path} has no folder of client {client!r}: it holds {names or 'none'}")
-        return path / client
+        return mine
     if any(_files(folder) for folder in _folders(path)):
         return path
     inner = _folders(path)
@@ -124,10 +175,6 @@ def _one_client(path: Path, client: str | None) -> Path:
             f"{path} holds several clients ({', '.join(f.name for f in inner[:5])}, …): name one with client=NAME"
         )
     return inner[0] if inner else path
-
-
-def _clients(found: list[ImageFolder]) -> tuple[str, ...]:
-    return sorted_labels(sorted({f.client for f in found}))
 
 
 def _folders(path: Path) -> list[Path]:

@@ -12,6 +12,7 @@ sums.npy         checksums of 64 KiB each of x, y, names and offsets
 Shapes: M examples in all, N clients, n of one.
 """
 
+import base64
 import json
 import warnings
 import zlib
@@ -36,6 +37,8 @@ from seedbed.temporary import fresh_name
 ABOUT, FORM = "population.json", 2
 ARRAYS = ("x", "y", "rows", "offsets", "names")
 SUMS, WITHOUT_SUMS = "sums", 1  # the file, and the form that had none
+TESTED = "tested"  # a bit for each row, where the data holds some out
+ORDERED = "ordered"  # true where rows are ordered in time
 SUM = "sum"  # of population.json itself; those packed before there was one have none
 FIELDS = ("classes", "unseen", "notes")  # lists of texts
 ARRAY_KINDS = {"x": "fiub", "y": "fiub", "rows": "i", "offsets": "i", "names": "S", "sums": "u"}  # of numbers
@@ -70,6 +73,8 @@ def read(path: str | Path) -> Population:
         episodic=about["episodic"],
         source=about["source"],
         encoding=about["encoding"],
+        tested=_tested(about, len(found["x"]), path),
+        ordered=about.get(ORDERED) is True,
         verify=intact,
         **fields,
     )
@@ -84,9 +89,12 @@ def pack_population(population: Population, path: Path, tick: Callable[[int], No
         InputError: the folder holds something, or cannot be written; a name is too long.
     """
     fields = {name: getattr(population, name) for name in ("classes", "episodic", "unseen", "source", "notes")}
-    with packed_writer(path, **fields, encoding=population.encoding) as add:
+    tested = None if population.tested is None else population.tested[population.rows]
+    more: dict[str, Any] = {"encoding": population.encoding, "tested": tested, "ordered": population.ordered}
+    with packed_writer(path, **fields, **more) as add:
         for client in range(len(population)):
             rows = population.rows_of(client)
+            rows = np.sort(rows) if population.ordered else rows
             add(population.names[client], population.x[rows], population.y[rows])
             if client % 1000 == 999:
                 tick(1000)
@@ -103,6 +111,8 @@ def packed_writer(
     source: str | None = None,
     notes: Sequence[str] = (),
     encoding: dict[str, Any] | None = None,
+    tested: npt.NDArray[np.bool_] | None = None,
+    ordered: bool = False,
 ) -> Iterator[Callable[[str, Tensor, Tensor], None]]:
     """A new packed population that clients are added to, one by one: only their names stay in memory.
 
@@ -111,6 +121,8 @@ def packed_writer(
 
     Args:
         classes, episodic, unseen, source, notes, encoding: see `Population`.
+        tested: [M] the rows, in the order in which they are added, that the data holds out for testing.
+        ordered: a client's later rows are added after its earlier ones.
     Raises:
         InputError: the folder holds something, or cannot be written; or (of `add`) a client is unlike those before,
             has no examples, a number that is not finite, or a name that was there.
@@ -120,6 +132,8 @@ def packed_writer(
         raise InputError(f"{path} exists and is not empty: name a new folder")
     about = {"classes": list(classes), "episodic": episodic, "unseen": list(unseen), "source": source or path.name}
     about |= {"notes": list(notes), "encoding": encoding or {}}
+    about |= {ORDERED: True} if ordered else {}
+    about |= {} if tested is None else {TESTED: base64.b85encode(np.packbits(tested).tobytes()).decode()}
     try:
         with fresh_name(path, is_folder=True) as beside:
             with ExitStack() as files:
@@ -234,6 +248,19 @@ def _about(path: Path) -> dict[str, Any]:
     if about.get(SUM, _sum(about)) != _sum(about):
         raise InputError(f"{path / ABOUT} is not what was written: {PACK_AGAIN}")
     return about
+
+
+def _tested(about: Mapping[str, Any], rows: int, path: Path) -> npt.NDArray[np.bool_] | None:
+    """[M] the rows that the data holds out for testing."""
+    if TESTED not in about:
+        return None
+    try:
+        bits = np.frombuffer(base64.b85decode(about[TESTED]), np.uint8)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path / ABOUT} has no {TESTED} as it should be: {PACK_AGAIN}") from error
+    if len(bits) != -(-rows // 8):
+        raise InputError(f"{path / ABOUT} has no {TESTED} as it should be: {PACK_AGAIN}")
+    return np.unpackbits(bits, count=rows).astype(bool)
 
 
 def _sum(about: Mapping[str, Any]) -> int:

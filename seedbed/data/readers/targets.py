@@ -9,10 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from seedbed.data.encoding.booleans import are_mixed_truths, as_truth
+from seedbed.data.readers.names import alike_groups
 from seedbed.errors import InputError, closest_name
 
 TaskKind = Literal["classification", "regression"]
-MAX_INTEGER_CLASSES = 20  # distinct whole numbers at most, to be read as classes
+MAX_INTEGER_CLASSES = 20  # distinct whole numbers at most, to be read as classes whatever they are
+MAX_LABELS = 200  # and at most, where they count from 0 or 1 without a gap and all are about as frequent
+UNEVEN = 0.75  # deviation of their frequencies, as a share of the mean, below which they are so
 WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -37,7 +41,7 @@ def as_text(value: Any) -> str:
 def sorted_labels(names: Sequence[str]) -> tuple[str, ...]:
     """Sorted: as numbers if all are, else as text.
 
-    >>> in_order(["10", "9"]), in_order(["b", "10", "9"])
+    >>> sorted_labels(["10", "9"]), sorted_labels(["b", "10", "9"])
     (('9', '10'), ('10', '9', 'b'))
     """
     if all(re.fullmatch(r"[+-]?\d{1,400}", name) for name in names):
@@ -71,39 +75,76 @@ def as_numbers(values: npt.NDArray[Any], *, scale: bool) -> Target:
     return Target(y, (), {"kind": "numbers", "mean": mean, "std": std}, said if scale else ())
 
 
-def classes_or_numbers(values: npt.NDArray[Any], task: TaskKind | None, what: str) -> TaskKind:
-    """Classes or numbers: what was asked for, or what the values look like.
+def classes_or_numbers(
+    values: npt.NDArray[Any], task: TaskKind | None, what: str, *, whole_are_classes: bool = False
+) -> tuple[TaskKind, tuple[str, ...]]:
+    """Classes or numbers: what was asked for, or what the values look like, with a note on the guess.
 
-    Texts and truth values are classes; whole numbers are classes when at most 20 differ, and at most half as
-    many as there are rows; anything else is a number to predict.
+    Texts and truth values are classes. Whole numbers are classes when at most 20 differ, or when they look like labels
+    (see `_are_labels`), and at most half as many differ as there are rows. Anything else is a number to predict.
+
+    Args:
+        whole_are_classes: the file's kind has whole numbers for labels, as LEAF and integer arrays do.
+    Raises:
+        InputError: texts, of which numbers were asked; too many whole numbers for classes, in such a file.
     """
     if task not in (None, "classification", "regression"):
         raise InputError(f"task={task!r}: {closest_name(str(task), ['classification', 'regression'])}")
     if values.dtype.kind not in "fiu":
         if task == "regression":
             raise InputError(f"{what} holds text such as {values[0]!r}, but task=regression needs numbers")
-        return "classification"
+        return "classification", ()
     if task is not None:
-        return task
-    distinct = len(np.unique(values))
+        return task, ()
+    distinct, half = len(np.unique(values)), max(2, len(values) // 2)
     whole = values.dtype.kind in "iu" or bool(np.all(values == np.rint(values)))
-    return (
-        "classification" if whole and distinct <= min(MAX_INTEGER_CLASSES, max(2, len(values) // 2)) else "regression"
-    )
+    if whole and whole_are_classes and distinct > max(MAX_INTEGER_CLASSES, half):
+        raise InputError(
+            f"{what} has {distinct} different whole numbers in {len(values)} rows: say task=regression, or "
+            "task=classification (on the command line: --set reader.task=regression)"
+        )
+    if whole and (whole_are_classes or (distinct <= half and (distinct <= MAX_INTEGER_CLASSES or _are_labels(values)))):
+        return "classification", (
+            f"{what} holds {distinct} whole numbers: read as classes; task=regression reads numbers",
+        )
+    return "regression", ((f"{what} holds whole numbers: read as numbers; task=classification reads classes",) * whole)
 
 
-def encode_target(values: npt.NDArray[Any], task: TaskKind | None, what: str, *, scale: bool) -> Target:
+def _are_labels(values: npt.NDArray[Any]) -> bool:
+    """Whether whole numbers count from 0 or 1 without a gap, at most 200, and all are about as frequent.
+
+    Counts of something (visits, rings) thin out towards their end, and ages begin elsewhere.
+    """
+    found, counts = np.unique(values, return_counts=True)
+    complete = found[0] in (0, 1) and found[-1] - found[0] + 1 == len(found)
+    return bool(complete and len(found) <= MAX_LABELS and counts.std() < UNEVEN * counts.mean())
+
+
+def encode_target(
+    values: npt.NDArray[Any], task: TaskKind | None, what: str, *, scale: bool, whole_are_classes: bool = False
+) -> Target:
     """Classes or numbers, decided as above."""
-    if classes_or_numbers(values, task, what) == "classification":
-        target = as_classes(values)
-        if len(target.classes) > max(MAX_INTEGER_CLASSES, len(values) // 2) and task is None:
-            raise InputError(
-                f"{what} has {len(target.classes)} different texts in {len(values)} rows, such as "
-                f"{values[0]!r}: "
-                "too many for classes; name another target, or say task=classification"
-            )
-        return target
-    return as_numbers(values, scale=scale)
+    truth = values.dtype.kind in "OU" and are_mixed_truths(values)
+    kind, notes = classes_or_numbers(values, task, what, whole_are_classes=whole_are_classes)
+    if kind == "regression":
+        target = as_numbers(values, scale=scale)
+        return target._replace(notes=(*notes, *target.notes))
+    target = as_classes(as_truth(values) if truth else values)
+    if len(target.classes) > max(MAX_INTEGER_CLASSES, len(values) // 2) and task is None:
+        raise InputError(
+            f"{what} has {len(target.classes)} different texts in {len(values)} rows, such as {values[0]!r}: "
+            "too many for classes; name another target, or say task=classification"
+        )
+    if truth:
+        notes += (f"{what} is true or false, in several spellings: read as one",)
+        target = target._replace(encoding={**target.encoding, "truth": True})
+    return target._replace(notes=(*notes, *alike_note(target.classes, what)))
+
+
+def alike_note(classes: Sequence[str], what: str) -> tuple[str, ...]:
+    """A note on classes of the same word: letters may differ by case, as handwritten ones do."""
+    groups = [group for group in alike_groups(classes) if len(group[0]) > 1]
+    return (f"{what} has the classes {' and '.join(map(repr, groups[0]))}: one class, spelt twice?",) if groups else ()
 
 
 def encode_target_like(values: npt.NDArray[Any], encoding: dict[str, Any], what: str, *, episodic: bool) -> Target:
@@ -116,4 +157,5 @@ def encode_target_like(values: npt.NDArray[Any], encoding: dict[str, Any], what:
             raise InputError(f"{what} holds text such as {values.flat[0]!r}, but the model predicts numbers")
         y = (np.asarray(values, np.float64) - encoding["mean"]) / encoding["std"]
         return Target(torch.as_tensor(y, dtype=torch.float32), (), encoding, ())
+    values = as_truth(values) if encoding.get("truth") and values.dtype.kind in "OU" else values
     return as_classes(values, () if episodic else encoding["classes"], what)

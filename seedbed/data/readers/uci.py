@@ -10,7 +10,7 @@ import torch
 
 from seedbed.data.population import Population
 from seedbed.data.readers import columns, sheet, table, targets
-from seedbed.data.readers.columns import Column
+from seedbed.data.readers.column_values import Column
 from seedbed.data.readers.dropping import drop_small_clients
 from seedbed.errors import InputError
 

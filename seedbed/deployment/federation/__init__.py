@@ -1,6 +1,6 @@
-"""A real federation: a server half that survives crashes, and a node half that keeps its client's data and memory.
+"""A real federation: a server that survives crashes, and a node that keeps its client's data and state.
 
-Read in this order: `plan` (what both sides agree on), `server` (one round from the choice of clients to the commit),
-`node`, `journal` and `progress` (what is on the server's disk, and what it means), `transport` (the seam under which
-anything that carries bytes may sit; `faulty` and `local` are two).
+Reading order: `protocol` (what both sides agree on), `server` (one round, from choosing the cohort to the commit),
+`node`, `journal` and `state_machine` (the server's disk, and its meaning), `transport` (the interface for anything that
+carries bytes; `fault_injection` and `local_transport` implement it).
 """

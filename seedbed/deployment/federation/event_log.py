@@ -1,4 +1,4 @@
-"""What happened, for people and programs: one JSON line an event. Never read back: the journal is what counts."""
+"""Event log for people and programs: one JSON line per event. It is never read back; only the journal counts."""
 
 import json
 from collections.abc import Callable
@@ -14,8 +14,8 @@ class EventLog:
     """Appends events to a file.
 
     Args:
-        path: of the file; None: nowhere.
-        said: also called with each line, such as `print`.
+        path: the file; None: no file.
+        said: also called with each line, for example `print`.
     """
 
     def __init__(self, path: Path | None, said: Callable[[str], object] | None = None):

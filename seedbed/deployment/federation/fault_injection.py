@@ -1,4 +1,4 @@
-"""A transport that does everything that one can do wrong, around any other; every fault is drawn from a seed."""
+"""A transport wrapper that injects every kind of network fault; all faults are drawn from a seed."""
 
 import heapq
 from collections import Counter
@@ -12,12 +12,12 @@ from seedbed.deployment.federation.transport import Address, Transport
 
 @dataclass(frozen=True)
 class FaultRates:
-    """The probability of each fault for each frame, there and back.
+    """The probability of each fault per frame, in both directions.
 
     Args:
         delay: by up to `longest` seconds.
-        reorder: behind the frames that follow within a second.
-        truncate: cut at any byte.
+        reorder: delayed behind frames that follow within 1 s.
+        truncate: cut at a random byte.
         flip: one bit.
     """
 
@@ -31,14 +31,15 @@ class FaultRates:
 
     @classmethod
     def of(cls, p: float) -> "FaultRates":
-        """All of them with the same probability."""
+        """The same probability for all faults."""
         return cls(**{field.name: p for field in fields(cls) if field.name != "longest"})
 
 
 class FaultyTransport:
-    """Another transport, made worse.
+    """A transport with injected faults.
 
-    `happened` counts the faults by name.
+    Attributes:
+        happened: the number of faults, by name.
     """
 
     def __init__(self, inner: Transport, faults: FaultRates, *, seed: int):
@@ -46,24 +47,24 @@ class FaultyTransport:
         self.happened: Counter[str] = Counter()
         self._rng = randomness.generator(seed, "faults")
         self._order = count()
-        self._going: list[tuple[float, int, Address, bytes]] = []  # heaps by when it is due
-        self._coming: list[tuple[float, int, Address, bytes]] = []
+        self._outgoing: list[tuple[float, int, Address, bytes]] = []  # heaps, ordered by due time
+        self._incoming: list[tuple[float, int, Address, bytes]] = []
 
     def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         for frame in frames:
-            self._suffer(self._going, address, frame)
+            self._suffer(self._outgoing, address, frame)
         self._deliver()
 
     def receive(self, seconds: float) -> tuple[Address, bytes] | None:
         end = self.now() + seconds
         while True:
             self._deliver()
-            if self._coming and self._coming[0][0] <= self.now():
-                return heapq.heappop(self._coming)[2:]
-            due = min([end, *(heap[0][0] for heap in (self._going, self._coming) if heap)])
+            if self._incoming and self._incoming[0][0] <= self.now():
+                return heapq.heappop(self._incoming)[2:]
+            due = min([end, *(heap[0][0] for heap in (self._outgoing, self._incoming) if heap)])
             arrived = self.inner.receive(max(0.0, due - self.now()))
             if arrived is not None:
-                self._suffer(self._coming, *arrived)
+                self._suffer(self._incoming, *arrived)
             elif self.now() >= end:
                 return None
 
@@ -71,21 +72,21 @@ class FaultyTransport:
         return self.inner.now()
 
     def _deliver(self) -> None:
-        while self._going and self._going[0][0] <= self.now():
-            _, _, address, frame = heapq.heappop(self._going)
+        while self._outgoing and self._outgoing[0][0] <= self.now():
+            _, _, address, frame = heapq.heappop(self._outgoing)
             self.inner.send(address, [frame])
 
     def _suffer(self, heap: list[tuple[float, int, Address, bytes]], address: Address, frame: bytes) -> None:
-        """Put a frame, or what is left of it, on its way."""
+        """Queue a frame, after applying the faults drawn for it."""
         if self._strikes("drop"):
             return
         for _ in range(1 + self._strikes("duplicate")):
             late = self._rng.uniform(0, self.faults.longest) if self._strikes("delay") else 0.0
             late += self._rng.uniform(0, 1) if self._strikes("reorder") else 0.0
-            heapq.heappush(heap, (self.now() + late, next(self._order), address, self._altered(frame)))
+            heapq.heappush(heap, (self.now() + late, next(self._order), address, self._alter(frame)))
 
-    def _altered(self, frame: bytes) -> bytes:
-        changes: list[tuple[str, Callable[[bytes], bytes]]] = [("truncate", self._cut), ("flip", self._flipped)]
+    def _alter(self, frame: bytes) -> bytes:
+        changes: list[tuple[str, Callable[[bytes], bytes]]] = [("truncate", self._cut), ("flip", self._flip_bit)]
         for name, change in changes:
             if frame and self._strikes(name):
                 frame = change(frame)
@@ -94,7 +95,7 @@ class FaultyTransport:
     def _cut(self, frame: bytes) -> bytes:
         return frame[: int(self._rng.integers(len(frame)))]
 
-    def _flipped(self, frame: bytes) -> bytes:
+    def _flip_bit(self, frame: bytes) -> bytes:
         changed = bytearray(frame)
         changed[int(self._rng.integers(len(frame)))] ^= 1 << int(self._rng.integers(8))
         return bytes(changed)

@@ -1,4 +1,4 @@
-"""The mean in whole numbers: the same in whatever order messages arrive, and on whatever machine they are added up."""
+"""The mean in fixed-point arithmetic: independent of the order of messages and of the machine."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from seedbed.tree import Tree
 
 @dataclass(frozen=True)
 class FixedPointMean:
-    """Σ w·x / Σ w on a grid: leaves [C, ...] and weights [C] -> leaves [...].
+    """Σ w·x / Σ w on a fixed-point grid: leaves [C, ...] and weights [C] → leaves [...].
 
-    Weights are in parts of the grid's cap, or without one of the largest of the round. Numbers beyond the grid are cut;
-    who minds refuses them before.
+    Weights are fractions of the grid's cap, or, without a cap, of the round's largest weight. Numbers outside the grid
+    are clipped; refuse them beforehand if that matters.
     """
 
     grid: FixedPointGrid
-    linear = False  # parts of the sum are not for floating-point numbers to join
+    linear = False  # partial sums must not be combined in floating point
 
     def __call__(self, stacked: Tree, weights: Tensor) -> Tree:
         heaviest = 1.0 if self.grid.cap else float(weights.max())

@@ -1,39 +1,39 @@
-"""Frames of all clients in turn, so that one that sends thousands does not hold up the others."""
+"""A fair inbox: clients take turns, so that one that sends thousands of frames does not delay the others."""
 
 from collections import Counter, deque
 
 from seedbed.deployment.federation.transport import Address, Transport
 
-FRAMES_AT_ONCE = 256  # frames fetched from the transport before one is handled
+FRAMES_AT_ONCE = 256  # frames fetched from the transport before one is processed
 
 
 class Inbox:
-    """A fair queue with a rate limit behind a transport.
+    """A fair queue with a rate limit, in front of a transport.
 
     Args:
-        most: frames that an address may send in `seconds`; also the most of it that are held. More are dropped unread:
-            the server asks again for what it needs.
-        seconds: in which an address may send `most` frames again.
+        most: frames that an address may send per span, and that are queued for it. Further frames are dropped unread;
+            the server resends its requests.
+        seconds: the length of a span.
     """
 
     def __init__(self, transport: Transport, most: int, seconds: float):
         self._transport, self._most, self._seconds = transport, most, seconds
-        self._waiting: dict[Address, deque[bytes]] = {}  # in the order of whose turn it is
+        self._waiting: dict[Address, deque[bytes]] = {}  # in the order of turns
         self._sent: Counter[Address] = Counter()  # frames of each address in this span
         self._since = transport.now()
         self.dropped = 0
 
     def receive(self, seconds: float) -> tuple[Address, bytes] | None:
-        """The next frame of the address whose turn it is, or None after so many seconds without one."""
+        """The next frame of the next address in turn; None after `seconds` without a frame."""
         for _ in range(FRAMES_AT_ONCE):
             arrived = self._transport.receive(0.0 if self._waiting else seconds)
             if arrived is None:
                 break
             self._keep(*arrived)
-        return self.left()
+        return self.next_fetched()
 
-    def left(self) -> tuple[Address, bytes] | None:
-        """The next of the frames that were fetched already."""
+    def next_fetched(self) -> tuple[Address, bytes] | None:
+        """The next frame of those fetched already; None if there is none."""
         if not self._waiting:
             return None
         address = next(iter(self._waiting))
@@ -44,7 +44,7 @@ class Inbox:
         return address, frame
 
     def renew(self) -> None:
-        """Begin another span: each address may send `most` frames again."""
+        """Start a new span: each address may send `most` frames again."""
         self._sent.clear()
         self._since = self._transport.now()
 

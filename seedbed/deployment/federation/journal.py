@@ -1,8 +1,8 @@
-"""The server's disk: a journal that is only ever appended to, and objects named by what they hold.
+"""The server's disk: an append-only journal, and objects named by their content.
 
-A line of `journal.log` is `LENGTH CRC32 CHAIN JSON`, where CHAIN is sha256 of the chain before and this JSON: no line
-can be changed, left out or moved unseen. A line counts once it is flushed to disk; what it names was flushed before. A
-crash can tear the last line alone, which then never was; damage elsewhere is refused by name.
+A line of `journal.log` is `LENGTH CRC32 CHAIN JSON`. CHAIN is the sha256 of the previous chain and this JSON, so a
+changed, missing or moved line is detected. A line counts once it is flushed to disk; the objects that it names are
+flushed before. A crash can tear only the last line, which then does not count; damage elsewhere is refused.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ from seedbed.serialization import explain_write_errors, fsync_folder, write_atom
 from seedbed.temporary import TEMPORARY_NAME
 
 JournalRecord = Mapping[str, Any]
-OWN = re.compile(rf"[0-9a-f]{{64}}|{TEMPORARY_NAME.pattern}")  # what this journal writes there
+OWN = re.compile(rf"[0-9a-f]{{64}}|{TEMPORARY_NAME.pattern}")  # names of files that this journal writes
 CHAIN_START = "0" * 64  # the chain before the first line
-RESTART_SERVER = "start it again with the same command: it goes on from the last committed round"
+RESTART_SERVER = "start it again with the same command: it continues after the last committed round"
 
 
 class Journal:
     """One server's records and objects. While it is open, no other process can open it.
 
-    Records are on disk only: memory does not grow with the rounds.
+    Records stay on disk: memory does not grow with the number of rounds.
 
     Attributes:
-        first: the first record; None: there is none yet.
-        count: how many records there are.
+        first: the first record; None if the journal is empty.
+        count: the number of records.
     Raises:
         InputError: another server has it open; a line in the middle was altered; the disk cannot be written.
     """
@@ -56,17 +56,18 @@ class Journal:
 
     @property
     def records(self) -> list[JournalRecord]:
-        """All of them, read from disk."""
+        """All records, read from disk."""
         return list(self.scan())
 
     def scan(self) -> Iterator[JournalRecord]:
-        """All records, one after the other, from disk."""
+        """Iterate over all records on disk."""
         yield from scan(self.path)
 
     def append(self, record: JournalRecord) -> JournalRecord:
-        """Add a line and flush it: when this returns, the record counts; when it raises, it never was.
+        """Append a record and flush it. After a return the record counts; after an exception it does not.
 
-        Returns the record as it will be read back.
+        Returns:
+            The record as it will be read stored.
         """
         line, chain = encode_record(record, self._chain)
         size = os.fstat(self._file).st_size
@@ -78,33 +79,37 @@ class Journal:
                 os.ftruncate(self._file, size)
                 raise
         self._chain = chain
-        back: JournalRecord = json.loads(line.split(b" ", 3)[3])
-        self._count(back)
-        return back
+        stored: JournalRecord = json.loads(line.split(b" ", 3)[3])
+        self._count(stored)
+        return stored
 
     def store(self, data: bytes) -> str:
-        """Keep an object; its name, the sha256 of it."""
+        """Store an object.
+
+        Returns:
+            Its name, the sha256 of the data.
+        """
         name = hashlib.sha256(data).hexdigest()
         write_atomically(self.folder / "objects" / name, data, go_on=RESTART_SERVER)
         return name
 
     def load(self, name: str) -> bytes:
-        """An object.
+        """Load an object.
 
         Raises:
-            InputError: it is missing, cut short or altered.
+            InputError: it is missing, truncated or altered.
         """
         path = self.folder / "objects" / name
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() == name:
             return data
-        what = f"holds {len(data)} bytes that are not those written" if path.exists() else "is missing"
-        raise InputError(f"{path} {what}: put it back{self._way_back(name)}")
+        what = f"was altered ({len(data)} bytes)" if path.exists() else "is missing"
+        raise InputError(f"{path} {what}: restore it{self._way_back(name)}")
 
-    def sweep(self, keep: Collection[str]) -> None:
-        """Remove all objects but these, and what a crash left beside them."""
+    def sweep(self, needed: Collection[str]) -> None:
+        """Remove all objects except these, and temporary files that a crash left."""
         for path in (self.folder / "objects").iterdir():
-            if path.name not in keep and OWN.fullmatch(path.name):
+            if path.name not in needed and OWN.fullmatch(path.name):
                 with explain_write_errors(path, go_on=RESTART_SERVER):
                     path.unlink()
 
@@ -113,12 +118,12 @@ class Journal:
             os.close(self._open.pop())
 
     def _recover(self) -> None:
-        """Read what counts, and cut what a crash tore."""
+        """Read all complete records, and cut off a torn line."""
         size = 0
         if self.path.exists():
             with open(self.path, "rb") as file:
-                for found in walk(file, self.path):
-                    record, size, self._chain = found
+                for record, end, chain in walk(file, self.path):
+                    size, self._chain = end, chain
                     self._count(record)
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._open.append(self._file)
@@ -132,37 +137,39 @@ class Journal:
         self.count += 1
 
     def _way_back(self, name: str) -> str:
-        """The round before, if its model is there: how to go on from it."""
-        there = [(i, r) for i, r in enumerate(self.records, 1) if r["state"] == "COMMITTED" and r["snapshot"] != name]
-        if not there or not (self.folder / "objects" / there[-1][1]["snapshot"]).exists():
+        """How to continue from the previous round, if its model is still earlier."""
+        earlier = [(i, r) for i, r in enumerate(self.records, 1) if r["state"] == "COMMITTED" and r["snapshot"] != name]
+        if not earlier or not (self.folder / "objects" / earlier[-1][1]["snapshot"]).exists():
             return ", or start again in another directory"
-        line, record = there[-1]
-        return f", or cut {self.path} after line {line} to go on from round {record['round']}"
+        line, record = earlier[-1]
+        return f", or cut {self.path} after line {line} to continue from round {record['round']}"
 
 
 def encode_record(record: JournalRecord, chain: str) -> tuple[bytes, str]:
-    """A record as a line, and the chain after it."""
+    """Encode a record as a line; returns the line and the chain after it."""
     text = json.dumps(record, allow_nan=False).encode()
     chain = hashlib.sha256(chain.encode() + text).hexdigest()
     return b"%d %08x %s %s\n" % (len(text), zlib.crc32(text), chain.encode(), text), chain
 
 
 def read_journal(data: bytes, path: Path) -> tuple[list[JournalRecord], int, str]:
-    """The records, how many bytes hold them, and the chain after them.
+    """Parse a journal.
 
+    Returns:
+        The records, the number of bytes that they occupy, and the chain after them.
     Raises:
-        InputError: a line is damaged though others follow it.
+        InputError: a line is damaged and others follow it.
     """
     records: list[JournalRecord] = []
     chain, size = CHAIN_START, 0
-    for found in walk(io.BytesIO(data), path):
-        record, size, chain = found
+    for record, end, last in walk(io.BytesIO(data), path):
+        size, chain = end, last
         records.append(record)
     return records, size, chain
 
 
 def scan(path: Path) -> Iterator[JournalRecord]:
-    """The records of a journal's file, one after the other; none if there is no file."""
+    """Iterate over the records in a journal file; nothing if the file is missing."""
     if path.exists():
         with open(path, "rb") as file:
             for record, _, _ in walk(file, path):
@@ -170,10 +177,12 @@ def scan(path: Path) -> Iterator[JournalRecord]:
 
 
 def walk(file: BinaryIO, path: Path) -> Iterator[tuple[JournalRecord, int, str]]:
-    """Each record with the bytes up to its end and the chain after it, read a line at a time.
+    """Iterate over a journal line by line.
 
+    Yields:
+        The record, the bytes up to its end, and the chain after it.
     Raises:
-        InputError: a line is damaged though others follow it.
+        InputError: a line is damaged and others follow it.
     """
     chain, size = CHAIN_START, 0
     for number, line in enumerate(file, 1):
@@ -181,8 +190,8 @@ def walk(file: BinaryIO, path: Path) -> Iterator[tuple[JournalRecord, int, str]]
         if record is None:
             if file.read(1):
                 raise InputError(
-                    f"{path} line {number} is damaged though others follow it: put the file back, or cut it "
-                    "before that line to go on from the last round committed by then"
+                    f"{path} line {number} is damaged and others follow it: restore the file, or cut it before that "
+                    "line to continue from the last round committed by then"
                 )
             return
         chain, size = line.split(b" ", 3)[2].decode(), size + len(line)
@@ -190,7 +199,7 @@ def walk(file: BinaryIO, path: Path) -> Iterator[tuple[JournalRecord, int, str]]
 
 
 def _record(line: bytes, chain: str) -> JournalRecord | None:
-    """What a line says, or None if it is torn or altered."""
+    """The record of a line; None if the line is torn or altered."""
     text = line.rstrip(b"\n").split(b" ", 3)[-1]
     try:
         record: JournalRecord = from_json(text)
@@ -200,6 +209,6 @@ def _record(line: bytes, chain: str) -> JournalRecord | None:
 
 
 def _write(file: int, data: bytes) -> None:
-    """All of it: a system may take less at once."""
+    """Write all data; the system may accept less per call."""
     while data:
         data = data[os.write(file, data) :]

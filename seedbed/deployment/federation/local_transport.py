@@ -1,7 +1,7 @@
-"""Processes of one machine, over a socket in its file system: who may connect is what the file's rights say.
+"""Transport between processes of one machine over a Unix socket; the file's permissions control access.
 
-Frames follow each other on a stream; the head says how long each is, and a head that could not be ours ends the
-connection before anything is allocated. For other machines there must be encryption: see docs/federation.md.
+Frames form a stream, and each header states its frame's length. An invalid header closes the connection before memory
+is allocated. Connections between machines must be encrypted: see docs/federation.md.
 """
 
 import queue
@@ -18,15 +18,15 @@ from seedbed.deployment.federation.transport import Address
 from seedbed.deployment.wire import FRAME_HEADER, FrameRefused
 from seedbed.deployment.wire.frames import FrameHeader
 
-FRAME_TIMEOUT = 30.0  # seconds for the rest of a frame once it has begun
-CONNECTIONS, WAITING = 256, 1024  # at most: nodes at once, frames not yet read by the server half
+FRAME_TIMEOUT = 30.0  # seconds for the rest of a frame after its first byte
+CONNECTIONS, WAITING = 256, 1024  # limits: connected nodes; frames that the server has not read yet
 
 
 class LocalTransport:
-    """The server's end.
+    """The server's end of the socket.
 
     Args:
-        path: of the socket, whose folder is made; one left by a server that was killed is replaced.
+        path: the socket, whose folder is created; a socket left by a killed server is replaced.
     """
 
     def __init__(self, path: Path):
@@ -87,7 +87,7 @@ class LocalTransport:
 
 
 def run_local_node(node: Node, path: Path, *, pause: float = 0.2) -> None:
-    """A node's whole life: connect, say hello, answer; and again when the server is gone. Ends with its process."""
+    """Run a node for the life of its process: connect, greet, answer, and reconnect after `pause` seconds."""
     while True:
         with suppress(OSError, FrameRefused), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
             server.connect(str(path))
@@ -102,8 +102,8 @@ def receive_frame(peer: socket.socket) -> bytes:
     """Wait for a frame.
 
     Raises:
-        OSError: the other end is gone, or does not finish what it began.
-        Refused: what begins there can be no frame of ours.
+        OSError: the connection was closed, or a frame was not completed in time.
+        FrameRefused: the header is not valid.
     """
     peer.settimeout(None)
     first = _exactly(peer, 1)
@@ -117,6 +117,6 @@ def _exactly(peer: socket.socket, size: int) -> bytes:
     while len(data) < size:
         piece = peer.recv(size - len(data))
         if not piece:
-            raise ConnectionError("the other end is gone")
+            raise ConnectionError("the connection was closed")
         data += piece
     return bytes(data)

@@ -1,7 +1,7 @@
-"""The node half: one client's data, what it keeps, and answers to letters. Nothing but messages leaves it.
+"""The node: one client's data, its kept state, and its answers to letters. Only messages leave it.
 
-What a round's work leaves for the client to keep is pending until the server says that the round's letter was counted:
-a letter that came too late, or in a round that was discarded, is as if it had never been asked for.
+The state after a round's work is pending until the server reports that the round's reply was counted. A reply that came
+too late, or in a discarded round, has no effect on the kept state.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ from seedbed.tree import Tree
 
 REFUSED = "refused by the server"  # an event of the log
 MEMORY = "memory.safetensors"
-LAST = "last.safetensors"  # what the server sent of the last model
-RESTART_NODE = "start the node again: it has what it had"
+LAST = "last.safetensors"  # the server's payload for the final model
+RESTART_NODE = "start the node again: it resumes from its saved state"
 
 
 @dataclass(frozen=True)
 class NodeState:
-    """All that a node remembers. It changes by one atomic write, so that its parts always fit each other."""
+    """A node's whole state. It changes by one atomic write, so that its parts are always consistent."""
 
-    kept: Tree | None = None  # None: nothing yet, or nothing ever
-    pending: Tree | None = None  # what to keep once the reply is counted
-    round: int = 0  # the last that was worked on
+    kept: Tree | None = None  # None: nothing kept yet, or the algorithm keeps nothing
+    pending: Tree | None = None  # becomes `kept` once the reply is counted
+    round: int = 0  # the last round worked on
     attempt: int = 0
-    asked: bytes = b""  # [32]  the digest of the work's letter
-    reply: bytes = b""  # the payload of its answer
+    asked: bytes = b""  # [32]  digest of the work letter
+    reply: bytes = b""  # payload of the reply
 
     @property
     def at(self) -> tuple[int, int]:
@@ -51,11 +51,13 @@ class Node:
     """One client of a federation.
 
     Args:
-        source: its tasks, under its number in the federation: `Sampled(population, sampler, first=client)`.
-        key: [32]  shared with the server alone.
-        folder: where its memory lies; made if it is not there.
+        plan: the protocol, built from the same settings as on the server.
+        client: its number in the federation.
+        source: its tasks, under this number: `Sampled(population, sampler, first=client)`.
+        key: [32] bytes, shared only with the server.
+        folder: for its state; created if missing.
     Raises:
-        InputError: the memory there was altered, or is of another plan or client; the key is too short.
+        InputError: the stored state was altered or belongs to another plan or client; the key is too short.
     """
 
     def __init__(self, plan: FederationProtocol, client: ClientId, source: TaskSource, key: bytes, folder: Path):
@@ -71,14 +73,16 @@ class Node:
         }  # fmt: skip
         self._assembler = FrameAssembler({client: key}.get, lambda action: limits.get(action, -1))
         self.memory = load_node_state(plan, client, folder)
+        self.known = False  # the server has read the last hello, so it need not be repeated
 
     def hello(self) -> list[bytes]:
-        """What to say on every new connection, and again until something is heard: frames."""
-        said = "\n".join(f"{name}={value}" for name, value in self.plan.parts.items())
-        return self._sealed(Action.HELLO, 0, 0, said.encode())
+        """The frames to send on every new connection, and again while this node is not `known`."""
+        self.known = False
+        parts = "\n".join(f"{name}={value}" for name, value in self.plan.parts.items())
+        return self._seal(Action.HELLO, 0, 0, parts.encode())
 
     def answer(self, frame: bytes) -> list[bytes]:
-        """A frame from the server -> frames to it. The same work is answered by the same bytes, after a restart too."""
+        """Answer one frame from the server. The same work gets the same reply bytes, also after a restart."""
         try:
             letter = self._assembler.take(frame)
         except FrameRefused as why:
@@ -90,50 +94,54 @@ class Node:
             return self._read(letter)
         except FrameRefused as why:
             self.log("letter refused", action=letter.action.name, round=letter.round, why=str(why))
-            return self._sealed(Action.FAILED, letter.round, letter.attempt, str(why).encode()[:TEXT])
+            return self._seal(Action.FAILED, letter.round, letter.attempt, str(why).encode()[:TEXT])
 
     def _read(self, letter: Letter) -> list[bytes]:
+        self.known |= letter.action is not Action.REFUSAL
         if letter.action is Action.WORK:
             return self._work(letter)
         if letter.action is Action.MODEL:
             return self._finish(letter)
         if letter.action is Action.COUNTED:
-            self._remember(self._settled(letter.payload))
+            self._remember(self._settle(letter.payload))
         if letter.action is Action.REFUSAL:
             self.log(REFUSED, round=letter.round, why=letter.note)
         return []
 
     def _finish(self, letter: Letter) -> list[bytes]:
-        """Keep what the server sends of the last model: what this client adapts from."""
+        """Store the final model's payload, from which this client adapts."""
         self._refuse_other_plan(letter)
         last = self.plan.work.unpack(letter.payload)
-        self._remember(self._settled(bytes(last["counted"].tolist())))
+        self._remember(self._settle(bytes(last["counted"].tolist())))
         write_atomically(self.folder / LAST, trees_to_bytes({"sent": last["sent"]}), go_on=RESTART_NODE)
         self.log("finished", rounds=letter.round - 1)
-        return self._sealed(Action.HELD, letter.round, letter.attempt, b"")
+        return self._seal(Action.HELD, letter.round, letter.attempt, b"")
 
     def _refuse_other_plan(self, letter: Letter) -> None:
         if letter.schema != self.plan.fingerprint:
-            raise FrameRefused("the server and this node were not set up by the same settings")
+            raise FrameRefused("the server and this node have different settings")
 
     def _work(self, letter: Letter) -> list[bytes]:
-        """Do a round's work, once."""
+        """Do a round's work exactly once."""
         self._refuse_other_plan(letter)
         memory, at = self.memory, (letter.round, letter.attempt)
         if at < memory.at:
-            raise FrameRefused(f"round {memory.round} was worked on here already, and {letter.round} is asked for")
+            raise FrameRefused(
+                f"this node has worked on round {memory.round} already, and round {letter.round} is older"
+            )
         if at == memory.at and letter.digest != memory.asked:
-            raise FrameRefused(f"other work of round {letter.round} was done here already")
+            raise FrameRefused(f"this node has done other work for round {letter.round} already")
         if at > memory.at:
             work = self.plan.work.unpack(letter.payload)
-            kept = self._settled(bytes(work["counted"].tolist())).kept
-            payload, pending = self._computed(work["sent"], kept, letter.round)
+            kept = self._settle(bytes(work["counted"].tolist())).kept
+            payload, pending = self._train(work["sent"], kept, letter.round)
             self._remember(NodeState(kept, pending, *at, letter.digest, payload))
             self.log("worked", round=letter.round, attempt=letter.attempt)
-        return self._sealed(Action.REPLY, *at, self.memory.reply)
+        return self._seal(Action.REPLY, *at, self.memory.reply)
 
-    def _computed(self, sent: Tree, kept: Tree | None, round: int) -> tuple[bytes, Tree | None]:
-        """The reply's payload, and what to keep. Why work fails is told in full here, and by one word to the server."""
+    def _train(self, sent: Tree, kept: Tree | None, round: int) -> tuple[bytes, Tree | None]:
+        """The reply's payload, and the new kept state. An exception is logged here in full; the server gets its
+        type."""
         self._engine.recall({} if kept is None else {self.client: kept})
         try:
             [group] = self._engine.ask(self.plan.algorithm, {self.client: sent}, round - 1)
@@ -143,8 +151,8 @@ class Node:
             raise FrameRefused(f"the work of round {round} failed: {type(error).__name__}") from error
         return payload, self._engine.memory().get(self.client)
 
-    def _settled(self, counted: bytes) -> NodeState:
-        """The memory once it is known which of this client's letters was counted last."""
+    def _settle(self, counted: bytes) -> NodeState:
+        """The state after learning which of this client's letters was counted last."""
         memory = self.memory
         if memory.pending is None or self._letter(Action.REPLY, *memory.at, memory.reply).digest != counted:
             return memory
@@ -153,7 +161,7 @@ class Node:
     def _letter(self, action: Action, round: int, attempt: int, payload: bytes) -> Letter:
         return Letter(self.plan.run, round, attempt, self.client, action, self.plan.fingerprint, payload)
 
-    def _sealed(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
+    def _seal(self, action: Action, round: int, attempt: int, payload: bytes) -> list[bytes]:
         return seal_frames(self._letter(action, round, attempt, payload), self._key)
 
     # ---- on disk ------------------------------------------------------------------------------------------------
@@ -161,43 +169,43 @@ class Node:
     def _remember(self, memory: NodeState) -> None:
         if memory is self.memory:
             return
-        there = {"kept": memory.kept, "pending": memory.pending}
+        states = {"kept": memory.kept, "pending": memory.pending}
         numbers = {
-            "at": torch.tensor([memory.round, memory.attempt, *(there[name] is not None for name in there)]),
+            "at": torch.tensor([memory.round, memory.attempt, *(states[name] is not None for name in states)]),
             "of": _numbers(_own(self.plan, self.client)),
             "asked": _numbers(memory.asked),
             "reply": _numbers(memory.reply),
         }
-        data = trees_to_bytes({name: kept for name, kept in there.items() if kept is not None} | numbers)
+        data = trees_to_bytes({name: kept for name, kept in states.items() if kept is not None} | numbers)
         write_atomically(self.folder / MEMORY, hashlib.sha256(data).digest() + data, go_on=RESTART_NODE)
         self.memory = memory
 
 
 def load_node_state(plan: FederationProtocol, client: ClientId, folder: Path) -> NodeState:
-    """What a node's folder remembers.
+    """Load a node's state from its folder.
 
     Raises:
-        InputError: it was altered, or is of another plan or client.
+        InputError: it was altered, or belongs to another plan or client.
     """
     path = folder / MEMORY
     if not path.exists():
         return NodeState()
-    whole = path.read_bytes()
-    if hashlib.sha256(whole[32:]).digest() != whole[:32]:
-        raise InputError(f"{path} is not what was written: put it back, or remove it to keep nothing")
-    tensors = tensors_from_bytes(whole[32:], str(path))
+    data = path.read_bytes()
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise InputError(f"{path} was altered: restore it, or remove it to discard the client's kept state")
+    tensors = tensors_from_bytes(data[32:], str(path))
     if _bytes(tensors["of"]) != _own(plan, client):
-        raise InputError(f"{path} is of another run, client or plan: give this node a folder of its own")
-    round, attempt, *there = tensors["at"].tolist()
+        raise InputError(f"{path} belongs to another run, client or plan: give this node its own folder")
+    round, attempt, *present = tensors["at"].tolist()
     kept, pending = (
-        fill_template(plan.kept, tensors, name) if is_there else None
-        for name, is_there in zip(("kept", "pending"), there, strict=True)
+        fill_template(plan.kept, tensors, name) if is_present else None
+        for name, is_present in zip(("kept", "pending"), present, strict=True)
     )
     return NodeState(kept, pending, round, attempt, _bytes(tensors["asked"]), _bytes(tensors["reply"]))
 
 
 def _own(plan: FederationProtocol, client: ClientId) -> bytes:
-    """Whose memory it is."""
+    """Identifies the run, plan and client of a state."""
     return plan.run + plan.fingerprint + client.to_bytes(4, "little")
 
 
@@ -210,5 +218,5 @@ def _bytes(numbers: Tensor) -> bytes:
 
 
 def handle_letters(node: Node, frames: Sequence[bytes]) -> list[bytes]:
-    """All answers to several frames: for transports that carry letters whole."""
+    """Answers to several frames, for transports that carry whole letters."""
     return [answer for frame in frames for answer in node.answer(frame)]

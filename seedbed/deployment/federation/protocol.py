@@ -1,4 +1,5 @@
-"""What the server and every node agree on before work starts. Each side builds it from the same settings."""
+"""The protocol that the server and every node agree on before work starts. Each side builds it from the same
+settings."""
 
 import hashlib
 import json
@@ -18,33 +19,35 @@ from seedbed.federated import Algorithm, ClientId, Message, MessageBatch, Server
 from seedbed.rounds.message_validation import Schema, schema_of
 from seedbed.tree import Tree
 
-CAP = 1.0  # of a client's weight: all clients weigh the same
+CAP = 1.0  # default cap on a client's weight: all clients count equally
 
 
 class MessageSchema:
-    """A tree that others must be like: the same nesting, names, types and shapes."""
+    """A template for trees: received trees must have the same nesting, names, types and shapes."""
 
     def __init__(self, template: Tree):
         self._template = template
         self._forms = tensor_schemas(tree.named_leaves(template))
-        self.limit = payload_size(self._forms)  # bytes of a payload, at most
+        self.limit = payload_size(self._forms)  # largest payload in bytes
 
     def pack(self, like: Tree) -> bytes:
-        """
+        """Serialize a tree.
+
         Raises:
-            Refused: the tree is not like the template.
+            FrameRefused: the tree does not match the template.
         """
         if (
             tree.structure_of(like) != tree.structure_of(self._template)
             or tensor_schemas(tree.named_leaves(like)) != self._forms
         ):
-            raise FrameRefused("its form is not the one that was agreed on")
+            raise FrameRefused("its structure differs from the agreed one")
         return pack_tensors(tree.named_leaves(like))
 
     def unpack(self, payload: bytes) -> Tree:
-        """
+        """Deserialize a payload.
+
         Raises:
-            Refused: the payload is not that of a tree like the template.
+            FrameRefused: the payload does not match the template.
         """
         tensors = unpack_tensors(payload, self._forms)
         return tree.with_leaves(self._template, [tensors[name] for name in self._forms])
@@ -53,23 +56,23 @@ class MessageSchema:
     def text(self) -> str:
         return (tree.structure_of(self._template) + repr(sorted(self._forms.items()))).replace(
             "TensorSchema(", "Form("
-        )  # as the first version called it: it is agreed on
+        )  # the class's first name: this text is part of the agreement and must not change
 
 
 @dataclass(frozen=True)
 class FederationProtocol:
-    """What is computed, and what travels.
+    """What is computed, and what is sent.
 
     Args:
-        name: the run's. Letters of another run are refused.
-        algorithm: any but those whose clients send unlike messages or that choose their own cohorts.
+        name: the run's name. Letters of another run are refused.
+        algorithm: any algorithm whose clients send messages of one structure, and that does not choose its cohorts.
         start: `algorithm.init(params)`.
-        example: a task of the form that clients have, of made-up numbers: what messages look like is learned from it.
-        settings: what the algorithm was built from, as JSON can say it. Functions cannot be compared, this can.
-        cap: largest weight of a message. A client cuts its own weight to the cap; the server refuses a larger one, so
-            that no client dictates the model by its weight. None: any weight.
+        example: a task with the clients' shapes and made-up numbers; it determines the structure of messages.
+        settings: the algorithm's settings as JSON. Both sides compare these, since functions cannot be compared.
+        cap: largest weight of a message, above 0. A client cuts its own weight to the cap, and the server refuses a
+            larger one, so that no client dominates the model. None: any weight.
     Raises:
-        InputError: it is one of those algorithms.
+        InputError: the algorithm does not qualify, or the cap is not above 0.
     """
 
     name: str
@@ -82,63 +85,67 @@ class FederationProtocol:
     def __post_init__(self) -> None:
         object.__setattr__(self, "algorithm", cap_weights(self.algorithm, self.cap))
         if self.algorithm.unlike:
-            raise InputError("clients of different architectures send unlike messages: that runs in simulation alone")
+            raise InputError(
+                "clients with different architectures send messages of different structure: this works only in "
+                "simulation"
+            )
         if self.algorithm.cohort is not None:
             raise InputError(
-                "this algorithm chooses its own cohorts, as what it promises of privacy is accounted for; a real "
-                "federation, where some do not answer, would void that: it runs in simulation alone"
+                "this algorithm draws its own cohorts, on which its privacy guarantee depends. In a real federation "
+                "some "
+                "clients do not answer, which would void the guarantee: it works only in simulation"
             )
 
     @cached_property
     def run(self) -> bytes:
-        """[32]  the name, as frames have it."""
+        """[32] bytes: digest of the name, as in frames."""
         return hashlib.sha256(self.name.encode()).digest()
 
     @cached_property
     def work(self) -> MessageSchema:
-        """What a node is sent: the model, and the digest of its letter that was counted last (zeros: none)."""
+        """Schema of the server's payload: the model, and the digest of the client's last counted letter (or zeros)."""
         return MessageSchema({"sent": self.sent, "counted": torch.zeros(32, dtype=torch.uint8)})
 
     @cached_property
     def message(self) -> MessageSchema:
-        """What a node answers."""
+        """Schema of a node's reply."""
         return MessageSchema(as_tree(self._first[0]))
 
     @cached_property
     def kept(self) -> Tree:
-        """What a client keeps, by its form."""
+        """Example of a client's kept state, for its structure."""
         return self._first[1]
 
     @property
     def largest_weight(self) -> float | None:
-        """The cap, as the numbers of a message hold it."""
+        """The cap, rounded as a message's numbers are."""
         return None if self.cap is None else max(self.cap, float(torch.tensor(self.cap, dtype=torch.float32)))
 
     @cached_property
     def schema(self) -> Schema:
-        """What the gate lets through."""
+        """The structure that message validation accepts."""
         return schema_of(MessageBatch([0], tree.stack([self._first[0]])))
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """What must be equal on both sides, each as a hash."""
-        said = {
+        """Everything that must be equal on both sides, as name → hash."""
+        parts = {
             "protocol": str(PROTOCOL),
             "settings": json.dumps(self.settings, sort_keys=True, allow_nan=False),
             "what is sent": self.work.text,
             "what is answered": self.message.text,
             **({} if self.cap is None else {"cap": repr(float(self.cap))}),
         }
-        return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in said.items()}
+        return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in parts.items()}
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """[32]  of all parts."""
+        """[32] bytes: digest of all parts."""
         return hashlib.sha256(json.dumps(self.parts).encode()).digest()
 
     @cached_property
     def sent(self) -> Tree:
-        """What a client is sent, by its form."""
+        """Example of the server's message to a client, for its structure."""
         return self.algorithm.send(self.start, 0)
 
     @cached_property
@@ -148,26 +155,26 @@ class FederationProtocol:
 
 
 def cap_weights(algorithm: Algorithm, cap: float | None) -> Algorithm:
-    """The algorithm, with each client's weight cut to min(weight, cap)."""
+    """The algorithm with each client's weight cut to min(weight, cap)."""
     if cap is None:
         return algorithm
     if not cap > 0:
-        raise InputError(f"cap={cap} gives no client a weight: choose a number above 0")
+        raise InputError(f"cap={cap} must be above 0")
 
     def client(sent: Tree, kept: Tree, task: Task) -> tuple[Message, Tree]:
-        message, after = algorithm.client(sent, kept, task)
-        return message._replace(weight=message.weight.clamp(max=cap)), after
+        message, kept_next = algorithm.client(sent, kept, task)
+        return message._replace(weight=message.weight.clamp(max=cap)), kept_next
 
     return replace(algorithm, client=client)
 
 
 def refuse_weak(keys: Mapping[ClientId, bytes]) -> None:
-    """Keys that would let somebody speak in another's name."""
+    """Refuse keys that would allow impersonation: too short, or shared by two clients."""
     for client, key in keys.items():
         if len(key) != 32:
             raise InputError(f"client {client}'s key has {len(key)} bytes: give 32 random ones (secrets.token_bytes)")
     if len(set(keys.values())) < len(keys):
-        raise InputError("two clients have the same key, so that each could speak for the other: give each its own")
+        raise InputError("two clients have the same key and could impersonate each other: give each its own")
 
 
 def as_tree(message: Message) -> dict[str, Tree]:
@@ -179,5 +186,5 @@ def as_message(parts: Mapping[str, Tree]) -> Message:
 
 
 def digest_tensor(digest: str | None) -> torch.Tensor:
-    """A digest in hexadecimal as numbers [32]; None: zeros."""
+    """A hexadecimal digest as numbers [32]; None: zeros."""
     return torch.tensor(list(bytes.fromhex(digest)) if digest else [0] * 32, dtype=torch.uint8)

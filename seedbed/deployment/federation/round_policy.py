@@ -1,4 +1,4 @@
-"""How a federation's rounds are held: who is asked, who is waited for, what is let through, when to stop."""
+"""Round policy of a federation: cohorts, waiting times, message validation, and when to stop."""
 
 import math
 from collections.abc import Sequence
@@ -12,28 +12,27 @@ from seedbed.privacy.secure.fixed_point import FixedPointGrid
 from seedbed.rounds.message_validation import MessageValidator
 from seedbed.rounds.round import choose_cohort, refuse_other_than
 
-LEAST_QUORUM = 2  # one message is no federation's
+LEAST_QUORUM = 2  # a round with one message would publish that client's update
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundPolicy:
-    """The server's settings beside the plan.
+    """The server's settings beside the protocol.
 
     Args:
         rounds: how many.
-        clients: the federation's, by number: those that have a key.
-        cohort: messages a round; None: everybody's.
-        over: so many times the cohort is asked, at least 1; the first answers make up the cohort.
-        quorum: fewest messages that make a round; None: two thirds of the cohort, at least 2; "all": the whole
-            cohort's. A client whose message is refused has answered: two thirds are counted without it.
-        deadline: seconds that a round waits for its cohort; after them the quorum is enough, and with fewer the round
-            is asked again.
-        again: seconds after which those that are silent are asked again.
-        seed: of who is asked.
-        gate: what a message must be.
-        grid: the whole numbers that messages are added up in. A message with a number beyond ±clip is refused.
-        explosion: an aggregate longer than so many times the median of the ten before it is discarded; None: none is.
-        patience: rounds discarded and attempts missed in a row, after which the server stops.
+        clients: the numbers of all clients; each has a key.
+        cohort: messages per round; None: one from each client.
+        over: oversampling factor, at least 1: cohort·over clients are asked, and the first answers form the cohort.
+        quorum: fewest messages for a valid round. None: two thirds of the cohort, at least 2; "all": the whole cohort.
+            A client whose message was refused counts as answered: two thirds refer to the others.
+        deadline: seconds to wait for the cohort. After them the quorum is enough; with fewer the round is asked again.
+        again: seconds before pending clients are asked again.
+        seed: for drawing cohorts.
+        gate: validation of messages.
+        grid: fixed-point format for sums. A message with a number outside ±clip is refused.
+        explosion: discard an aggregate longer than this multiple of the median of the last ten; None: never.
+        patience: stop after this number of discarded rounds and missed attempts in a row, at least 1.
     """
 
     rounds: int
@@ -61,39 +60,39 @@ class RoundPolicy:
 
     @property
     def wanted(self) -> int:
-        """Messages that close a round."""
+        """Messages that complete a round."""
         return self.cohort or len(self.clients)
 
     def enough(self, refused: int = 0) -> int:
-        """Messages that make a round once the deadline is over.
+        """Messages needed for a valid round after the deadline.
 
         Args:
-            refused: clients of the cohort whose message was refused.
+            refused: the number of clients whose message was refused.
         """
         if self.quorum is not None:
             return self.wanted if self.quorum == "all" else self.quorum
         return min(self.wanted, max(LEAST_QUORUM, math.ceil(2 * (self.wanted - refused) / 3)))
 
-    def chosen(self, round: int) -> list[ClientId]:
-        """Who is asked: as in simulation where `over` is 1. A function of (seed, round)."""
+    def choose(self, round: int) -> list[ClientId]:
+        """The clients to ask, a function of (seed, round); as in simulation if `over` is 1."""
         asked = min(len(self.clients), math.ceil(self.wanted * self.over))
         return choose_cohort(sorted(self.clients), asked, self.seed, round - 1)
 
     def reduce(self, algorithm: Algorithm) -> Reducer:
-        """In whole numbers what may be summed; other rules as they are."""
+        """Fixed-point mean for linear reducers; others unchanged."""
         return FixedPointMean(self.grid) if algorithm.reduce.linear else algorithm.reduce
 
     @property
     def binding(self) -> dict[str, Any]:
-        """What cannot change once a run has begun, for its journal."""
+        """Settings that must not change once a run has started, as stored in the journal."""
         return {
             "clients": sorted(self.clients),
             "seed": self.seed,
-            "quorum": repr(None if self.quorum == "all" else self.quorum),  # as before there was a default
+            "quorum": repr(None if self.quorum == "all" else self.quorum),  # as in old journals
             **{name: agreed_text(getattr(self, name)) for name in ("cohort", "over", "gate", "grid", "explosion")},
         }
 
 
 def agreed_text(value: object) -> str:
-    """A setting as text, with classes by the names that they had when journals began to hold it."""
+    """A setting as text, with the first names of renamed classes: journals compare this text."""
     return repr(value).replace("MessageValidator(", "Gate(").replace("FixedPointGrid(", "Grid(")

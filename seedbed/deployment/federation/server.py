@@ -1,8 +1,8 @@
-"""The server half: rounds that survive crashes, over any transport.
+"""The server: rounds that survive crashes, over any transport.
 
-`Server.rounds` is one round after the other: select, collect, aggregate, commit. Whatever happens goes into the journal
-before it has an effect, so that a server that was killed at any instant goes on where it was when it is started again
-by the same command: letters that it accepted it still has, the others it asks for again, and nodes answer as before.
+`Server.rounds` repeats: select a cohort, collect replies, aggregate, commit. Every event is journaled before it takes
+effect. A server that was killed at any moment therefore continues when the same command starts it again: it still has
+the accepted letters, asks for the others again, and nodes answer as before.
 """
 
 import json
@@ -39,47 +39,50 @@ from seedbed.serialization import (
 )
 
 OTHER_RUN = "this is another run's letter: this server holds another one"
-OTHERWISE = "this client was set up otherwise"  # these two a node cannot mend by going on
-MAX_LOGGED_LETTERS = 1000  # on letters in the log, a round
-OF_ONE = 20  # of them on letters of one client
-HAND_OUT = 60.0  # seconds in which clients fetch the last model; one that has left gets it when the server runs again
-WELCOMES = 8  # greetings of one client that are answered by the round's work, a round
-FRAMES = 64  # that a client may send within `again` seconds, beside two of its longest letters
-MIN_GUARD_ROUNDS = 3  # aggregates that the divergence guard must have seen before it speaks
+OTHERWISE = "this client was set up otherwise"  # a node cannot recover from these two refusals by retrying
+MAX_LOGGED_LETTERS = 1000  # log lines about letters, per round
+OF_ONE = 20  # log lines about one client's letters, per round
+HAND_OUT = 60.0  # seconds for clients to fetch the final model; others get it when the server runs again
+WELCOMES = 8  # greetings of one client per round that are answered with the round's work
+FRAMES = 64  # frames that a client may send within `again` seconds, in addition to two of its longest letters
+MIN_GUARD_ROUNDS = 3  # aggregates needed before the divergence guard can act
 
 
 class TooFewReplies(InputError):
-    """So many attempts in a row were missed that a person has to look."""
+    """Too many attempts in a row were missed; an operator has to intervene."""
 
 
 class Members(NamedTuple):
-    """Which clients there are."""
+    """The federation's current members."""
 
-    terms: RoundPolicy  # for them
+    terms: RoundPolicy  # the policy for these clients
     keys: Mapping[ClientId, bytes]
 
 
 class RoundOutcome(NamedTuple):
-    """What a round's letters come to."""
+    """The result of a round's messages."""
 
     state: ServerState
     replies: Replies | None
-    clients: Sequence[ClientId]  # whose messages are in it
+    clients: Sequence[ClientId]  # clients whose messages are included
     refused: Mapping[ClientId, str]
-    discarded: str | None  # why the model stays as it was
+    discarded: str | None  # the reason why the model stays unchanged
 
 
 class Server:
-    """One run's server. While it lives, no other can open its folder.
+    """One run's server. While it is open, no other server can open its folder.
 
     Args:
-        keys: [32] bytes by client, each shared with that client's node alone; those of `terms.clients`.
-        folder: journal.log, objects/, metrics.jsonl, log.jsonl, and in the end model.safetensors.
-        said: called with every line of the log, such as `print`.
-        members: which clients there are now, where that may change: asked again and again. None: those of `terms`.
+        plan: the protocol.
+        terms: the round policy.
+        keys: [32] bytes by client, each shared only with that client's node; for all of `terms.clients`.
+        folder: gets journal.log, objects/, metrics.jsonl, log.jsonl, and at the end model.safetensors.
+        transport: carries frames.
+        said: called with every log line, for example `print`.
+        members: returns the current members if they may change; called repeatedly. None: the clients of `terms`.
     Raises:
-        InputError: the folder is of another plan or other terms, was altered, is held by another server, or is full; a
-            client's key is missing, too short, or another's too.
+        InputError: the folder belongs to another plan or policy, was altered, is in use by another server, or the disk
+            is full; a client's key is missing, too short, or the same as another's.
     """
 
     def __init__(
@@ -99,16 +102,14 @@ class Server:
         self._algorithm = replace(plan.algorithm, reduce=terms.reduce(plan.algorithm))
         self._gate = replace(terms.gate, weight_cap=terms.gate.weight_cap or plan.largest_weight)
         self._addresses: dict[ClientId, Address] = {}
-        self._held: set[ClientId] = set()  # clients that have the last model
-        self._sent: Counter[ClientId] = Counter()  # bytes of letters to each client since this server was started
-        self._got: Counter[ClientId] = Counter()  # and from it; a letter said again is counted once
-        self._said: dict[ClientId, bytes] = {}  # the digest of the last letter to each
-        self._remarks: Counter[ClientId | None] = Counter()  # on letters of each client, in this round
-        self._told_no: set[tuple[ClientId, bool]] = (
-            set()
-        )  # who was sent a refusal in this round, of its letter or others
-        self._welcomes: Counter[ClientId] = Counter()  # in this round
-        self._unread: set[Address] = set()  # where frames of this round came from that no key opens
+        self._held: set[ClientId] = set()  # clients that have the final model
+        self._sent: Counter[ClientId] = Counter()  # bytes of letters to each client since this start
+        self._received: Counter[ClientId] = Counter()  # bytes from it; a repeated letter counts once
+        self._last_letters: dict[ClientId, bytes] = {}  # digest of the last letter to each client
+        self._remarks: Counter[ClientId | None] = Counter()  # log lines on each client's letters, in this round
+        self._refusals_sent: set[tuple[ClientId, bool]] = set()  # (client, about this round's letter), in this round
+        self._welcomes: Counter[ClientId] = Counter()  # greetings, in this round
+        self._unread: set[Address] = set()  # sources of frames in this round that no key opens
         limits = {Action.HELLO: TEXT, Action.REPLY: plan.message.limit, Action.FAILED: TEXT, Action.HELD: 0}
         self._assembler = FrameAssembler(lambda client: self._keys.get(client), lambda action: limits.get(action, -1))
         longest = 1 + max(limits.values()) // FRAME_CHUNK
@@ -127,12 +128,12 @@ class Server:
             raise
 
     def rounds(self) -> Iterator[Round]:
-        """All rounds that are still to come; each is committed when it is yielded.
+        """All remaining rounds; each is committed when it is yielded.
 
         Raises:
             Diverged: `patience` rounds in a row were discarded. The model is the last good one.
-            TooFewAnswer: `patience` attempts in a row were missed.
-            InputError: the disk cannot be written. In all three cases the same command goes on.
+            TooFewReplies: `patience` attempts in a row were missed.
+            InputError: the disk cannot be written. In all three cases the same command continues the run.
         """
         while self.at.round <= self.terms.rounds:
             if self.at.aggregated is None:
@@ -159,37 +160,37 @@ class Server:
         self._forget_remarks()
         self._meet()
         if self.at.cohort is None:
-            self._record("SELECTED", attempt=self.at.attempt, cohort=self.terms.chosen(self.at.round))
+            self._record("SELECTED", attempt=self.at.attempt, cohort=self.terms.choose(self.at.round))
 
     def _collect(self) -> None:
-        """Ask the cohort until enough has come, nobody is left to wait for, or time is over."""
-        self._insist("waiting", lambda: self._waited_for, self._ask, self.terms.deadline)
+        """Ask the cohort until enough replies have come, no client is pending, or the deadline passes."""
+        self._resend_until("waiting", lambda: self._pending, self._ask, self.terms.deadline)
 
     def _hand_out(self) -> None:
-        """Give every client the last model, and tell it what was counted, so that it keeps what goes with it."""
+        """Send every client the final model and its last counted letter, so that it commits its pending state."""
 
-        def without() -> list[ClientId]:
+        def missing() -> list[ClientId]:
             return [c for c in self.terms.clients if c not in self._held]
 
-        self._insist("handing out", without, self._give, min(self.terms.deadline, HAND_OUT))
-        if left := without():
+        self._resend_until("handing out", missing, self._give, min(self.terms.deadline, HAND_OUT))
+        if left := missing():
             self.log("not handed out", round=self.at.round, clients=left)
 
-    def _insist(
+    def _resend_until(
         self,
         event: str,
-        waited_for: Callable[[], list[ClientId]],
-        say: Callable[[list[ClientId]], None],
+        pending: Callable[[], list[ClientId]],
+        send: Callable[[list[ClientId]], None],
         seconds: float,
     ) -> None:
-        """Say it again and again to those who are waited for, and read what comes, until nobody is or time is over."""
+        """Resend to pending clients, and process frames, until none is pending or the time is over."""
         now = self.transport.now
         again, end = now(), now() + seconds
-        while (silent := waited_for()) and now() < end:
+        while (silent := pending()) and now() < end:
             if now() >= again:
                 again = now() + self.terms.again
                 self._meet()
-                say(silent)
+                send(silent)
                 self.log(event, round=self.at.round, attempt=self.at.attempt, clients=silent,
                          accepted=len(self.at.accepted), wanted=self.terms.wanted, enough=self._enough,
                          seconds_left=round(end - now(), 1))  # fmt: skip
@@ -198,7 +199,7 @@ class Server:
                 self._take(*arrived)
 
     def _meet(self) -> None:
-        """Follow the members: a new one is asked from the next round on, a removed one is not heard any more."""
+        """Update the members: a new one joins from the next round; a removed one is ignored from now on."""
         if self._members is None:
             return
         terms, keys = self._members()
@@ -215,45 +216,47 @@ class Server:
         self._stop_if_hopeless(f"missed for want of answers{refused}", TooFewReplies)
 
     def _aggregate(self) -> None:
-        """Letters → the next model, on disk before it is said so."""
+        """Aggregate; persist the model before journaling it."""
         groups = [MessageBatch([c], tree.stack([self._message(self.at.accepted[c])])) for c in sorted(self.at.accepted)]
-        made = self._outcome(groups)
-        snapshot = self.at.snapshot if made.discarded else self.journal.store(trees_to_bytes({"state": made.state}))
-        refused = {str(c): why for c, why in made.refused.items()}
-        good = made.replies if made.discarded is None else None
+        outcome = self._outcome(groups)
+        snapshot = self.at.snapshot
+        if not outcome.discarded:
+            snapshot = self.journal.store(trees_to_bytes({"state": outcome.state}))
+        refused = {str(c): why for c, why in outcome.refused.items()}
+        good = outcome.replies if outcome.discarded is None else None
         info = {name: float(value) for name, value in good.info.items()} if good else {}
         norm = _norm(good) if good else 0.0
-        self._record("AGGREGATED", attempt=self.at.attempt, clients=list(made.clients), refused=refused,
-                     snapshot=snapshot, info=info, norm=norm, discarded=made.discarded)  # fmt: skip
+        self._record("AGGREGATED", attempt=self.at.attempt, clients=list(outcome.clients), refused=refused,
+                     snapshot=snapshot, info=info, norm=norm, discarded=outcome.discarded)  # fmt: skip
 
     def _commit(self) -> Round:
-        made = self.at.aggregated
-        assert made is not None
-        clients = made["clients"]
-        while (left := self._inbox.left()) is not None:  # what came before the next round cannot answer it
+        aggregated = self.at.aggregated
+        assert aggregated is not None
+        clients = aggregated["clients"]
+        while (left := self._inbox.next_fetched()) is not None:  # these frames cannot belong to the next round
             self._take(*left)
-        self._record("COMMITTED", snapshot=made["snapshot"])
-        self.state = self._load(made["snapshot"])
+        self._record("COMMITTED", snapshot=aggregated["snapshot"])
+        self.state = self._load(aggregated["snapshot"])
         self._forget_remarks()
         with (
             explain_write_errors(self.folder / "metrics.jsonl", go_on=RESTART_SERVER),
             open(self.folder / "metrics.jsonl", "a") as file,
         ):
-            file.write(_metrics(made))
+            file.write(_metrics(aggregated))
         self.journal.sweep(self.at.needed)
         self._tell(clients)
-        self.log("traffic", round=made["round"], sent=dict(self._sent), got=dict(self._got))
-        refused = {int(c): why for c, why in made["refused"].items()}
-        return Round(made["round"], self.state, clients, _info(made), refused=refused)
+        self.log("traffic", round=aggregated["round"], sent=dict(self._sent), got=dict(self._received))
+        refused = {int(c): why for c, why in aggregated["refused"].items()}
+        return Round(aggregated["round"], self.state, clients, _info(aggregated), refused=refused)
 
     def _outcome(self, groups: Sequence[MessageBatch]) -> RoundOutcome:
-        """Judge, reduce, step: what a simulation does, and a model only if it is sound."""
+        """Validate, reduce and step as a simulation does; discard the result if it is not sound."""
         at, algorithm = self.at, self._algorithm
         groups, unfit = self._gate.admit(groups, list(at.accepted), schema=self.plan.schema)
         refused = {**{c: str(r["why"]) for c, r in at.refused.items()}, **unfit}
         clients = [c for group in groups for c in group.clients]
         if len(clients) < self.terms.enough(len(refused)):
-            return RoundOutcome(self.state, None, [], refused, f"{len(clients)} messages are left behind the gate")
+            return RoundOutcome(self.state, None, [], refused, f"only {len(clients)} messages passed validation")
         try:
             replies = gather(algorithm, groups, len(self.terms.clients))
         except TooFewMessages as why:
@@ -263,9 +266,9 @@ class Server:
         return RoundOutcome(state, replies, [] if discarded else clients, refused, discarded)
 
     def _unsound(self, state: ServerState, replies: Replies) -> str | None:
-        """The divergence guard: why a round must not become the model."""
+        """Divergence guard: the reason to discard a round, or None."""
         if not (tree.is_finite(state) and tree.is_finite(replies.value) and tree.is_finite(dict(replies.info))):
-            return "the model would not be finite"
+            return "the model would contain NaN or infinite numbers"
         norms, norm = self.at.norms, _norm(replies)
         usual = float(torch.tensor(norms).double().quantile(0.5)) if len(norms) >= MIN_GUARD_ROUNDS else torch.inf
         if self.terms.explosion is not None and norm > self.terms.explosion * usual:
@@ -278,18 +281,18 @@ class Server:
             self._record("STOPPED", why=what)
             raise kind(
                 f"round {number}: {failures} rounds or attempts in a row failed, the last {what}; the model is the "
-                f"last good one. {self.folder / 'log.jsonl'} says why; the same command goes on"
+                f"last good one. {self.folder / 'log.jsonl'} has the reasons; the same command continues the run"
             )
 
     # ---- letters ------------------------------------------------------------------------------------------------
 
     @property
     def _enough(self) -> int:
-        """Messages that make this round: a refused one is not missing."""
+        """Messages needed for this round; a refused one does not count as missing."""
         return self.terms.enough(len(self.at.refused))
 
     @property
-    def _waited_for(self) -> list[ClientId]:
+    def _pending(self) -> list[ClientId]:
         at = self.at
         if len(at.accepted) >= self.terms.wanted:
             return []
@@ -323,12 +326,13 @@ class Server:
         letter = Letter(plan.run, at.round, at.attempt, client, action, plan.fingerprint, payload)
         urgent = action in (Action.WORK, Action.MODEL, Action.REFUSAL)
         frames = seal_frames(letter, self._keys[client])
-        if self._said.get(client) != letter.digest:
-            self._said[client], self._sent[client] = letter.digest, self._sent[client] + sum(map(len, frames))
+        if self._last_letters.get(client) != letter.digest:
+            self._last_letters[client] = letter.digest
+            self._sent[client] += sum(map(len, frames))
         self.transport.send(address, frames, urgent=urgent)
 
     def _take(self, address: Address, frame: bytes) -> None:
-        """A frame from somewhere. Nothing that it holds can do more than be refused."""
+        """Process a frame from any source. Whatever it contains, it can at worst be refused."""
         try:
             letter = self._assembler.take(frame)
         except FrameRefused as why:
@@ -336,7 +340,7 @@ class Server:
             return self._answer_unread(address, frame, str(why))
         if letter is None:
             return None
-        self._got[letter.client] += len(letter.payload)
+        self._received[letter.client] += len(letter.payload)
         try:
             return self._read(letter, address)
         except FrameRefused as why:
@@ -348,7 +352,7 @@ class Server:
         if letter.run != self.plan.run:
             raise FrameRefused(OTHER_RUN)
         if letter.schema != self.plan.fingerprint:
-            raise FrameRefused(f"{OTHERWISE}: {self._unlike(letter)}")
+            raise FrameRefused(f"{OTHERWISE}: {self._differences(letter)}")
         self._addresses[letter.client] = address
         if letter.action is Action.HELLO:
             self._welcome(letter.client)
@@ -361,9 +365,9 @@ class Server:
             self._current(letter)
 
     def _answer_unread(self, address: Address, frame: bytes, why: str) -> None:
-        """Once a round, tell whoever speaks in a client's name that its letters are not read: its key may be another.
+        """Once per round, tell a sender that uses a client's name that its frames cannot be read.
 
-        It cannot read this either then, and its log says so.
+        The sender may have another key. Then it cannot read this answer either, and logs that.
         """
         with suppress(FrameRefused):
             client = FrameHeader(frame).client
@@ -372,39 +376,39 @@ class Server:
                 self._send_to(address, client, Action.REFUSAL, why.encode()[:TEXT])
 
     def _refuse(self, letter: Letter, address: Address, why: str) -> None:
-        """Tell a client why, once a round for letters of the round and once for others: it could go on for ever."""
+        """Tell a client the reason, at most once per round for this round's letters and once for others."""
         kind = letter.client, (letter.round, letter.attempt) == (self.at.round, self.at.attempt)
-        if kind not in self._told_no:
-            self._told_no.add(kind)
+        if kind not in self._refusals_sent:
+            self._refusals_sent.add(kind)
             self._send_to(address, letter.client, Action.REFUSAL, why.encode()[:TEXT])
 
     def _welcome(self, client: ClientId) -> None:
         self._remark("hello", client=client)
         self._welcomes[client] += 1
         if self._welcomes[client] > WELCOMES:
-            return  # it is asked again with the others
+            return  # it is asked with the next resend
         self._send(client, Action.NOTED)
         self._tell([client])
         if self.at.round > self.terms.rounds:
             self._give([client])
-        elif client in self._waited_for:
+        elif client in self._pending:
             self._ask([client])
 
     def _late(self, letter: Letter) -> None:
         if self.at.counted.get(letter.client) == letter.digest.hex():
             return self._tell([letter.client])
         raise FrameRefused(
-            f"round {letter.round} attempt {letter.attempt} is over: the letter came late, and nothing is lost"
+            f"round {letter.round} attempt {letter.attempt} is over: the letter came late; no action is needed"
         )
 
     def _current(self, letter: Letter) -> None:
-        """A letter of the round at work: the first of a client counts, the same again changes nothing."""
+        """Process a letter of the current round: a client's first one counts, and repeating it changes nothing."""
         at, client, digest = self.at, letter.client, letter.digest.hex()
         known = at.accepted.get(client) or at.refused.get(client, {}).get("letter")
         if known == digest:
             return self._send(client, Action.NOTED)
         if known is not None:
-            raise FrameRefused(f"client {client} sent another letter in round {at.round} already: this one differs")
+            raise FrameRefused(f"client {client} has sent a different letter in round {at.round} already")
         if client not in (at.cohort or ()):
             raise FrameRefused(f"client {client} was not asked in round {at.round}")
         if at.aggregated:
@@ -418,22 +422,22 @@ class Server:
         return self._send(client, Action.NOTED)
 
     def _fault(self, letter: Letter) -> str | None:
-        """What is wrong with a message by itself: nothing of it has touched the model yet."""
+        """Why a message is invalid by itself, or None; it has not affected the model yet."""
         if letter.action is not Action.REPLY:
             return f"the node failed: {letter.note}"
         try:
             message = as_message(self.plan.message.unpack(letter.payload))
         except FrameRefused as why:
             return str(why)
-        gate = replace(self._gate, norm=None)  # it needs the round's other messages: see _outcome
+        gate = replace(self._gate, norm=None)  # the norm check needs the round's other messages: see _outcome
         group = MessageBatch([letter.client], tree.stack([message]))
         refused = gate.admit([group], [letter.client], schema=self.plan.schema).refused
         if not refused and self.plan.algorithm.reduce.linear and _largest(message) > self.terms.grid.clip:
-            return f"a number beyond ±{self.terms.grid.clip:g}, the ends of the grid"
+            return f"a number is outside ±{self.terms.grid.clip:g}, the range of the grid"
         return refused.get(letter.client)
 
     def _remark(self, event: str, **about: Any) -> None:
-        """Log something that anybody can cause: so many times a round and no more, or they could fill the disk."""
+        """Log an event that a client can cause; limited per round, so that no client can fill the disk."""
         client = about.get("client")
         self._remarks[client] += 1
         most = min(MAX_LOGGED_LETTERS, OF_ONE)
@@ -441,15 +445,15 @@ class Server:
             self.log(event, **about, **({"note": "the last in this round"} if self._remarks[client] == most else {}))
 
     def _forget_remarks(self) -> None:
-        """A new round or attempt: what was limited in the one before begins again."""
-        for limited in (self._remarks, self._told_no, self._welcomes, self._unread):
+        """Reset the limits that hold per round or attempt."""
+        for limited in (self._remarks, self._refusals_sent, self._welcomes, self._unread):
             limited.clear()
         self._inbox.renew()
 
-    def _unlike(self, letter: Letter) -> str:
-        """Which part of the plan is not as here, where the letter says so."""
-        said = letter.note.splitlines() if letter.action is Action.HELLO else []
-        parts = [name for name, value in self.plan.parts.items() if said and f"{name}={value}" not in said]
+    def _differences(self, letter: Letter) -> str:
+        """The parts of the protocol that differ, if the letter lists its own."""
+        theirs = letter.note.splitlines() if letter.action is Action.HELLO else []
+        parts = [name for name, value in self.plan.parts.items() if theirs and f"{name}={value}" not in theirs]
         return f"{', '.join(parts) or 'its plan'} differs; give both sides the same settings"
 
     # ---- on disk ------------------------------------------------------------------------------------------------
@@ -460,17 +464,17 @@ class Server:
         self.log(state, **about)
 
     def _open(self) -> None:
-        """Begin the journal, or see that it is of this plan and these terms."""
+        """Start the journal, or check that it belongs to this plan and policy."""
         own = {"run": self.plan.name, **self.plan.parts, **self._binding}
         if self.journal.first is None:
             snapshot = self.journal.store(trees_to_bytes({"state": self.plan.start}))
             self.journal.append({"state": "OPENED", "of": own, "snapshot": snapshot})
-        there = (self.journal.first or {}).get("of", {})
-        unlike = [name for name in own if json.dumps(own[name]) != json.dumps(there.get(name))]
-        if unlike:
+        stored = (self.journal.first or {}).get("of", {})
+        different = [name for name in own if json.dumps(own[name]) != json.dumps(stored.get(name))]
+        if different:
             raise InputError(
-                f"{self.folder} holds a run with other {', '.join(unlike)}: start this one in another directory, or go "
-                "on with that one's settings"
+                f"{self.folder} has a run with other {', '.join(different)}: use another directory, or continue with "
+                "that run's settings"
             )
 
     def _load(self, snapshot: str) -> ServerState:
@@ -479,16 +483,16 @@ class Server:
         return state
 
     def _message(self, digest: str) -> Message:
-        """An accepted letter's message."""
+        """The message of an accepted letter."""
         return as_message(self.plan.message.unpack(self.journal.load(digest)[IDENTITY.size :]))
 
     def _write_metrics(self) -> None:
-        """metrics.jsonl, made again from the journal."""
-        lines, made = [], None
+        """Rebuild metrics.jsonl from the journal."""
+        lines, aggregated = [], None
         for record in self.journal.scan():
-            if record["state"] == "COMMITTED" and made is not None:
-                lines.append(_metrics(made))
-            made = record if record["state"] == "AGGREGATED" else made
+            if record["state"] == "COMMITTED" and aggregated is not None:
+                lines.append(_metrics(aggregated))
+            aggregated = record if record["state"] == "AGGREGATED" else aggregated
         write_atomically(self.folder / "metrics.jsonl", "".join(lines).encode(), go_on=RESTART_SERVER)
 
 
@@ -501,14 +505,14 @@ def _keys_of(clients: Sequence[ClientId], keys: Mapping[ClientId, bytes]) -> dic
     return own
 
 
-def _metrics(made: JournalRecord) -> str:
-    return json.dumps({"round": made["round"], "clients": made["clients"], **_info(made)}) + "\n"
+def _metrics(aggregated: JournalRecord) -> str:
+    return json.dumps({"round": aggregated["round"], "clients": aggregated["clients"], **_info(aggregated)}) + "\n"
 
 
-def _info(made: JournalRecord) -> dict[str, float]:
-    """Numbers for people: those of a simulation, and whether the round was discarded."""
-    refused = {"refused": float(len(made["refused"]))} if made["refused"] else {}
-    return {**refused, **made["info"], **({"discarded": 1.0} if made["discarded"] else {})}
+def _info(aggregated: JournalRecord) -> dict[str, float]:
+    """Numbers for metrics.jsonl: as in a simulation, plus whether the round was discarded."""
+    refused = {"refused": float(len(aggregated["refused"]))} if aggregated["refused"] else {}
+    return {**refused, **aggregated["info"], **({"discarded": 1.0} if aggregated["discarded"] else {})}
 
 
 def _norm(replies: Replies) -> float:

@@ -1,11 +1,12 @@
-"""What a journal's records mean: where the federation is. A pure fold, so that a restarted server is where it was.
+"""The state machine of a federation: folds the journal's records into a state. Pure, so a restarted server has the
+same state.
 
     OPENED → SELECTED → ACCEPTED ... → AGGREGATED → COMMITTED → SELECTED → ...
 
-A round is SELECTED (who is asked), each letter ACCEPTED (its digest; the letter itself is an object on disk) or
-REFUSED, all of them AGGREGATED (the new model is an object on disk), and COMMITTED (from here on it is the model).
-MEMBERS: clients came or went; the next cohort is chosen from these, and who went is no part of the round at work.
-MISSED: too few answered, the round is asked again as another attempt. STOPPED: a person has to look.
+SELECTED: the round's cohort. ACCEPTED: a letter's digest; the letter itself is an object on disk. REFUSED: a client's
+message was invalid. AGGREGATED: the new model is an object on disk. COMMITTED: from now on it is the model. MEMBERS:
+clients joined or left; the next cohort is drawn from these, and a removed client no longer counts in the current round.
+MISSED: too few answered, and the round is asked again as another attempt. STOPPED: an operator has to intervene.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,25 +17,25 @@ from seedbed.deployment.federation.journal import JournalRecord
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 
-NORMS = 10  # of aggregates that the divergence guard compares with
+NORMS = 10  # recent aggregates that the divergence guard compares with
 
 
 @dataclass(frozen=True)
 class FederationState:
-    """Where a federation is."""
+    """A federation's progress."""
 
-    round: int = 1  # the one at work
+    round: int = 1  # the current round
     attempt: int = 0
-    cohort: Sequence[ClientId] | None = None  # who is asked; None: not chosen yet
-    accepted: Mapping[ClientId, str] = field(default_factory=dict)  # digests of letters of this attempt
-    refused: Mapping[ClientId, JournalRecord] = field(default_factory=dict)  # of this attempt
+    cohort: Sequence[ClientId] | None = None  # clients asked; None: not chosen yet
+    accepted: Mapping[ClientId, str] = field(default_factory=dict)  # digests of this attempt's letters
+    refused: Mapping[ClientId, JournalRecord] = field(default_factory=dict)  # in this attempt
     aggregated: JournalRecord | None = None
-    snapshot: str = ""  # the object that holds the model
-    before: str = ""  # the model a round ago
-    counted: Mapping[ClientId, str] = field(default_factory=dict)  # each client's last letter that a model holds
-    norms: Sequence[float] = ()  # of the last aggregates
-    members: Sequence[ClientId] | None = None  # None: those of the terms
-    failures: int = 0  # rounds discarded and attempts missed in a row
+    snapshot: str = ""  # the model's object
+    before: str = ""  # the previous round's model
+    counted: Mapping[ClientId, str] = field(default_factory=dict)  # each client's last letter that is in a model
+    norms: Sequence[float] = ()  # of recent aggregates
+    members: Sequence[ClientId] | None = None  # None: those of the policy
+    failures: int = 0  # discarded rounds and missed attempts in a row
 
     @property
     def needed(self) -> set[str]:
@@ -48,7 +49,11 @@ def replay_journal(records: Iterable[JournalRecord]) -> FederationState:
 
 
 def apply_record(now: FederationState, record: JournalRecord) -> FederationState:
-    """Where the federation is after one more record."""
+    """The progress after one more record.
+
+    Raises:
+        InputError: the record belongs to another round or attempt.
+    """
     state = record["state"]
     if state == "OPENED":
         return replace(now, snapshot=record["snapshot"], before=record["snapshot"])
@@ -68,27 +73,27 @@ def apply_record(now: FederationState, record: JournalRecord) -> FederationState
         return replace(now, attempt=now.attempt + 1, cohort=None, accepted={}, refused={}, failures=now.failures + 1)
     if state == "AGGREGATED":
         return replace(now, aggregated=record)
-    return _committed(now)
+    return _commit(now)
 
 
 def _of_members(now: FederationState, members: Sequence[ClientId]) -> Mapping[ClientId, str]:
-    """The letters of those that are members still; what is aggregated already stays."""
+    """Accepted letters of current members; after aggregation all stay."""
     return {c: x for c, x in now.accepted.items() if c in members} if now.aggregated is None else now.accepted
 
 
-def _committed(now: FederationState) -> FederationState:
-    """The aggregate is the model; a discarded one left the model as it was, and nobody's letter is in it."""
-    made = now.aggregated
-    if made is None:
-        raise InputError(f"the journal commits round {now.round} before anything was aggregated: restore it")
-    good = made["discarded"] is None
-    counted = {client: now.accepted[client] for client in made["clients"]} if good else {}
+def _commit(now: FederationState) -> FederationState:
+    """The next round. The aggregate becomes the model; a discarded one leaves the model and counts no letter."""
+    aggregated = now.aggregated
+    if aggregated is None:
+        raise InputError(f"the journal commits round {now.round} before aggregating it: restore it")
+    good = aggregated["discarded"] is None
+    counted = {client: now.accepted[client] for client in aggregated["clients"]} if good else {}
     return FederationState(
         round=now.round + 1,
-        snapshot=made["snapshot"],
+        snapshot=aggregated["snapshot"],
         before=now.snapshot,
         counted={**now.counted, **counted},
         members=now.members,
-        norms=[*now.norms, made["norm"]][-NORMS:] if good else now.norms,
+        norms=[*now.norms, aggregated["norm"]][-NORMS:] if good else now.norms,
         failures=0 if good else now.failures + 1,
     )

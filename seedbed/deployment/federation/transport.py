@@ -1,7 +1,7 @@
-"""The seam under the server half: anything that carries bytes there and back may sit here. And the one in one process.
+"""The transport interface: anything that carries bytes in both directions. And a transport within one process.
 
-A transport promises nothing: frames may be lost, doubled, late, out of order or altered. The server half asks again,
-and seals and checks everything itself; encryption, and who may connect at all, are the transport's.
+A transport guarantees nothing: frames may be lost, duplicated, delayed, reordered or altered. The server resends, and
+authenticates and checks everything itself. Encryption, and the control of connections, belong to the transport.
 """
 
 from collections import deque
@@ -10,55 +10,55 @@ from typing import Protocol
 
 from seedbed.deployment.federation.node import Node
 
-Address = Hashable  # where a node can be written to; the server learns whose it is from what comes from there
+Address = Hashable  # a node's return address; the server learns the client from the letters that come from it
 
 
 class Transport(Protocol):
-    """What the server half needs."""
+    """The interface that the server needs."""
 
     def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
-        """Send a letter's frames; a node that is gone is no error.
+        """Send a letter's frames; an unreachable node is not an error.
 
         Args:
-            urgent: it must get there. Where a letter costs much by itself, one that is not may be dropped: what it
-                says is said again with the next that is.
+            urgent: the letter must arrive. A transport with a high cost per letter may drop others: their content is
+                repeated with the next urgent letter.
         """
         ...
 
     def receive(self, seconds: float) -> tuple[Address, bytes] | None:
-        """The next frame and where it came from, or None after so many seconds without one."""
+        """The next frame and its source; None after `seconds` without a frame."""
         ...
 
     def now(self) -> float:
-        """Seconds, on a clock that only goes forward."""
+        """Seconds on a monotonic clock."""
         ...
 
 
 class InProcess:
-    """Nodes in the server's own process, on a clock that jumps over waiting: for tests, and to try things out.
+    """Nodes in the server's process, with a clock that skips waiting: for tests and experiments.
 
     Args:
-        nodes: by address. A node that is taken out of it is gone; one that is put in says hello.
+        nodes: by address. A node removed from `nodes` is unreachable; an added one greets the server.
     """
 
     def __init__(self, nodes: Mapping[Address, Node]):
         self.nodes = dict(nodes)
-        self._coming: deque[tuple[Address, bytes]] = deque()
-        self._heard: set[Address] = set()  # nodes that were written to, and so need not say hello again
+        self._incoming: deque[tuple[Address, bytes]] = deque()
+        self._greeted: set[Address] = set()
         self._now = 0.0
 
     def send(self, address: Address, frames: Sequence[bytes], *, urgent: bool = True) -> None:
         node = self.nodes.get(address)
         if node is not None:
-            self._heard.add(address)
-            self._coming.extend((address, answer) for frame in frames for answer in node.answer(frame))
+            self._incoming.extend((address, answer) for frame in frames for answer in node.answer(frame))
 
     def receive(self, seconds: float) -> tuple[Address, bytes] | None:
-        if not self._coming and seconds:
+        if not self._incoming and seconds:
             self._now += seconds
-            silent = [a for a in self.nodes if a not in self._heard]
-            self._coming.extend((a, frame) for a in silent for frame in self.nodes[a].hello())
-        return self._coming.popleft() if self._coming else None
+            unknown = [a for a, node in self.nodes.items() if a not in self._greeted or not node.known]
+            self._incoming.extend((a, frame) for a in unknown for frame in self.nodes[a].hello())
+            self._greeted.update(unknown)
+        return self._incoming.popleft() if self._incoming else None
 
     def now(self) -> float:
         return self._now

@@ -1,6 +1,6 @@
-"""A real federation over Flower: TLS, registered keys, one open port on the server and none on a member's machine.
+"""A real federation over Flower: TLS, registered keys, one open port on the server, and none on a member's machine.
 
-Flower carries bytes; `seedbed.deployment.federation` decides what they say and what is believed. Read `transport` first
-(the server half's seam), then `superlink`, `gate`, `roster` and `listener` (what is open to the world), `fleet` (a
-node's connection), `founding`, `serving` and `joining` (the commands). Needs the extra `flower`.
+Flower carries bytes; `seedbed.deployment.federation` decides what they mean and what is trusted. Reading order:
+`flower_transport` (the server's interface), then `superlink`, `gate`, `key_roster` and `listener` (what is exposed to
+the network), `fleet` (a node's connection), `init`, `serve` and `join` (the commands). Needs the extra `flower`.
 """

@@ -1,4 +1,4 @@
-"""An app in the form that Flower takes: it does not start a run without one."""
+"""A minimal Flower app: Flower does not start a run without one."""
 
 from pathlib import Path
 
@@ -24,18 +24,18 @@ clientapp = "{name}:client"
 
 
 def app_files(name: str, code: str) -> dict[str, bytes | Path]:
-    """The files of an app, by their names.
+    """The files of an app, by name.
 
     Args:
-        name: of the app and of its one module.
-        code: the module's, with `server` and `client`, each assigned by itself: Flower looks for that.
+        name: of the app and of its only module.
+        code: the module's source. It must assign `server` and `client` in separate statements, as Flower requires.
     """
     texts = {"pyproject.toml": TABLE.format(name=name), f"{name}.py": code, "LICENSE": "Apache-2.0\n"}
     return {file: text.encode() for file, text in texts.items()}
 
 
 def write_app_bundle(folder: Path, name: str, code: str) -> None:
-    """Make a folder that `flwr run` takes; see `app_files`."""
+    """Write a folder that `flwr run` accepts; see `app_files`."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, data in app_files(name, code).items():
         assert isinstance(data, bytes)

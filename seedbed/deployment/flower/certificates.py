@@ -1,8 +1,8 @@
-"""Certificates and keys of a federation, made once by `seedbed federation init`.
+"""Certificates and keys of a federation, created once by `seedbed federation init`.
 
-Each federation has a certificate authority of its own, which nodes trust and nobody else; it signs the server's
-certificate. Each node has a key pair that the server knows the public half of (it is let in by it), and a secret that
-it shares with the server half alone (its letters are sealed with it): who runs Flower cannot speak for a node.
+Each federation has its own certificate authority, which signs the server's certificate and which only its nodes trust.
+Each node has a key pair; the server knows the public key and authenticates the node with it. Each node also shares a
+secret with the server for the MAC of its letters, so a compromised Flower server cannot impersonate a node.
 """
 
 import ipaddress
@@ -27,45 +27,51 @@ REMAKE_FEDERATION = "make the federation again in another folder"
 
 
 def make_authority(folder: Path, name: str) -> None:
-    """ca.crt and ca.key: what the server's certificates are signed with, now and when they expire."""
+    """Write ca.crt and ca.key, which sign the server's certificates, now and at each renewal."""
     key = ec.generate_private_key(ec.SECP384R1())
-    own = _name(f"Seedbed federation {name}")
+    subject = _name(f"Seedbed federation {name}")
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    made = (
-        _begun(own, own, key, timedelta(days=CA_DAYS))
+    certificate = (
+        _certificate_builder(subject, subject, key, timedelta(days=CA_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .sign(key, hashes.SHA384())
     )
-    _write(folder / CA, made.public_bytes(serialization.Encoding.PEM))
+    _write(folder / CA, certificate.public_bytes(serialization.Encoding.PEM))
     _write_secret(folder / CA_KEY, _pem(key))
 
 
 def make_certificate(folder: Path, hosts: Sequence[str], *, valid: timedelta = timedelta(days=DAYS)) -> None:
-    """server.crt and server.key for these names and addresses, signed by the authority in the folder.
+    """Write server.crt and server.key for these names and addresses, signed by the authority in the folder.
 
     Args:
-        valid: from now on; below zero: it has expired.
+        folder: with ca.crt and ca.key.
+        hosts: DNS names or IP addresses.
+        valid: the period of validity from now on; a negative one gives an expired certificate.
     """
     authority = x509.load_pem_x509_certificate((folder / CA).read_bytes())
     signer = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP384R1())
     names = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
-    made = (
-        _begun(_name(hosts[0]), authority.subject, key, valid)
+    certificate = (
+        _certificate_builder(_name(hosts[0]), authority.subject, key, valid)
         .add_extension(names, critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         .sign(signer, hashes.SHA384())
     )
-    _write(folder / CERTIFICATE, made.public_bytes(serialization.Encoding.PEM))
+    _write(folder / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
     _write_secret(folder / KEY, _pem(key))
 
 
 def make_node_key(folder: Path) -> bytes:
-    """node.key, for the node alone; its public half, in OpenSSH's form, for the server to register."""
+    """Write node.key, for the node only.
+
+    Returns:
+        Its public key in OpenSSH's format, for the server to register.
+    """
     key = ec.generate_private_key(ec.SECP384R1())
     form = serialization.PrivateFormat.OpenSSH
     private = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
@@ -74,23 +80,23 @@ def make_node_key(folder: Path) -> bytes:
     return key.public_key().public_bytes(*openssh)
 
 
-def make_secret(*folders: Path) -> None:
-    """[32] random bytes that the holders of these files share."""
+def make_secret(*paths: Path) -> None:
+    """Write the same 32 random bytes to each of these files."""
     secret = secrets.token_bytes(32)
-    for path in folders:
+    for path in paths:
         _write_secret(path, secret)
 
 
 def expiry(folder: Path) -> datetime:
-    """When the server's certificate ends."""
+    """The expiry date of the server's certificate."""
     return x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes()).not_valid_after_utc
 
 
-def _begun(
+def _certificate_builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, valid: timedelta
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
-    first = min(now, now + valid) - timedelta(hours=1)  # clocks of other machines may be late
+    first = min(now, now + valid) - timedelta(hours=1)  # other machines' clocks may be late
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -104,7 +110,7 @@ def _begun(
 
 
 def _name(common: str) -> x509.Name:
-    """Of 64 bytes at most: of a longer name its beginning."""
+    """A common name, cut to the allowed 64 bytes."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common.encode()[:64].decode(errors="ignore"))])
 
 
@@ -125,7 +131,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _write_secret(path: Path, data: bytes) -> None:
-    """For its owner's eyes alone."""
+    """Write a file that only its owner can read."""
     before = os.umask(0o077)
     try:
         _write(path, data)

@@ -1,8 +1,8 @@
-"""A node's connection to Flower's server: ask for messages, hand them to the node half, send its answers.
+"""A node's connection to Flower's server: poll for messages, pass them to the node, send its answers.
 
-This is all that a member runs of Flower. Its own SuperNode opens a port on the member's machine, starts a process for
-each message with a token on the command line, and fetches the code that the server ships. Nothing of that happens
-here: no port, no process, and what is shipped is not even fetched.
+This is all that a member runs of Flower. Flower's own SuperNode opens a port on the member's machine, starts a process
+for each message with a token on the command line, and fetches code from the server. This module does none of that: no
+port, no process, and code from the server is not even fetched.
 """
 
 import threading
@@ -48,16 +48,16 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from seedbed.deployment.federation.node import Node, handle_letters
 from seedbed.deployment.flower.flower_transport import FRAMES, HELLO, RECORD, frames_in
 
-SOONEST, LATEST = 0.2, 3.0  # seconds between two looks for a message: right after one, and at rest
-NODE_HEARTBEAT = 0.8 * HEARTBEAT_MIN_INTERVAL  # seconds between signs of life
-LOST = (httpx.HTTPError, ObjectPullError, ObjectPushError)  # the connection, or what was on its way
-FOREIGN = "what answers there is not a federation's server: another program, or a proxy on the way"
-CUT = "a proxy or a firewall on the way may have done so"
-BROKEN = ("reset by peer", "EOF", "disconnected")  # words of a connection that was cut during the TLS handshake
+SOONEST, LATEST = 0.2, 3.0  # seconds between polls: right after a message, and when idle
+NODE_HEARTBEAT = 0.8 * HEARTBEAT_MIN_INTERVAL  # seconds between heartbeats
+LOST = (httpx.HTTPError, ObjectPullError, ObjectPushError)  # errors of a lost connection or transfer
+FOREIGN = "the answer is not from a federation's server: another program, or a proxy in between"
+CUT = "a proxy or firewall in between may be the cause"
+BROKEN = ("reset by peer", "EOF", "disconnected")  # error texts of a connection cut during the TLS handshake
 
 
 class Client(FleetHttpClient):
-    """Flower's client; an answer that it cannot decode is a fault of the connection."""
+    """Flower's client; an answer that it cannot decode counts as a connection error."""
 
     def _unary_unary(self, **call: Any) -> Any:
         try:
@@ -67,14 +67,15 @@ class Client(FleetHttpClient):
 
 
 class Fleet:
-    """A node, connected while the `with` block lasts.
+    """A node's connection, open during the `with` block.
 
     Args:
-        server: host:port.
-        authority: the certificate that signs the server's.
-        key: the node's private key, in OpenSSH's form.
+        server: HOST:PORT.
+        authority: path of the certificate that signs the server's.
+        key: path of the node's private key in OpenSSH's format.
+        node: answers the messages.
     Raises:
-        httpx.HTTPError: the server is not there, or does not let this node in; see `reason`.
+        httpx.HTTPError: the server is unreachable, or does not admit this node; see `reason_of`.
     """
 
     def __init__(self, server: str, authority: Path, key: Path, node: Node):
@@ -108,7 +109,7 @@ class Fleet:
         self._client.close()
 
     def run(self, over: Callable[[], bool]) -> None:
-        """Answer messages until `over`, which is looked at after each look for one.
+        """Answer messages until `over()` is true; it is checked after each poll.
 
         Raises:
             httpx.HTTPError: the connection was lost.
@@ -124,13 +125,13 @@ class Fleet:
                 pause = min(LATEST, 1.3 * pause)
 
     def _answer(self, head: Message, shape: ObjectTree) -> None:
-        message = self._pulled(head, shape)
+        message = self._pull(head, shape)
         kind = message.metadata.message_type
         answers = self._half.hello() if kind == HELLO else handle_letters(self._half, frames_in(message.content))
         self._push(Message(RecordDict({RECORD: ConfigRecord({FRAMES: answers})}), reply_to=message))
 
-    def _pulled(self, head: Message, shape: ObjectTree) -> Message:
-        """The message with its content."""
+    def _pull(self, head: Message, shape: ObjectTree) -> Message:
+        """Fetch a message's content."""
         run, number = head.metadata.run_id, head.metadata.message_id
         fetch = make_pull_object_fn_protobuf(self._client.PullObject, self._node, run)
         contents = pull_objects([part.object_id for part in iterate_object_tree(shape)], pull_object_fn=fetch)
@@ -155,19 +156,19 @@ class Fleet:
             push_objects(parts, send, object_ids_to_push=set(wanted.objects_to_push))
 
     def _beat(self) -> None:
-        """Tell the server that this node is there, also while it works."""
+        """Send heartbeats, also while the node works."""
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
         while not self._over.wait(NODE_HEARTBEAT):
-            with suppress(httpx.HTTPError, RuntimeError):  # the next look for a message says why
+            with suppress(httpx.HTTPError, RuntimeError):  # the next poll reports the error
                 self._client.SendNodeHeartbeat(request)
 
 
 def reason_of(why: Exception) -> tuple[int | None, str]:
-    """What the server says of its refusal, by its code and in words; without a code: what the network says."""
+    """The server's error code and text; without a code, the network's error text."""
     if isinstance(why, httpx.HTTPStatusError):
         with suppress(httpx.HTTPError):
-            if (told := FlowerError.from_json(why.response.text)) is not None:
-                return told.code, told.message
+            if (error := FlowerError.from_json(why.response.text)) is not None:
+                return error.code, error.message
         return None, f"status {why.response.status_code}: {FOREIGN}"
     text = str(why) or type(why).__name__
     if isinstance(why, httpx.TimeoutException):

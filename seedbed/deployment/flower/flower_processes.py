@@ -1,4 +1,4 @@
-"""Flower's own programs as processes: only benchmarks and proofs run them, to compare with and to attack."""
+"""Flower's own programs as processes: used only by benchmarks and proofs, to compare with and to attack."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from seedbed.errors import InputError
 from seedbed.serialization import explain_write_errors
 
 QUIET_ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-# A child that dies with its parent, even by SIGKILL; where the system cannot do that, when it is next stopped.
+# A child that ends with its parent, even after SIGKILL; where the system does not support that, at its next stop.
 UNTIL_PARENT = """
 import ctypes, os, signal, sys
 try:
@@ -24,40 +24,45 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-GRACE = 10.0  # seconds to end by themselves
+GRACE = 10.0  # seconds for a clean exit
 
 
 def command(name: str) -> str:
-    """Where a program of Flower's is.
+    """The path of one of Flower's programs.
 
     Raises:
         InputError: Flower is not installed.
     """
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
+    local = Path(sys.executable).parent / name
+    path = str(local) if local.exists() else shutil.which(name)
+    if path is None:
         raise InputError(f"{name} is not installed: pip install 'seedbed[flower]'")
-    return found
+    return path
 
 
 def environment(home: Path) -> dict[str, str]:
-    """What Flower's processes see: their files below `home`."""
+    """Environment for Flower's processes, with their files below `home`."""
     home.mkdir(parents=True, exist_ok=True)
-    beside = str(Path(sys.executable).parent)
-    path = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
+    local = str(Path(sys.executable).parent)
+    path = os.pathsep.join([local, os.environ.get("PATH", os.defpath)])
     return {"OMP_NUM_THREADS": "1", **os.environ, **QUIET_ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}
 
 
 class Child:
-    """A program of Flower's, with all that it starts."""
+    """One of Flower's programs, with all processes that it starts."""
 
     def __init__(self, words: Sequence[str], env: Mapping[str, str], log: Path):
         self.log = log
         self._from = log.stat().st_size if log.exists() else 0
         with explain_write_errors(log), open(log, "ab") as file:
-            whole = [sys.executable, "-c", UNTIL_PARENT, str(os.getpid()), *words]
+            command_line = [sys.executable, "-c", UNTIL_PARENT, str(os.getpid()), *words]
             self._process = subprocess.Popen(
-                whole, env=dict(env), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                command_line,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
 
     @property
@@ -70,18 +75,18 @@ class Child:
 
     @property
     def said(self) -> str:
-        """What it has logged."""
+        """Its log since the start."""
         with open(self.log, "rb") as file:
             file.seek(self._from)
             return file.read().decode(errors="replace")
 
     @property
     def last_words(self) -> str:
-        """The last line of its log that says something, for errors."""
-        return next((line.strip() for line in reversed(self.said.splitlines()) if line.strip()), "without a word")
+        """The last non-empty line of its log, for error messages."""
+        return next((line.strip() for line in reversed(self.said.splitlines()) if line.strip()), "no output")
 
     def stop(self) -> None:
-        """Ask all of them to end, wait, and end them."""
+        """Terminate the processes, and kill those that remain after a grace period."""
         for wanted in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, wanted)

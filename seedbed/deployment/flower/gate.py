@@ -1,7 +1,7 @@
-"""The gate in front of Flower's server: ten calls, by registered keys, with bodies of bounded size.
+"""The gate in front of Flower's server: only ten API calls, only from registered keys, with bodies of limited size.
 
-Flower serves nodes, its control API and its runtime API on one port, and reads a body before it checks a signature.
-This ASGI application wraps it. It decides on the head of a request, and reads a body only if the head passed.
+Flower serves nodes, its control API and its runtime API on one port, and reads a body before it checks the signature.
+This ASGI application wraps it. It decides by a request's headers, and reads the body only after that.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MAX_SMALL_BODY = 64 << 10  # bytes of a body, unless it is a letter
+MAX_SMALL_BODY = 64 << 10  # bytes of a body that is not a letter
 PUSH, ANNOUNCE = "/v1/fleet/push-object", "/v1/fleet/push-messages"
-LIMITS: Mapping[str, int] = {  # bytes of a body; registering and unregistering are not among them
+LIMITS: Mapping[str, int] = {  # allowed calls and bytes of their bodies; registering and unregistering are not allowed
     **dict.fromkeys(
         (
             *("/v1/fleet/activate-node", "/v1/fleet/deactivate-node", "/v1/fleet/send-node-heartbeat"),
@@ -32,19 +32,19 @@ LIMITS: Mapping[str, int] = {  # bytes of a body; registering and unregistering 
         ),
         MAX_SMALL_BODY,
     ),
-    ANNOUNCE: MAX_SMALL_BODY // 8,  # some hundred object ids
-    PUSH: MAX_SMALL_BODY,  # and one letter
+    ANNOUNCE: MAX_SMALL_BODY // 8,  # enough for some hundred object ids
+    PUSH: MAX_SMALL_BODY,  # plus one letter
 }
-COSTS = {ANNOUNCE: 10}  # calls that it counts as: Flower remembers each object id for a while
+COSTS = {ANNOUNCE: 10}  # counts as this many calls: Flower remembers each object id for a while
 KEY, STAMP, SIGNATURE = b"flwr-public-key", b"flwr-timestamp", b"flwr-signature"
-OLD, AHEAD = 305.0, 5.0  # seconds that a signed time may be off: Flower's own
-BODY, PACE = 30.0, 50_000  # a body may take 30 s, and a second more for each 50 kB
-UNKNOWN, REFUSED = 2004, 4010  # codes of errors as Flower's nodes print them
-log = logging.getLogger("seedbed.rounds.message_validation")
+OLD, AHEAD = 305.0, 5.0  # allowed clock difference in seconds, as in Flower
+BODY, PACE = 30.0, 50_000  # time for a body: 30 s, plus 1 s per 50 kB
+UNKNOWN, REFUSED = 2004, 4010  # error codes that Flower's nodes print
+log = logging.getLogger("seedbed.gate")
 
 
 class Refusal(Exception):
-    """Why a request is refused."""
+    """A request is refused; holds the HTTP status, the reason and Flower's error code."""
 
     def __init__(self, status: int, why: str, code: int = REFUSED):
         super().__init__(why)
@@ -52,11 +52,13 @@ class Refusal(Exception):
 
 
 class Gate:
-    """Passes a registered node's calls on to Flower's application.
+    """Passes a registered node's calls to Flower's application.
 
     Args:
+        app: Flower's application.
+        roster: the registered keys.
         letter: bytes of the largest message that a node sends.
-        remark: called with a line for people when a registered node is refused, or an unknown key asks to be let in.
+        remark: called with a line for people when a registered node is refused, or an unknown key connects.
     """
 
     def __init__(self, app: App, roster: KeyRoster, letter: int, remark: Callable[[str], object] = log.info):
@@ -66,75 +68,76 @@ class Gate:
         if scope["type"] != "http":
             return  # uvicorn closes the connection
         try:
-            caller, size = self._admitted(scope)
+            caller, size = self._admit(scope)
             async with caller.turn(COSTS.get(scope["path"], 1)):
                 body = await _read(receive, size)
-                await self._app(scope, _replayed(body, receive), send)
+                await self._app(scope, _replay(body, receive), send)
         except Refusal as refusal:
             await _refuse(send, refusal)
 
-    def _admitted(self, scope: Scope) -> tuple[Caller, int]:
-        """The node that calls, and the bytes of its body.
+    def _admit(self, scope: Scope) -> tuple[Caller, int]:
+        """The calling node, and the size of its body in bytes.
 
         Raises:
-            Refusal: it is not let in.
+            Refusal: the call is not admitted.
         """
         path = scope["raw_path"].decode("latin-1")
         if scope["method"] != "POST" or path not in LIMITS or scope["query_string"]:
-            raise Refusal(403, "this port serves nodes of one federation only")
-        heads = _single(scope["headers"])
-        caller = self._identified(heads)
+            raise Refusal(403, "this port serves only nodes of this federation")
+        headers = _unique_headers(scope["headers"])
+        caller = self._identify(headers)
         if connection := scope.get("state", {}).get("connection"):
             connection.prove(caller)
-        return caller, self._size(path, heads, caller)
+        return caller, self._size(path, headers, caller)
 
-    def _identified(self, heads: Mapping[bytes, bytes]) -> Caller:
-        caller = self._roster.find(heads.get(KEY, b""))
+    def _identify(self, headers: Mapping[bytes, bytes]) -> Caller:
+        caller = self._roster.find(headers.get(KEY, b""))
         if caller is None:
-            self._roster.now_and_then("an unknown key asks to be let in: it is in no .pub file of this federation",
+            self._roster.now_and_then("an unknown key tried to connect: it is in no .pub file of this federation",
                                       self._remark)  # fmt: skip
             raise Refusal(401, "this key is not registered with this federation", UNKNOWN)
-        stamp = heads.get(STAMP, b"")
+        stamp = headers.get(STAMP, b"")
         try:
             age = time.time() - datetime.fromisoformat(stamp.decode("ascii")).timestamp()
-            signature = b64decode(heads.get(SIGNATURE, b""), validate=True)
+            signature = b64decode(headers.get(SIGNATURE, b""), validate=True)
         except (ValueError, NotBase64) as error:
-            raise Refusal(401, "the signed time cannot be read") from error
+            raise Refusal(401, "the signed time stamp is malformed") from error
         if not -AHEAD < age < OLD:
             why = f"{abs(age):.0f} s {'behind' if age > 0 else 'ahead of'} the server's"
             self._roster.now_and_then(f"{caller.name} is refused: its clock is {why}", self._remark)
-            raise Refusal(401, f"the clock of this machine is {why}: set it right")
+            raise Refusal(401, f"the clock of this machine is {why}: correct it")
         if not verifies(caller.key, signature, stamp):
             raise Refusal(401, "the signature is wrong")
         return caller
 
-    def _size(self, path: str, heads: Mapping[bytes, bytes], caller: Caller) -> int:
-        length, limit = heads.get(b"content-length", b""), LIMITS[path] + (self._letter if path == PUSH else 0)
-        if b"transfer-encoding" in heads or b"content-encoding" in heads or not length.isdigit():
-            raise Refusal(411, "a body needs its length in bytes, and no encoding")
+    def _size(self, path: str, headers: Mapping[bytes, bytes], caller: Caller) -> int:
+        length, limit = headers.get(b"content-length", b""), LIMITS[path] + (self._letter if path == PUSH else 0)
+        if b"transfer-encoding" in headers or b"content-encoding" in headers or not length.isdigit():
+            raise Refusal(411, "a body needs a Content-Length, and no encoding")
         size = int(length[:20])
         if size > limit:
-            raise Refusal(413, f"a body of {size} bytes: at most {limit} are read")
+            raise Refusal(413, f"a body of {size} bytes: at most {limit} are accepted")
         if path == PUSH and not caller.spends(size, limit):
-            raise Refusal(429, "more bytes were sent than the letters that were asked for have")
+            raise Refusal(429, "more bytes were sent than the requested letters have")
         return size
 
 
-def _single(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def _unique_headers(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """
     Raises:
-        Refusal: a header occurs twice: two readers could each take another one.
+        Refusal: a header occurs twice, so that two parsers could choose differently.
     """
-    heads = dict(headers)
-    if len(heads) != len(headers):
+    unique = dict(headers)
+    if len(unique) != len(headers):
         raise Refusal(400, "a header occurs twice")
-    return heads
+    return unique
 
 
 async def _read(receive: Receive, size: int) -> bytes:
-    """
+    """Read a request's body.
+
     Raises:
-        Refusal: it has another size, or comes too slowly.
+        Refusal: it has another size than stated, or arrives too slowly.
     """
     body, more = bytearray(), True
     try:
@@ -144,14 +147,14 @@ async def _read(receive: Receive, size: int) -> bytes:
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if message["type"] == "http.disconnect" or len(body) > size:
-                    raise Refusal(400, "the body has another size than its head says")
+                    raise Refusal(400, "the size of the body differs from its Content-Length")
     except TimeoutError as error:
-        raise Refusal(408, "the body came too slowly") from error
+        raise Refusal(408, "the body arrived too slowly") from error
     return bytes(body)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """`receive` of an application whose request's body was read already."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` function that returns a body which was read already."""
     pending = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> MutableMapping[str, Any]:
@@ -161,7 +164,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(send: Send, refusal: Refusal) -> None:
-    """Answer without having read a body, and close the connection."""
+    """Answer without reading the body, and close the connection."""
     body = json.dumps({"code": refusal.code, "detail": str(refusal)}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     headers.append((b"content-length", str(len(body)).encode()))

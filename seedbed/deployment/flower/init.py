@@ -1,4 +1,4 @@
-"""`seedbed federation init`: the folder of a new federation, with keys for its server and for each member."""
+"""`seedbed federation init`: create the folder of a new federation, with keys for its server and each member."""
 
 import secrets
 import shutil
@@ -18,27 +18,29 @@ from seedbed.federated import ClientId
 from seedbed.serialization import atomic_folder, require_empty_folder, write_atomically
 
 SERVER_PORT = 8443
-LOCALS = ("localhost", "127.0.0.1", "::1")  # by which the server's own processes reach it
-PUBLIC = "public"  # the folder of nodes' public keys
+LOCALS = ("localhost", "127.0.0.1", "::1")  # addresses for the server's own machine
+PUBLIC = "public"  # the folder of the nodes' public keys
 TEXTS = Path(__file__).with_name("texts")
 
 
 def init_federation(
     directory: Path, members: Sequence[str], like: str, given: Mapping[str, Any], *, host: str, port: int = SERVER_PORT
 ) -> Agreement:
-    """Make a federation's folder.
+    """Create a federation's folder.
 
     Args:
-        like: see `Agreement.make`.
-        host: the server's name or address as nodes reach it.
+        directory: a new or empty folder.
+        members, like, given: see `Agreement.make`.
+        host: the server's name or address, as nodes reach it.
+        port: the server's port.
     Raises:
-        InputError: the folder is not empty, the host is none, or see `Agreement.make`. Nothing is left behind then.
+        InputError: the folder is not empty, the host is invalid, or as for `Agreement.make`. Then nothing is left.
     """
     host = plain_host(host)
     require_empty_folder(directory, "a new federation")
     agreement = Agreement.make(f"{directory.name}-{secrets.token_hex(4)}", members, like, given)
-    with atomic_folder(directory) as beside:
-        _write(beside, agreement, host, port)
+    with atomic_folder(directory) as temporary:
+        _write(temporary, agreement, host, port)
     return agreement
 
 
@@ -62,7 +64,7 @@ def _write_node(
     folder: Path, place: FederationFolder, agreement: Agreement, server: Path, words: Mapping[str, str]
 ) -> None:
     member = place.member
-    folder.mkdir(parents=True, exist_ok=True)  # `atomic_folder` has made it
+    folder.mkdir(parents=True, exist_ok=True)  # exists if `atomic_folder` made it
     folder.chmod(0o700)
     agreement.write(folder)
     place.write(folder)
@@ -71,7 +73,7 @@ def _write_node(
     certificates.make_secret(folder / SECRET, server / SECRETS / f"{member}.key")
     columns = ", ".join(str(column["name"]) for column in agreement.encoding.get("columns", ()))
     target = agreement.encoding.get("target", {}).get("column", "")
-    form = f"a table (CSV or Parquet) with the columns {columns} and {target}" if columns else "as the sample was"
+    form = f"a table (CSV or Parquet) with the columns {columns} and {target}" if columns else "data like the sample"
     _write_text(folder / "README.md", "node.md", {**words, "member": member, "form": form})
 
 
@@ -80,28 +82,30 @@ def _write_text(path: Path, text: str, words: Mapping[str, str]) -> None:
 
 
 def add_member(directory: Path, name: str) -> Path:
-    """Make a member's folder and let it in: a running server follows within seconds, and asks it from the next round.
+    """Create a member's folder and admit it. A running server follows within seconds, and asks it from the next round.
 
-    A member that was removed comes back under its number, with new keys.
+    A removed member comes back under its old number, with new keys.
 
+    Returns:
+        The member's folder.
     Raises:
-        InputError: it is a member, its name is unfit, or its folder is there.
+        InputError: it is a member already, its name is invalid, or its folder exists.
     """
     agreement, roster = _read(directory)
     refuse_names([name])
-    after = roster.with_member(name)
+    new_roster = roster.with_member(name)
     folder = directory / NODES / name
     require_empty_folder(folder, f"the member {name}")
-    _make_member(directory, agreement, name, after.number(name))
-    after.write(directory / SERVER)
+    _make_member(directory, agreement, name, new_roster.number(name))
+    new_roster.write(directory / SERVER)
     return folder
 
 
 def remove_member(directory: Path, name: str) -> None:
-    """Let a member in no more: its keys are refused at once, and the round at work goes on without it.
+    """Remove a member: its keys are refused at once, and the current round continues without it.
 
     Raises:
-        InputError: it is no member, or one of the last two.
+        InputError: it is not a member, or only two are left.
     """
     _, roster = _read(directory)
     server = directory / SERVER
@@ -111,17 +115,19 @@ def remove_member(directory: Path, name: str) -> None:
 
 
 def renew_member(directory: Path, name: str) -> Path:
-    """Make a member a new folder with new keys, for one that lost its own; the old keys are refused.
+    """Give a member that lost its keys a new folder with new keys; the old keys are refused.
 
-    What its node kept is lost with the old folder, unless the member puts its run/ there.
+    The node's kept state is lost with the old folder, unless the member copies its run/ into the new one.
 
+    Returns:
+        The new folder.
     Raises:
-        InputError: it is no member; its old folder is there, with what its node has kept.
+        InputError: it is not a member, or its old folder still contains the node's state.
     """
     agreement, roster = _read(directory)
     number, folder = roster.number(name), directory / NODES / name
     if (folder / RUN).exists():
-        raise InputError(f"{folder} holds what the node has kept (run/): move the folder away first")
+        raise InputError(f"{folder} contains the node's state (run/): move the folder away first")
     shutil.rmtree(folder, ignore_errors=True)
     _make_member(directory, agreement, name, number)
     return folder
@@ -135,15 +141,17 @@ def _read(directory: Path) -> tuple[Agreement, MemberRoster]:
 def _make_member(directory: Path, agreement: Agreement, name: str, number: ClientId) -> None:
     server = directory / SERVER
     place = FederationFolder(name, FederationFolder.read(server).server, None if name in agreement.members else number)
-    with atomic_folder(directory / NODES / name) as beside:
-        _write_node(beside, place, agreement, server, _words(agreement, *parse_address(place.server)))
+    with atomic_folder(directory / NODES / name) as temporary:
+        _write_node(temporary, place, agreement, server, _words(agreement, *parse_address(place.server)))
 
 
 def renew_certificate(directory: Path, valid: timedelta) -> datetime:
-    """Make the server another certificate; until when it is good.
+    """Create a new server certificate.
 
+    Returns:
+        Its expiry date.
     Raises:
-        InputError: the folder is no federation's.
+        InputError: the folder is not a federation's.
     """
     server = directory / SERVER
     host, _ = parse_address(FederationFolder.read(server).server)
@@ -152,7 +160,7 @@ def renew_certificate(directory: Path, valid: timedelta) -> datetime:
 
 
 def _words(agreement: Agreement, host: str, port: int) -> dict[str, str]:
-    """What the texts name."""
+    """Values for the text templates."""
     members = " ".join(agreement.members)
     return {
         "name": agreement.name,
@@ -164,5 +172,5 @@ def _words(agreement: Agreement, host: str, port: int) -> dict[str, str]:
 
 
 def _names(host: str) -> list[str]:
-    """By which the server is called: by members, and by its own processes."""
+    """All names of the server: for members, and for its own machine."""
     return [host, *(name for name in LOCALS if name != host)]

@@ -1,4 +1,4 @@
-"""Which keys may call: the .pub files of a folder, as they are now. A key whose file is gone is refused at once."""
+"""The registered keys: the .pub files of a folder, kept up to date. A key whose file is removed is refused at once."""
 
 import asyncio
 import logging
@@ -14,29 +14,30 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from seedbed.errors import InputError
 
-CALLS_AT_ONCE = 4  # calls of one key; more wait
-RATE, BURST = 40.0, 80  # calls a second that a key may make in the long run, and at once
-REMARK_INTERVAL = 60.0  # seconds before the same remark is made again
-FRESH = 2.0  # seconds in which a folder that was changed may change again without another time stamp
-log = logging.getLogger("seedbed.rounds.message_validation")
+CALLS_AT_ONCE = 4  # parallel calls of one key; further calls wait
+RATE, BURST = 40.0, 80  # calls of one key: per second on average, and at once
+REMARK_INTERVAL = 60.0  # seconds before a remark is repeated
+FRESH = 2.0  # seconds in which another change of a folder may keep its time stamp
+log = logging.getLogger("seedbed.gate")
 
 
 class Caller:
-    """One registered key, and what it may use of the server.
+    """One registered key and its use of the server.
 
     Args:
         name: of its .pub file.
+        key: the public key.
     """
 
     def __init__(self, name: str, key: ec.EllipticCurvePublicKey):
         self.name, self.key = name, key
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._due = 0.0  # when its calls so far are paid for
+        self._due = 0.0  # time from which its calls so far are within the rate
         self._spent, self._since = 0.0, time.monotonic()
 
     @asynccontextmanager
     async def turn(self, cost: int) -> AsyncIterator[None]:
-        """Wait for a slot, and as long as this key has called too often."""
+        """Wait for a slot, and for the rate limit."""
         async with self._slots:
             now = time.monotonic()
             self._due = max(self._due, now) + cost / RATE
@@ -44,7 +45,7 @@ class Caller:
             yield
 
     def spends(self, size: int, letter: int) -> bool:
-        """Whether this key may store this many bytes: two letters for each answer taken, and one a minute."""
+        """Whether this key may store `size` bytes: two letters per answer taken, plus one letter a minute."""
         now = time.monotonic()
         self._spent = max(0.0, self._spent - (now - self._since) / 60 * letter)
         self._since = now
@@ -54,7 +55,7 @@ class Caller:
         return True
 
     def settle(self) -> None:
-        """Its answer was taken: it may store the next."""
+        """Reset the count: the server took an answer, so the next may be stored."""
         self._spent = 0.0
 
 
@@ -62,9 +63,10 @@ class KeyRoster:
     """The keys in a folder.
 
     Args:
-        register: called with each key (PEM) before its first call is let in.
+        folder: of .pub files.
+        register: called with each key (PEM) before its first call is admitted.
     Raises:
-        InputError: a file holds no key that Flower takes.
+        InputError: a file does not contain a key that Flower supports.
     """
 
     def __init__(self, folder: Path, register: Callable[[bytes], object]):
@@ -74,38 +76,38 @@ class KeyRoster:
         self._read_at = (-1, 0.0)
         for path in self._files():
             if _key(path) is None:
-                raise InputError(f"{path} holds no public key of an elliptic curve in OpenSSH's form: "
-                                 f"copy the member's again, or remove the file")  # fmt: skip
+                raise InputError(f"{path} is not an elliptic-curve public key in OpenSSH's format: copy the member's "
+                                 f"again, or remove the file")  # fmt: skip
         self.refresh()
 
     def find(self, header: bytes) -> Caller | None:
-        """Who has the key in a request's header."""
+        """The caller with the key in a request's header, or None."""
         self.refresh()
         return self._callers.get(header)
 
-    def named(self, pem: bytes) -> Caller | None:
+    def find_key(self, pem: bytes) -> Caller | None:
         return self._callers.get(b64encode(pem))
 
     def refresh(self) -> None:
-        """Follow the folder."""
+        """Update the keys if the folder has changed."""
         changed, now = self._folder.stat().st_mtime_ns, time.time()
         before, at = self._read_at
         if changed == before and at > changed / 1e9 + FRESH:
             return
-        found = {}
+        callers = {}
         for path in self._files():
             if (key := _key(path)) is None:
-                self.now_and_then(f"{path} holds no public key", log.warning)
+                self.now_and_then(f"{path} does not contain a public key", log.warning)
                 continue
             pem = _pem(key)
             header = b64encode(pem)
             if header not in self._callers:
                 self._register(pem)
-            found[header] = self._callers.get(header) or Caller(path.stem, key)
-        self._callers, self._read_at = found, (changed, now)
+            callers[header] = self._callers.get(header) or Caller(path.stem, key)
+        self._callers, self._read_at = callers, (changed, now)
 
     def now_and_then(self, line: str, said: Callable[[str], object]) -> None:
-        """Say this once a minute, however often it happens."""
+        """Say this at most once a minute."""
         now = time.monotonic()
         if now >= self._remarks.get(line, 0.0):
             self._remarks = {text: until for text, until in self._remarks.items() if until > now}
@@ -133,5 +135,5 @@ def _key(path: Path) -> ec.EllipticCurvePublicKey | None:
 
 
 def _pem(key: ec.EllipticCurvePublicKey) -> bytes:
-    """As Flower's nodes send it."""
+    """The key in the form that Flower's nodes send."""
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

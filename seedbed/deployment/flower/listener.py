@@ -1,7 +1,7 @@
-"""The port that is open to the world: who has not shown a key yet has five seconds, and makes room for others.
+"""The open port: a connection without a registered key has 5 s, and is closed first when there are too many.
 
-A limit on connections would let slow strangers shut members out; a limit for each address would shut out members
-behind one proxy. So too many unknown connections end the oldest one, of the address that has most of them.
+A limit on all connections would let slow attackers shut members out; a limit per address would shut out members behind
+one proxy. So when there are too many unknown connections, the oldest one of the busiest address is closed.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from uvicorn.server import ServerState
 from seedbed.deployment.flower.gate import Gate
 from seedbed.deployment.flower.key_roster import Caller
 
-HEAD = 5.0  # seconds for a TLS handshake and the head of a first request
-UNKNOWN = 256  # connections that have not shown a registered key, at most
-EACH = 16  # connections of one key, at most
-IDLE = 30  # seconds that a connection of a member's may rest between two requests
-log = logging.getLogger("seedbed.rounds.message_validation")
+HEAD = 5.0  # seconds for the TLS handshake and the headers of the first request
+UNKNOWN = 256  # limit on connections that have not shown a registered key
+EACH = 16  # limit on connections of one key
+IDLE = 30  # seconds that a member's connection may be idle
+log = logging.getLogger("seedbed.gate")
 
 
 class Visitor:
@@ -34,7 +34,7 @@ class Visitor:
         self.greeting: asyncio.Task[Any] | None = None
 
     def prove(self, caller: Caller) -> None:
-        """It has shown a registered key."""
+        """Record that the connection has shown a registered key."""
         self._listener.know(self, caller)
 
     def end(self) -> None:
@@ -45,10 +45,11 @@ class Visitor:
 
 
 class Listener:
-    """Accepts connections on a socket and has the gate answer them.
+    """Accepts connections on a socket and passes requests to the gate.
 
     Args:
-        context: TLS; None: none (tests).
+        gate: answers the requests.
+        context: TLS; None: no encryption (tests).
     """
 
     def __init__(self, gate: Gate, context: ssl.SSLContext | None):
@@ -60,14 +61,14 @@ class Listener:
         self._known: dict[Caller, dict[Visitor, None]] = {}
 
     async def run(self, listening: socket.socket) -> None:
-        """Accept until cancelled."""
+        """Accept connections until cancelled."""
         loop = asyncio.get_running_loop()
         listening.setblocking(False)
         try:
             while True:
                 try:
                     connection, address = await loop.sock_accept(listening)
-                except OSError as error:  # no file descriptors, say
+                except OSError as error:  # such as no file descriptors left
                     log.warning("cannot accept: %s", error)
                     await asyncio.sleep(0.1)
                     continue
@@ -85,7 +86,7 @@ class Listener:
                 next(iter(known)).end()
 
     def forget(self, visitor: Visitor) -> None:
-        """It has ended. Each TLS connection has a buffer of 256 kB: nothing may keep it until garbage is collected."""
+        """Drop an ended connection. A TLS connection has a buffer of 256 kB, so no reference may remain."""
         visitor.protocol = visitor.greeting = None
         self._unknown.pop(visitor, None)
         for caller, known in list(self._known.items()):
@@ -99,7 +100,7 @@ class Listener:
         if len(self._unknown) > UNKNOWN:
             self._make_room()
         visitor.greeting = loop.create_task(self._handshake(connection, visitor))
-        visitor.greeting.add_done_callback(lambda task: connection.close() if task.cancelled() else None)  # not begun
+        visitor.greeting.add_done_callback(lambda task: connection.close() if task.cancelled() else None)  # not started
         loop.call_later(HEAD, lambda: visitor.end() if visitor in self._unknown else None)
 
     async def _handshake(self, connection: socket.socket, visitor: Visitor) -> None:
@@ -124,7 +125,7 @@ class Listener:
 
 
 class Protocol(H11Protocol):
-    """Tells the gate and the listener which connection a request came by."""
+    """Links each request to its connection, for the gate and the listener."""
 
     def __init__(self, config: Config, state: ServerState, visitor: Visitor, listener: Listener):
         super().__init__(config, state, {"connection": visitor})

@@ -1,4 +1,4 @@
-"""`seedbed serve`: Flower's server behind the gate, and the server half, in one process."""
+"""`seedbed serve`: the federation's server and Flower's server behind the gate, in one process."""
 
 import errno
 import socket
@@ -23,8 +23,8 @@ from seedbed.deployment.wire.frames import FRAME_CHUNK, MAX_FRAME
 from seedbed.errors import InputError
 from seedbed.locks import hold_lock
 
-LEFT = 15.0  # seconds that the system may hold the port of a server that was killed
-SERVE_POLL = 0.5  # seconds between looks
+LEFT = 15.0  # seconds for which the system may keep a killed server's port
+SERVE_POLL = 0.5  # seconds between polls
 FLOWER, LOG = "flower", "superlink.log"  # the folder of Flower's own files, and its log
 OVERHEAD = 64 << 10  # bytes that Flower adds to a message, at most
 
@@ -32,15 +32,16 @@ OVERHEAD = 64 << 10  # bytes that Flower adds to a message, at most
 def serve_federation(
     directory: Path, *, listen: str = "0.0.0.0", port: int | None = None, said: Callable[[str], object] = print
 ) -> None:
-    """Start or go on with a federation, until all rounds are done and the members have the model.
+    """Start or resume a federation, until all rounds are done and the members have the model.
 
     Args:
+        directory: the federation's folder.
         listen: the address to listen on.
-        port: to listen on; None: the one that members know.
-        said: called with a line for people now and then.
+        port: the port to listen on; None: the one that members know.
+        said: called with lines for people.
     Raises:
-        InputError: the folder is no federation's, another server holds it, its certificate has expired, the port is
-            taken, or the server half ends by name.
+        InputError: the folder is not a federation's; another server has it open; the certificate has expired; the port
+            is in use; or as for `Server.rounds`.
     """
     folder = directory / SERVER
     agreement, place = Agreement.read(folder), FederationFolder.read(folder)
@@ -62,15 +63,15 @@ def _serve(
     if certificates.expiry(folder) < datetime.now(UTC):
         raise InputError(
             f"the server's certificate expired on {certificates.expiry(folder):%d %B %Y}: `seedbed federation renew "
-            f"{directory}` makes another; members need nothing new"
+            f"{directory}` makes a new one; members need no change"
         )
     listen, port = plain_host(listen), port or parse_address(place.server)[1]
     said(f"{agreement.name}: {agreement.settings.algorithm} with {', '.join(agreement.members)} on port {port}")
     link = SuperLink(folder / PUBLIC, letter_bytes(agreement.plan.message.limit), folder / FLOWER / LOG, said)
-    server = open_server(directory, FlowerTransport(link.grid))  # holds the folder from here on
+    server = open_server(directory, FlowerTransport(link.grid))  # locks the folder
     try:
         with follow_log(directory, said), open_port(link, folder, listen, port):
-            said("the port is open; members are let in by their keys")
+            said("the port is open; members are admitted by their keys")
             for _ in server.rounds():
                 pass
     finally:
@@ -78,13 +79,13 @@ def _serve(
 
 
 def letter_bytes(payload: int) -> int:
-    """Of a sealed letter with such a payload, as Flower carries it, at most."""
+    """The largest size in bytes of a letter with such a payload, as Flower carries it."""
     return (payload // FRAME_CHUNK + 1) * MAX_FRAME + OVERHEAD
 
 
 @contextmanager
 def open_port(link: SuperLink, folder: Path, listen: str, port: int) -> Iterator[None]:
-    """The port, with TLS."""
+    """Open the port, with TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / certificates.CERTIFICATE, folder / certificates.KEY)
     with bind_socket(listen, port) as listening:
@@ -97,13 +98,13 @@ def open_port(link: SuperLink, folder: Path, listen: str, port: int) -> Iterator
 
 @contextmanager
 def follow_log(directory: Path, said: Callable[[str], object]) -> Iterator[None]:
-    """Call `said` with what the server half writes to its log, meanwhile."""
-    news, over = LogReader(directory), threading.Event()
+    """Meanwhile call `said` with the server's new log lines."""
+    log_reader, over = LogReader(directory), threading.Event()
 
     def follow() -> None:
         while not over.wait(SERVE_POLL):
-            news.tell(said)
-        news.tell(said)
+            log_reader.tell(said)
+        log_reader.tell(said)
 
     thread = threading.Thread(target=follow)
     thread.start()
@@ -115,10 +116,10 @@ def follow_log(directory: Path, said: Callable[[str], object]) -> Iterator[None]
 
 
 def bind_socket(listen: str, port: int) -> socket.socket:
-    """A socket that listens; one that a killed server held a moment ago is waited for.
+    """A listening socket. Waits up to `LEFT` seconds if a killed server still occupies the port.
 
     Raises:
-        InputError: the port is taken, or the address is none of this machine's.
+        InputError: the port is in use, or the address does not belong to this machine.
     """
     family, end = socket.AF_INET6 if ":" in listen else socket.AF_INET, time.monotonic() + LEFT
     while True:

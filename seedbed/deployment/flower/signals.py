@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: what it started and its temporary folders end with it."""
+"""Let SIGTERM and SIGHUP end a command as Ctrl-C does: child processes and temporary folders are cleaned up."""
 
 import signal
 import threading
@@ -12,12 +12,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def ending_by_signal() -> Iterator[None]:
-    """Within it these signals raise SystemExit in the main thread, so that every `finally` runs.
+    """Within this context these signals raise SystemExit in the main thread, so that every `finally` runs.
 
-    Another of them, as process managers send, changes nothing. The exit status is 128 + the signal's number.
+    Further signals, as process managers send, are ignored. The exit status is 128 + the signal's number.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # a thread gets no signals
+        yield  # only the main thread gets signals
         return
     before = {number: signal.signal(number, _end) for number in SIGNALS}
     try:

@@ -1,8 +1,8 @@
-"""Flower's server within this process: nodes reach it through the gate, the server half calls it directly.
+"""Flower's server within this process: nodes reach it through the gate, the federation's server calls it directly.
 
-Flower's own `flower-superlink` opens its control and runtime API to whoever reaches its port, and gives a run's token
-to a process on its command line. Here neither API is served on any port, so that there is no token to steal and no run
-to stop. Flower's state is in memory, made anew from the folder of keys at each start: the journal is the only memory.
+Flower's own `flower-superlink` serves its control and runtime API to everyone that reaches its port, and passes a run's
+token to a process on its command line. Here neither API is on any port, so there is no token to steal and no run to
+stop. Flower's state is in memory and rebuilt from the folder of keys at each start; only the journal is persistent.
 """
 
 import asyncio
@@ -41,10 +41,10 @@ from seedbed.deployment.flower.key_roster import KeyRoster
 from seedbed.deployment.flower.listener import Listener
 from seedbed.errors import InputError
 
-SWEEP = 60.0  # seconds between looks for what nobody will fetch
-SERVER_HEARTBEAT = 5.0  # seconds between signs of life of the server half
-LOG_BYTES = 4 << 20  # of a log file, of which there are two
-MOST_PARTS = 8  # objects of an answer: a node's has three
+SWEEP = 60.0  # seconds between removals of data that will never be fetched
+SERVER_HEARTBEAT = 5.0  # seconds between heartbeats of the server's task
+LOG_BYTES = 4 << 20  # size of a log file; there are two
+MOST_PARTS = 8  # limit on the objects of an answer: a node's has three
 PARTS = '"""Neither server nor nodes load this: they run what is installed with Seedbed."""\nserver = client = None\n'
 
 
@@ -52,12 +52,12 @@ class SuperLink:
     """Serves the nodes whose public keys are in a folder, until it is closed.
 
     Args:
-        public: the folder of .pub files; it is followed.
+        public: the folder of .pub files; changes take effect at once.
         letter: bytes of the largest message that a node sends.
-        log: where Flower's and the gate's log goes.
-        remark: called with a line for people when somebody is refused.
+        log: the file for Flower's and the gate's log.
+        remark: called with a line for people when a node is refused.
     Raises:
-        InputError: a file in `public` holds no key.
+        InputError: a file in `public` is not a valid key.
     """
 
     def __init__(self, public: Path, letter: int, log: Path, remark: Callable[[str], object]):
@@ -74,15 +74,15 @@ class SuperLink:
 
     @property
     def grid(self) -> HttpGrid:
-        """What the server half sends messages with."""
-        grid = HttpGrid(token="none")  # its client is put in place: nothing is sent over HTTP
+        """The grid with which the federation's server sends messages."""
+        grid = HttpGrid(token="none")  # its client is replaced: nothing is sent over HTTP
         grid._client = DirectClient(self)  # type: ignore[assignment]
         [run] = self._state.get_run_info(run_ids=[self._task.run_id])
         grid.set_run(run)
         return grid
 
     def open(self, listening: socket.socket, context: ssl.SSLContext) -> None:
-        """Let nodes in, by this port."""
+        """Serve nodes on this port."""
         self._loop = asyncio.new_event_loop()
         self._serving = self._loop.create_task(self._serve(listening, context))
         self._thread = threading.Thread(target=self._run, args=(self._loop, self._serving), daemon=True)
@@ -94,20 +94,20 @@ class SuperLink:
             self._thread.join()
 
     def call(self, handler: Callable[..., Any], request: Any) -> Any:
-        """One of Flower's calls of the server half's.
+        """Run one of Flower's handlers for the federation's server.
 
         Raises:
-            InputError: the port is not served any more.
+            InputError: the port is no longer served.
         """
         if self.failed is not None:
             raise InputError(f"the server's port failed: {self.failed}")
         return handler(request, self._state, self._task)
 
     def answers(self, request: PullAppMessagesRequest) -> Any:
-        """Take at most one answer, and the errors of messages that will have none.
+        """Take at most one answer, plus the errors of messages that will get none.
 
-        Flower waits for the objects of an answer that its node has only announced, and it drops the answer of a node
-        that has left since. Here an answer is taken when all its objects have come, also if its node has left.
+        Flower would wait for the objects of an answer that its node has only announced, and would drop the answer of a
+        node that has left. Here an answer is taken once all its objects have arrived, even if its node has left.
         """
         state = self._state
         with state.lock:
@@ -122,17 +122,17 @@ class SuperLink:
                 return self.call(runtime_handlers.pull_messages, PullAppMessagesRequest(message_ids=[*ready, *others]))
 
     def settle(self, node: int) -> None:
-        """An answer of this node's was taken."""
+        """Record that an answer of this node was taken."""
         [info] = self._state.get_node_info(node_ids=[node]) or [None]
-        if self._loop and info is not None and (caller := self._roster.named(info.public_key)):
+        if self._loop and info is not None and (caller := self._roster.find_key(info.public_key)):
             self._loop.call_soon_threadsafe(caller.settle)
 
     def _register(self, pem: bytes) -> None:
-        with suppress(ValueError):  # a key that was here before: its node is still known
+        with suppress(ValueError):  # the key was registered before: its node is still known
             self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, pem, HEARTBEAT_DEFAULT_INTERVAL)
 
     def _start_run(self) -> Task:
-        """The one run that there is; its task is the server half's."""
+        """Start the only run; its task represents the federation's server."""
         content, _ = build_fab_from_files(app_files("parts", PARTS))
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         self._state.store_fab(fab)
@@ -143,16 +143,14 @@ class SuperLink:
         self._state.claim_task(run.primary_task_id)
         self._state.activate_task(run.primary_task_id)
         [task] = self._state.get_tasks(task_ids=[run.primary_task_id])
-        TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, number  # what messages say who sends them
+        TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, number  # the sender in messages
         TaskIdentity.node_id = SUPERLINK_NODE_ID
-        made: Task = task
-        return made
+        server_task: Task = task
+        return server_task
 
     def _run(self, loop: asyncio.AbstractEventLoop, serving: "asyncio.Task[None]") -> None:
         asyncio.set_event_loop(loop)
-        loop.set_exception_handler(
-            lambda _, about: logging.getLogger("seedbed.rounds.message_validation").info("%s", about)
-        )
+        loop.set_exception_handler(lambda _, about: logging.getLogger("seedbed.gate").info("%s", about))
         try:
             loop.run_until_complete(serving)
         except asyncio.CancelledError:
@@ -169,17 +167,17 @@ class SuperLink:
             tasks.create_task(self._keep())
 
     async def _keep(self) -> None:
-        """Keep the run alive, and Flower's memory free of what was never finished."""
+        """Keep the run alive, and remove unfinished data from Flower's memory."""
         orphans: set[str] = set()
         swept = time.monotonic()
         while True:
             self._state.acknowledge_task_heartbeat(self._task.task_id)
             if time.monotonic() > swept + SWEEP:
-                orphans, swept = self._swept(orphans), time.monotonic()
+                orphans, swept = self._sweep(orphans), time.monotonic()
             await asyncio.sleep(SERVER_HEARTBEAT)
 
-    def _swept(self, before: set[str]) -> set[str]:
-        """Delete what belonged to no message a sweep ago and still does not; those that do not now."""
+    def _sweep(self, before: set[str]) -> set[str]:
+        """Delete objects that belonged to no message at the last sweep and still do not; return the current ones."""
         state = self._state
         for session, about in list(state._object_push_sessions.items()):
             if about.expires_at <= now():
@@ -192,7 +190,7 @@ class SuperLink:
 
 
 class DirectClient:
-    """The calls that Flower's grid makes, without HTTP."""
+    """The calls that Flower's grid makes, as direct function calls."""
 
     def __init__(self, link: SuperLink):
         self._link = link
@@ -223,9 +221,9 @@ class DirectClient:
 
 
 def _count_parts(store: Any, number: str) -> tuple[int, bool]:
-    """Objects of an answer, counted until there are too many; whether all have come.
+    """Count an answer's objects, up to a limit, and tell whether all have arrived.
 
-    An object that occurs twice counts twice: a few objects can be a tree without end.
+    An object that occurs twice counts twice: otherwise a few objects could form an endless tree.
     """
     count, complete, pending = 0, True, [number]
     while pending and count <= MOST_PARTS:
@@ -237,7 +235,7 @@ def _count_parts(store: Any, number: str) -> tuple[int, bool]:
 
 @contextmanager
 def _online(state: Any, messages: list[str]) -> Iterator[None]:
-    """Have Flower take the nodes that were sent these messages for online."""
+    """Make Flower treat the recipients of these messages as online."""
     numbers = {state.message_ins_store[n].metadata.dst_node_id for n in messages}
     nodes = [(node, node.online_until) for n in numbers if (node := state.nodes.get(n)) is not None]
     for node, _ in nodes:
@@ -250,7 +248,7 @@ def _online(state: Any, messages: list[str]) -> Iterator[None]:
 
 
 def _config() -> SuperLinkLifespanConfig:
-    """Nothing beside the application: no other port, no process, no file."""
+    """Settings for the application only: no other port, process or file."""
     return SuperLinkLifespanConfig(
         control_address="", health_server_address=None, host="", port=0, insecure=False, certificates=None,
         superexec_auth_secret=secrets.token_bytes(32), authn_plugin=NoOpControlAuthnPlugin(), event_log_plugin=None,
@@ -261,11 +259,11 @@ def _config() -> SuperLinkLifespanConfig:
 
 
 def _log_to(path: Path) -> None:
-    """Have Flower's server write to a file of bounded size, and not to the screen."""
+    """Send the log of Flower's server to a file of limited size instead of the screen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name in ("flwr", "uvicorn.error", "seedbed.rounds.message_validation"):
+    for name in ("flwr", "uvicorn.error", "seedbed.gate"):
         logger = logging.getLogger(name)
         for earlier in list(logger.handlers):
             logger.removeHandler(earlier)

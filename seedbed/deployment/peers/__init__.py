@@ -1,6 +1,6 @@
-"""Peers without a server, in earnest: each is a process with its own data, and exchanges with its neighbours.
+"""Peers without a server in real deployments: each is a process with its own data that exchanges with its neighbours.
 
-Read in this order: `terms` (what all peers agree on beside the plan), `link` (what one peer knows of another, and when
-an exchange counts), `peer` (one peer: rounds, neighbours that fall silent, coming back), `memory` (what is on its
-disk), `letters` (what travels), `running` (its loop) and `network` (ZeroMQ, encrypted).
+Reading order: `peer_policy` (the agreed settings beside the plan), `link` (what one peer knows of another, and when an
+exchange counts), `peer` (one peer: rounds, silent neighbours, coming back), `peer_state` (its disk), `messages` (the
+wire content), `peer_loop` (its loop), `network` (TCP) and `noise_channel` (encryption).
 """

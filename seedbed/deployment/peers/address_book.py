@@ -1,4 +1,4 @@
-"""Who may speak with whom: every peer's address and public key in one file, and each peer's own secret in another."""
+"""The address book: every peer's address and public key in one file, and each peer's own secret in another."""
 
 import base64
 import json
@@ -20,29 +20,29 @@ PAIR = b"seedbed peers: frames"
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """HOST and port of HOST:PORT, without brackets."""
+    """Split HOST:PORT, and remove brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True)
 class AddressBook:
-    """All peers' addresses (host:port) and public keys [32], in the order of their numbers."""
+    """All peers' addresses (HOST:PORT) and public keys [32], in the order of their numbers."""
 
     addresses: Sequence[str]
     keys: Sequence[bytes]
 
     def __post_init__(self) -> None:
         for address in self.addresses:
-            found = ADDRESS.fullmatch(address)
-            if found is None or not 0 < int(found[2]) < 65536:
-                raise InputError(f"{address!r} is no address of a peer: give host:port, as 10.0.0.7:7100")
+            match = ADDRESS.fullmatch(address)
+            if match is None or not 0 < int(match[2]) < 65536:
+                raise InputError(f"{address!r} is not the address of a peer: give HOST:PORT, as 10.0.0.7:7100")
         if len(set(self.addresses)) < len(self.addresses):
-            raise InputError("two peers have the same address: give each a port of its own")
+            raise InputError("two peers have the same address: give each its own port")
 
     def pairs(self, own: ClientId, secret: bytes) -> dict[ClientId, bytes]:
-        """The keys that this peer shares with each other, [32]: each pair's own, made from one's secret and the
-        other's public key."""
+        """The keys [32] that this peer shares with each other peer, derived from its secret and the other's public
+        key."""
         return {other: shared_key(secret, key, PAIR) for other, key in enumerate(self.keys) if other != own}
 
     def write(self, folder: Path) -> None:
@@ -51,20 +51,21 @@ class AddressBook:
 
     @classmethod
     def read(cls, folder: Path) -> "AddressBook":
-        """
+        """Read the address book.
+
         Raises:
-            InputError: there is none, or it was altered so that it is none any more.
+            InputError: the file is missing or damaged.
         """
         path = folder / FILE
         try:
             table: Mapping[str, Sequence[str]] = from_json(path.read_text(encoding="utf-8"))
             return cls(tuple(table["addresses"]), tuple(_bytes(key) for key in table["keys"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} cannot be read ({error}): copy it again from who made it") from error
+            raise InputError(f"{path} cannot be read ({error}): copy it again from the coordinator") from error
 
 
 def write_peer_secret(folder: Path) -> bytes:
-    """A new secret in a file that nobody else may read; its public key [32]."""
+    """Write a new secret to a file that only its owner can read; returns the public key [32]."""
     secret, path = new_secret(), folder / SECRET
     with explain_write_errors(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -78,17 +79,18 @@ def write_peer_secret(folder: Path) -> bytes:
 
 
 def read_peer_secret(folder: Path, public: bytes) -> bytes:
-    """
+    """Read a peer's secret.
+
     Raises:
-        InputError: there is none, or not the one of this public key.
+        InputError: the file is missing, or does not match the public key.
     """
     path = folder / SECRET
     try:
         secret = _bytes(path.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): copy it again from who made it") from error
+        raise InputError(f"{path} cannot be read ({error}): copy it again from the coordinator") from error
     if public_of(secret) != public:
-        raise InputError(f"{path} is not the secret of this peer's public key in {FILE}: copy both again")
+        raise InputError(f"{path} does not match this peer's public key in {FILE}: copy both again")
     return secret
 
 

@@ -1,20 +1,21 @@
-"""What one peer knows of another, and when an exchange between them counts.
+"""One peer's view of another, and when an exchange between them counts.
 
-In round t each gives the other its offer, and says `has` = t once it holds the other's. A peer counts the exchange when
-it holds the other's offer and knows that the other holds its own; it says so (`counted`) once that is on its disk. Two
-ends can never be sure that both close a round alike: the last word may be lost. So who acknowledged, but had to close
-the round without an acknowledgement, is in doubt and follows the other's word later:
+In round t each peer sends the other its offer, and reports `has` = t once it holds the other's offer. A peer counts the
+exchange when it holds the other's offer and knows that the other holds its own. It reports the exchange as `counted`
+once that is on disk. Two ends can never be certain to close a round alike, because the last message may be lost. So a
+peer that acknowledged an offer, but closed the round without an acknowledgement, is in doubt. Later it follows the
+other:
 
-    the other counted it          -> it is made up for: the same flow is added now, with the offers of that round
-    the other closed it without   -> it never was
+    the other counted the exchange  -> compensate: add the same flow now, with the offers of that round
+    the other did not count it      -> the exchange did not happen
 
-Whoever counted keeps its offer until the other has counted too, or has said that it never will; until then the two
-exchange nothing new. What flows over a link is the same at both ends up to its sign, so that the sum over peers is kept
-whatever is lost.
+A peer that counted an exchange keeps its offer until the other has counted it too, or has reported that it never will.
+Until then the two exchange nothing new. The flow over a link is equal at both ends up to its sign, so the sum over
+peers is preserved whatever is lost.
 
-A peer that is started again is in the round in which it died: it does the same work again (work is a function of the
-round and of what was on its disk), and so gives the same offer; a neighbour that had counted it gives its own again.
-Sessions, larger with each start, keep apart what was said to the process that died.
+A restarted peer repeats the round in which it died. Its work is a function of the round and of its disk, so it sends
+the same offer; a neighbour that had counted the exchange sends its own offer again. Session numbers grow with each
+start; they separate messages to the dead process from current ones.
 """
 
 from dataclasses import dataclass, field
@@ -22,41 +23,41 @@ from dataclasses import dataclass, field
 from seedbed.deployment.peers.messages import Offer, PeerStatus
 from seedbed.federated import ClientId
 
-NEVER = -1  # of rounds
+NEVER = -1  # no round
 
 
 @dataclass
 class PeerLink:
-    """One peer's view of one other. `counted` and `doubt` are on disk with each closed round."""
+    """One peer's view of one other peer. `counted` and `doubt` are on disk with each closed round."""
 
     other: ClientId
     counted: int = NEVER  # the last round whose exchange is in this peer's state
     doubt: int = NEVER  # a round that was acknowledged, and closed without knowing whether the other counted it
-    saved_doubt: int = NEVER  # as it is on disk
-    # what was heard
-    session: int = 0  # 0: never heard
+    saved_doubt: int = NEVER  # `doubt` on disk
+    # received from the other
+    session: int = 0  # 0: nothing received yet
     knows: bool = False  # whether the other knows this peer's session
     at: int = NEVER
     has: int = NEVER
     theirs: int = NEVER  # the last round that the other counted
-    offers: dict[int, Offer] = field(default_factory=dict)  # what it gave, by round
-    unfit: int = NEVER  # a round in which its offer was none that can be used
-    heard: float = 0.0  # when it was heard last
-    away: bool = False  # silent for too long; not waited for until it is heard again
-    # what was said
+    offers: dict[int, Offer] = field(default_factory=dict)  # the other's offers, by round
+    unfit: int = NEVER  # a round in which its offer was invalid
+    heard: float = 0.0  # time of its last message
+    away: bool = False  # silent for too long; not waited for until its next message
+    # sent to the other
     told: PeerStatus | None = None
     acknowledged: int = NEVER
-    offered: tuple[int, int] = (0, NEVER)  # to which session, of which round
+    offered: tuple[int, int] = (0, NEVER)  # session and round of the last offer
     tries: int = 0
     next_try: float = 0.0
 
     @property
     def even(self) -> bool:
-        """Both ends have counted the same."""
+        """Whether both ends have counted the same exchanges."""
         return self.counted == self.theirs
 
     def hear(self, status: PeerStatus, own_session: int, now: float) -> bool:
-        """Take in what the other says of itself; False if it was said by a process that is no more, or out of order."""
+        """Process the other's status; False if it comes from an earlier process or is out of order."""
         if (status.session, status.at) < (self.session, self.at if status.session == self.session else NEVER):
             return False
         if status.session > self.session:
@@ -67,11 +68,11 @@ class PeerLink:
         self.has = status.has if self.knows else NEVER
         self.heard = now
         if NEVER < self.doubt < self.at and self.theirs < self.doubt:
-            self.doubt = NEVER  # it closed that round without, too
+            self.doubt = NEVER  # the other closed that round without the exchange, too
         return True
 
     def hold(self, round: int, offered: Offer, own_round: int) -> None:
-        """Keep an offer; of others only those that may still be needed."""
+        """Store an offer, and drop offers that are no longer needed."""
         wanted = {own_round, self.at, self.theirs, self.doubt}
         self.offers = {r: o for r, o in {**self.offers, round: offered}.items() if r in wanted}
 
@@ -81,7 +82,7 @@ class PeerLink:
         return round in self.offers and (both_hold or self.theirs == round)
 
     def awaited(self, round: int) -> bool:
-        """Whether something that this round needs may still come."""
+        """Whether a message that this round needs may still arrive."""
         if self.away or self.unfit == round or self.ready(round):
             return False
         if self.theirs > self.counted:
@@ -89,15 +90,15 @@ class PeerLink:
         return self.at <= round
 
     def holds(self, round: int) -> int:
-        """What to say of its offer of this round. This binds: whoever says it may be counted, and is in doubt.
+        """The `has` to report for this round's offer. It is binding: the other may then count the exchange.
 
-        With a doubt on disk nothing is said, so that a peer that dies is in doubt of one round alone.
+        Nothing is acknowledged while a doubt is on disk, so that a peer that dies is in doubt of only one round.
         """
-        held = round in self.offers and (self.even or self.theirs == round)
-        return round if held and self.saved_doubt == NEVER else NEVER
+        holding = round in self.offers and (self.even or self.theirs == round)
+        return round if holding and self.saved_doubt == NEVER else NEVER
 
     def close(self, round: int, counting: bool) -> None:
-        """What is so after this round."""
+        """Update the link when this round is closed."""
         may_have = self.acknowledged == round and not (self.at > round and self.theirs < round)
         if counting:
             self.counted = round
@@ -105,19 +106,19 @@ class PeerLink:
             self.doubt = round
 
     def started_again(self, round: int) -> None:
-        """The process that died in this round may have acknowledged its offer."""
+        """After a restart: the process that died in this round may have acknowledged the other's offer."""
         self.saved_doubt = self.doubt
         if self.doubt == NEVER:
             self.acknowledged = round
 
     @property
     def lacks(self) -> bool:
-        """Whether it has not counted what this peer did, and must be given that round's offer again."""
+        """Whether the other has not counted an exchange that this peer did, and needs that round's offer again."""
         missed = self.at > self.counted or (self.at == self.counted and self.has != self.counted)
         return self.session > 0 and self.theirs < self.counted and missed
 
     @property
     def late(self) -> int:
-        """A round in doubt that the other turns out to have counted, and can be made up for; or NEVER."""
-        found = self.doubt if self.theirs == self.doubt > self.counted else NEVER
-        return found if found in self.offers else NEVER
+        """A round in doubt that the other has counted and that can be compensated now; or NEVER."""
+        round = self.doubt if self.theirs == self.doubt > self.counted else NEVER
+        return round if round in self.offers else NEVER

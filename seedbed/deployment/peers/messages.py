@@ -1,4 +1,4 @@
-"""What travels between two peers: a status, and at times an offer with it, sealed by a key that the two share."""
+"""Messages between two peers: a status, optionally with an offer, authenticated by a key that the two share."""
 
 import hashlib
 import json
@@ -17,49 +17,52 @@ from seedbed.federated import ClientId, ServerState
 from seedbed.rounds.gossip import is_mixed
 
 STATUS = struct.Struct("<QQqqq")
-Offer = Mapping[str, Tensor]  # the leaves of a state that are mixed, by name
+Offer = Mapping[str, Tensor]  # the mixed leaves of a state, by name
 
 
 class PeerStatus(NamedTuple):
-    """Where a peer is, for one other."""
+    """A peer's progress, as reported to one other peer."""
 
-    session: int  # of who says this: larger each time its process is started
-    heard: int  # the session of whom it is said to, as far as known; 0: not heard yet
-    at: int  # the round that it is in; all before it are closed
-    has: int  # the round of which it holds the other's offer and gives its own for it; -1: none
-    counted: int  # the last round whose exchange with the other is in its state, on disk; -1: none
+    session: int  # of the sender; larger after each start
+    heard: int  # the receiver's session as far as the sender knows; 0: unknown
+    at: int  # the sender's current round; all before it are closed
+    has: int  # the round for which it holds the other's offer; -1: none
+    counted: int  # the last round whose exchange with the receiver is in its state, on disk; -1: none
 
 
 class StatusMessage(NamedTuple):
-    """What came from a peer."""
+    """A message from a peer."""
 
     sender: ClientId
     status: PeerStatus
-    round: int = -1  # of what is offered
-    payload: bytes | None = None  # None: nothing is; empty: it only takes in this round
+    round: int = -1  # of the offer
+    payload: bytes | None = None  # None: no offer; empty: the sender only receives in this round
 
 
 def mixed_part(state: ServerState) -> Offer:
-    """What of a peer's state is offered."""
+    """The leaves of a peer's state that it offers."""
     return {name: leaf for name, leaf in tree.named_leaves(state).items() if is_mixed(leaf)}
 
 
 def with_mixed_part(state: ServerState, offered: Offer) -> ServerState:
-    """The state with these leaves in it."""
+    """The state with these leaves replaced."""
     leaves = [offered.get(name, leaf) for name, leaf in tree.named_leaves(state).items()]
     return ServerState(*tree.with_leaves(state, leaves))
 
 
 def fingerprint(plan: FederationProtocol, terms: PeerPolicy) -> bytes:
-    """[32]  of what all peers must agree on."""
+    """[32] bytes: digest of everything that all peers must agree on."""
     return hashlib.sha256(json.dumps([plan.parts, terms.binding], sort_keys=True).encode()).digest()
 
 
 class PeerMessages:
-    """Writes and reads one peer's letters.
+    """Writes and reads one peer's messages.
 
     Args:
-        keys: of each contact, [32], shared with it alone.
+        plan: the protocol.
+        terms: the peers' policy.
+        own: this peer's number.
+        keys: for each contact [32] bytes, shared only with it.
     """
 
     def __init__(self, plan: FederationProtocol, terms: PeerPolicy, own: ClientId, keys: Mapping[ClientId, bytes]):
@@ -72,20 +75,20 @@ class PeerMessages:
 
     @property
     def largest(self) -> int:
-        """Bytes of a message's frames, at most."""
+        """The largest size of a message's frames in bytes."""
         pieces = 2 + self.mould.limit // FRAME_CHUNK
         return STATUS.size + self.mould.limit + pieces * (FRAME_HEADER.size + MAC)
 
     def write(self, to: ClientId, status: PeerStatus, round: int = -1, payload: bytes | None = None) -> list[bytes]:
         """The frames of one message."""
-        frames = self._sealed(to, Action.STATUS, status.at, STATUS.pack(*status))
-        return frames if payload is None else frames + self._sealed(to, Action.OFFER, round, payload)
+        frames = self._seal(to, Action.STATUS, status.at, STATUS.pack(*status))
+        return frames if payload is None else frames + self._seal(to, Action.OFFER, round, payload)
 
     def read(self, frames: Sequence[bytes]) -> StatusMessage:
-        """What one message says.
+        """Parse one message.
 
         Raises:
-            Refused: it is not from a contact, was altered, or is of other peers or of other settings.
+            FrameRefused: it is not from a contact, was altered, or belongs to other peers or other settings.
         """
         letters = [letter for frame in frames if (letter := self._assembler.take(frame)) is not None]
         if not letters or [letter.action for letter in letters] != [Action.STATUS, Action.OFFER][: len(letters)]:
@@ -93,11 +96,11 @@ class PeerMessages:
         sender = letters[0].client
         for letter in letters:
             if letter.run != self._run or letter.client != sender:
-                raise FrameRefused(f"peer {letter.client} speaks of another run, or in another's name")
+                raise FrameRefused(f"peer {letter.client} uses another run's name, or another peer's")
             if letter.schema != self.schema:
-                raise FrameRefused(f"peer {sender} was set up by other settings: give all peers the same")
+                raise FrameRefused(f"peer {sender} has other settings: give all peers the same")
         status = PeerStatus(*STATUS.unpack(letters[0].payload))
         return StatusMessage(sender, status, *((letters[1].round, letters[1].payload) if len(letters) > 1 else ()))
 
-    def _sealed(self, to: ClientId, action: Action, round: int, payload: bytes) -> list[bytes]:
+    def _seal(self, to: ClientId, action: Action, round: int, payload: bytes) -> list[bytes]:
         return seal_frames(Letter(self._run, round, 0, self.own, action, self.schema, payload), self._keys[to])

@@ -6,9 +6,9 @@ T. Perrin, "The Noise Protocol Framework", revision 34 (2018), noiseprotocol.org
     initiator  <-------------------  e, ee, se, tag  --------------  responder
     initiator  --  an empty message  ----------------------------->  responder
 
-The last is for the responder: what came before may be a recording that somebody plays again. Ephemeral keys make it
-forward secret. Every message has a length of 4 bytes that is checked against a limit before it is read: ZeroMQ, which
-carried these messages before, keeps all parts of a message before anybody can look at one.
+The third message protects the responder: what came before may be a replayed recording. Ephemeral keys give forward
+secrecy. Every message has a length of 4 bytes that is checked against a limit before the message is read. (ZeroMQ,
+used before, stores all parts of a message before any can be inspected.)
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from seedbed.privacy.secure.keys import new_secret, public_of
 
-NOISE_NAME = b"Noise_KK_25519_ChaChaPoly_SHA256"  # 32 bytes: h begins with them as they are
+NOISE_NAME = b"Noise_KK_25519_ChaChaPoly_SHA256"  # 32 bytes: the initial h, unhashed
 PROLOGUE = b"seedbed peers 3"
 KEY, TAG = 32, 16
 FIRST = struct.Struct(f"<I{KEY + TAG}s")
 SECOND = KEY + TAG
 FRAME_LENGTH = struct.Struct("<I")
-HANDSHAKE = 10.0  # seconds that all of it may take
+HANDSHAKE = 10.0  # seconds for the whole handshake
 
 
 class ByteStream(Protocol):
-    """What is needed of a socket."""
+    """The socket methods that a channel uses."""
 
     def recv(self, size: int, /) -> bytes: ...
 
@@ -44,11 +44,11 @@ class ByteStream(Protocol):
 
 
 class NotLetIn(ConnectionError):
-    """The other end has not the key that it should have."""
+    """The other end does not have the expected key."""
 
 
 class Channel:
-    """One end of a connection. Messages come whole, in order, or not at all."""
+    """One end of a connection. Messages arrive complete and in order, or not at all."""
 
     def __init__(self, stream: ByteStream, sending: bytes, receiving: bytes):
         self.stream = stream
@@ -64,14 +64,14 @@ class Channel:
         """The next message.
 
         Args:
-            limit: bytes of a message, at most.
-            end: when it must be there (`time.monotonic`); None: as the stream's timeout says.
+            limit: the largest size of a message in bytes.
+            end: deadline (`time.monotonic`); None: the stream's timeout.
         Raises:
             OSError: the connection ended; the message is too long or was altered.
         """
         (length,) = FRAME_LENGTH.unpack(exactly(self.stream, FRAME_LENGTH.size, end))
         if not TAG <= length <= limit + TAG:
-            raise ConnectionError(f"a message of {length} bytes: at most {limit + TAG} are taken")
+            raise ConnectionError(f"a message of {length} bytes: at most {limit + TAG} are accepted")
         sealed = exactly(self.stream, length, end)
         try:
             message = self._receiving.decrypt(_nonce(self._received), sealed, None)
@@ -82,13 +82,15 @@ class Channel:
 
 
 def connect(stream: ByteStream, own: int, secret: bytes, other: bytes) -> Channel:
-    """The initiator's end.
+    """Open the initiator's end.
 
     Args:
-        own: its number.
-        other: [32]  the responder's public key.
+        stream: a connected socket.
+        own: the initiator's number.
+        secret: [32] bytes, its own.
+        other: [32] bytes, the responder's public key.
     Raises:
-        OSError: the responder has not that key, does not know this one, or is silent.
+        OSError: the responder has another key, does not know this one, or does not answer.
     """
     end = time.monotonic() + HANDSHAKE
     stream.settimeout(HANDSHAKE)
@@ -109,18 +111,20 @@ def connect(stream: ByteStream, own: int, secret: bytes, other: bytes) -> Channe
 
 
 def accept(stream: ByteStream, secret: bytes, key_of: Callable[[int], bytes | None]) -> tuple[int, Channel]:
-    """The responder's end, and the initiator's number.
+    """Open the responder's end; returns the initiator's number and the channel.
 
     Args:
-        key_of: a number -> the public key [32] of the peer that may connect, or None.
+        stream: an accepted socket.
+        secret: [32] bytes, its own.
+        key_of: number → public key [32] of a peer that may connect, or None.
     Raises:
-        OSError: the initiator may not connect, has not its key, or is silent.
+        OSError: the initiator may not connect, has another key, or does not answer.
     """
     end = time.monotonic() + HANDSHAKE
     number, first = FIRST.unpack(exactly(stream, FIRST.size, end))
     other = key_of(number)
     if other is None:
-        raise NotLetIn(f"peer {number} is no contact")
+        raise NotLetIn(f"peer {number} is not a contact")
     state, e = _Symmetric(number, other, public_of(secret)), new_secret()
     state.mix_hash(first[:KEY])
     state.mix_key(_dh(secret, first[:KEY]))
@@ -138,7 +142,7 @@ def accept(stream: ByteStream, secret: bytes, key_of: Callable[[int], bytes | No
 
 
 class _Symmetric:
-    """Noise's symmetric state: the chaining key ck, the hash h of all that was said, and the key k."""
+    """Noise's symmetric state: the chaining key ck, the hash h of the transcript, and the key k."""
 
     def __init__(self, number: int, initiator: bytes, responder: bytes):
         self._ck = self._h = NOISE_NAME
@@ -153,7 +157,7 @@ class _Symmetric:
         self._ck, self._k = _two_keys(self._ck, shared)
 
     def seal(self) -> bytes:
-        """An empty message, authenticated with all that was said before."""
+        """Encrypt an empty message, which authenticates the transcript."""
         sealed = ChaCha20Poly1305(self._k).encrypt(_nonce(0), b"", self._h)
         self.mix_hash(sealed)
         return sealed
@@ -162,23 +166,23 @@ class _Symmetric:
         try:
             ChaCha20Poly1305(self._k).decrypt(_nonce(0), sealed, self._h)
         except InvalidTag as error:
-            raise NotLetIn("the other end has not the key that it should have") from error
+            raise NotLetIn("the other end does not have the expected key") from error
         self.mix_hash(sealed)
 
     def split(self) -> tuple[bytes, bytes]:
-        """The initiator's key for sending, and the responder's."""
+        """The sending keys of initiator and responder."""
         return _two_keys(self._ck, b"")
 
 
 def exactly(stream: ByteStream, size: int, end: float | None = None) -> bytes:
-    """So many bytes. Until `end`, where it is given: a timeout of the stream begins anew with every byte."""
+    """Read `size` bytes before `end`, if given; the stream's own timeout restarts with every byte."""
     data = bytearray()
     while len(data) < size:
         if end is not None:
             stream.settimeout(max(0.001, end - time.monotonic()))
         piece = stream.recv(min(size - len(data), 1 << 20))
         if not piece:
-            raise ConnectionError("the other end is gone")
+            raise ConnectionError("the connection was closed")
         data += piece
     return bytes(data)
 
@@ -194,7 +198,7 @@ def _dh(secret: bytes, public: bytes) -> bytes:
     try:
         return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:  # a point of low order
-        raise NotLetIn("the other end sent a public key that is none") from error
+        raise NotLetIn("the other end sent an invalid public key") from error
 
 
 def _nonce(number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What a peer writes for people: a line a round, and its model."""
+"""A peer's output files: metrics with one line per round, and its model."""
 
 import json
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ class PeerOutput:
         self._metrics, self._model = folder / METRICS, folder / MODEL
 
     def note(self, numbers: Mapping[str, Any]) -> None:
-        """A round's line. It counts once the round is in the peer's memory: see `forget_after`."""
+        """Append a round's metrics. They count once the round is in the peer's state: see `forget_after`."""
         with explain_write_errors(self._metrics, go_on=RESTART_PEER), open(self._metrics, "a") as file:
             file.write(json.dumps(numbers) + "\n")
 
     def forget_after(self, round: int) -> None:
-        """Drop lines of rounds that were not closed when the process died, and what it did not write to the end."""
+        """Drop metrics of rounds that were not closed when the process died, and an incomplete last line."""
         if self._metrics.exists():
             lines = self._metrics.read_text().split("\n")[:-1]
             kept = [line + "\n" for line in lines if from_json(line)["round"] <= round]

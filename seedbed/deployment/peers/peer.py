@@ -1,8 +1,8 @@
-"""One peer: its rounds, what it says to whom, whom it waits for. No clock and no socket of its own: see `running`.
+"""One peer: its rounds, its messages, and its waiting. It has no clock and no socket of its own: see `peer_loop`.
 
-A round goes: work, offer, hear the neighbours, mix what counts (`link`), write to disk, say so. A neighbour that is
-silent for too long is gone on without: what it would have given stays with this peer, as with a failed link in
-simulation. A peer that was away takes part again from the round that its neighbours are in.
+A round: train, offer, receive the neighbours' offers, mix what counts (`link`), write to disk, report. Training
+continues if a neighbour is silent for too long: its share then stays with this peer, as with a failed link in
+simulation. A peer that comes back continues in its neighbours' current round.
 """
 
 import os
@@ -37,27 +37,28 @@ from seedbed.rounds.gossip import consensus_distance, local_server_step
 from seedbed.rounds.round import Round, one_by_one, refuse_infinite
 from seedbed.tree import Tree
 
-MAX_LOGGED_REMARKS = 100  # unlike lines on what others sent, a round
-LONGEST_TRY = 60.0  # seconds between two sendings of the same offer, at most
+MAX_LOGGED_REMARKS = 100  # different log lines about others' messages, per round
+LONGEST_TRY = 60.0  # longest time in seconds before an offer is resent
 
 
 class NoPeersHeard(InputError):
-    """Nobody was heard for too long."""
+    """No message arrived from any peer for too long."""
 
 
 class Peer:
     """One peer of a run.
 
     Args:
-        plan: the same for all; `plan.start` is where a new peer starts.
+        plan: the same for all peers; `plan.start` is the start of a new peer.
+        terms: the peers' policy, the same for all.
         own: its number.
         source: its tasks, under its number: `Sampled(population, sampler, first=own)`.
-        keys: of each contact, [32], shared with it alone.
-        folder: of its memory, metrics, log and model; made if it is not there.
-        started: larger at each start of this peer, such as the time in nanoseconds.
+        keys: for each contact [32] bytes, shared only with it.
+        folder: for its state, metrics, log and model; created if missing.
+        started: a number that grows with each start of this peer; None: the time in nanoseconds.
         said: also called with each line of the log.
     Raises:
-        InputError: the folder is another's, was altered, or is held by another process.
+        InputError: the folder belongs to another peer, was altered, or is in use by another process.
     """
 
     def __init__(
@@ -79,58 +80,58 @@ class Peer:
         self._engine = OneByOne(source)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock: int | None = lock_file(folder / "lock", "process")
-        self.log, self._diary = EventLog(folder / "log.jsonl", said), PeerOutput(folder)
+        self.log, self._output = EventLog(folder / "log.jsonl", said), PeerOutput(folder)
         try:
             refuse_links(folder)
-            memory = load_peer_state(folder, plan, self._of) or self._new()
+            stored = load_peer_state(folder, plan, self._of) or self._new()
         except BaseException:
             self.close()
             raise
-        self.new = memory.session == 0  # never started before
-        self.session = max(memory.session + 1, time.time_ns() if started is None else started)
-        self.state, self.round, self._kept, self._owed = memory.state, memory.round, memory.kept, dict(memory.owed)
-        self.links = {c: PeerLink(c, memory.counted[c], memory.doubt[c]) for c in contacts}
+        self.new = stored.session == 0  # never started before
+        self.session = max(stored.session + 1, time.time_ns() if started is None else started)
+        self.state, self.round, self._kept, self._owed = stored.state, stored.round, stored.kept, dict(stored.owed)
+        self.links = {c: PeerLink(c, stored.counted[c], stored.doubt[c]) for c in contacts}
         if not self.new:
             for link in self.links.values():
                 link.started_again(self.round)
-        self._at = self.state  # what is mixed in this round
+        self._at = self.state  # the state that is mixed in this round
         self._offer: Offer | None = None
         self._message: Message | None = None
-        self._since: float | None = None  # when it began to wait
+        self._since: float | None = None  # start of waiting
         self._packed: dict[int, bytes] = {}
         self._remarks: set[tuple[object, ...]] = set()
-        self._diary.forget_after(self.round)
+        self._output.forget_after(self.round)
         self._save()
         self._begin()
-        self._next_sign, self._next_word, self._left = 0.0, 0.0, False
+        self._next_heartbeat, self._next_report, self._left = 0.0, 0.0, False
         contacted = self._names(self.links.values())
         self.log("open", peer=self._name(own), round=self.round, rounds=terms.rounds, contacts=contacted)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     @property
     def finished(self) -> bool:
-        """All rounds are closed; neighbours may still need something."""
+        """Whether all rounds are closed; neighbours may still need this peer."""
         return self.round >= self.terms.rounds
 
     @property
     def busy(self) -> bool:
-        """There is something to compute."""
+        """Whether there is something to compute."""
         return not self.finished and (self._offer is None or self._message is None)
 
     @property
     def left(self) -> bool:
-        """Nobody needs it any more."""
+        """Whether no neighbour needs this peer any more."""
         return self._left
 
-    # ---- what comes ---------------------------------------------------------------------------------------------
+    # ---- incoming messages --------------------------------------------------------------------------------------
 
     def take(self, frames: Sequence[bytes], now: float) -> None:
-        """A message from somewhere. Nothing that it holds can do more than be refused."""
+        """Process a message from any source. Whatever it contains, it can at worst be refused."""
         try:
             note = self.letters.read(frames)
         except FrameRefused as why:
@@ -145,8 +146,8 @@ class Peer:
         link.away = False
         self._take_offer(link, note)
         if link.theirs > link.counted and link.theirs not in (self.round, link.doubt):
-            self._remark("memory of an earlier day", peer=self._name(link.other), round=link.theirs)
-            link.counted = link.theirs  # what it counted this peer has never given: somebody put a folder back
+            self._remark("old state restored", peer=self._name(link.other), round=link.theirs)
+            link.counted = link.theirs  # this peer never gave that offer: its folder was restored from a backup
 
     def _take_offer(self, link: PeerLink, note: StatusMessage) -> None:
         if note.payload is None:
@@ -162,13 +163,13 @@ class Peer:
             return
         link.hold(note.round, offered, self.round)
 
-    # ---- what goes out ------------------------------------------------------------------------------------------
+    # ---- outgoing messages --------------------------------------------------------------------------------------
 
     def outbox(self, now: float) -> Iterator[tuple[ClientId, list[bytes]]]:
-        """What is to be said to whom: what has changed, what is still missing there, and signs of life."""
-        sign = now >= self._next_sign
-        if sign:
-            self._next_sign = now + self.terms.again
+        """Messages to send now: changed statuses, offers that are missing at the other end, and heartbeats."""
+        heartbeat = now >= self._next_heartbeat
+        if heartbeat:
+            self._next_heartbeat = now + self.terms.again
         for link in self.links.values():
             status = PeerStatus(self.session, link.session, self.round, link.holds(self.round), link.counted)
             if status.has == self.round:
@@ -176,14 +177,14 @@ class Peer:
             round = self._due(link, now)
             if round != NEVER:
                 yield link.other, self.letters.write(link.other, status, round, self._payload(link.other, round))
-            elif sign or status != link.told:
+            elif heartbeat or status != link.told:
                 yield link.other, self.letters.write(link.other, status)
             else:
                 continue
             link.told = status
 
     def _due(self, link: PeerLink, now: float) -> int:
-        """The round whose offer the other is to be sent now, or NEVER."""
+        """The round whose offer to send now, or NEVER."""
         round = NEVER
         if link.session == 0 or link.away:
             return NEVER
@@ -202,7 +203,7 @@ class Peer:
         return round
 
     def _payload(self, to: ClientId, round: int) -> bytes:
-        """Nothing where the other only gives."""
+        """The packed offer; empty if the other only sends."""
         if float(self.terms.weights(round)[to, self.own]) == 0:
             return b""
         if round not in self._packed:
@@ -213,82 +214,85 @@ class Peer:
     # ---- a round ------------------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> Round | None:
-        """Do what can be done now: a step at a time, so that what each gives can be sent. The round that this closed.
+        """Do the next step that is possible now, one at a time so that offers can be sent in between.
 
+        Returns:
+            The round that this step closed, or None.
         Raises:
-            Diverged: the model is no longer finite.
-            Alone: nobody was heard for `patience` seconds.
+            Diverged: the model contains NaN or infinite numbers.
+            NoPeersHeard: no message arrived for `patience` seconds.
         """
         if self.finished:
             self._finish(now)
         elif self._offer is None:
             if self.terms.order == "adapt_then_combine":
-                self._work()
-                self._at = local_server_step(self.plan.algorithm, self.own, self.state, self._made)
+                self._train()
+                self._at = local_server_step(self.plan.algorithm, self.own, self.state, self._own_message)
             self._offer = mixed_part(self._at)
         elif self._message is None:
-            self._work()
+            self._train()
         elif not self._waits(now):
-            return self._closed()
+            return self._close_round()
         return None
 
     def _begin(self) -> None:
-        """In a new round nothing is done yet."""
+        """Start a round: nothing is computed yet."""
         self._at, self._offer, self._message, self._since = self.state, None, None, None
         self._packed, self._remarks = {}, set()
         self._linked = [] if self.finished else self.terms.neighbours(self.own, self.round)
 
-    def _work(self) -> None:
+    def _train(self) -> None:
         algorithm = self.plan.algorithm
         self._engine.recall({} if self._kept is None else {self.own: self._kept})
         asked = {self.own: algorithm.send(self.state, self.own)}
         self._message = one_by_one(self._engine.ask(algorithm, asked, self.round))[self.own]
 
     @property
-    def _made(self) -> Message:
+    def _own_message(self) -> Message:
         assert self._message is not None
         return self._message
 
     def _waits(self, now: float) -> bool:
-        """Whether to wait on; who was silent for too long is away from now on."""
+        """Whether to keep waiting; marks neighbours that were silent for too long as away."""
         if self._since is None:
-            self._since, self._next_word = now, now + self.terms.deadline / 4
+            self._since, self._next_report = now, now + self.terms.deadline / 4
         awaited = [self.links[c] for c in self._linked if self.links[c].awaited(self.round)]
         self._miss(self.links.values(), self._since, now)
         awaited = [link for link in awaited if not link.away]
-        alone = all(link.away for link in self.links.values())
-        if (awaited or alone) and now >= self._next_word:
+        isolated = all(link.away for link in self.links.values())
+        if (awaited or isolated) and now >= self._next_report:
             self.log("waiting", round=self.round, peers=self._names(awaited or self.links.values()))
-            self._next_word = now + self.terms.deadline / 4
+            self._next_report = now + self.terms.deadline / 4
         last = max([self._since, *(link.heard for link in self.links.values())])
-        if alone and now - last > self.terms.patience:
+        if isolated and now - last > self.terms.patience:
             raise NoPeersHeard(
-                f"{self._name(self.own)} heard nobody for {self.terms.patience:g} seconds in round {self.round + 1} of "
-                f"{self.terms.rounds}: see that the others run and can be reached; {RESTART_PEER}"
+                f"{self._name(self.own)} received no message for {self.terms.patience:g} seconds in round "
+                f"{self.round + 1} of {self.terms.rounds}: check that the other peers run and are reachable; "
+                f"{RESTART_PEER}"
             )
-        return bool(awaited) or alone
+        return bool(awaited) or isolated
 
     def _miss(self, links: Iterable[PeerLink], since: float, now: float) -> None:
-        """Mark who has been silent for too long: since this peer began to wait, or longer."""
+        """Mark links as away that have been silent for too long, counted from the start of waiting."""
         for link in links:
             longest = self.terms.patience if self.new and not link.session else self.terms.deadline
             if not link.away and now - max(link.heard, since) > longest:
                 link.away = True
                 self.log("silent", peer=self._name(link.other), round=self.round, seconds=longest)
 
-    def _closed(self) -> Round:
-        """Mix what counts, write it down, and go to the next round."""
+    def _close_round(self) -> Round:
+        """Mix the offers that count, write the state to disk, and start the next round."""
         counting = [self.links[c] for c in self._linked if self.links[c].ready(self.round)]
         info = self._info(counting)
         mixed = add_flow(self._at, [self._flow(link, self.round) for link in counting] + self._make_up())
         if self.terms.order == "combine_then_adapt":
-            mixed = local_server_step(self.plan.algorithm, self.own, mixed, self._made)
-        refuse_infinite(mixed, self.round + 1, self._made.info)
+            mixed = local_server_step(self.plan.algorithm, self.own, mixed, self._own_message)
+        refuse_infinite(mixed, self.round + 1, self._own_message.info)
         self._settle(counting)
         self.state, self._kept = mixed, self._engine.memory().get(self.own)
         clients = sorted([self.own, *(link.other for link in counting)])
         number = self.round + 1
-        self._diary.note({"round": number, "peers": [self._name(c) for c in clients], **info})
+        self._output.note({"round": number, "peers": [self._name(c) for c in clients], **info})
         self.log("closed", round=number, peers=self._names(counting), info=info)
         self.round = self._next()
         self._save()
@@ -298,17 +302,17 @@ class Peer:
         return Round(number, self.state, clients, info)
 
     def _settle(self, counting: Sequence[PeerLink]) -> None:
-        """What the links are after this round is closed."""
+        """Update the links when this round is closed."""
         offer = self._offer or {}
         self._owed[self.round] = offer
         for link in self.links.values():
-            link.close(self.round, any(link is one for one in counting))
+            link.close(self.round, any(link is counted for counted in counting))
         links = self.links.values()
         needed = {link.counted for link in links if link.theirs < link.counted} | {link.doubt for link in links}
         self._owed = {round: owed for round, owed in self._owed.items() if round in needed}
 
     def _make_up(self) -> list[Offer]:
-        """The flows of rounds in doubt that the other end turns out to have counted; from now on they count here."""
+        """Flows of rounds in doubt that the other end has counted; from now on they count here too."""
         flows = []
         for link in self.links.values():
             round = link.late
@@ -323,7 +327,7 @@ class Peer:
         return exchange_flow(self.terms.weights(round), self.own, link.other, mine, link.offers[round])
 
     def _next(self) -> int:
-        """The next round that is not over for all with whom this peer could exchange in it."""
+        """The next round that at least one reachable neighbour has not closed yet."""
         round = self.round + 1
         present = [link for link in self.links.values() if link.session and not link.away]
         while round < self.terms.rounds:
@@ -338,9 +342,9 @@ class Peer:
     # ---- the end ------------------------------------------------------------------------------------------------
 
     def _finish(self, now: float) -> None:
-        """Wait until nobody needs this peer: all that are there have closed their last round, and count the same."""
+        """Linger until every live neighbour has closed its last round and agrees on counted exchanges."""
         if self._since is None:
-            self._since, self._next_word = now, now + self.terms.deadline / 4
+            self._since, self._next_report = now, now + self.terms.deadline / 4
         if any(link.late != NEVER for link in self.links.values()):
             self.state = add_flow(self.state, self._make_up())
             self._save()
@@ -352,13 +356,13 @@ class Peer:
         if not waiting:
             self._left = True
             self.log("finished", rounds=self.terms.rounds)
-        elif now >= self._next_word:
+        elif now >= self._next_report:
             self.log("staying for", peers=self._names(waiting))
-            self._next_word = now + self.terms.deadline / 4
+            self._next_report = now + self.terms.deadline / 4
 
     @property
     def model(self) -> Tree:
-        """The params that this peer would start a client from."""
+        """The parameters that this peer would send to a client."""
         return params_of(self.plan.algorithm.send(self.state, self.own))
 
     # ---- on disk ------------------------------------------------------------------------------------------------
@@ -371,22 +375,22 @@ class Peer:
         counted, doubt = ([NEVER] * len(self.terms.names) for _ in range(2))
         for c, link in self.links.items():
             counted[c], doubt[c] = link.counted, link.doubt
-        memory = PeerState(self.state, self._kept, self.round, self.session, counted, doubt, self._owed)
-        save_peer_state(self.folder, memory, self._of)
+        current = PeerState(self.state, self._kept, self.round, self.session, counted, doubt, self._owed)
+        save_peer_state(self.folder, current, self._of)
         for link in self.links.values():
             link.saved_doubt = link.doubt
 
     def _write_model(self) -> None:
-        self._diary.write_model(self.model)
+        self._output.write_model(self.model)
 
     def _info(self, counting: Sequence[PeerLink]) -> dict[str, float]:
-        """Numbers for people: this peer's own, and how far the models are apart that meet here, before mixing."""
+        """Metrics: this peer's own, and the consensus distance of the models mixed here, before mixing."""
         algorithm, states = self.plan.algorithm, [self._at]
         states += [with_mixed_part(self._at, link.offers[self.round]) for link in counting if link.offers[self.round]]
         consensus = consensus_distance([algorithm.send(state, self.own) for state in states])
-        return {**{n: float(v) for n, v in self._made.info.items()}, "consensus": float(consensus)}
+        return {**{n: float(v) for n, v in self._own_message.info.items()}, "consensus": float(consensus)}
 
-    # ---- words --------------------------------------------------------------------------------------------------
+    # ---- log ----------------------------------------------------------------------------------------------------
 
     def _name(self, peer: ClientId) -> str:
         return self.terms.names[peer]
@@ -395,7 +399,7 @@ class Peer:
         return [self._name(link.other) for link in links]
 
     def _remark(self, event: str, **about: object) -> None:
-        """A line of the log that others can provoke: each once a round, and so many."""
+        """Log an event that others can cause: once per round and content, and a limited number."""
         line = (event, *about.values())
         if line not in self._remarks and len(self._remarks) < MAX_LOGGED_REMARKS:
             self._remarks.add(line)

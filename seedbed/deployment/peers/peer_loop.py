@@ -1,4 +1,4 @@
-"""A peer on a network: its loop."""
+"""The loop of a peer on a network."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -7,35 +7,35 @@ from seedbed.deployment.peers.peer import Peer
 from seedbed.federated import ClientId
 from seedbed.rounds.round import Round
 
-MESSAGES_AT_ONCE = 256  # messages that are read before something else is done
+MESSAGES_AT_ONCE = 256  # messages read before other work is done
 
 
 class Carrier(Protocol):
-    """What carries messages. It promises nothing but that a message arrives whole or not at all."""
+    """Carries messages. It guarantees only that a message arrives complete or not at all."""
 
     def send(self, to: ClientId, frames: Sequence[bytes]) -> None:
-        """A peer that is not there is no error."""
+        """Send a message; an unreachable peer is not an error."""
         ...
 
     def receive(self, seconds: float) -> Sequence[bytes] | None:
-        """The next message, or None after so many seconds without one."""
+        """The next message; None after `seconds` without one."""
         ...
 
     def now(self) -> float:
-        """Seconds, on a clock that only goes forward."""
+        """Seconds on a monotonic clock."""
         ...
 
 
 def run_peer(peer: Peer, network: Carrier) -> Iterator[Round]:
-    """A peer's rounds, as it closes them; ends when its neighbours need it no more.
+    """Run a peer; yields each round when it is closed, and ends when no neighbour needs the peer any more.
 
     Raises:
-        Diverged: the model is no longer finite.
-        Alone: nobody was heard for too long.
+        Diverged: the model contains NaN or infinite numbers.
+        NoPeersHeard: no message arrived for too long.
     """
     while not peer.left:
         seconds = 0.0 if peer.busy else peer.terms.again
-        for _ in range(MESSAGES_AT_ONCE):  # a neighbour that sends without end does not keep this peer from its work
+        for _ in range(MESSAGES_AT_ONCE):  # a flooding neighbour must not stop this peer's work
             message = network.receive(seconds)
             if message is None:
                 break

@@ -1,4 +1,4 @@
-"""What all peers agree on beside the plan: who they are, who is linked with whom, and how rounds go.
+"""The policy that all peers agree on beside the plan: their names, the topology, and the schedule.
 
 Shapes: N peers.
 """
@@ -16,7 +16,7 @@ from seedbed.federated import ClientId
 from seedbed.rounds.gossip import GossipOrder
 from seedbed.rounds.mixing import DIRECTED, Links, Mixing, Topology, mixing, topology_links
 
-PERIOD = 64  # rounds after which links that change in turn come again, at most; drawn ones never do
+PERIOD = 64  # at most: rounds after which a periodic topology repeats; random topologies never do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +25,15 @@ class PeerPolicy:
 
     Args:
         names: of the peers; a peer's number is its place here.
-        rounds: how many.
-        topology: who is linked with whom, with `density` and `seed` as in `seedbed.rounds.topology_links`.
-        order: of stepping and mixing, as in `seedbed.rounds.gossip`.
-        deadline: seconds of silence after which a neighbour is not waited for any more, until it is heard again. Longer
-            than a round's work: who works is silent.
-        again: seconds between two signs of life of a peer that waits.
-        patience: seconds that a peer waits at first for neighbours that it has never heard, and later for anybody at
-            all once it hears nobody.
+        rounds: how many, at least 1.
+        topology: the links, with `density` and `seed` as for `seedbed.rounds.topology_links`.
+        order: of stepping and mixing, as for `seedbed.rounds.gossip`.
+        deadline: seconds of silence after which a neighbour is not waited for, until its next message. Choose it longer
+            than a round's training, during which a peer is silent.
+        again: seconds between the heartbeats of a waiting peer.
+        patience: seconds to wait at first for neighbours that were never heard, and later for any message at all.
     Raises:
-        InputError: fewer than two peers, or a number that cannot be.
+        InputError: fewer than two peers, or a number out of range.
     """
 
     names: Sequence[str]
@@ -49,11 +48,13 @@ class PeerPolicy:
 
     def __post_init__(self) -> None:
         if len(self.names) < 2 or self.rounds < 1:
-            raise InputError(f"{len(self.names)} peers and {self.rounds} rounds: there must be two peers and a round")
+            raise InputError(
+                f"{len(self.names)} peers and {self.rounds} rounds: at least two peers and one round needed"
+            )
         if not (0 < self.again < self.deadline <= self.patience):
             raise InputError(
-                f"again={self.again}, deadline={self.deadline}, patience={self.patience} seconds: each must be above 0 "
-                "and not above the next"
+                f"again={self.again}, deadline={self.deadline}, patience={self.patience} seconds: give "
+                "0 < again < deadline ≤ patience"
             )
 
     @property
@@ -65,25 +66,25 @@ class PeerPolicy:
         return topology_links(self.topology, len(self.names), density=self.density, seed=self.seed)
 
     def weights(self, round: int) -> Tensor:
-        """[N, N]  what each hears from each when nothing fails; on the diagonal what it keeps."""
+        """[N, N]: the mixing weight of each peer (column) for each (row), without failures."""
         return self._mixing(round).matrix
 
     def neighbours(self, peer: ClientId, round: int) -> list[ClientId]:
-        """With whom this peer exchanges in a round, whoever hears whom."""
+        """The peers that this peer exchanges with in a round, in either direction."""
         links = self.links(round)
         return [int(j) for j in torch.nonzero(links[peer] | links[:, peer])[:, 0]]
 
     def contacts(self, peer: ClientId) -> list[ClientId]:
-        """With whom it ever exchanges."""
+        """All peers that this peer ever exchanges with."""
         if self.topology == "matching":
             return [j for j in range(len(self.names)) if j != peer]
         return sorted({j for round in range(min(self.rounds, PERIOD)) for j in self.neighbours(peer, round)})
 
     @property
     def binding(self) -> dict[str, Any]:
-        """What must be equal for all peers."""
-        named = {name: getattr(self, name) for name in ("rounds", "topology", "density", "seed", "order")}
-        return {"names": list(self.names), **named}
+        """The settings that must be equal for all peers."""
+        settings = {name: getattr(self, name) for name in ("rounds", "topology", "density", "seed", "order")}
+        return {"names": list(self.names), **settings}
 
     @cached_property
     def _mixing(self) -> Mixing:

@@ -1,4 +1,4 @@
-"""A peer's disk: one file, written whole or not at all, so that its parts always fit each other."""
+"""A peer's disk: one file, written atomically, so that its parts are always consistent."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ from seedbed.serialization import fill_template, tensors_from_bytes, trees_to_by
 from seedbed.tree import Tree
 
 PEER_STATE_FILE = "memory.safetensors"
-RESTART_PEER = "start this peer again with the same command: it goes on from the last round that it closed"
+RESTART_PEER = "start this peer again with the same command: it continues after the last round that it closed"
 
 
 @dataclass(frozen=True)
 class PeerState:
-    """What a peer is in a round: all that it needs to do that round's work again.
+    """A peer's state at the start of a round: all that it needs to repeat that round's work.
 
     Args:
-        owed: its own offers of earlier rounds that a neighbour may have to be given again.
-        counted, doubt: as in `Link`, of each peer [N].
+        owed: its own offers of earlier rounds that a neighbour may need again.
+        counted, doubt: as in `PeerLink`, for each peer [N].
     """
 
     state: ServerState
@@ -38,15 +38,15 @@ class PeerState:
 
 
 def state_owner(plan: FederationProtocol, terms: PeerPolicy, own: ClientId) -> bytes:
-    """[32]  whose memory it is: of which run, under which settings, of which peer."""
+    """[32] bytes: identifies the run, settings and peer of a state."""
     return hashlib.sha256(fingerprint(plan, terms) + plan.run + own.to_bytes(4, "little")).digest()
 
 
 def save_peer_state(folder: Path, memory: PeerState, of: bytes) -> None:
-    """Flushed to disk when this returns.
+    """Write a peer's state; on return it is on disk.
 
     Args:
-        of: see `of_whom`.
+        of: see `state_owner`.
     """
     trees = {
         "state": memory.state,
@@ -60,20 +60,20 @@ def save_peer_state(folder: Path, memory: PeerState, of: bytes) -> None:
 
 
 def load_peer_state(folder: Path, plan: FederationProtocol, of: bytes) -> PeerState | None:
-    """None: there is none yet.
+    """Load a peer's state; None if there is none yet.
 
     Raises:
-        InputError: it was altered, or is another's.
+        InputError: it was altered, or belongs to another peer.
     """
     path = folder / PEER_STATE_FILE
     if not path.exists():
         return None
-    whole = path.read_bytes()
-    if hashlib.sha256(whole[32:]).digest() != whole[:32]:
-        raise InputError(f"{path} is not what was written: put it back, or remove it to begin again as a new peer")
-    tensors = tensors_from_bytes(whole[32:], str(path))
+    data = path.read_bytes()
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise InputError(f"{path} was altered: restore it, or remove it to start as a new peer")
+    tensors = tensors_from_bytes(data[32:], str(path))
     if bytes(tensors["of"].tolist()) != of:
-        raise InputError(f"{path} is of another run, peer or settings: give this peer a folder of its own")
+        raise InputError(f"{path} belongs to another run, peer or settings: give this peer its own folder")
     round, session, has_kept = tensors["at"].tolist()
     counted, doubt = tensors["links"].tolist()
     rounds = {int(name.split(".")[1]) for name in tensors if name.startswith("owed.")}

@@ -1,7 +1,7 @@
-"""What travels between a federation's server and its nodes: sealed frames around safetensors. Never pickle.
+"""The wire format between server, nodes and peers: authenticated frames that carry safetensors. Never pickle.
 
-Read `frames` first (what is sealed, and what is checked before a byte is kept), then `payload` (tensors that must be as
-agreed).
+Read `frames` first (what the MAC covers, and what is checked before data are stored), then `payload` (tensors that must
+match the agreed schema).
 """
 
 from seedbed.deployment.wire.frames import (

@@ -1,12 +1,12 @@
-"""Frames: a head of fixed size, a piece of a payload, and a MAC over both. All numbers are little-endian.
+"""Frames: a header of fixed size, a chunk of a payload, and a MAC over both. All numbers are little-endian.
 
-    head  | magic 4 | protocol 2 | action 1 | 0 1 | client 4 | round 4 | attempt 4 | part 4 | parts 4 | total 8 |
-          | run 32 | schema 32 | digest 32 |
-    piece | CHUNK bytes of the payload; the last part what is left |
-    MAC   | HMAC-SHA256 with the node's key over head and piece: 32 |
+    header | magic 4 | protocol 2 | action 1 | 0 1 | client 4 | round 4 | attempt 4 | part 4 | parts 4 | total 8 |
+           | run 32 | schema 32 | digest 32 |
+    chunk  | FRAME_CHUNK bytes of the payload; the last part has the remainder |
+    MAC    | HMAC-SHA256 over header and chunk, with the node's key: 32 |
 
-The head has no field that says how long something is but `total`, and that is checked against a limit before anything
-is allocated. Nothing of a frame is believed before its MAC is found right; before that, `client` only chooses the key.
+`total` is the only length field in the header, and it is checked against a limit before memory is allocated. No content
+is trusted before the MAC is verified; until then `client` only selects the key.
 """
 
 import hashlib
@@ -19,46 +19,46 @@ from typing import Any
 
 from seedbed.errors import InputError
 
-PROTOCOL, OLDEST = 1, 1  # this version's number, and the oldest that it understands: never more than one back
+PROTOCOL, OLDEST = 1, 1  # this version, and the oldest one supported: at most one back
 MAGIC = b"SEED"
 FRAME_HEADER = struct.Struct("<4sHBxIIIIIQ32s32s32s")
-IDENTITY = struct.Struct("<BIII32s32s")  # what a digest covers beside the payload
-FRAME_CHUNK = 1 << 18  # bytes of a piece
+IDENTITY = struct.Struct("<BIII32s32s")  # covered by a letter's digest, together with the payload
+FRAME_CHUNK = 1 << 18  # payload bytes per frame
 MAC = 32
 MAX_FRAME = FRAME_HEADER.size + FRAME_CHUNK + MAC  # bytes of a frame
-TEXT = 1024  # bytes of a note, at most
+TEXT = 1024  # largest note in bytes
 
 
 class FrameRefused(InputError):
-    """A frame or what it holds is not as agreed: it has no effect, and the message says why."""
+    """A frame or its content is not as agreed. It has no effect; the text gives the reason."""
 
 
 class Action(IntEnum):
-    """What a letter is: the first five go from server to node, the next from node to server, the last between peers."""
+    """The kind of a letter: 1 to 5 from server to node, 11 to 14 from node to server, 21 and 22 between peers."""
 
-    WORK = 1  # do a round's work: what the server sends, and which of this client's letters was counted last
-    COUNTED = 2  # the letter of this digest is in a committed round: what was kept with it may be kept
-    NOTED = 3  # your letter has arrived; you need not send it again
-    REFUSAL = 4  # your letter had no effect, and why
-    MODEL = 5  # all rounds are over: what the server sends of the last model, and which letter was counted last
-    HELLO = 11  # here is a client, and what it thinks was agreed
+    WORK = 1  # train in a round: the server's payload, and the digest of the client's last counted letter
+    COUNTED = 2  # the letter with this digest is in a committed round: commit the state pending with it
+    NOTED = 3  # the letter has arrived; no need to send it again
+    REFUSAL = 4  # the letter had no effect, and the reason
+    MODEL = 5  # all rounds are over: the final model's payload, and the digest of the last counted letter
+    HELLO = 11  # a client's greeting, with the hashes of its protocol
     REPLY = 12  # a round's message
-    FAILED = 13  # a round's work could not be done, and why in a word
-    HELD = 14  # the last model is here on disk, and what goes with the last letter that was counted
-    STATUS = 21  # where a peer is, what it has of yours, and which exchange with you it counted last
-    OFFER = 22  # what a peer gives to be mixed in a round
+    FAILED = 13  # a round's work failed, and the kind of error
+    HELD = 14  # the final model is on the node's disk, and the pending state is committed
+    STATUS = 21  # a peer's progress: what it has received from the other, and the last exchange that it counted
+    OFFER = 22  # a peer's values to be mixed in a round
 
 
 @dataclass(frozen=True)
 class Letter:
-    """A whole payload, and what it is. The same letter is always the same bytes."""
+    """A whole payload and its identity. The same letter always has the same bytes."""
 
-    run: bytes  # [32]  of which federation
+    run: bytes  # [32]  digest of the run's name
     round: int
     attempt: int
     client: int
     action: Action
-    schema: bytes  # [32]  the fingerprint of what was agreed
+    schema: bytes  # [32]  fingerprint of the agreed protocol
     payload: bytes = field(repr=False)
 
     @property
@@ -67,17 +67,17 @@ class Letter:
 
     @property
     def digest(self) -> bytes:
-        """[32]  of the identity and the payload: equal for equal letters alone."""
+        """[32] bytes: digest of identity and payload, equal only for equal letters."""
         return hashlib.sha256(self.identity + self.payload).digest()
 
     @property
     def note(self) -> str:
-        """A payload that is a text."""
+        """The payload as text."""
         return self.payload[:TEXT].decode(errors="replace")
 
 
 def seal_frames(letter: Letter, key: bytes, *, protocol: int = PROTOCOL) -> list[bytes]:
-    """A letter in frames."""
+    """Split a letter into authenticated frames."""
     parts, digest = _parts(len(letter.payload)), letter.digest
     frames = []
     for part in range(parts):
@@ -91,25 +91,29 @@ def seal_frames(letter: Letter, key: bytes, *, protocol: int = PROTOCOL) -> list
 
 
 class FrameHeader:
-    """A head taken apart. Raises Refused where no frame of ours could say so."""
+    """A parsed header.
+
+    Raises:
+        FrameRefused: no valid frame has such a header.
+    """
 
     def __init__(self, data: bytes):
         if len(data) < FRAME_HEADER.size:
-            raise FrameRefused(f"a frame of {len(data)} bytes is cut short: a head alone has {FRAME_HEADER.size}")
+            raise FrameRefused(f"a frame of {len(data)} bytes is truncated: the header has {FRAME_HEADER.size} bytes")
         (magic, self.protocol, action, self.client, self.round, self.attempt, self.part, self.parts, self.total,
          self.run, self.schema, self.digest) = FRAME_HEADER.unpack_from(data)  # fmt: skip
         if magic != MAGIC:
-            raise FrameRefused("this is no frame of Seedbed: another program speaks here")
+            raise FrameRefused("this is not a frame of Seedbed: the sender may be another program")
         _refuse_protocol(self.protocol)
         if action not in set(Action):
-            raise FrameRefused(f"action {action} is none of protocol {self.protocol}")
+            raise FrameRefused(f"action {action} is unknown in protocol {self.protocol}")
         self.action = Action(action)
         if self.parts != _parts(self.total) or self.part >= self.parts:
-            raise FrameRefused(f"part {self.part} of {self.parts} does not fit {self.total} bytes")
+            raise FrameRefused(f"part {self.part} of {self.parts} does not fit a payload of {self.total} bytes")
 
     @property
     def of(self) -> tuple[Any, ...]:
-        """What all frames of a letter have in common."""
+        """The fields that all frames of a letter share."""
         return self.action, self.client, self.round, self.attempt, self.total, self.run, self.schema, self.digest
 
     @property
@@ -119,11 +123,11 @@ class FrameHeader:
 
 
 class FrameAssembler:
-    """Takes frames, gives letters.
+    """Assembles frames to letters.
 
     Args:
-        keys: a client's number -> its key, or None if there is no such client.
-        limit: bytes that a payload of this action may have; -1: such a letter is not for us.
+        keys: client number → key, or None if there is no such client.
+        limit: largest payload in bytes for an action; -1: the action is not accepted.
     """
 
     def __init__(self, keys: Callable[[int], bytes | None], limit: Callable[[Action], int]):
@@ -131,53 +135,53 @@ class FrameAssembler:
         self._open: dict[tuple[int, Action], _Pieces] = {}
 
     def take(self, data: bytes) -> Letter | None:
-        """The letter of which this was the last missing frame; None while others are missing.
+        """Process a frame. Returns the letter if this frame completes it, else None.
 
         Raises:
-            Refused: the frame was altered, is of another protocol, too long, or not for us. Nothing was kept of it.
+            FrameRefused: the frame was altered, has another protocol, is too long or not accepted. Nothing is stored.
         """
         head = FrameHeader(data)
         self._check(head, data)
         place = head.client, head.action
         pieces = self._open.get(place)
-        if pieces is None or pieces.of != head.of:  # one open letter for each client and action: memory is bounded
+        if pieces is None or pieces.of != head.of:  # one open letter per client and action bounds the memory
             pieces = self._open[place] = _Pieces(head.of, bytearray(head.total), set())
         begin = head.part * FRAME_CHUNK
         pieces.payload[begin : begin + head.length - FRAME_HEADER.size - MAC] = data[FRAME_HEADER.size : -MAC]
-        pieces.there.add(head.part)
-        if len(pieces.there) < head.parts:
+        pieces.present.add(head.part)
+        if len(pieces.present) < head.parts:
             return None
         del self._open[place]
-        return _opened(head, bytes(pieces.payload))
+        return _assemble(head, bytes(pieces.payload))
 
     def _check(self, head: FrameHeader, data: bytes) -> None:
         key = self._keys(head.client)
         if key is None:
             raise FrameRefused(f"client {head.client} is not registered: it has no key here")
         if len(data) != head.length:
-            raise FrameRefused(f"a frame of {len(data)} bytes should have {head.length}: it was cut or glued")
+            raise FrameRefused(f"a frame of {len(data)} bytes should have {head.length}: it was truncated or extended")
         limit = self._limit(head.action)
         if head.total > limit:
-            raise FrameRefused(f"{head.action.name} of {head.total} bytes: at most {limit} are taken")
+            raise FrameRefused(f"{head.action.name} of {head.total} bytes: at most {limit} are accepted")
         if not hmac.compare_digest(hmac.digest(key, data[:-MAC], "sha256"), data[-MAC:]):
             raise FrameRefused(
-                f"the MAC of a frame in the name of client {head.client} is wrong: altered, or not its own"
+                f"the MAC of a frame in the name of client {head.client} is wrong: altered, or sent with another key"
             )
 
 
 @dataclass
 class _Pieces:
-    """A letter of which parts are missing."""
+    """A letter with missing parts."""
 
     of: tuple[Any, ...]
     payload: bytearray
-    there: set[int]
+    present: set[int]
 
 
-def _opened(head: FrameHeader, payload: bytes) -> Letter:
+def _assemble(head: FrameHeader, payload: bytes) -> Letter:
     letter = Letter(head.run, head.round, head.attempt, head.client, head.action, head.schema, payload)
     if letter.digest != head.digest:
-        raise FrameRefused(f"the parts of a {head.action.name} of client {head.client} do not make up what they say")
+        raise FrameRefused(f"the parts of a {head.action.name} of client {head.client} do not match its digest")
     return letter
 
 
@@ -188,9 +192,9 @@ def _parts(total: int) -> int:
 def _refuse_protocol(number: int) -> None:
     if number < OLDEST:
         raise FrameRefused(
-            f"protocol {number} is older than {OLDEST}, the oldest understood here: update Seedbed at the other end"
+            f"protocol {number} is older than {OLDEST}, the oldest supported here: update Seedbed at the other end"
         )
     if number > PROTOCOL:
         raise FrameRefused(
-            f"protocol {number} is newer than {PROTOCOL}, the newest known here: update Seedbed on this side"
+            f"protocol {number} is newer than {PROTOCOL}, the newest supported here: update Seedbed on this side"
         )

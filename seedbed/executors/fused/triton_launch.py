@@ -52,7 +52,7 @@ class DoesNotFit(Exception):
 def tile_spec(layers: Sequence[DenseLayer], batch: int) -> TileSpec:
     """The tiles of a model's leaves, and of B examples.
 
-    >>> shape = form([Dense("w", "b", 60, 64, 1), Dense("v", None, 64, 10, 0)], 10)
+    >>> shape = tile_spec([DenseLayer("w", "b", 60, 64, 1), DenseLayer("v", None, 64, 10, 0)], 10)
     >>> shape.leaves
     ((64, 60, 64, 32, 1, 2), (1, 64, 1, 64, 1, 1), (10, 64, 16, 64, 1, 1))
     >>> shape.layers, shape.batch, shape.warps

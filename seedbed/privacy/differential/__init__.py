@@ -1,4 +1,4 @@
-"""Differential privacy around any algorithm whose messages are summed: clip, noise, account, and stop in time."""
+"""Differential privacy for any algorithm whose messages are summed: clip, noise, accountant, ledger."""
 
 from seedbed.privacy.differential.accountant import Gaussian, epsilon, noise_for
 from seedbed.privacy.differential.central import Adaptive, public_info, with_privacy

@@ -1,9 +1,9 @@
-"""What noise costs: ε by privacy loss distributions (Koskela et al., AISTATS 2020; Google's dp-accounting), and the
-noise for a given ε.
+"""Privacy accountant: ε from privacy loss distributions (Koskela et al., AISTATS 2020; Google's dp-accounting), and the
+noise multiplier for a target ε.
 
-Two data sets are neighbours when one has one client more (add or remove). A client takes part in a round with
-probability q, independently of all others (a Poisson cohort), or in every round (q = 1). Nothing else is accounted:
-replacing a client, cohorts of fixed size and the central-limit (Gaussian-DP) estimate, which is no bound, are left out.
+Neighbouring data sets differ by one client (add or remove). A client takes part in a round with probability q,
+independently of all others (a Poisson cohort), or in every round (q = 1). Not supported: replace-one neighbours,
+cohorts of fixed size, and the central-limit (Gaussian-DP) estimate, which is no upper bound.
 """
 
 import math
@@ -15,19 +15,19 @@ import numpy as np
 
 from seedbed.errors import InputError
 
-LARGE, WEAK = 20.0, 100.0  # ε from which on steps may be coarser, and Rényi's bound is near enough
-MAX_RELEASE_KINDS = 8  # of sampled releases: of more kinds Rényi's bound is taken, for each takes a second
-COARSE, FINE = 1e-3, 1e-4  # steps of the privacy loss; the result is an upper bound at any
-LEAST, MOST = 0.02, 1e5  # noise multipliers that are looked among
-ROUNDING = 1e-13  # relative error of the probability of one number that `discrete.skellam` draws
+LARGE, WEAK = 20.0, 100.0  # above ε = LARGE the discretisation is coarser; above ε = WEAK Rényi's bound suffices
+MAX_RELEASE_KINDS = 8  # with more kinds of sampled releases Rényi's bound is used: each kind takes about 1 s
+COARSE, FINE = 1e-3, 1e-4  # discretisation of the privacy loss; the result is an upper bound with either
+LEAST, MOST = 0.02, 1e5  # range of the noise multipliers searched
+ROUNDING = 1e-13  # relative error of the probability of each number that `discrete.skellam` draws
 
 
 class Gaussian(NamedTuple):
-    """One release of a sum of clients' contributions, with normal noise.
+    """One release of a sum of clients' contributions with Gaussian noise.
 
     Attributes:
-        noise_multiplier: z > 0, the noise's standard deviation over the most that one client can contribute.
-        rate: q in (0, 1], the chance of a client to be in the sum.
+        noise_multiplier: z > 0, the noise's standard deviation divided by the clip.
+        rate: q in (0, 1], the probability that a client is in the sum.
     """
 
     noise_multiplier: float
@@ -38,8 +38,9 @@ class Gaussian(NamedTuple):
         return self.noise_multiplier > 0
 
     def divergence(self, order: int) -> float:
-        """Rényi divergence of order α: α/2z², or log Σ_k C(α, k)(1 − q)^(α−k)·q^k·e^((k²−k)/2z²) / (α − 1) of a sampled
-        one (Mironov, Talwar and Zhang, arXiv 1908.10530, section 3.3)."""
+        """Rényi divergence of order α: α/2z² if q = 1, else
+        log Σ_k C(α, k)(1 − q)^(α−k)·q^k·e^((k²−k)/2z²) / (α − 1) (Mironov, Talwar and Zhang, arXiv 1908.10530,
+        section 3.3)."""
         from scipy.special import gammaln, logsumexp
 
         z, q = self.noise_multiplier, self.rate
@@ -52,12 +53,12 @@ class Gaussian(NamedTuple):
 
 
 class Skellam(NamedTuple):
-    """One release of a sum of clients' whole numbers, with Skellam noise. Every client is in the sum (q = 1).
+    """One release of a sum of clients' integer vectors with Skellam noise. Every client is in the sum (q = 1).
 
     Attributes:
-        variance: μ > 0 of the noise that is sure to be in the sum, in steps of the grid.
-        longest: Δ₂, the most that one client's whole numbers may measure, in steps.
-        size: P, how many numbers they are.
+        variance: μ > 0, the guaranteed variance of the noise in the sum, in squared steps of the grid.
+        longest: Δ₂, the largest L2 norm of one client's vector, in steps.
+        size: P, the length of the vector.
     """
 
     variance: float
@@ -70,10 +71,10 @@ class Skellam(NamedTuple):
 
     def divergence(self, order: int) -> float:
         """Rényi divergence of order α: αΔ₂²/2μ + min(((2α − 1)Δ₂² + 6Δ₁)/4μ², 3Δ₁/2μ) (Agarwal, Kairouz and Liu,
-        NeurIPS 2021, arXiv 2110.04995, Theorem 3.5), Δ₁ ≤ min(√P·Δ₂, Δ₂²) for whole numbers.
+        NeurIPS 2021, arXiv 2110.04995, Theorem 3.5), with Δ₁ ≤ min(√P·Δ₂, Δ₂²) for integers.
 
-        The sampler's double precision adds (2α − 1)/(α − 1)·P·η ≤ 3Pη: both distributions' probabilities are within a
-        factor 1 ± Pη of Skellam's.
+        The sampler's double precision adds (2α − 1)/(α − 1)·P·η ≤ 3Pη: the probabilities of both distributions are
+        within a factor 1 ± Pη of Skellam's.
         """
         mu, square = self.variance, self.longest**2
         l1 = min(math.sqrt(self.size) * self.longest, square)
@@ -83,29 +84,33 @@ class Skellam(NamedTuple):
 
 Release = Gaussian | Skellam
 RENYI_ORDERS = (*range(2, 257), 384, 512, 1024, 2048)  # α
-FEWER_ORDERS = (*range(2, 33), *range(36, 65, 4), 80, 96, 128, 192, 256, 512, 1024)  # where an order costs a sum
+FEWER_ORDERS = (*range(2, 33), *range(36, 65, 4), 80, 96, 128, 192, 256, 512, 1024)  # α where each order needs a sum
 
 
 def release_event(table: Mapping[str, Any]) -> Release:
-    """The release that `_asdict` wrote down."""
+    """Rebuild a release from the fields that `_asdict` returned."""
     return Skellam(**table) if "variance" in table else Gaussian(**table)
 
 
 def epsilon(spent: Mapping[Release, int], delta: float) -> float:
-    """ε at δ of so many releases of each kind, one after another, each chosen in sight of those before.
+    """ε at δ of adaptively composed releases.
 
-    Of Gaussians an upper bound, within about 1e-4 relative of the exact value; exact where every rate is 1. Of Skellam
-    noise, of both together, and of more than `KINDS` kinds of sampled releases Rényi's bound (Canonne, Kamath and
-    Steinke, NeurIPS 2020, Proposition 12), some 10 % above.
+    Args:
+        spent: how often each kind of release was made.
+        delta: δ in (0, 1).
+
+    Gaussian releases: an upper bound, within a relative 1e-4 of the exact value; exact if every rate is 1. Skellam
+    releases, mixtures of both, and more than `MAX_RELEASE_KINDS` kinds of sampled releases: Rényi's bound (Canonne,
+    Kamath and Steinke, NeurIPS 2020, Proposition 12), about 10 % higher.
 
     >>> round(epsilon({Gaussian(4.0): 10}, 1e-5), 4)
     3.3414
     """
     refuse_delta(delta)
-    made = [(r, n) for r, n in spent.items() if n]
-    normal = [(r, n) for r, n in made if isinstance(r, Gaussian)]
-    if len(normal) < len(made) or sum(r.rate < 1 for r, _ in normal) > MAX_RELEASE_KINDS:
-        return _renyi_epsilon(made, delta)
+    releases = [(r, n) for r, n in spent.items() if n]
+    normal = [(r, n) for r, n in releases if isinstance(r, Gaussian)]
+    if len(normal) < len(releases) or sum(r.rate < 1 for r, _ in normal) > MAX_RELEASE_KINDS:
+        return _renyi_epsilon(releases, delta)
     if any(not r.noisy for r, _ in normal):
         return math.inf
     about = _renyi_epsilon(normal, delta) if any(r.rate < 1 for r, _ in normal) else 0.0
@@ -123,7 +128,7 @@ def _renyi_epsilon(spent: Sequence[tuple[Release, int]], delta: float) -> float:
 
 def refuse_delta(delta: float) -> None:
     if not 0 < delta < 1:
-        raise InputError(f"delta={delta} is no probability of failure: choose it between 0 and 1, far below 1/clients")
+        raise InputError(f"delta={delta} must be between 0 and 1: choose a value far below 1/clients, such as 1e-5")
 
 
 @lru_cache(maxsize=4096)
@@ -143,7 +148,7 @@ def _epsilon(spent: tuple[tuple[Gaussian, int], ...], delta: float, step: float)
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
-    """The exact ε of one Gaussian release of sensitivity over noise μ: Φ(μ/2 − ε/μ) − e^ε·Φ(−μ/2 − ε/μ) = δ.
+    """The exact ε of one Gaussian release with μ = sensitivity / σ: Φ(μ/2 − ε/μ) − e^ε·Φ(−μ/2 − ε/μ) = δ.
 
     Balle and Wang, ICML 2018, Theorem 8.
 
@@ -160,35 +165,40 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
     if mu == 0 or excess(0.0) <= 0:
         return 0.0
-    # δ ≤ P(loss > ε) and the loss is normal with mean μ²/2 and deviation μ: ε is below mean + √(2 ln 1/δ) deviations.
+    # δ ≤ P(loss > ε). The loss is normal with mean μ²/2 and deviation μ, so ε < mean + √(2 ln 1/δ) deviations.
     return float(brentq(excess, 0.0, mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1e-9, xtol=1e-12))
 
 
 def noise_for(target: float, delta: float, *, rate: float = 1.0, times: int = 1) -> float:
-    """The least noise multiplier z with ε ≤ target after so many releases of rate q, to within a relative 1e-4.
+    """The smallest noise multiplier z with ε ≤ `target` after `times` releases, to a relative 1e-4.
 
+    Args:
+        target: ε > 0.
+        delta: δ in (0, 1).
+        rate: q in (0, 1], the probability that a client takes part in a release.
+        times: the number of releases.
     Raises:
-        InputError: no noise gives so small an ε, or none is needed for so large a one.
+        InputError: no multiplier in LEAST…MOST reaches the target.
 
     >>> round(noise_for(2.0, 1e-5, rate=0.01, times=1000), 3)
     0.959
     """
     refuse_delta(delta)
     if not 0 < target < math.inf:
-        raise InputError(f"epsilon={target} cannot be aimed at: give a number above 0, such as 2")
-    if target > times * (1 + 12 / LEAST) / LEAST**2:  # more than so many releases at LEAST can cost, at any δ > 1e-300
+        raise InputError(f"epsilon={target} must be a finite number above 0, such as 2")
+    if target > times * (1 + 12 / LEAST) / LEAST**2:  # above the cost of these releases at z = LEAST, for δ > 1e-300
         _within(0.0, target, times)
-    high = math.sqrt(times) / _gaussian_mu(target, delta)  # of everybody in every round: chance asks for no more
+    high = math.sqrt(times) / _gaussian_mu(target, delta)  # for q = 1; sampling never needs more noise
     if rate == 1:
         return _within(high, target, times)
     high = _renyi_noise_for(target, delta, rate, times, high)
-    if target > WEAK:  # hardly a promise: what Rényi's bound asks for is near enough
+    if target > WEAK:  # such a target gives hardly any privacy: Rényi's bound is accurate enough
         return _within(high, target, times)
     return _sampled_noise_for(target, delta, rate, times, _within(min(high, MOST), target, times))
 
 
 def _gaussian_mu(target: float, delta: float) -> float:
-    """The largest sensitivity over noise μ of one Gaussian release with ε ≤ target."""
+    """The largest μ = sensitivity / σ of one Gaussian release with ε ≤ target."""
     low, high = 0.0, 2 * math.sqrt(2 * target) + 10  # ε > μ²/2 − 5μ there
     while high - low > 1e-9 * high:
         middle = (low + high) / 2
@@ -210,7 +220,7 @@ def _renyi_noise_for(target: float, delta: float, rate: float, times: int, high:
 
 
 def _sampled_noise_for(target: float, delta: float, rate: float, times: int, most: float) -> float:
-    """z between LEAST and `most`, by steps of the privacy loss that are coarser for a large ε."""
+    """z in LEAST…`most`, by root finding; a larger ε uses a coarser discretisation."""
     from scipy.optimize import brentq
 
     coarse, fine = (COARSE, FINE) if target <= LARGE else (10 * COARSE, COARSE)
@@ -219,36 +229,37 @@ def _sampled_noise_for(target: float, delta: float, rate: float, times: int, mos
         return _epsilon(((Gaussian(math.exp(log_z), rate), times),), delta, step) - target
 
     low = high = math.log(most)
-    if excess(high, fine) > 0:  # only where `most` is MOST, or the exact value but for its discretisation
+    if excess(high, fine) > 0:  # `most` is MOST, or only the discretisation error exceeds the target
         _within(math.inf if most == MOST else most, target, times)
         return most
     while excess(low) <= 0:
         high, low = low, math.log(_within(math.exp(low - 0.15), target, times))
-    found = float(brentq(excess, low, high, xtol=1e-4))
-    for _ in range(8):  # the coarse bound is a little high: aim at what makes the fine one right
-        gap = excess(found, fine)
+    log_z_found = float(brentq(excess, low, high, xtol=1e-4))
+    for _ in range(8):  # the coarse bound is slightly high: correct by the fine one
+        gap = excess(log_z_found, fine)
         if -1e-4 * target <= gap <= 0:
             break
-        slope = (excess(found + 1e-2) - excess(found - 1e-2)) / 2e-2
-        found -= (gap + 3e-5 * target) / slope
+        slope = (excess(log_z_found + 1e-2) - excess(log_z_found - 1e-2)) / 2e-2
+        log_z_found -= (gap + 3e-5 * target) / slope
     else:
-        found += 1e-3  # near enough: a little more noise than is needed
-    return math.exp(found)
+        log_z_found += 1e-3  # not converged: add slightly more noise than needed
+    return math.exp(log_z_found)
 
 
 def skellam_for(target: float, delta: float, *, longest: float, steps: float, size: int, times: int = 1) -> float:
-    """The least z, to within a relative 1e-4, with ε ≤ target after so many releases with Skellam noise of variance
-    (z·steps)².
+    """The smallest noise multiplier z with ε ≤ `target` after `times` Skellam releases of variance (z·steps)², to a
+    relative 1e-4.
 
     Args:
-        longest, size: as of `Skellam`.
-        steps: of a clip: what z is counted in.
+        target, delta, times: as for `noise_for`.
+        longest, size: as for `Skellam`.
+        steps: steps of the grid per clip.
     Raises:
-        InputError: no noise gives so small an ε, or none is needed for so large a one.
+        InputError: no multiplier in LEAST…MOST reaches the target.
     """
     refuse_delta(delta)
     if not 0 < target < math.inf:
-        raise InputError(f"epsilon={target} cannot be aimed at: give a number above 0, such as 2")
+        raise InputError(f"epsilon={target} must be a finite number above 0, such as 2")
 
     def over(z: float) -> bool:
         return epsilon({Skellam((z * steps) ** 2, longest, size): times}, delta) > target

@@ -1,10 +1,12 @@
-"""Digest of all that a release depends on. Noise is derived from it, so that no two different releases share noise.
+"""SHA-256 digest of everything that a release depends on. The noise is derived from the digest, so two different
+releases never share noise.
 
-The difference of two releases with the same noise is exact: it shows what the noise was to hide. A run therefore binds
-its key to settings, data and versions (`runs.protection`), and `private` to the state before each round.
+The difference of two releases with the same noise is exact, and so reveals what the noise should hide. A run therefore
+binds its key to settings, data and versions (`experiments.privacy_plan`); `with_privacy` also binds it to the state
+before each round.
 
-The digest is SHA-256 of a canonical form: values by type, length and content; functions by their code, defaults and
-what they close over; objects by type and attributes. Two processes that build the same thing get the same digest.
+The digest covers a canonical form: values by type, length and content; functions by their code, defaults and closures;
+objects by type and attributes. Two processes that build the same value get the same digest.
 """
 
 import functools
@@ -25,16 +27,16 @@ Inner = Callable[[Any], bytes]
 
 
 def digest_of(*parts: Any) -> bytes:
-    """32 bytes that differ where any part differs.
+    """A 32-byte SHA-256 digest; it differs if any part differs.
 
-    >>> digest({"lr": 0.1, "rounds": 2}) == digest({"rounds": 2, "lr": 0.1}) != digest({"rounds": 2, "lr": 0.2})
+    >>> digest_of({"lr": 1, "rounds": 2}) == digest_of({"rounds": 2, "lr": 1}) != digest_of({"rounds": 2, "lr": 2})
     True
     """
     return _Walk().of(parts)
 
 
 def digest_of_tree(value: Tree) -> bytes:
-    """Digest of the leaves of a tree, bit for bit, whatever device holds them."""
+    """Digest of a tree's leaves, bit for bit; the same on any device."""
     return digest_of([tree.form_unformed(leaf) for leaf in tree.leaves(value)])
 
 
@@ -43,7 +45,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.known: dict[int, bytes] = {}
-        self.alive: list[Any] = []  # so that no identity is used twice
+        self.alive: list[Any] = []  # keeps objects alive, so that no id() is reused
 
     def of(self, value: Any) -> bytes:
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
@@ -52,8 +54,8 @@ class _Walk:
             return self.known[id(value)]
         self.known[id(value)] = _hash("cycle", [])
         self.alive.append(value)
-        self.known[id(value)] = found = _hash(_name(value), _contents(value, self.of))
-        return found
+        self.known[id(value)] = digest = _hash(_name(value), _contents(value, self.of))
+        return digest
 
 
 def _hash(name: str, parts: Iterable[bytes]) -> bytes:
@@ -70,7 +72,7 @@ def _name(value: Any) -> str:
 
 
 def _contents(value: Any, of: Inner) -> Iterable[bytes]:
-    """The parts of a value that is no plain number or text."""
+    """Byte strings that describe a value which is neither a number nor text."""
     if isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1)
         return [repr((value.dtype, tuple(value.shape))).encode(), flat.view(torch.uint8).numpy().tobytes()]
@@ -107,17 +109,17 @@ def _of_function(value: types.FunctionType, of: Inner) -> Iterable[bytes]:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """Of an object, without what it has only computed."""
+    """An object's attributes, without cached properties."""
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
-    held = getattr(value, "__dict__", {})
-    kept = {
+    attributes = getattr(value, "__dict__", {})
+    stored = {
         k: v
-        for k, v in held.items()
+        for k, v in attributes.items()
         if not isinstance(inspect.getattr_static(type(value), k, None), functools.cached_property)
     }
     slots = [s for kind in type(value).__mro__ for s in _slots(kind) if hasattr(value, s)]
-    return kept | {slot: getattr(value, slot) for slot in slots if not slot.startswith("__")}
+    return stored | {slot: getattr(value, slot) for slot in slots if not slot.startswith("__")}
 
 
 def _slots(kind: type) -> Iterable[str]:

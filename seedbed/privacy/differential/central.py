@@ -1,11 +1,12 @@
-"""Client-level differential privacy around an algorithm, which knows nothing of it: McMahan, Ramage, Talwar and Zhang,
-"Learning differentially private recurrent language models", ICLR 2018, arXiv 1710.06963, Algorithm 1 with the fixed
-denominator (f̃ with W = qN); adaptive clipping by Andrew, Thakkar, McMahan and Ramaswamy, NeurIPS 2021, arXiv
-1905.03871, Algorithm 1. A client is a task, so that for meta-learning it is task-level privacy (Zhou and Bassily,
-NeurIPS 2022): the whole contribution is clipped, an update or a second-order meta-gradient, and what the inner loop is
-does not matter.
+"""Client-level differential privacy as a wrapper around any algorithm: McMahan, Ramage, Talwar and Zhang, "Learning
+differentially private recurrent language models", ICLR 2018, arXiv 1710.06963, Algorithm 1 with the fixed denominator
+(f̃ with W = qN); adaptive clipping by Andrew, Thakkar, McMahan and Ramaswamy, NeurIPS 2021, arXiv 1905.03871,
+Algorithm 1.
 
-Shapes: C clients of a round, m of them expected.
+In meta-learning a client is a task, so this is task-level privacy (Zhou and Bassily, NeurIPS 2022). The whole
+contribution is clipped, an update or a second-order meta-gradient, so the inner loop does not matter.
+
+Shapes: C clients in a round, m expected.
 """
 
 import math
@@ -27,29 +28,29 @@ from seedbed.tree import Tree
 
 
 class PrivateSent(NamedTuple):
-    """What a private client is sent."""
+    """The server's message to a private client."""
 
     model: Tree  # what the algorithm sends
     clip: Tensor  # []
 
 
 class Contribution(NamedTuple):
-    """What a private client sends. No dict, for its keys could be other ones from client to client: their sum is not
-    one over all, and `gather` refuses it."""
+    """A private client's message. A NamedTuple, not a dict: dict keys could differ between clients, and `gather`
+    refuses to sum such messages."""
 
     value: Tree  # clipped
-    within: Tensor  # []  whether it was within the clip, −1/2 (adaptive clips; else 0)
-    noised: Tensor  # []  whether it carries noise of the client's own
+    within: Tensor  # []  1/2 if the value was within the clip, else −1/2 (adaptive clips; otherwise 0)
+    noised: Tensor  # []  1 if the client added its own noise, else 0
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """A clip that follows a quantile of the clients' norms: C ← C·exp(−η(b̃ − γ)), b̃ the noised share within C.
+    """A clip that follows a quantile of the clients' norms: C ← C·exp(−η(b̃ − γ)), b̃ the noised fraction within C.
 
     Args:
-        start: C of the first round.
-        quantile: γ, the share of clients that C should not shorten.
-        lr: η.
+        start: C of the first round, above 0.
+        quantile: γ in (0, 1), the fraction of clients whose contribution C should leave unclipped.
+        lr: η ≥ 0.
     """
 
     start: float = 0.1
@@ -57,18 +58,19 @@ class Adaptive:
     lr: float = 0.2
 
     def deviation(self, expected: int, noise_multiplier: float) -> float:
-        """σ_b of the noise on the number of clients within C.
+        """σ_b, the standard deviation of the noise on the number of clients within C.
 
-        The authors' m/20. Departure: at least 2z, where theirs would take a large part of the budget, or more than all
-        of it, in small cohorts; the sums' noise is then at most 3.3 % larger than without adapting.
+        The authors use m/20. Departure: at least 2z, because in small cohorts m/20 would take a large part of the
+        budget, or all of it. The noise on the sum is then at most 3.3 % larger than with a fixed clip.
         """
         return max(expected / 20, 2 * noise_multiplier)
 
 
 def split_multiplier(noise_multiplier: float, deviation: float) -> float:
-    """z_Δ = (z⁻² − (2σ_b)⁻²)^(−1/2): the sums' multiplier, when sums and numbers within C cost z together (Theorem 1).
+    """z_Δ = (z⁻² − (2σ_b)⁻²)^(−1/2): the sum's multiplier if the sum and the count within C together cost z (Theorem
+    1).
 
-    >>> round(split(1.0, 5.0), 5)
+    >>> round(split_multiplier(1.0, 5.0), 5)
     1.00504
     """
     return noise_multiplier / math.sqrt(1 - (noise_multiplier / (2 * deviation)) ** 2) if noise_multiplier else 0.0
@@ -77,23 +79,24 @@ def split_multiplier(noise_multiplier: float, deviation: float) -> float:
 def with_privacy(
     algorithm: Algorithm, mechanism: Mechanism, *, clip: float | Adaptive, context: bytes | None = None
 ) -> Algorithm:
-    """The same algorithm, of which the server's state after any number of rounds is differentially private.
+    """Wrap an algorithm so that the server's state is differentially private after any number of rounds.
 
-    Σ_i value_i·min(1, C/‖value_i‖) + C·noise, divided by m whoever took part, goes to `server` for the mean. Every
-    client counts the same. Losses and other info are withheld, and so is who took part. What clients keep stays theirs.
+    `server` gets (Σ_i value_i·min(1, C/‖value_i‖) + C·noise) / m in place of the mean; m is the expected cohort size,
+    so the divisor does not reveal the actual one. Every client has weight 1. Losses, other info and the list of
+    participants are withheld. Kept client state stays on the client.
 
     Args:
-        algorithm: one whose reducer is a mean.
+        algorithm: its reducer must be a mean.
         mechanism: the noise and the cohorts.
-        clip: C, the most that a client's contribution may measure (‖·‖₂ over all leaves); inf only without noise.
-        context: `digest` of all that the releases depend on: settings, data, versions. The noise is derived from it;
-            fresh noise (`Independent`) also from the state before the round, bit for bit. None: the digest of the
-            algorithm's functions, what they hold, the mechanism and the clip, but not of data: use a key once.
+        clip: C > 0, the largest L2 norm of a client's contribution over all leaves; inf only without noise.
+        context: `digest_of` all that the releases depend on: settings, data, versions. The noise is derived from it.
+            Fresh noise (`Independent`) is also derived from the exact state before the round. None: the digest of the
+            algorithm's functions and closures, the mechanism and the clip, but not of the data: then use a key once.
+    Returns:
+        An algorithm whose state holds the inner state (`public_info`), the number of rounds, and the clip if it adapts.
     Raises:
-        InputError: the reducer is not linear; the clip is not above 0, or infinite with noise; an adaptive clip with
-            noise that is not fresh in every round.
-
-    The result's state holds the algorithm's (`public`), the number of rounds, and the clip if it adapts.
+        InputError: the reducer is not linear; the clip is not above 0, or infinite with noise; an adaptive clip is
+            combined with noise that is correlated between rounds.
     """
     _refuse(algorithm, mechanism, clip)
     adaptive = clip if isinstance(clip, Adaptive) else None
@@ -121,7 +124,7 @@ def with_privacy(
     def client(sent: PrivateSent, kept: Tree, task: Task) -> tuple[Message, Tree]:
         message, kept = algorithm.client(sent.model, kept, task)
         value, within = clip_contribution(message.value, sent.clip)
-        # Centred, so that a client changes the sum by 1/2 at most (Andrew et al., section 2.2).
+        # Centred, so that one client changes the sum by at most 1/2 (Andrew et al., section 2.2).
         centred = within - 0.5 if adaptive else torch.zeros_like(within)
         return Message(
             Contribution(value, centred, torch.zeros_like(within)), torch.ones_like(message.weight), {}
@@ -167,19 +170,21 @@ def with_privacy(
 
 
 def public_info(state: ServerState) -> ServerState:
-    """The algorithm's own state, in that of its private form."""
+    """The inner algorithm's state, taken from the private wrapper's state."""
     return ServerState(state.params, state.extra["inner"])
 
 
 def bind(mechanism: Mechanism, algorithm: Algorithm, clip: float | Adaptive, context: bytes | None = None) -> Mechanism:
-    """The mechanism with a key for what it is laid on; arguments as of `private`."""
-    named = {f.name: getattr(mechanism, f.name) for f in fields(mechanism) if f.name != "key"}
-    of = digest_of(algorithm, clip, type(mechanism).__name__, named) if context is None else digest_of(context, clip)
-    return replace(mechanism, key=mechanism.key.bound(of))
+    """Derive the mechanism's key from what it protects; arguments as for `with_privacy`."""
+    settings = {f.name: getattr(mechanism, f.name) for f in fields(mechanism) if f.name != "key"}
+    digest = (
+        digest_of(algorithm, clip, type(mechanism).__name__, settings) if context is None else digest_of(context, clip)
+    )
+    return replace(mechanism, key=mechanism.key.bound(digest))
 
 
 def _anonymous(mean: Tree, mechanism: Mechanism, replies: Replies) -> Replies:
-    """The mean as if m nameless clients had sent it: how many there really were is not for anybody to know."""
+    """The mean as m anonymous clients would have sent it: the actual number of participants is not public."""
     m, like = mechanism.expected, replies.weights
     return Replies(mean, range(m), mechanism.population, like.new_zeros(m), like.new_ones(m), {})
 
@@ -187,21 +192,26 @@ def _anonymous(mean: Tree, mechanism: Mechanism, replies: Replies) -> Replies:
 def _refuse(algorithm: Algorithm, mechanism: Mechanism, clip: float | Adaptive) -> None:
     if not algorithm.reduce.linear:
         raise InputError(
-            f"differential privacy cannot be given to reduce={algorithm.reduce!r}: noise is sized for a sum, in which "
-            "one client's contribution is bounded; use reduce=mean, or leave privacy out"
+            f"differential privacy does not work with reduce={algorithm.reduce!r}: it needs a sum in which one "
+            f"client's "
+            "contribution is bounded. Use reduce=mean, or turn privacy off"
         )
     if algorithm.cohort is not None:
-        raise InputError("the algorithm is private already: wrapped twice, it would pay twice; wrap it once")
+        raise InputError(
+            "the algorithm is private already; a second wrapper would spend the budget twice: wrap it once"
+        )
     z = mechanism.noise_multiplier
     if not 0 <= z < math.inf:
-        raise InputError(f"noise_multiplier={z} is no size of noise: give a number from 0 up")
+        raise InputError(f"noise_multiplier={z} must be a finite number, 0 or more")
     if isinstance(clip, Adaptive):
         if not isinstance(mechanism, Independent):
             raise InputError(
-                f"an adaptive clip needs fresh noise in every round, but {type(mechanism).__name__} noise spans "
-                "rounds, of which each would have another clip: give clip=NUMBER, or use the gaussian mechanism"
+                f"an adaptive clip needs fresh noise in every round, but {type(mechanism).__name__} noise is "
+                f"correlated "
+                "between rounds, and each round would have another clip: give clip=NUMBER, or use the gaussian "
+                "mechanism"
             )
         if not (0 < clip.start < math.inf and 0 < clip.quantile < 1 and clip.lr >= 0):
-            raise InputError(f"{clip} cannot be used: start > 0, 0 < quantile < 1, lr ≥ 0")
+            raise InputError(f"{clip} is out of range: give start > 0, 0 < quantile < 1, lr ≥ 0")
     elif not (0 < clip < math.inf or (clip == math.inf and z == 0)):
-        raise InputError(f"clip={clip} bounds nothing that noise could hide: give a number above 0")
+        raise InputError(f"clip={clip} does not bound a contribution: give a finite number above 0")

@@ -1,4 +1,4 @@
-"""A client's whole contribution, shortened to a bound: what makes it possible to say how much one client can change."""
+"""Clip a client's whole contribution to a bound, which limits how much one client can change the sum."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,19 @@ from seedbed import tree
 from seedbed.lowrank.factored_matrix import Factored, LongestRow
 from seedbed.tree import Tree
 
-MIN_SHORTENING = 1e-12  # a factored matrix that is to become shorter than by this, or loses as much of it, is formed
+MIN_SHORTENING = 1e-12  # form a factored matrix if C/norm is below this, or lost/C above it
 
 
 def clip_contribution(value: Tree, bound: float | Tensor) -> tuple[Tree, Tensor]:
-    """value·min(1, C/‖value‖), the norm over all leaves together; and whether it was within C [] (1 or 0).
+    """value·min(1, C/‖value‖), with the L2 norm over all leaves, and whether ‖value‖ ≤ C (1 or 0), [].
 
-    A value that is not finite contributes zero; one of zero stays zero. Norms are in double precision, whatever the
-    leaves are, and what is shortened is shortened by eight roundings more, so that no rounding carries it over C. It is
-    shortened in units of its largest number: C/‖value‖ itself may be too small for a float to hold all its digits.
+    A value that is not finite becomes zero; zero stays zero. Norms are computed in double precision, whatever the
+    leaves' type. Clipped values are scaled by eight roundings more, so that rounding cannot carry them over C. Scaling
+    is relative to the largest number: C/‖value‖ itself may be too small for a float to hold all its digits.
 
-    A factored matrix (`seedbed.lowrank.factored_matrix`) stays one. It counts with an upper bound on its norm, from
-    sums over Gram matrices, which a few hundred rows in single precision make 1e-5 longer than it is. Where that bound
-    cannot be given, or is loose, the matrix is formed.
+    A factored matrix (`seedbed.lowrank.factored_matrix`) stays factored. Its norm is an upper bound from sums over Gram
+    matrices; with a few hundred rows in single precision the bound is 1e-5 too long. The matrix is formed where no
+    bound exists or the bound is loose.
     """
     longest: list[LongestRow | None] = [_longest(x, bound) for x in tree.leaves(value)]
     leaves = [
@@ -45,7 +45,7 @@ def clip_contribution(value: Tree, bound: float | Tensor) -> tuple[Tree, Tensor]
 
 
 def _longest(x: Tensor, bound: float | Tensor) -> LongestRow | None:
-    """Of a factored matrix that need not be formed; of any other leaf None."""
+    """The norm bound of a factored matrix that can stay factored; None for any other leaf."""
     known = x.longest() if isinstance(x, Factored) else None
     if known is None or known.norm * MIN_SHORTENING > float(bound) or known.lost > MIN_SHORTENING * float(bound):
         return None
@@ -53,12 +53,12 @@ def _longest(x: Tensor, bound: float | Tensor) -> LongestRow | None:
 
 
 def _largest(x: Tensor, known: LongestRow | None) -> Tensor:
-    """The largest of its numbers, or a bound on them: []."""
+    """The largest absolute number of x, or a bound on it: []."""
     if known is not None:
         return torch.tensor(known.norm, dtype=torch.float64, device=x.device)
     return (x.detach().abs().max() if x.numel() else x.new_zeros(())).double()
 
 
 def _square(x: Tensor, known: LongestRow | None, unit: Tensor) -> Tensor:
-    """‖x‖² in these units: []."""
+    """‖x‖² in units² : []."""
     return ((x.double() if known is None else _largest(x, known)) / unit).square().sum()

@@ -1,12 +1,12 @@
-"""Distributed privacy: every client adds a share of the noise to whole numbers, so that under secure aggregation the
-server sees their noisy sum alone. Skellam noise: Agarwal, Kairouz and Liu, "The Skellam mechanism for differentially
+"""Distributed privacy: every client adds a share of the noise to its integers, so that under secure aggregation the
+server sees only the noisy sum. Skellam noise: Agarwal, Kairouz and Liu, "The Skellam mechanism for differentially
 private federated learning", NeurIPS 2021, arXiv 2110.04995.
 
-A client's value is clipped to C, spread over its coordinates by a random rotation if it is to be modular (not here),
-scaled by s, rounded at random to whole numbers, and noised: Skellam of variance μ/n for n clients. Sums of Skellam
-noise are Skellam noise, exactly, and there is no floating-point number in what is released.
+A client's value is clipped to C, scaled by s, rounded at random to integers, and gets Skellam noise of variance μ/n for
+n clients. The paper's random rotation, needed for modular arithmetic, is left out. A sum of Skellam noise is exactly
+Skellam noise, and the release contains no floating-point number.
 
-Shapes: P numbers of a message, n clients that noise.
+Shapes: P numbers of a message, n clients that add noise.
 """
 
 import math
@@ -22,20 +22,20 @@ from seedbed.privacy.differential.noise import Noise, NoiseWords
 Whole = npt.NDArray[np.int64]
 FlatArray = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.bool_]
-SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e20  # variances that `skellam` draws
-FINE = 4096.0  # the variance from which on three terms of Debye's expansion are exact to double precision
-DRAWN_AT_ONCE = 2**20  # numbers at once
+SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e20  # variances that `skellam` accepts
+FINE = 4096.0  # from this variance three terms of Debye's expansion are exact to double precision
+DRAWN_AT_ONCE = 2**20  # numbers in one chunk
 TOP, TOP_BIT = 2**64, np.uint64(2**63)
 
 
 class NoiseGrid(NamedTuple):
-    """How values become whole numbers.
+    """The grid on which values are rounded to integers.
 
     Attributes:
-        scale: s, steps of the grid a unit.
-        clip: C, of ‖value‖₂.
-        size: P.
-        beta: the chance to try a rounding again, that bounds how long rounded values are.
+        scale: s, steps of the grid per unit of the value.
+        clip: C, the bound on ‖value‖₂.
+        size: P, the number of values.
+        beta: the probability of rejecting a rounding; it bounds the length of rounded values.
     """
 
     scale: float
@@ -45,19 +45,21 @@ class NoiseGrid(NamedTuple):
 
     @property
     def longest(self) -> float:
-        """Δ₂, the most that a rounded value may measure, in steps (Kairouz, Liu and Steinke, ICML 2021, eq. 1):
+        """Δ₂, the largest L2 norm of a rounded value, in steps (Kairouz, Liu and Steinke, ICML 2021, eq. 1):
         min(sC + √P, √(s²C² + P/4 + √(2 ln 1/β)·(sC + √P/2)))."""
         length, root = self.scale * self.clip, math.sqrt(self.size)
         likely = length**2 + self.size / 4 + math.sqrt(2 * math.log(1 / self.beta)) * (length + root / 2)
         return min(length + root, math.sqrt(likely))
 
 
-def rounded(value: FlatArray, grid: NoiseGrid, noise: Noise, *numbers: int) -> Whole:
-    """[P] → whole numbers, up or down at random so that they are right in the mean, tried again until within `longest`.
+def round_randomly(value: FlatArray, grid: NoiseGrid, noise: Noise, *numbers: int) -> Whole:
+    """Round [P] values at random to integers without bias, and redraw until the norm is within `grid.longest`.
 
     Args:
-        value: of ‖·‖₂ ≤ C.
-        numbers: round, client: what the coins are for.
+        value: ‖value‖₂ ≤ C.
+        numbers: round and client, which select the random draws.
+    Raises:
+        InputError: the value is longer than the clip.
     """
     scaled = grid.scale * value
     low = np.floor(scaled)
@@ -73,20 +75,26 @@ def rounded(value: FlatArray, grid: NoiseGrid, noise: Noise, *numbers: int) -> W
 
 
 def skellam(count: int, variance: float, noise: Noise, *numbers: int) -> Whole:
-    """[count] whole numbers of Skellam's distribution of this variance, the difference of two Poissons of half of it.
+    """[count] integers from Skellam's distribution: the difference of two Poisson variables of variance μ/2 each.
 
-    Rejection from stairs (after Devroye, "A simple generator for discrete log-concave distributions", Computing 1987):
-    |k| = U + t·V with U uniform on 0 … t − 1 and V = v with probability 2^−(v+1), all from whole random words, is
-    accepted with probability p(k)·2^V / p(0). `log_ratio` gives p(k)/p(0) to a relative 1e-13 (`accountant.ROUNDING`),
-    far into the tails and at every variance from `SMALLEST` to `LARGEST`: nothing over- or underflows, no tail is cut.
-    Departure from the inverse of a table of probabilities: that is right to 2^−53 of the whole only, and the Bessel
-    functions of scipy that would fill it are NaN above a variance of about 1.05e9.
+    Rejection sampling with a staircase (after Devroye, "A simple generator for discrete log-concave distributions",
+    Computing 1987): |k| = U + t·V with U uniform on 0 … t − 1 and V = v with probability 2^−(v+1), both from random
+    words, is accepted with probability p(k)·2^V / p(0). `log_ratio` gives p(k)/p(0) to a relative 1e-13
+    (`accountant.ROUNDING`), far into the tails, at every variance from `SMALLEST_VARIANCE` to `LARGEST_VARIANCE`:
+    nothing over- or underflows, and no tail is cut. Departure from inverting a table of probabilities: such a table is
+    accurate to 2^−53 only, and scipy's Bessel functions return NaN above a variance of about 1.05e9.
+
+    Args:
+        variance: 0, or within SMALLEST_VARIANCE … LARGEST_VARIANCE.
+        numbers: round and client, which select the random draws.
+    Raises:
+        InputError: the variance is outside this range.
     """
     if variance == 0:
         return np.zeros(count, np.int64)
     if not SMALLEST_VARIANCE <= variance <= LARGEST_VARIANCE:
         raise InputError(
-            f"no Skellam noise of variance {variance:g} is drawn: choose one in "
+            f"Skellam noise of variance {variance:g} is not supported: choose a variance within "
             f"{SMALLEST_VARIANCE:g}…{LARGEST_VARIANCE:g}"
         )
     parts = range(0, count, DRAWN_AT_ONCE)
@@ -95,44 +103,44 @@ def skellam(count: int, variance: float, noise: Noise, *numbers: int) -> Whole:
 
 
 def _chunk(count: int, variance: float, noise: Noise, *numbers: int) -> Whole:
-    found, waiting, attempt = np.zeros(count, np.int64), np.arange(count), 0
+    drawn, waiting, attempt = np.zeros(count, np.int64), np.arange(count), 0
     while len(waiting):
         words = noise.words(4 * len(waiting), "skellam", *numbers, attempt).reshape(4, -1)
         proposed, accepted = _proposals(words, variance)
-        found[waiting[accepted]] = proposed[accepted]
+        drawn[waiting[accepted]] = proposed[accepted]
         waiting, attempt = waiting[~accepted], attempt + 1
-    return found
+    return drawn
 
 
 def _proposals(words: NoiseWords, variance: float) -> tuple[Whole, Bits]:
-    """Uniform words [4, n] → proposed numbers [n], and which of them are accepted."""
+    """Uniform words [4, n] → proposed integers [n], and a mask of those accepted."""
     stair = _stair(variance)
     level = _halvings(words[1] | TOP_BIT)
     size = (words[0] % stair).astype(np.int64) + int(stair) * level
     negative = words[1] >= TOP_BIT
-    # A uniform number with 53 digits of its own at every magnitude, so that small probabilities are met as exactly.
+    # A uniform number with 53 significant digits at every magnitude, so that small probabilities are exact too.
     uniform = np.ldexp(1 + (words[3] >> np.uint64(11)) * 2.0**-53, -1 - _halvings(words[2]))
     accepted = uniform < np.exp(log_ratio(size, variance) + level * math.log(2) - _height(variance))
-    accepted &= words[0] < TOP - TOP % int(stair)  # else the remainder would favour small numbers
+    accepted &= words[0] < TOP - TOP % int(stair)  # otherwise the remainder would favour small numbers
     accepted &= ~(negative & (size == 0))  # zero has one sign
     return np.where(negative, -size, size), accepted
 
 
 def _halvings(words: NoiseWords) -> Whole:
-    """Trailing zero bits: v with probability 2^−(v+1); 64 of none."""
+    """Number of trailing zero bits: v with probability 2^−(v+1); 64 for a zero word."""
     lowest = words & (~words + np.uint64(1))
     return np.where(words == 0, 64, np.frexp(lowest.astype(np.float64))[1] - 1).astype(np.int64)
 
 
 @lru_cache(maxsize=64)
 def _stair(variance: float) -> np.uint64:
-    """t: about where p has fallen to half."""
+    """t: roughly where p has fallen to half of p(0)."""
     return np.uint64(math.ceil(math.sqrt(2 * math.log(2) * variance)) + 1)
 
 
 @lru_cache(maxsize=64)
 def _height(variance: float) -> float:
-    """The largest log(p(k)·2^V/p(0)), at the first number of a stair: log p is concave, so that it is an early one."""
+    """The largest log(p(k)·2^V/p(0)), at the first number of a stair; log p is concave, so it is among the first."""
     level = np.arange(8)
     return float(np.max(log_ratio(level * int(_stair(variance)), variance) + level * math.log(2)))
 
@@ -142,7 +150,7 @@ def log_ratio(k: Whole, variance: float) -> FlatArray:
 
     From μ = FINE on by Debye's expansion, uniform in k (Abramowitz and Stegun 9.7.7): with r = √(k² + μ²),
     I_k(μ) = exp(r − k·asinh(k/μ))·(1 + u_1 + u_2 + u_3 + O(r⁻⁴)) / √(2πr).
-    Below it by a table of sums over log I_{k+1}/I_k.
+    Below FINE from a table of cumulated log I_{k+1}/I_k.
     """
     if variance < FINE:
         table = _table(variance)
@@ -154,7 +162,7 @@ def log_ratio(k: Whole, variance: float) -> FlatArray:
 
 
 def _debye(r: Any, variance: float) -> Any:
-    """u_1 + u_2 + u_3."""
+    """u_1 + u_2 + u_3 of Debye's expansion."""
     s = (variance / r) ** 2  # of A&S's t = k/r: t² = 1 − s
     t = 1 - s
     first = (3 - 5 * t) / (24 * r)
@@ -165,8 +173,8 @@ def _debye(r: Any, variance: float) -> Any:
 
 @lru_cache(maxsize=64)
 def _table(variance: float) -> FlatArray:
-    """log I_k(μ)/I_0(μ) for k = 0 … K, beyond which it is less than −800: with I_{k−1} = I_{k+1} + 2k/μ·I_k downwards,
-    which forgets where it begins."""
+    """log I_k(μ)/I_0(μ) for k = 0 … K; beyond K it is below −800. Downward recursion I_{k−1} = I_{k+1} + 2k/μ·I_k,
+    whose result does not depend on its start."""
     last = math.ceil(45 * math.sqrt(variance)) + 400
     ratio, logs = 0.0, np.zeros(last + 1)
     for k in range(last + 60, 0, -1):
@@ -177,12 +185,12 @@ def _table(variance: float) -> FlatArray:
 
 
 def reach(variance: float) -> int:
-    """What one draw of `skellam` passes with less than 2⁻⁵³ of the distribution."""
+    """A bound that one draw of `skellam` exceeds with probability below 2⁻⁵³."""
     return math.ceil(10 * math.sqrt(variance) + 40)
 
 
 def share_of(variance: float, clients: int, may_drop: int) -> float:
-    """The variance that each client adds so that those who stay reach `variance` even if so many drop out."""
+    """The variance of each client's noise, such that the sum reaches `variance` even if `may_drop` clients drop out."""
     if not 0 <= may_drop < clients:
-        raise InputError(f"{may_drop} of {clients} clients may drop out: some must be left to add the noise")
+        raise InputError(f"may_drop={may_drop} of {clients} clients: choose 0 to {clients - 1}, so that some add noise")
     return variance / (clients - may_drop)

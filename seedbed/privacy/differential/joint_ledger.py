@@ -1,7 +1,8 @@
-"""Joint ledger of one data set: every private run on it writes down what it will spend, so that ε adds up over runs.
+"""Joint ledger of one data set: every private run on it records its planned spending, so that ε adds up over runs.
 
-A file per data set, named by its fingerprint, in a folder of this user; a line per run, JSON. Runs compose: ε of all of
-them together is the accountant's, not a sum. The ledger counts runs of one user on one machine; it has no key.
+Each data set has one file, named by its fingerprint, in a folder of this user, with one JSON line per run. The
+accountant composes all runs; ε of all is not the sum of each. The ledger counts the runs of one user on one machine. It
+has no key.
 """
 
 import fcntl
@@ -19,10 +20,12 @@ OFF = "off"
 
 
 class Joint(NamedTuple):
-    """What all private runs on a data set cost together.
+    """The total cost of all private runs on a data set.
 
     Attributes:
-        runs: that the ledger counts, this one included.
+        epsilon, delta: of all runs together.
+        runs: the number of runs counted, this one included.
+        path: the ledger's file.
     """
 
     epsilon: float
@@ -32,10 +35,10 @@ class Joint(NamedTuple):
 
     def __str__(self) -> str:
         if self.runs == 1:
-            return f"This is the first private run on these data that {self.path} counts; it adds up those that follow."
+            return f"This is the first private run on these data in {self.path}, which adds up all later ones."
         return (
-            f"With the {self.runs - 1} earlier private runs on these data that {self.path} counts: ε = "
-            f"{self.epsilon:.3g} at δ = {self.delta:.2g} together. It counts the runs of this user on this machine."
+            f"Together with the {self.runs - 1} earlier private runs on these data in {self.path}: ε = "
+            f"{self.epsilon:.3g} at δ = {self.delta:.2g}. The ledger counts the runs of this user on this machine."
         )
 
 
@@ -55,12 +58,14 @@ class JointLedger:
         self.path = folder / f"{fingerprint[:32]}.jsonl"
 
     def charge(self, run: str, spent: Mapping[Release, int], delta: float) -> Joint:
-        """Write a run down before its first round; one that is written down already is not counted twice.
+        """Record a run before its first round; a run that is recorded already is not counted twice.
 
         Args:
-            run: a name that no other run has: the fingerprint of its noise key.
-            spent: by all rounds that the run plans.
-            delta: at which to state ε.
+            run: a name unique to this run: the fingerprint of its noise key.
+            spent: the releases of all rounds that the run plans.
+            delta: δ at which the total ε is stated.
+        Raises:
+            InputError: the file cannot be read or written.
         """
         line = {"run": run, "spent": [[r._asdict(), n] for r, n in spent.items()]}
         try:
@@ -80,12 +85,12 @@ class JointLedger:
         except OSError as error:
             raise InputError(
                 f"cannot write {self.path}, which adds up ε over runs on the same data: {error.strerror}; set "
-                f"privacy.joint_ledger to another folder, or to {OFF} to go without"
+                f"privacy.joint_ledger to another folder, or to {OFF} to disable it"
             ) from error
         return self._total(lines, delta)
 
     def _lines(self, text: str) -> list[dict[str, Any]]:
-        """All lines; one that was torn off while it was written has released nothing."""
+        """All complete lines; a torn last line belongs to a run that has released nothing."""
         whole = text[: text.rfind("\n") + 1]
         with as_written(self.path, "restore it, or set privacy.joint_ledger to another folder"):
             lines = [json.loads(line) for line in whole.splitlines()]
@@ -104,7 +109,7 @@ class JointLedger:
 def _refuse_odd(run: object, spent: list[tuple[dict[str, Any], int]]) -> None:
     """
     Raises:
-        TypeError, ValueError: no run can have spent this, such as less than nothing.
+        TypeError, ValueError: an impossible entry, such as a negative number of releases.
     """
     for table, times in spent:
         numbers = list(release_event(table))

@@ -1,12 +1,12 @@
-"""What has been spent, written down before it is spent: a crash may count a round that was not released, never the
-other way round.
+"""Privacy ledger: each round is recorded on disk before it is released. After a crash the ledger may count a round that
+was not released; it never misses one that was.
 
-ledger.jsonl: the first line is the plan (budget, mechanism, the key's fingerprint); then a line a round. Every line
-ends with the sha256 of itself and holds that of the line before: what was altered is refused. The chain has no key: it
-finds damage, lost lines and edits by hand. It does not hold against somebody with write access, who can compute all
-hashes again: for that, keep the last line's hash elsewhere.
+ledger.jsonl: the first line is the plan (budget, mechanism, the key's fingerprint); then one line per round. Every line
+ends with its own sha256 and contains that of the line before, so an altered file is refused. The chain has no key. It
+detects damage, lost lines and manual edits. An attacker with write access can recompute all hashes undetected; against
+that, keep the last line's hash elsewhere.
 
-releases.jsonl: the sha256 of each round's state. A round computed again must be the same release, bit for bit.
+releases.jsonl: the sha256 of each round's state. A recomputed round must be the same release, bit for bit.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from seedbed.privacy.differential.mechanisms import Mechanism
 from seedbed.rounds import Round
 from seedbed.tree import Tree
 
-OF_THE_NETWORK = ("lost", "abandoned")  # what is told of a round, for it does not depend on anybody's data
-NOT_NAMED: Sequence[ClientId] = ()  # the clients of a round that does not tell who they were
-AHEAD = (64, 8, 1)  # so many rounds are looked ahead at once, so that not every one computes an ε
+OF_THE_NETWORK = ("lost", "abandoned")  # round info that is published: it does not depend on the clients' data
+NOT_NAMED: Sequence[ClientId] = ()  # the participants of a round are not published
+AHEAD = (64, 8, 1)  # numbers of rounds to check against the budget at once, to compute ε less often
 
 
 class Ledger:
-    """The budget of one run.
+    """The privacy budget of one run.
 
     Args:
-        path: the file; made with the plan if it is not there.
+        path: the file; created with the plan if missing.
         epsilon, delta: the budget.
-        plan: whatever else must stay the same while the run is gone on with.
-        rounds: so many are meant to be made: if the budget covers them, that is computed once.
+        plan: everything else that must not change when the run resumes.
+        rounds: the planned number of rounds; if the budget covers all of them, ε is computed once.
     Raises:
-        InputError: the file is of another plan, or was altered.
+        InputError: the file belongs to another plan, or was altered.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Ledger:
             self._append(first)
         elif {k: lines[0].get(k) for k in first} != first:
             raise InputError(
-                f"{path} was begun {_difference(lines[0], first)}: what it counts would "
-                "not be what is released; restore the run's settings and files, or start another run"
+                f"{path} was written {_difference(lines[0], first)}: its count would not match what is released. "
+                "Restore the run's settings and files, or start another run"
             )
         for line in lines[1:]:
             self._count(line)
@@ -73,32 +73,32 @@ class Ledger:
         return epsilon(self._spent, self.delta)
 
     def charge(self, round: int, cost: Release | None) -> None:
-        """Write a round down, on disk when this returns; one that is written down already is a replay, and free.
+        """Record a round; it is on disk on return. A round that is recorded already is a replay and costs nothing.
 
         Args:
             round: from 0, in order.
-            cost: None: an earlier round's charge covers it.
+            cost: the release to charge; None if an earlier round's charge covers it.
         Raises:
-            InputError: the budget does not cover it, in which case nothing is written; or a round is left out.
+            InputError: the budget does not cover the round (nothing is written then), or a round is missing.
         """
         if round < self.charged_rounds:
             return
         if round > self.charged_rounds:
             raise InputError(
                 f"round {round} cannot be charged to {self.path}, which ends before round {self.charged_rounds}: lines "
-                "are missing; restore the file, or start another run"
+                "are missing. Restore the file, or start another run"
             )
         if cost is not None and not self._affords(cost):
             raise InputError(
-                f"round {round + 1} would cost more than the budget of ε = {self.budget:g} at δ = {self.delta:g} "
-                f"(spent: {self.epsilon:.4g}): the run stops before it; what came before is intact and within it"
+                f"round {round + 1} would exceed the budget of ε = {self.budget:g} at δ = {self.delta:g} "
+                f"(spent: {self.epsilon:.4g}): the run stops before it; all earlier rounds are within the budget"
             )
         line = {"round": round, "cost": None if cost is None else cost._asdict()}
         self._append(line)
         self._count(line)
 
     def _affords(self, cost: Release) -> bool:
-        """Whether one more is within the budget; an answer for several ahead is kept."""
+        """Whether the budget covers one more release; the answer for several rounds is cached."""
         if not cost.noisy:
             return False
         kind, left = self._allowed
@@ -110,7 +110,7 @@ class Ledger:
 
     def _count(self, line: Mapping[str, Any]) -> None:
         if line.get("round") != self.charged_rounds:
-            raise InputError(f"{self.path} has no round {self.charged_rounds} where it should: restore it")
+            raise InputError(f"{self.path}: the line of round {self.charged_rounds} is missing; restore the file")
         self.charged_rounds += 1
         if line["cost"] is not None:
             cost = release_event(line["cost"])
@@ -119,34 +119,34 @@ class Ledger:
             self._allowed = (kind, left - 1) if kind == cost and left else (None, 0)
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        """Add a line, flushed to disk with its directory entry."""
+        """Append a line and flush it to disk, together with its directory entry."""
         text = json.dumps({**line, "before": self._last})
         digest = hashlib.sha256(text.encode()).hexdigest()
         _append_to(self.path, f"{text}\t{digest}\n")
         self._last = digest
 
     def _read(self) -> list[dict[str, Any]]:
-        """All lines, checked; a torn last one, whose round cannot have been released, is cut off."""
+        """All lines, verified. A torn last line is cut off: its round cannot have been released."""
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        found = []
+        lines = []
         for number, raw in enumerate(whole.decode(errors="replace").split("\n")[:-1], 1):
             text, _, digest = raw.partition("\t")
             line = json.loads(text) if hashlib.sha256(text.encode()).hexdigest() == digest else None
             if line is None or line["before"] != self._last:
                 raise InputError(
-                    f"{self.path} line {number} is not as it was written: what was spent is not known any more; "
+                    f"{self.path} line {number} is not as it was written, so the privacy spent is unknown: "
                     "restore the file, or start another run"
                 )
-            found.append(line)
+            lines.append(line)
             self._last = digest
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
-        return found
+        return lines
 
 
 def _append_to(path: Path, line: str) -> None:
-    """Add a line, on disk with its directory entry when this returns."""
+    """Append a line; on return it is on disk, together with its directory entry."""
     try:
         with open(path, "a") as file:
             file.write(line)
@@ -157,13 +157,13 @@ def _append_to(path: Path, line: str) -> None:
         os.close(folder)
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror}; nothing is released that is not written down there: free some "
-            "space, then `seedbed resume` goes on"
+            f"cannot write {path}: {error.strerror}. A release must be recorded there first: free some space, then "
+            "continue with `seedbed resume`"
         ) from error
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first thing in which two plans differ, by name.
+    """The first setting in which two plans differ.
 
     >>> _difference({"terms": {"lr": 0.1}}, {"terms": {"lr": 0.2}})
     'with lr=0.1, not 0.2'
@@ -172,39 +172,40 @@ def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = then.get(name), now[name]
     if isinstance(new, Mapping):
         if not isinstance(old, Mapping):
-            return "before noise was bound to settings, data and versions"
+            return "by a version that did not bind noise to settings, data and versions"
         return _difference({**dict.fromkeys(new), **old}, {**dict.fromkeys(old), **new})
     return f"with {name}={old!r}, not {new!r}"
 
 
 class Releases:
-    """The digest of each round's release, on disk before anybody sees it."""
+    """Digests of each round's release, on disk before the release is shown."""
 
     def __init__(self, path: Path):
         self.path = path
         text = path.read_text(errors="replace") if path.exists() else ""
-        if text and not text.endswith("\n"):  # torn off while it was written: not released
+        if text and not text.endswith("\n"):  # a torn last line: its round was not released
             text = text[: text.rfind("\n") + 1]
             os.truncate(path, len(text))
         with as_written(path):
             self._known = {int(line["round"]): str(line["sha256"]) for line in map(json.loads, text.splitlines())}
 
     def check(self, round: int, state: Tree) -> None:
-        """Write down a round's release (round from 0), or compare it with what was written.
+        """Record the release of a round (from 0), or compare it with the recorded one.
 
         Raises:
-            InputError: the round was released before, and otherwise.
+            InputError: the round was released before with other content.
         """
-        found = digest_of_tree(state).hex()
-        if self._known.get(round, found) != found:
+        digest = digest_of_tree(state).hex()
+        if self._known.get(round, digest) != digest:
             raise InputError(
-                f"round {round + 1} computed again is not the release that {self.path} has: it would be a second one, "
-                "which the ledger does not count; go on where the first was computed (device, threads, libraries), or "
-                "start another run"
+                f"round {round + 1}, recomputed, differs from the release in {self.path}: it would be a second "
+                f"release, "
+                "which the ledger does not count. Continue on the same device, threads and library versions, or start "
+                "another run"
             )
         if round not in self._known:
-            _append_to(self.path, json.dumps({"round": round, "sha256": found}) + "\n")
-            self._known[round] = found
+            _append_to(self.path, json.dumps({"round": round, "sha256": digest}) + "\n")
+            self._known[round] = digest
 
 
 def charge_rounds(
@@ -215,13 +216,13 @@ def charge_rounds(
     done: int = 0,
     releases: Releases | None = None,
 ) -> Iterator[Round]:
-    """The same rounds, each charged before it is computed, and without what tells of those who took part.
+    """The same rounds; each is charged before it is computed, and information about its participants is removed.
 
     Args:
-        done: rounds that lie behind.
-        releases: of this run; None: a round computed again is not compared with the first.
+        done: the number of rounds completed before.
+        releases: digests of this run's releases; None: recomputed rounds are not compared.
     Raises:
-        InputError: before the round that the budget does not cover, or that is another release than the first time.
+        InputError: the budget does not cover the next round, or a recomputed round differs.
     """
     number = done
     while True:
@@ -230,5 +231,5 @@ def charge_rounds(
         if releases is not None:
             releases.check(number, round.state)
         number += 1
-        told = {name: number for name, number in round.info.items() if name in OF_THE_NETWORK}
-        yield round._replace(clients=NOT_NAMED, info=told, refused={}, lost={})
+        public = {name: value for name, value in round.info.items() if name in OF_THE_NETWORK}
+        yield round._replace(clients=NOT_NAMED, info=public, refused={}, lost={})

@@ -1,7 +1,8 @@
-"""How noise is laid on the rounds, and who takes part in them: the two are accounted together, so they stand together.
+"""Privacy mechanisms: how noise is added in each round, and how cohorts are drawn. Both are in one place because the
+accountant's cost holds only for the two together.
 
-Shapes: N clients in all, m of them expected in a round (q = m/N), T rounds. Each mechanism's noise has the standard
-deviation z in units of the clip; what a round costs is a `Gaussian` (or `Skellam`), or None where an earlier charge
+Shapes: N clients in all, m expected in a round (q = m/N), T rounds. The noise of each mechanism has the standard
+deviation z in units of the clip. The cost of a round is a `Gaussian` or `Skellam` release, or None if an earlier charge
 covers it.
 """
 
@@ -23,11 +24,11 @@ from seedbed.privacy.differential.binding import digest_of_tree
 from seedbed.privacy.differential.noise import Noise
 from seedbed.tree import Tree
 
-SUM = "sum"  # the purpose of noise on sums
+SUM = "sum"  # purpose of the noise on sums, in key derivation
 
 
 class Mechanism(Protocol):
-    """Noise on sums of contributions of length at most 1, with the cohorts that its cost is accounted for."""
+    """Noise on a sum of contributions of norm at most 1, and the cohorts for which its cost holds."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # a frozen dataclass
 
@@ -44,31 +45,32 @@ class Mechanism(Protocol):
     def expected(self) -> int: ...
 
     def cohort(self, population: Sequence[ClientId], round: int) -> list[ClientId]:
-        """Who takes part in a round (from 0); may be nobody."""
+        """The participants of a round (from 0); may be empty."""
         ...
 
     def noise(self, like: Tree, round: int) -> Tree:
-        """What is added to a round's sum, in double precision."""
+        """The noise to add to a round's sum, in double precision."""
         ...
 
     def cost(self, round: int) -> Release | None:
-        """What is charged before a round."""
+        """The release to charge before a round, or None if an earlier charge covers it."""
         ...
 
     def spent(self, rounds: int) -> dict[Release, int]:
-        """What so many rounds cost in all."""
+        """The releases of the first `rounds` rounds."""
         ...
 
 
 @dataclass(frozen=True)
 class Independent:
-    """Fresh noise in every round, and Poisson cohorts: every client flips a coin of its own, of chance q.
+    """Fresh noise in every round, and Poisson cohorts: each client takes part with probability q, independently.
 
-    The coins come from the secret key: ε counts on nobody knowing who took part.
+    Cohorts are drawn from the secret key: ε holds only if the participants are unknown.
 
     Args:
-        noise_multiplier: z; 0 gives none, and no privacy.
-        expected: m, the mean size of a cohort; all clients for q = 1.
+        key: the secret key of noise and cohorts.
+        noise_multiplier: z; 0 means no noise and no privacy.
+        expected: m, the mean cohort size; N gives q = 1.
         population: N.
     """
 
@@ -101,11 +103,11 @@ class Independent:
 
 @dataclass(frozen=True)
 class InTurn:
-    """Cohorts for when chance cannot choose who takes part: m clients a round, each once in a pass over all.
+    """Cohorts without sampling: m clients a round, each once per pass over all clients.
 
-    A pass has ⌊N/m⌋ rounds, in an order drawn by the seed; those left over wait for the next. A client that is not
-    there leaves its place empty (its contribution is taken for zero): that is what neighbours are here. No
-    amplification by sampling is claimed, so that the order need not be secret. What a pass costs is charged before its
+    A pass has ⌊N/m⌋ rounds, in an order drawn from the seed; clients left over wait for the next pass. An absent client
+    leaves its place empty, and its contribution counts as zero: this defines the neighbouring data sets. No
+    amplification by sampling is claimed, so the order need not be secret. The cost of a pass is charged before its
     first round.
     """
 
@@ -114,7 +116,7 @@ class InTurn:
     expected: int
     population: int
     seed: int = 0
-    same_order: ClassVar[bool] = False  # in every pass
+    same_order: ClassVar[bool] = False  # whether every pass has the same order
 
     def __post_init__(self) -> None:
         refuse_cohort(self.expected, self.population)
@@ -124,7 +126,7 @@ class InTurn:
         return self.population // self.expected
 
     def order(self, pass_: int) -> npt.NDArray[np.int64]:
-        """[N] positions of clients, in the order of a pass."""
+        """[N] positions of clients, in the order of this pass."""
         return randomness.generator(self.seed, "in turn", 0 if self.same_order else pass_).permutation(self.population)
 
     def cohort(self, population: Sequence[ClientId], round: int) -> list[ClientId]:
@@ -140,12 +142,12 @@ class InTurn:
 
 
 class TreeAggregation(InTurn):
-    """DP-FTRL: noise on partial sums of the rounds, by a binary tree of them, begun afresh in every pass.
+    """DP-FTRL: noise on partial sums of rounds through a binary tree, restarted in every pass.
 
     Kairouz, McMahan, Song, Thakkar, Thakurta and Xu, ICML 2021, arXiv 2103.00039, Algorithm 1. The sum of rounds 0…t
-    carries the noise of the nodes that t + 1 is made of in binary; what is added to round t is the difference to that
-    of t − 1, so that any server's step may follow. A client is in at most ⌊log2 of the pass⌋ + 1 nodes, each of the
-    deviation z√(that): a pass costs what one Gaussian of z does.
+    carries the noise of the tree nodes in the binary expansion of t + 1. Round t gets the difference between this noise
+    and that of t − 1, so any server step may follow. A client is in at most L = ⌊log2(rounds of a pass)⌋ + 1 nodes,
+    each with deviation z√L: a pass costs the same as one Gaussian release with multiplier z.
     """
 
     @property
@@ -154,24 +156,24 @@ class TreeAggregation(InTurn):
 
     def noise(self, like: Tree, round: int) -> Tree:
         pass_, place = divmod(round, self.rounds_of_a_pass)
-        # From the nodes of t to those of t + 1: the trailing ones of t are merged into one node above them.
+        # From the nodes of t to those of t + 1: the trailing 1 bits of t merge into one node above them.
         level = (~place & (place + 1)).bit_length() - 1
-        made = self._node(like, pass_, level, place >> level)
+        noise = self._node(like, pass_, level, place >> level)
         for below in range(level):
-            made = tree.sub(made, self._node(like, pass_, below, (place >> below) - 1))
-        return tree.scale(self.noise_multiplier * self.levels**0.5, made)
+            noise = tree.sub(noise, self._node(like, pass_, below, (place >> below) - 1))
+        return tree.scale(self.noise_multiplier * self.levels**0.5, noise)
 
     def _node(self, like: Tree, pass_: int, level: int, position: int) -> Tree:
         return self.key.normal_like(like, SUM, pass_, level, position)
 
 
 class Banded(InTurn):
-    """Banded matrix factorisation: each round's noise takes back some of that of the rounds before it.
+    """Banded matrix factorisation: each round's noise cancels part of the noise of earlier rounds.
 
-    Noise (C⁻¹Z)_t for lower-triangular Toeplitz C with c_0 = 1, c_j = c_{j−1}·(2j − 1)/2j, the square root of the
-    matrix of partial sums (Fichtenberger, Henzinger and Upadhyay, ICML 2023), cut to as many bands as a pass has rounds
-    (Kalinin and Lampert, NeurIPS 2024, arXiv 2405.13763). A client's rounds lie at least a pass apart, so that its
-    columns of C do not meet: each pass costs what one Gaussian does whose deviation is z times a column's length.
+    Noise (C⁻¹Z)_t for a lower-triangular Toeplitz C with c_0 = 1, c_j = c_{j−1}·(2j − 1)/2j, the square root of the
+    matrix of partial sums (Fichtenberger, Henzinger and Upadhyay, ICML 2023), with one band per round of a pass
+    (Kalinin and Lampert, NeurIPS 2024, arXiv 2405.13763). A client's rounds are at least a pass apart, so its columns
+    of C do not overlap: each pass costs the same as one Gaussian release whose deviation is z times a column's length.
     The order of clients is the same in all passes.
     """
 
@@ -187,15 +189,15 @@ class Banded(InTurn):
 
     @cached_property
     def _past(self) -> dict[int, Tree]:
-        """(C⁻¹Z)_t of the last rounds: in memory alone, never where a checkpoint could hold it."""
+        """(C⁻¹Z)_t of the last rounds; only in memory, so that no checkpoint contains it."""
         return {}
 
     def noise(self, like: Tree, round: int) -> Tree:
         length = math.sqrt(math.fsum(c * c for c in self.column))
-        return tree.scale(self.noise_multiplier * length, self._solved(like, round))
+        return tree.scale(self.noise_multiplier * length, self._correlated(like, round))
 
-    def _solved(self, like: Tree, round: int) -> Tree:
-        """(C⁻¹Z)_t = Z_t − Σ_{j=1}^{b−1} c_j·(C⁻¹Z)_{t−j}; after a restart computed again from the key."""
+    def _correlated(self, like: Tree, round: int) -> Tree:
+        """(C⁻¹Z)_t = Z_t − Σ_{j=1}^{b−1} c_j·(C⁻¹Z)_{t−j}; recomputed from the key after a restart."""
         past = self._past
         if past and max(past) > round:
             past.clear()
@@ -209,19 +211,20 @@ class Banded(InTurn):
 
 
 class LocalPrivacy(InTurn):
-    """Local privacy: the server adds nothing, for every client has (`LocallyNoised`), and each takes part once a pass.
+    """Local privacy: every client adds its own noise (`LocallyNoised`) and takes part once per pass; the server adds
+    none.
 
-    Neighbours are any two data sets of the client: two contributions differ by at most twice the clip, so that a
-    client's noise has the deviation 2z in units of the clip.
+    Neighbours are any two data sets of one client. Their contributions differ by at most twice the clip, so a client's
+    noise has the standard deviation 2z in units of the clip.
     """
 
     def noise(self, like: Tree, round: int) -> Tree:
         return tree.map(lambda x: torch.zeros_like(x, dtype=torch.float64), like)
 
     def own_noise(self, value: Tree, client: ClientId, round: int) -> Tree:
-        """What a client adds to its own contribution; its key would be its own in a real federation.
+        """The noise that a client adds to its own contribution; in a real federation the key would be the client's.
 
-        It is bound to the contribution, so that a server that asks again with other settings gets other noise.
+        It is derived from the contribution: a server that asks again with other settings gets other noise.
         """
         drawn = self.key.of("client", client).bound(digest_of_tree(value)).normal_like(value, SUM, round)
         return tree.scale(2 * self.noise_multiplier, drawn)
@@ -229,4 +232,4 @@ class LocalPrivacy(InTurn):
 
 def refuse_cohort(expected: int, population: int) -> None:
     if not 1 <= expected <= population:
-        raise InputError(f"cohort={expected} of {population} clients: choose between 1 and {population}")
+        raise InputError(f"cohort={expected} of {population} clients: choose 1 to {population}")

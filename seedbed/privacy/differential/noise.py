@@ -1,8 +1,8 @@
-"""Noise that is a function of a secret key and of what it is for: a round computed again after a crash is the same
-release, not a second one from which the noise could be averaged away.
+"""Noise as a function of a secret key and its purpose. A round recomputed after a crash is thus the same release, not a
+second one that would let an observer average the noise away.
 
 Key (32 bytes) → HKDF-SHA256 with the purpose and its numbers → AES-256-CTR keystream → 64-bit words → uniform numbers
-→ normal ones by Box and Muller (1958), in double precision: tails end at 8.6 deviations, where 2⁻⁵³ of them lie.
+→ normal numbers by Box and Muller (1958), in double precision. Tails end at 8.6 deviations, with mass 2⁻⁵³ beyond.
 """
 
 import os
@@ -24,7 +24,7 @@ KEY_BYTES = 32
 
 
 class Noise:
-    """Draws from a secret key; each purpose and its numbers have a stream of their own.
+    """Random draws from a secret key; each purpose, with its numbers, has its own stream.
 
     >>> noise = Noise(bytes(32))
     >>> bool((noise.normal(3, "sum", 7) == noise.normal(3, "sum", 7)).all())
@@ -38,14 +38,14 @@ class Noise:
 
     @property
     def fingerprint(self) -> str:
-        """Tells keys apart, and tells nothing of them."""
-        return self._derived("fingerprint", ()).hex()[:32]
+        """Identifies the key without revealing it."""
+        return self._derive("fingerprint", ()).hex()[:32]
 
     def words(self, count: int, purpose: str, *numbers: int) -> NoiseWords:
         """[count] uniform 64-bit words."""
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-        stream = Cipher(algorithms.AES(self._derived(purpose, numbers)), modes.CTR(bytes(16))).encryptor()
+        stream = Cipher(algorithms.AES(self._derive(purpose, numbers)), modes.CTR(bytes(16))).encryptor()
         return np.frombuffer(stream.update(bytes(8 * count)), np.uint64)
 
     def uniform(self, count: int, purpose: str, *numbers: int) -> Normals:
@@ -61,7 +61,7 @@ class Noise:
         return np.concatenate([length * np.cos(angle), length * np.sin(angle)])[:count]
 
     def normal_like(self, like: Tree, purpose: str, *numbers: int) -> Tree:
-        """A tree of standard normal numbers in double precision, of another's shapes."""
+        """A tree of standard normal numbers in double precision, with the shapes of `like`."""
         leaves = tree.leaves(like)
         drawn = torch.as_tensor(self.normal(sum(x.numel() for x in leaves), purpose, *numbers))
         parts = torch.split(drawn, [x.numel() for x in leaves])
@@ -70,14 +70,14 @@ class Noise:
         )
 
     def bound(self, digest: bytes) -> "Noise":
-        """The noise of what has this digest (`binding.digest`), independent of that of anything else."""
-        return Noise(self._derived(f"bound {digest.hex()}", ()))
+        """The noise derived for a digest (`binding.digest_of`), independent of that for any other digest."""
+        return Noise(self._derive(f"bound {digest.hex()}", ()))
 
     def of(self, purpose: str, *numbers: int) -> "Noise":
-        """Another's noise: a client's own, from a key of its own."""
-        return Noise(self._derived(purpose, numbers))
+        """Derived noise with its own key, such as one client's."""
+        return Noise(self._derive(purpose, numbers))
 
-    def _derived(self, purpose: str, numbers: tuple[int, ...]) -> bytes:
+    def _derive(self, purpose: str, numbers: tuple[int, ...]) -> bytes:
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -91,21 +91,21 @@ def new_key() -> bytes:
 
 
 def key_file(path: Path) -> Noise:
-    """The key in this file, which only its owner may read; made if it is not there.
+    """The key in this file, created if missing; only its owner may read it.
 
     Raises:
         InputError: the file is not a key, or others may read it.
     """
     if not path.exists():
-        with fresh_name(path, mode=0o600) as beside:
-            with open(beside, "w") as file:
+        with fresh_name(path, mode=0o600) as temporary:
+            with open(temporary, "w") as file:
                 file.write(new_key().hex() + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, path)
+            os.replace(temporary, path)
     if path.stat().st_mode & 0o077:
-        raise InputError(f"{path} may be read by others: with it the noise can be taken off again; chmod 600 {path}")
+        raise InputError(f"{path} is readable by others, and with it the noise can be removed: run chmod 600 {path}")
     try:
         return Noise(bytes.fromhex(path.read_text().strip()))
     except ValueError as error:
-        raise InputError(f"{path} is no noise key ({error}): restore it, or start another run") from error
+        raise InputError(f"{path} is not a noise key ({error}): restore it, or start another run") from error

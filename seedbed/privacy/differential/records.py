@@ -1,11 +1,11 @@
-"""Record-level privacy inside a client: DP-SGD (Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar and Zhang, CCS 2016,
-arXiv 1607.00133, Algorithm 1). What leaves the client, and all that follows, is private in each of its examples: the
-"task-global" privacy of Li, Khodak, Caldas and Talwalkar (ICLR 2020), weaker than that of whole clients and cheaper.
+"""Record-level privacy within a client: DP-SGD (Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar and Zhang, CCS 2016,
+arXiv 1607.00133, Algorithm 1). All that leaves the client is private for each of its examples. This is the
+"task-global" privacy of Li, Khodak, Caldas and Talwalkar (ICLR 2020): weaker than client-level privacy, and cheaper.
 
-Public: n, how many examples each client has. Chances of inclusion, the room of a batch and the denominator depend on
-it. Neighbours are data sets of a client in which one example is left out of every batch while n stays as it is known.
+Public: n, the number of each client's examples. Sampling rates, batch capacity and denominators depend on it.
+Neighbouring data sets of a client: one example is left out of every batch, while n stays as published.
 
-Shapes: C clients, K steps, B places for examples of a batch, n examples of a client.
+Shapes: C clients, K steps, B capacity of a batch, n examples of a client.
 """
 
 from collections.abc import Sequence
@@ -31,27 +31,29 @@ from seedbed.privacy.differential.noise import Noise
 
 
 class NoisedBatch(NamedTuple):
-    """A batch, and the noise of the step on it: drawn outside the client, as all that is random."""
+    """A batch and the noise of its step; like all randomness, it is drawn outside the client."""
 
     batch: Batch
-    noise: Params  # standard normal, of the parameters' shapes
+    noise: Params  # standard normal, with the parameters' shapes
     expected: Tensor  # []  the mean number of examples of a batch
 
 
 def record_level(loss: Objective, *, clip: float, noise_multiplier: float) -> Objective:
-    """An objective over `Noised` items whose gradient is (Σ_i g_i·min(1, C/‖g_i‖) + z·C·noise) / expected.
+    """An objective over `NoisedBatch` items with the gradient (Σ_i g_i·min(1, C/‖g_i‖) + z·C·noise) / expected.
 
-    g_i is the gradient of the loss on example i alone; padding contributes nothing, exactly. The value is the mean loss
-    over the batch, which is not private: it must stay with the client (`private`, or no info).
+    g_i is the gradient of the loss on example i only; padding contributes exactly zero. The value is the mean loss over
+    the batch, which is not private: it must stay with the client (`with_privacy`, or no info).
 
     Args:
-        loss: on batches; on a batch of one example it must be that example's.
+        loss: a loss on batches; on a batch of one example it must be that example's loss.
         clip: C > 0.
-        noise_multiplier: z ≥ 0: what rounds cost is `epsilon({Gaussian(z, expected/n): steps})` for a client of n
-            examples, the most for the smallest client.
+        noise_multiplier: z ≥ 0. K steps of a client with n examples cost `epsilon({Gaussian(z, expected/n): K})`; the
+            smallest client pays the most.
+    Raises:
+        InputError: the clip or the multiplier is out of range.
     """
     if not clip > 0 or not noise_multiplier >= 0:
-        raise InputError(f"clip={clip} must be above 0, noise_multiplier={noise_multiplier} at least 0")
+        raise InputError(f"clip={clip} must be above 0, and noise_multiplier={noise_multiplier} at least 0")
 
     def of_one(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return loss(
@@ -71,22 +73,22 @@ def record_level(loss: Objective, *, clip: float, noise_multiplier: float) -> Ob
 
 
 def poisson_batches(expected: int, *, steps: int, most: int | None = None) -> Sampler:
-    """Batches that every example of the client is in with probability q = expected/n, each by a coin of its own.
+    """Poisson batches: each example of the client is in a batch with probability q = expected/n, independently.
 
     Args:
-        expected: the mean size of a batch; a client with fewer examples has them all in each.
-        steps: batches a round.
-        most: places of a batch; None: so many that a larger draw comes once in 10¹² batches. Of more, the batch holds
-            as many as there is room for, which counts as a failure within δ.
+        expected: the mean batch size; a client with fewer examples has all of them in each batch.
+        steps: batches per round.
+        most: capacity of a batch; None: large enough that only one draw in 10¹² exceeds it. A larger draw is cut to the
+            capacity, which counts as a failure within δ.
     """
 
     def sampler(client: Client, rng: np.random.Generator) -> Draw:
         n = len(client.rows)
         q = min(1.0, expected / n)
-        room = most or min(n, int(n * q + 8 * (n * q) ** 0.5 + 8))
-        where, mask = np.zeros((steps, room), np.int64), np.zeros((steps, room), bool)
+        capacity = most or min(n, int(n * q + 8 * (n * q) ** 0.5 + 8))
+        where, mask = np.zeros((steps, capacity), np.int64), np.zeros((steps, capacity), bool)
         for k in range(steps):
-            drawn = np.flatnonzero(rng.random(n) < q)[:room]
+            drawn = np.flatnonzero(rng.random(n) < q)[:capacity]
             where[k, : len(drawn)], mask[k, : len(drawn)] = drawn, True
         return Draw(client.picks(where, mask), n)
 
@@ -95,16 +97,17 @@ def poisson_batches(expected: int, *, steps: int, most: int | None = None) -> Sa
 
 @dataclass(frozen=True)
 class NoisedTasks:
-    """A source whose tasks carry the noise of their steps, from each client's own key.
+    """A task source that adds the noise of each step, from each client's own key.
 
-    The batches are drawn from the key too: who knows the seed must not know which examples were in them.
+    Batches are drawn from the key too: the public seed must not reveal which examples were in them.
 
     Args:
-        population: of the clients.
-        expected, steps: of `poisson_batches`.
+        population: the clients' data.
+        key: the secret key; use it for one training only.
         like: the parameters.
-        context: `binding.digest` of all else that the releases depend on, such as settings and learning rates. Noise
-            and batches are derived from the key, this, the data and the fields above: use a key for one training.
+        expected, steps: as for `poisson_batches`.
+        context: `binding.digest_of` all else that the releases depend on, such as settings and learning rates. Noise
+            and batches are derived from the key, this context, the data and the fields above.
     """
 
     population: Population
@@ -116,7 +119,7 @@ class NoisedTasks:
 
     @cached_property
     def bound(self) -> Noise:
-        """The key's noise for these data and settings."""
+        """The key's noise for this data and these settings."""
         shapes = [tuple(x.shape) for x in tree.leaves(self.like)]
         return self.key.bound(digest_of(self.context, self.population.fingerprint(), self.expected, self.steps, shapes))
 
@@ -138,7 +141,7 @@ class NoisedTasks:
         return task._replace(items=NoisedBatch(task.items, noise, expected))
 
     def _noise(self, client: int, round: int) -> Params:
-        """[K, ...] of one client."""
+        """Noise of one client's steps: [K, ...]."""
         wide = tree.map(lambda x: x.new_zeros((self.steps, *x.shape)), self.like)
         drawn: Any = self.bound.of("client", client).normal_like(wide, "records", round)
         return tree.map(lambda n, x: n.to(x.dtype), drawn, wide)

@@ -1,9 +1,9 @@
-"""Secure aggregation: the server learns the sum of what clients send, and nothing else of it.
+"""Secure aggregation: the server learns the sum of the clients' messages, and nothing else about them.
 
-Read in this order: `fixed_point` (numbers as integers that can be added in any order), `shamir` and `keys` (the
-primitives), `protocol` (what is agreed on, and the messages), `client`, `server`, `together` (all of it in one
-process), `additive` (the other form, with several servers); then `encoding` and `noised` (messages as words),
-`forms`, `dealing`, and `summed`: the engine out of which only sums come.
+Reading order: `fixed_point` (numbers as integers that can be added in any order), `shamir` and `keys` (primitives),
+`secagg_protocol` (the plan and the messages), `secagg_client`, `secagg_server`, `in_process` (all of it in one
+process), `additive` (several servers instead of masks); then `encoding` and `noised_sum` (messages as words),
+`mechanisms`, `groups`, and `sum_engine`: the engine wrapper that returns only sums.
 """
 
 from seedbed.privacy.secure.additive import AdditiveServer, split_shares

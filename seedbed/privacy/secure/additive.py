@@ -1,8 +1,8 @@
-"""Additive secret sharing among several servers: no one of them sees an update, all together give only the sum.
+"""Additive secret sharing among several servers: no single server sees an update; all together learn only the sum.
 
-The simplest multi-party computation: x = Σ_s x_s modulo a power of two, each share but one drawn at random, one share
-to each server; every server adds up what it has, and the servers' sums are added. It needs no second stage, and a
-client that is lost costs nothing; it protects as long as one of the servers does not collude with the others.
+The simplest multi-party computation: x = Σ_s x_s modulo a power of two. All shares but one are random, and each server
+gets one share. Every server sums its shares, and the servers' sums are added. There is no second stage, and a lost
+client costs nothing. It protects updates as long as one server does not collude with the others.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -13,16 +13,19 @@ from seedbed.errors import InputError
 from seedbed.privacy.secure import keys
 from seedbed.privacy.secure.fixed_point import GridWords, add_modular
 
-AdditiveShare = bytes | GridWords  # a seed of 32 bytes, expanded by the server, or the words themselves
+AdditiveShare = bytes | GridWords  # a 32-byte seed that the server expands, or the words themselves
 
 
 def split_shares(words: GridWords, servers: int) -> list[AdditiveShare]:
-    """An encoded update (`Grid.encode`) in shares, one for each server: a seed for all but the last.
+    """Split an encoded update (`FixedPointGrid.encode`) into one share per server: a seed for all but the last.
 
-    So that several servers cost a client 32 bytes each more than one.
+    Each server beyond the first thus costs a client only 32 bytes.
+
+    Raises:
+        InputError: fewer than 2 servers.
     """
     if servers < 2:
-        raise InputError(f"servers={servers}: whoever holds the only share sees the update; take 2 or more")
+        raise InputError(f"servers={servers}: a server with the only share sees the update; use 2 or more")
     seeds = [keys.new_secret() for _ in range(servers - 1)]
     rest = words.copy()
     for seed in seeds:
@@ -38,7 +41,11 @@ class AdditiveServer:
         self._shares: dict[int, AdditiveShare] = {}
 
     def receive(self, client: int, share: AdditiveShare) -> None:
-        """A client's first share counts; one of another length or kind of word is refused."""
+        """Store a client's first share; a share of another length or word type is refused.
+
+        Raises:
+            InputError: the share is neither a seed nor words of this sum.
+        """
         good = len(share) == 32 if isinstance(share, bytes) else _fits(share, self._length, self._dtype)
         if not good:
             raise InputError(f"the share of client {client} is neither a seed nor {self._length} words: refused")
@@ -46,18 +53,18 @@ class AdditiveServer:
 
     @property
     def clients(self) -> frozenset[int]:
-        """From whom a share has come: servers add up those that all of them have."""
+        """Clients whose share has arrived; only those present on all servers are summed."""
         return frozenset(self._shares)
 
     def total(self, clients: Collection[int], *, least: int = 3) -> GridWords:
         """The sum of these clients' shares.
 
         Raises:
-            InputError: fewer than `least` clients, or one whose share never came.
+            InputError: fewer than `least` clients, or a missing share.
         """
         missing = set(clients) - self.clients
         if missing or len(clients) < least:
-            why = f"the shares of {sorted(missing)} never came" if missing else f"{len(clients)} are fewer than {least}"
+            why = f"{sorted(missing)} sent no share" if missing else f"{len(clients)} clients, fewer than {least}"
             raise InputError(f"no sum over these clients: {why}")
         total = np.zeros(self._length, self._dtype)
         for client in clients:
@@ -67,7 +74,7 @@ class AdditiveServer:
 
 
 def combine_shares(totals: Iterable[GridWords]) -> GridWords:
-    """The servers' sums -> the sum of the updates' words."""
+    """Add the servers' sums; gives the sum of the updates' words."""
     first, *others = totals
     whole = first.copy()
     for other in others:
@@ -76,14 +83,14 @@ def combine_shares(totals: Iterable[GridWords]) -> GridWords:
 
 
 def additive_sum(updates: Mapping[int, GridWords], servers: int) -> GridWords:
-    """All of it in one process."""
+    """Run additive sharing in one process."""
     first = next(iter(updates.values()))
-    each = [AdditiveServer(len(first), first.dtype.type) for _ in range(servers)]
+    all_servers = [AdditiveServer(len(first), first.dtype.type) for _ in range(servers)]
     for client, words in updates.items():
-        for server, share in zip(each, split_shares(words, servers), strict=True):
+        for server, share in zip(all_servers, split_shares(words, servers), strict=True):
             server.receive(client, share)
-    common = frozenset.intersection(*(server.clients for server in each))
-    return combine_shares(server.total(common) for server in each)
+    common = frozenset.intersection(*(server.clients for server in all_servers))
+    return combine_shares(server.total(common) for server in all_servers)
 
 
 def _fits(share: GridWords, length: int, dtype: type[np.unsignedinteger]) -> bool:

@@ -1,4 +1,4 @@
-"""The whole protocol in one process: what a simulation runs, and what the promises are proved on."""
+"""The whole protocol in one process: used by simulations and by the tests of its guarantees."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -13,11 +13,11 @@ from seedbed.privacy.secure.secagg_client import SecureClient
 from seedbed.privacy.secure.secagg_protocol import ClientAbort, ClientId, SecAggPlan
 from seedbed.privacy.secure.secagg_server import SecureServer
 
-NOBODY: Lost = ((), (), (), ())
+NO_LOSSES: Lost = ((), (), (), ())
 
 
 class SecureSum(NamedTuple):
-    """The sum of those that stayed, in words, and who they are."""
+    """The sum of the surviving clients' words, and these clients."""
 
     words: GridWords
     clients: frozenset[ClientId]
@@ -28,19 +28,19 @@ def secure_sum(
     updates: Mapping[ClientId, Numbers],
     weights: Mapping[ClientId, float] | None = None,
     *,
-    lost: Lost = NOBODY,
+    lost: Lost = NO_LOSSES,
 ) -> SecureSum:
-    """Run the protocol over these clients' updates, on the plan's grid. See `masked_sum`."""
+    """Run the protocol over these clients' updates, encoded on the plan's grid. See `masked_sum`."""
     return masked_sum(
         plan, {c: plan.grid.encode(x, 1.0 if weights is None else weights[c]) for c, x in updates.items()}, lost
     )
 
 
-def masked_sum(plan: SecAggPlan, words: Mapping[ClientId, GridWords], lost: Lost = NOBODY) -> SecureSum:
-    """Run the protocol over these clients' words. One that refuses, as too few of its neighbours are left, is lost.
+def masked_sum(plan: SecAggPlan, words: Mapping[ClientId, GridWords], lost: Lost = NO_LOSSES) -> SecureSum:
+    """Run the protocol over these clients' words. A client that aborts, such as for too few neighbours, counts as lost.
 
     Raises:
-        Aborted: too few are left.
+        RoundAborted: too few clients are left.
     """
     identities = {c: new_identity() for c in words} if plan.malicious_server else {}
     public = {c: pair[1] for c, pair in identities.items()}
@@ -49,22 +49,22 @@ def masked_sum(plan: SecAggPlan, words: Mapping[ClientId, GridWords], lost: Lost
     }
     server = SecureServer(plan, public)
 
-    def there(stage: int, asked: Collection[ClientId]) -> list[ClientId]:
+    def present(stage: int, asked: Collection[ClientId]) -> list[ClientId]:
         gone = {c for before in lost[: stage + 1] for c in before}
         return sorted(c for c in asked if c not in gone)
 
-    for c in there(0, clients):
+    for c in present(0, clients):
         server.receive_keys(clients[c].advertise())
     roster = server.roster()
-    for c in there(1, {k.client for k in roster}):
+    for c in present(1, {k.client for k in roster}):
         with suppress(ClientAbort):
             server.receive_sealed(c, clients[c].share(roster))
     deliveries = server.deliveries()
-    for c in there(2, deliveries):
+    for c in present(2, deliveries):
         with suppress(ClientAbort):
             server.receive_masked(clients[c].mask_words(deliveries[c], words[c]))
     survivors = server.survivors()
-    answering = there(3, survivors)
+    answering = present(3, survivors)
     if plan.malicious_server:
         for c in answering:
             with suppress(ClientAbort):
@@ -79,13 +79,13 @@ def masked_sum(plan: SecAggPlan, words: Mapping[ClientId, GridWords], lost: Lost
 def plain_sum(
     grid: FixedPointGrid, updates: Mapping[ClientId, Numbers], weights: Mapping[ClientId, float]
 ) -> GridWords:
-    """The same sum without masks: bit for bit what `secure_sum` gives."""
+    """The same sum without masks: bit-identical to `secure_sum`."""
     return add_words([grid.encode(update, weights[c]) for c, update in updates.items()])
 
 
 def add_words(words: Sequence[GridWords]) -> GridWords:
     """Σ of words, modulo 2³² or 2⁶⁴."""
     total = np.zeros_like(words[0])
-    for each in words:
-        add_modular(total, each)
+    for more in words:
+        add_modular(total, more)
     return total

@@ -1,4 +1,4 @@
-"""The two kinds of mask on an update, as both halves make them. Shapes: W = plan.words, [W]."""
+"""The two kinds of mask on an update, as computed by client and server. Shapes: W = plan.words, [W]."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from seedbed.privacy.secure import keys
 from seedbed.privacy.secure.fixed_point import GridWords
 from seedbed.privacy.secure.secagg_protocol import ClientId, SecAggPlan, between
 
-MASK_BLOCK = 32_768  # words that are masked at a time, so that they stay in the processor's cache: 3.4 × as fast
+MASK_BLOCK = 32_768  # words masked at a time, so that they stay in the processor's cache: 3.4 × as fast
 
 
 class Mask(NamedTuple):
@@ -20,12 +20,12 @@ class Mask(NamedTuple):
 
 
 def pair(plan: SecAggPlan, private: bytes, public: bytes, owner: ClientId, other: ClientId) -> Mask:
-    """What `owner` adds on account of `other`: +PRG(s_ij) for the smaller number, −PRG(s_ij) for the larger.
+    """The mask that `owner` adds for `other`: +PRG(s_ij) for the smaller client number, −PRG(s_ij) for the larger.
 
     Args:
         private, public: the owner's private and the other's public masking key.
     Raises:
-        ValueError: the other's key is none, or of low order.
+        ValueError: the other's key is invalid or of low order.
     """
     seed = keys.shared_key(private, public, between(plan.digest, "mask", *sorted((owner, other))))
     return Mask(seed, 1 if owner < other else -1)
@@ -33,8 +33,8 @@ def pair(plan: SecAggPlan, private: bytes, public: bytes, owner: ClientId, other
 
 def apply(words: GridWords, masks: Sequence[Mask]) -> None:
     """words ← words + Σ sign · PRG(seed), modulo 2³² or 2⁶⁴."""
-    room = bytearray(MASK_BLOCK * words.itemsize + 16)
-    streams = [(keys.KeyStream(mask.seed, room), np.add if mask.sign > 0 else np.subtract) for mask in masks]
+    buffer = bytearray(MASK_BLOCK * words.itemsize + 16)
+    streams = [(keys.KeyStream(mask.seed, buffer), np.add if mask.sign > 0 else np.subtract) for mask in masks]
     for start in range(0, len(words), MASK_BLOCK):
         piece = words[start : start + MASK_BLOCK]
         for stream, change in streams:
@@ -42,12 +42,12 @@ def apply(words: GridWords, masks: Sequence[Mask]) -> None:
 
 
 def self_mask_of(plan: SecAggPlan, seed: bytes) -> GridWords:
-    """PRG(b_i): a client's own, which the server is told how to take off once the update counts."""
+    """PRG(b_i): a client's self-mask, which the server can remove once the client's update counts."""
     return keys.expand_key(seed, plan.words, plan.grid.dtype)
 
 
 def pair_mask(plan: SecAggPlan, private: bytes, public: bytes, owner: ClientId, other: ClientId) -> GridWords:
-    """A `pair` in words."""
+    """The mask of `pair`, expanded to words."""
     mask = pair(plan, private, public, owner, other)
     words = keys.expand_key(mask.seed, plan.words, plan.grid.dtype)
     return words if mask.sign > 0 else np.negative(words)

@@ -1,4 +1,4 @@
-"""The forms of secure aggregation that an engine's clients can take part in: masks, shares, and neither."""
+"""Ways to sum words: secure aggregation by masks or by shares, and plain sums."""
 
 import math
 from collections.abc import Mapping
@@ -15,36 +15,36 @@ from seedbed.privacy.secure.secagg_protocol import ClientId, RoundAborted, SecAg
 
 
 class SumMechanism(Protocol):
-    """How a sum of words is taken. What is seen of it beside the sum says each form."""
+    """How a sum of words is computed. Each implementation states what it reveals besides the sum."""
 
     @property
     def min_cohort(self) -> int: ...
 
     def sum(self, words: Mapping[ClientId, GridWords], grid: FixedPointGrid, round: int, lost: Lost) -> SecureSum:
-        """The sum over those whose words arrive.
+        """The sum over the clients whose words arrive.
 
         Args:
             round: from 0.
-            lost: who is lost at which of the four stages.
+            lost: the clients lost at each of the four stages.
         Raises:
-            Aborted: too few are left; nothing was revealed.
+            RoundAborted: too few clients are left; nothing was revealed.
         """
         ...
 
 
 @dataclass(frozen=True)
 class MaskedSums:
-    """SecAgg+, see `protocol`: one server, which learns the sum and nothing else.
+    """SecAgg+ (see `secagg_protocol`): one server, which learns only the sum.
 
     Attributes:
-        neighbours: k of each client; None: the fewest that hold what is assumed, all others up to 40 clients.
-        threshold: t; a part: more than that part of its neighbours, a whole number: so many. None: the largest that
-            spares the lost.
-        min_cohort: no sum is taken over fewer; the clients themselves see to it.
-        malicious_server, run: see `Plan`.
-        colluding: part of the clients that may collude with the server; one at least, unless 0.
-        lost: part of the clients that a round spares; None: 0.3, or with `malicious_server` 0.05, of 5 or more clients
-            one at least.
+        neighbours: k per client; None: the fewest that satisfy the assumptions, or all others up to 40 clients.
+        threshold: t; an integer, or a fraction of the neighbours, which t exceeds. None: the largest that tolerates the
+            assumed losses.
+        min_cohort: the smallest number of clients in a sum; the clients themselves enforce it.
+        malicious_server, run: see `SecAggPlan`.
+        colluding: assumed fraction of clients that collude with the server; at least one client, unless 0.
+        lost: fraction of clients that a round tolerates losing. None: 0.3; with `malicious_server` 0.05, and at least
+            one client of 5 or more.
     """
 
     neighbours: int | None = None
@@ -56,7 +56,7 @@ class MaskedSums:
     lost: float | None = None
 
     def assumed(self, clients: int) -> Assumed:
-        """What a plan for so many clients must hold against."""
+        """The assumptions that a plan for this number of clients must satisfy."""
         colluding = max(1, _floor(self.colluding * clients)) if self.colluding else 0
         if self.lost is not None:
             lost = _floor(self.lost * clients)
@@ -67,16 +67,16 @@ class MaskedSums:
         return Assumed(clients, colluding, lost, self.malicious_server)
 
     def plan(self, clients: int, words: int, grid: FixedPointGrid, round: int) -> SecAggPlan:
-        """For so many clients with so many words each.
+        """The plan for this number of clients and words.
 
         Raises:
-            InputError: it would not hold what is assumed.
+            InputError: no plan satisfies the assumptions.
         """
         assumed = self.assumed(clients)
         k, t = cheapest(assumed, self.neighbours, self.threshold)
         return SecAggPlan(
             self.run,
-            round + 1,  # people count rounds from 1
+            round + 1,  # plans and messages count rounds from 1
             0,
             words - 1,
             k,
@@ -98,9 +98,9 @@ class MaskedSums:
 
 @dataclass(frozen=True)
 class SharedSums:
-    """Additive shares, see `additive`: several servers, of which one at least does not collude with the others.
+    """Additive shares (see `additive`): several servers, of which at least one does not collude.
 
-    A client that is lost before its update is sent does not count; after that it has nothing more to do.
+    A client lost before it sends its update does not count; afterwards it has nothing more to do.
     """
 
     servers: int = 2
@@ -108,37 +108,41 @@ class SharedSums:
 
     def __post_init__(self) -> None:
         if self.servers < 2:
-            raise InputError(f"servers={self.servers}: whoever holds the only share sees the update; take 2 or more")
+            raise InputError(f"servers={self.servers}: a server with the only share sees the update; use 2 or more")
 
     def sum(self, words: Mapping[ClientId, GridWords], grid: FixedPointGrid, round: int, lost: Lost) -> SecureSum:
-        gone = {c for stage in lost[:3] for c in stage}
-        there = sorted(c for c in words if c not in gone)
-        require_enough_clients(len(there), self.min_cohort, round)
-        first = words[there[0]]
+        absent = {c for stage in lost[:3] for c in stage}
+        present = sorted(c for c in words if c not in absent)
+        require_enough_clients(len(present), self.min_cohort, round)
+        first = words[present[0]]
         servers = [AdditiveServer(len(first), grid.dtype) for _ in range(self.servers)]
-        for client in there:
+        for client in present:
             for server, share in zip(servers, split_shares(words[client], self.servers), strict=True):
                 server.receive(client, share)
         return SecureSum(
-            combine_shares(server.total(there, least=self.min_cohort) for server in servers), frozenset(there)
+            combine_shares(server.total(present, least=self.min_cohort) for server in servers), frozenset(present)
         )
 
 
 @dataclass(frozen=True)
 class PlainSums:
-    """The arithmetic alone, without any protection: what the other forms must give, bit for bit."""
+    """The arithmetic only, without protection: the reference that the others must match bit for bit."""
 
     min_cohort: int = 3
 
     def sum(self, words: Mapping[ClientId, GridWords], grid: FixedPointGrid, round: int, lost: Lost) -> SecureSum:
-        gone = {c for stage in lost[:3] for c in stage}
-        there = sorted(c for c in words if c not in gone)
-        require_enough_clients(len(there), self.min_cohort, round)
-        return SecureSum(add_words([words[c] for c in there]), frozenset(there))
+        absent = {c for stage in lost[:3] for c in stage}
+        present = sorted(c for c in words if c not in absent)
+        require_enough_clients(len(present), self.min_cohort, round)
+        return SecureSum(add_words([words[c] for c in present]), frozenset(present))
 
 
 def require_enough_clients(count: int, least: int, round: int) -> None:
-    """A sum over fewer than it needs."""
+    """Abort a round with too few clients.
+
+    Raises:
+        RoundAborted: `count` is below `least`.
+    """
     if count < least:
         raise RoundAborted(f"round {round + 1}: {count} clients are left, fewer than {least}: nothing was revealed")
 

@@ -1,4 +1,4 @@
-"""What clients of a private algorithm send under secure aggregation: whole numbers with noise of their own."""
+"""Messages of a private algorithm under secure aggregation: integers that carry the client's own noise."""
 
 import math
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from seedbed.privacy.secure.groups import ClientId
 
 @dataclass(frozen=True)
 class NoisedEncoding:
-    """An encoding for `private(algorithm, mechanism, clip=mechanism.clip)`: W = P + 1 words.
+    """Encoding for `with_privacy(algorithm, mechanism, clip=mechanism.clip)`: W = P + 1 words.
 
-    Modulo 2³² or 2⁶⁴ nothing wraps around: words are as wide as the largest sum needs. (It would not touch the promise,
-    which holds for the sum of whole numbers and all that is made of it; only the result.)
+    No sum wraps around modulo 2³² or 2⁶⁴: words are as wide as the largest sum needs. Wrapping would distort the result
+    but not weaken privacy, which holds for the sum of integers and all that is computed from it.
     """
 
     mechanism: DistributedNoise
 
     @property
     def grid(self) -> FixedPointGrid:
-        """Of whole numbers: its step is 1."""
+        """A grid of integers: its step is 1."""
         bits = math.ceil(math.log2(self.mechanism.largest + 1)) + 1
         return FixedPointGrid(clip=float(2 ** (bits - 1) - 1), bits=bits, clients=self.mechanism.expected)
 
@@ -40,5 +40,5 @@ class NoisedEncoding:
     def message(self, total: GridWords, like: Message, clients: int) -> Message:
         mean = self.grid.signed(total)[:-1] / (self.mechanism.grid.scale * clients)
         value, within, noised = like.value
-        made = Contribution(unflatten(mean, value), tree.zeros_like(within), noised.new_ones(()))
-        return Message(made, like.weight.new_tensor(float(clients)), {})
+        contribution = Contribution(unflatten(mean, value), tree.zeros_like(within), noised.new_ones(()))
+        return Message(contribution, like.weight.new_tensor(float(clients)), {})

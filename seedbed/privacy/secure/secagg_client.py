@@ -1,6 +1,6 @@
-"""A client's half of SecAgg+: four answers, and everything it refuses.
+"""The client's side of SecAgg+: four answers, and the requests that it refuses.
 
-It answers each stage once and in order. What it refuses is what a server that deviates would need: see `Refused`.
+A client answers each stage once and in order. It refuses all that a deviating server would need: see `ClientAbort`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,13 +30,15 @@ OVER = "nothing more"  # the stage after the last, and after a refusal
 
 
 class SecureClient:
-    """One client in one attempt; its secrets live as long as it does.
+    """One client in one attempt; its secrets exist only as long as this object.
 
     Args:
-        plan: agreed on beforehand. It is the client's own copy: nothing that the server says changes it.
-        client: this client.
-        identity: its private signing key, and
-        identities: everybody's public ones, known from elsewhere; needed with `plan.malicious_server`.
+        plan: the client's own copy, agreed beforehand; no message of the server changes it.
+        client: this client's number.
+        identity: its private signing key; needed with `plan.malicious_server`.
+        identities: all clients' public signing keys from a trusted source; needed with `plan.malicious_server`.
+    Raises:
+        ClientAbort: in every stage, if the server asks for something that could unmask an update.
     """
 
     def __init__(
@@ -48,21 +50,21 @@ class SecureClient:
         identities: Mapping[ClientId, bytes] | None = None,
     ):
         if plan.malicious_server and (identity is None or identities is None):
-            raise ClientAbort("malicious_server needs this client's identity key and everybody's public ones")
+            raise ClientAbort("malicious_server needs this client's identity key and the public keys of all clients")
         self.plan, self.client = plan, client
         self._identity, self._identities = identity, identities or {}
         self._sealing, self._masking, self._self_mask = keys.new_secret(), keys.new_secret(), keys.new_secret()
         self._next = "advertise"
         self._roster: dict[ClientId, AdvertisedKeys] = {}
         self._session = b""
-        self._holders: frozenset[ClientId] = frozenset()  # who this client's shares are for,
-        self._delivered: frozenset[ClientId] = frozenset()  # who has shared its own,
-        self._alive: frozenset[ClientId] = frozenset()  # and of its holders those without junk for this client
+        self._holders: frozenset[ClientId] = frozenset()  # clients that get this client's shares
+        self._delivered: frozenset[ClientId] = frozenset()  # neighbours that have shared their own secrets
+        self._alive: frozenset[ClientId] = frozenset()  # holders that sent no junk to this client
         self._held: dict[ClientId, tuple[bytes, bytes]] = {}  # shares of others' self-masks and masking keys
         self._confirmed: frozenset[ClientId] = frozenset()
 
     def advertise(self) -> AdvertisedKeys:
-        """Stage 0."""
+        """Stage 0: publish two public keys."""
         self._turn("advertise")
         sealing, masking = keys.public_of(self._sealing), keys.public_of(self._masking)
         statement = keys_statement(self.plan, self.client, sealing, masking)
@@ -72,10 +74,10 @@ class SecureClient:
         return self._roster[self.client]
 
     def share(self, roster: Sequence[AdvertisedKeys]) -> dict[ClientId, bytes]:
-        """Stage 1: both secrets in shares, sealed for each holder. Only now the holders are drawn.
+        """Stage 1: share both secrets, encrypted for each holder. The holders are drawn only now.
 
         Args:
-            roster: everybody's keys, as the server hands them on.
+            roster: all clients' keys, as the server distributes them.
         """
         self._turn("share")
         check_roster(self.plan, roster, self._roster[self.client], self._identities)
@@ -83,8 +85,8 @@ class SecureClient:
         self._holders = draw_neighbours(self.plan, self._roster, self.client)
         if len(self._holders) < self.plan.threshold:
             raise ClientAbort(
-                f"{len(self._holders)} neighbours are fewer than the threshold of {self.plan.threshold}: its shares "
-                "would not hide anything"
+                f"{len(self._holders)} neighbours are fewer than the threshold of {self.plan.threshold}: the shares "
+                "would protect nothing"
             )
         places = {c: point(list(self._roster), c) for c in self._holders}
         first, second = (
@@ -96,19 +98,20 @@ class SecureClient:
         return sealed
 
     def mask(self, delivered: Mapping[ClientId, bytes], numbers: Numbers, weight: float = 1.0) -> MaskedInput:
-        """Stage 2: the update behind masks.
+        """Stage 2: the masked update.
 
         Args:
-            delivered: of every neighbour that has shared its secrets: what it has sealed for this client, or nothing
-                (b"") where it holds this client's shares, but this client holds none of its.
+            delivered: by neighbour that has shared its secrets: the shares encrypted for this client, or b"" if that
+                neighbour holds this client's shares but not the reverse.
             numbers: the update, [plan.length].
+            weight: within [0, 1], or the example count if the grid has a cap.
         """
         return self.mask_words(delivered, self.plan.grid.encode(numbers, weight))
 
     def mask_words(self, delivered: Mapping[ClientId, bytes], words: GridWords) -> MaskedInput:
-        """Stage 2 of an update that is in words already, [plan.words].
+        """Stage 2 for an update that is encoded already, [plan.words].
 
-        Shares that do not open are named in the answer, and not held: one client's junk stops nobody.
+        Shares that do not open are reported in the answer and dropped: one client's junk does not stop the others.
         """
         self._turn("mask")
         if words.shape != (self.plan.words,) or words.dtype != self.plan.grid.dtype:
@@ -124,7 +127,7 @@ class SecureClient:
         return MaskedInput(self.client, words, unopened)
 
     def confirm(self, survivors: Iterable[ClientId]) -> bytes:
-        """Between stages 2 and 3, where the server is not trusted to follow: its signature over who survived."""
+        """Between stages 2 and 3, with `malicious_server`: sign the list of survivors."""
         self._turn("confirm")
         self._confirmed = client_ids(survivors)
         self._check_survivors(self._confirmed)
@@ -133,7 +136,8 @@ class SecureClient:
         return keys.sign(self._identity, survivors_statement(self.plan, self._confirmed))
 
     def unmask(self, asked: UnmaskRequest) -> UnmaskShares:
-        """Stage 3: for each it holds for, one share: of its self-mask if its update counts, else of its masking key."""
+        """Stage 3: one share for each client it holds: of the self-mask if the update counts, else of the masking
+        key."""
         self._turn("unmask")
         survivors = client_ids(asked.survivors)
         self._check_survivors(survivors)
@@ -144,23 +148,25 @@ class SecureClient:
         return UnmaskShares(self.client, alive, lost)
 
     def _turn(self, stage: str) -> None:
-        """One answer for each stage: whoever refuses one is asked no more."""
+        """Allow each stage once; after a refusal none."""
         if self._next != stage:
-            raise ClientAbort(f"asked to {stage}, but the next of this attempt is to {self._next}: keys are used once")
+            raise ClientAbort(
+                f"asked to {stage}, but the next step of this attempt is to {self._next}: keys are used once"
+            )
         self._next = OVER
 
-    # ---- what is sealed and masked -----------------------------------------------------------------------------
+    # ---- sealing and masking -----------------------------------------------------------------------------------
 
     def _seal(self, holder: ClientId, shares: tuple[bytes, bytes]) -> bytes:
         return seal_shares(self._key(holder), shares, between(self._session, "about", self.client, holder))
 
     def _hold(self, sender: ClientId, sealed: bytes) -> bool:
-        """Whether what a neighbour has sent is as it must be; its shares are kept."""
+        """Store the shares that a neighbour sent; return whether they are valid."""
         if not is_client(sender) or sender == self.client or sender not in self._roster:
-            raise ClientAbort(f"client {sender} is no neighbour, but has sent shares")
+            raise ClientAbort(f"client {sender} is not a neighbour, but has sent shares")
         if sealed == b"":
             if sender not in self._holders:
-                raise ClientAbort(f"client {sender} is no neighbour: neither holds the other's shares")
+                raise ClientAbort(f"client {sender} is not a neighbour: neither holds the other's shares")
             return True
         about = between(self._session, "about", sender, self.client)
         shares = open_shares(self._key(sender), sealed, about) if isinstance(sealed, bytes) else None
@@ -173,31 +179,34 @@ class SecureClient:
         try:
             return keys.shared_key(self._sealing, self._roster[other].sealing, about)
         except ValueError as error:
-            raise ClientAbort(f"the sealing key of client {other} is none: leave it out of the roster") from error
+            raise ClientAbort(f"the sealing key of client {other} is invalid: leave it out of the roster") from error
 
     def _pair(self, other: ClientId) -> masks.Mask:
         try:
             return masks.pair(self.plan, self._masking, self._roster[other].masking, self.client, other)
         except ValueError as error:
-            raise ClientAbort(f"the masking key of client {other} is none: leave it out of the roster") from error
+            raise ClientAbort(f"the masking key of client {other} is invalid: leave it out of the roster") from error
 
-    # ---- what it is asked to unmask ----------------------------------------------------------------------------
+    # ---- checks before unmasking -------------------------------------------------------------------------------
 
     def _check_survivors(self, survivors: frozenset[ClientId]) -> None:
         if self.client not in survivors:
-            raise ClientAbort("its own update is said to be lost, but it is being asked to unmask")
+            raise ClientAbort("the server reports this client's update as lost, but asks it to unmask")
         if len(survivors) < self.plan.min_cohort:
-            raise ClientAbort(f"a sum over {len(survivors)} says too much of each: the least is {self.plan.min_cohort}")
+            raise ClientAbort(
+                f"a sum over {len(survivors)} clients reveals too much about each: at least {self.plan.min_cohort} are "
+                "needed"
+            )
         strangers = {c for c in survivors - self._delivered if c not in self._roster or c in self._holders}
         if strangers:
-            raise ClientAbort(f"clients {sorted(strangers)} are said to have survived, but never shared their secrets")
+            raise ClientAbort(f"clients {sorted(strangers)} are reported as survivors, but never shared their secrets")
         left = len(self._alive & survivors)
         if left < self.plan.threshold:
             raise ClientAbort(f"{left} of its neighbours survived, fewer than {self.plan.threshold}")
 
     def _check_signatures(self, survivors: frozenset[ClientId], signatures: Mapping[ClientId, bytes]) -> None:
         if survivors != self._confirmed:
-            raise ClientAbort("the survivors are not those that it has signed")
+            raise ClientAbort("the survivors differ from those that this client signed")
         statement = survivors_statement(self.plan, survivors)
         signed = [
             c

@@ -1,8 +1,8 @@
-"""The server's half of SecAgg+: it hands messages on, adds up what is masked, and takes the masks off the sum.
+"""The server's side of SecAgg+: it forwards messages, adds up masked updates, and removes the masks from the sum.
 
-Clients may be lost before, in or between all stages; whoever has not answered when a stage is closed is left out. An
-answer that cannot be right, or comes too late, is refused: `refused` says whose, and why. No answer of one client can
-raise, nor make the others' refuse.
+Clients may be lost before, during or between all stages; a client that has not answered when a stage closes is left
+out. An invalid or late answer is refused, and `refused` records the client and the reason. No answer of one client can
+raise an exception, or make other clients refuse.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from seedbed.privacy.secure.secagg_protocol import (
 
 
 class Stage(IntEnum):
-    """What is being waited for."""
+    """The answers that the server waits for."""
 
     KEYS = 0
     SEALED = 1
@@ -38,13 +38,14 @@ class Stage(IntEnum):
 
 
 class SecureServer:
-    """One attempt at one sum: receive_* takes a client's answer, the method after it closes the stage.
+    """One attempt at one sum: each receive_* method takes a client's answer; the method after it closes the stage.
 
     Args:
-        identities: everybody's public signing keys; with them keys are refused that are not signed by their owner.
+        plan: the agreed plan.
+        identities: all clients' public signing keys; if given, keys that their owner did not sign are refused.
 
     Attributes:
-        refused: why an answer of a client was refused, or what is wrong with its shares.
+        refused: by client: why its answer was refused, or what is wrong with its shares.
     """
 
     def __init__(self, plan: SecAggPlan, identities: Mapping[ClientId, bytes] | None = None):
@@ -54,7 +55,7 @@ class SecureServer:
         self._keys: dict[ClientId, AdvertisedKeys] = {}
         self._points: dict[ClientId, int] = {}
         self._sealed: dict[ClientId, Mapping[ClientId, bytes]] = {}
-        self._unopened: dict[ClientId, frozenset[ClientId]] = {}  # of a client's shares, by whom
+        self._unopened: dict[ClientId, frozenset[ClientId]] = {}  # dealer → holders that could not open its shares
         self._total: GridWords = np.zeros(plan.words, plan.grid.dtype)
         self._survivors: set[ClientId] = set()
         self._signatures: dict[ClientId, bytes] = {}
@@ -64,7 +65,7 @@ class SecureServer:
 
     def receive_keys(self, sent: AdvertisedKeys) -> None:
         if not is_well_formed(sent):
-            self._refuse(getattr(sent, "client", None), "its keys are none: they have another form")
+            self._refuse(getattr(sent, "client", None), "its keys are malformed")
         elif self._is_open(Stage.KEYS, sent.client) and sent.client not in self._keys:
             why = self._why_not(sent)
             if why:
@@ -73,12 +74,12 @@ class SecureServer:
                 self._keys[sent.client] = sent
 
     def _why_not(self, sent: AdvertisedKeys) -> str:
-        """Why clients would refuse a roster with these keys."""
+        """Why other clients would refuse a roster with these keys; empty if they would not."""
         known = {key for k in self._keys.values() for key in (k.sealing, k.masking)}
         if not (keys.is_public(sent.sealing) and keys.is_public(sent.masking)):
-            return "one of its keys is malformed, or of low order"
+            return "one of its keys is malformed or of low order"
         if sent.sealing == sent.masking or known & {sent.sealing, sent.masking}:
-            return "one of its keys is there already"
+            return "one of its keys is in use already"
         if len(self._keys) == self.plan.grid.clients:
             return f"the plan's grid is for {self.plan.grid.clients} clients"
         if self.plan.malicious_server and self.identities is not None:
@@ -89,7 +90,11 @@ class SecureServer:
         return ""
 
     def roster(self) -> list[AdvertisedKeys]:
-        """What every client is sent for stage 1."""
+        """The roster that every client gets for stage 1.
+
+        Raises:
+            RoundAborted: too few clients sent keys.
+        """
         self._enough(len(self._keys), "sent their keys", self.plan.roster)
         self._stage = max(self._stage, Stage.SEALED)
         self._points = {c: point(list(self._keys), c) for c in self._keys}
@@ -105,19 +110,22 @@ class SecureServer:
         if good and all(c in self._keys and c != client and _is_sealed(x) for c, x in sealed.items()):
             self._sealed[client] = dict(sealed)
         else:
-            self._refuse(client, f"it has not shared its secrets with {count} others of the roster")
+            self._refuse(client, f"it did not share its secrets with {count} others of the roster")
 
     def deliveries(self) -> dict[ClientId, dict[ClientId, bytes]]:
-        """For each client that shared: what its neighbours have sealed for it, by sender. They answer stage 2.
+        """For each client that shared: the shares encrypted for it, by sender. The client answers with stage 2.
 
-        A neighbour that holds this client's shares, and has sealed none for it, is there with b"".
+        A neighbour that holds this client's shares but sent none for it has the entry b"".
+
+        Raises:
+            RoundAborted: too few clients shared their secrets.
         """
         self._enough(len(self._sealed), "shared their secrets")
         self._stage = max(self._stage, Stage.MASKED)
         return {c: {s: self._sealed[s].get(c, b"") for s in self._neighbours(c)} for c in self._sealed}
 
     def _neighbours(self, client: ClientId) -> list[ClientId]:
-        """Those of U2 with whom it masks."""
+        """The clients of U2 that this client masks with."""
         others = (c for c in self._sealed if c != client)
         return [c for c in others if c in self._sealed[client] or client in self._sealed[c]]
 
@@ -129,7 +137,7 @@ class SecureServer:
         words = sent.words
         good = isinstance(words, np.ndarray) and words.dtype == self._total.dtype and words.shape == self._total.shape
         if not good or sent.client not in self._sealed:
-            self._refuse(sent.client, f"its update is not in {self.plan.words} words, or it has shared no secrets")
+            self._refuse(sent.client, f"its update does not have {self.plan.words} words, or it shared no secrets")
         elif sent.client not in self._survivors:
             self._survivors.add(sent.client)
             add_modular(self._total, words)
@@ -141,14 +149,14 @@ class SecureServer:
                 self._unopened[dealer] = self._unopened.get(dealer, frozenset()) | {sent.client}
 
     def survivors(self) -> frozenset[ClientId]:
-        """Whose updates count: what is signed, where the server is not trusted to follow.
+        """The clients whose updates count; with `malicious_server` they sign this list.
 
         Raises:
-            Aborted: too few are left, or too few of a client's shares can be opened.
+            RoundAborted: too few clients are left, or too few of a client's shares can be opened.
         """
         self._enough(len(self._survivors), "sent their updates")
         for dealer, holders in sorted(self._unopened.items()):
-            self._refuse(dealer, f"its shares for {_names(holders)} do not open: it has dealt junk, or they lie")
+            self._refuse(dealer, f"its shares for {_names(holders)} do not open: either it sent junk, or they lie")
             if len(self._sealed[dealer]) - len(holders) < self.plan.threshold:
                 raise self._abort(f"the shares of client {dealer} for {_names(holders)} do not open: leave it out")
         self._stage = max(self._stage, Stage.SHARES)
@@ -161,7 +169,7 @@ class SecureServer:
     # ---- stage 3: unmasking ------------------------------------------------------------------------------------
 
     def unmasking(self) -> UnmaskRequest:
-        """What every survivor is asked."""
+        """The request to every survivor."""
         return UnmaskRequest(self.survivors(), dict(self._signatures))
 
     def receive_shares(self, sent: UnmaskShares) -> None:
@@ -170,26 +178,26 @@ class SecureServer:
         if isinstance(sent.alive, Mapping) and isinstance(sent.lost, Mapping) and sent.client in self._survivors:
             self._answers.setdefault(sent.client, sent)
         else:
-            self._refuse(sent.client, "what it unmasks has another form, or its update does not count")
+            self._refuse(sent.client, "its unmasking answer is malformed, or its update does not count")
 
     def total(self) -> GridWords:
-        """The sum of the survivors' words, bit for bit, [plan.words]: `plan.grid.decode` makes a mean of it.
+        """The sum of the survivors' words, exactly: [plan.words]. `plan.grid.decode` turns it into a mean.
 
         Raises:
-            Aborted: fewer than `threshold` right shares of a client's secret came back.
+            RoundAborted: fewer than `threshold` valid shares of a client's secret came back.
         """
-        taken = [masks.Mask(self._secret(client, SELF_MASK), -1) for client in sorted(self._survivors)]
+        to_remove = [masks.Mask(self._secret(client, SELF_MASK), -1) for client in sorted(self._survivors)]
         for client in sorted(self._sealed.keys() - self._survivors):
             left = sorted(self._survivors.intersection(self._neighbours(client)))
             if left:
-                private = self._secret(client, MASKING_KEY)  # minus what others have added on account of the lost one
-                taken += [masks.pair(self.plan, private, self._keys[c].masking, client, c) for c in left]
+                private = self._secret(client, MASKING_KEY)  # removes the masks that others added for the lost client
+                to_remove += [masks.pair(self.plan, private, self._keys[c].masking, client, c) for c in left]
         total = self._total.copy()
-        masks.apply(total, taken)
+        masks.apply(total, to_remove)
         return total
 
     def _secret(self, client: ClientId, which: int) -> bytes:
-        """One of a client's two secrets from the shares that came back and are those it committed to."""
+        """Reconstruct one of a client's two secrets from the returned shares that match their commitments."""
         shares: dict[int, bytes] = {}
         for holder, sealed in self._sealed[client].items():
             share = self._share(client, holder, which)
@@ -199,15 +207,15 @@ class SecureServer:
                 self._refuse(holder, f"its share of client {client}'s secret is false")
         if len(shares) < self.plan.threshold:
             raise self._abort(
-                f"{len(shares)} of the {self.plan.threshold} shares that client {client}'s secret needs came back"
+                f"{len(shares)} of the {self.plan.threshold} shares needed for client {client}'s secret came back"
             )
         public = self._keys[client].masking
         secret = shamir.search_shares(
             shares, self.plan.threshold, lambda secret: which == SELF_MASK or keys.public_of(secret) == public
         )
         if secret is None:
-            self._refuse(client, "it has dealt shares that are of no secret")
-            raise self._abort(f"the shares that client {client} has dealt do not fit together: leave it out")
+            self._refuse(client, "its shares belong to no secret")
+            raise self._abort(f"the shares of client {client} do not fit together: leave it out")
         return secret
 
     def _share(self, client: ClientId, holder: ClientId, which: int) -> object:
@@ -229,7 +237,7 @@ class SecureServer:
         return self._stage == stage
 
     def _refuse(self, client: object, why: str) -> None:
-        """The first reason is kept."""
+        """Record the reason for a refusal; the first one is kept."""
         if is_client(client):
             assert isinstance(client, int)
             self.refused.setdefault(client, why)
@@ -243,9 +251,7 @@ class SecureServer:
         where = f"attempt {self.plan.attempt} of round {self.plan.round}: {why}; nothing was revealed"
         if self._stage < Stage.SHARES:
             return RoundAborted(f"{where}, try again")
-        return RoundAborted(
-            f"{where}: take no other attempt of this round, since two sums tell by how much they differ"
-        )
+        return RoundAborted(f"{where}: do not retry this round, because the difference of two sums reveals updates")
 
 
 def _is_sealed(content: object) -> bool:

@@ -1,4 +1,4 @@
-"""Shamir's secret sharing: any t of n shares give the secret, fewer give nothing of it.
+"""Shamir's secret sharing: any t of n shares give the secret; fewer reveal nothing about it.
 
 Shamir, "How to share a secret", Communications of the ACM 22(11), 1979.
 """
@@ -13,7 +13,7 @@ SECRET = 32  # bytes of a secret
 
 
 def share_secret(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
-    """Shares of a secret of 32 bytes, by the point (from 1) at which its polynomial is taken."""
+    """Shares of a 32-byte secret, by the point (from 1) at which the polynomial is evaluated."""
     coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
     shares = {}
     for x in points:
@@ -25,10 +25,10 @@ def share_secret(secret: bytes, threshold: int, points: Iterable[int]) -> dict[i
 
 
 def reconstruct_secret(shares: Mapping[int, bytes]) -> bytes:
-    """The secret from threshold shares or more, by point.
+    """The secret from at least `threshold` shares, by point.
 
     Raises:
-        ValueError: they are shares of no secret of 32 bytes: one at least is wrong.
+        ValueError: the shares belong to no 32-byte secret: at least one is wrong.
     """
     points = tuple(sorted(shares))
     total = sum(c * int.from_bytes(shares[x], "big") for c, x in zip(_at_zero(points), points, strict=True)) % PRIME
@@ -38,10 +38,11 @@ def reconstruct_secret(shares: Mapping[int, bytes]) -> bytes:
 
 
 def search_shares(shares: Mapping[int, bytes], threshold: int, accept: Callable[[bytes], bool]) -> bytes | None:
-    """The secret from some threshold of the shares that one accepts; None where no try finds it.
+    """The secret from some `threshold` shares, if `accept` returns True for it; None if no attempt succeeds.
 
-    Some of them may be of another polynomial, if their dealer lied. Tried are as many in a row, from each share on in
-    turn: no more tries than shares, which get by any false ones that stand together and leave enough.
+    A dishonest dealer may have mixed in shares of another polynomial. Each attempt takes `threshold` consecutive
+    shares, starting at each share in turn. So there are at most as many attempts as shares, and any run of adjacent
+    false shares is avoided if enough others are left.
     """
     points = sorted(shares)
     for start in range(len(points) if len(points) > threshold else 1):
@@ -57,13 +58,13 @@ def search_shares(shares: Mapping[int, bytes], threshold: int, accept: Callable[
 
 @lru_cache(maxsize=4096)
 def _at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange's coefficients at 0; secrets shared among the same clients need them once."""
-    found = []
+    """Lagrange coefficients at 0, cached for secrets shared among the same clients."""
+    coefficients = []
     for x in points:
         above, below = 1, 1
         for other in points:
             if other != x:
                 above = above * other % PRIME
                 below = below * (other - x) % PRIME
-        found.append(above * pow(below, -1, PRIME) % PRIME)
-    return tuple(found)
+        coefficients.append(above * pow(below, -1, PRIME) % PRIME)
+    return tuple(coefficients)

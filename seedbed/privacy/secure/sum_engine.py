@@ -1,4 +1,4 @@
-"""An engine of whose clients' messages only sums come out: all that the server sees under secure aggregation."""
+"""Engine wrapper that returns only securely aggregated sums: all that the server sees."""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,21 +17,22 @@ LOSS_REASONS = ("lost before it sent its keys", "lost before it shared its secre
 
 
 class SecureSumEngine(EngineWrapper):
-    """An engine that sums its clients' messages by secure aggregation and lets out the sums.
+    """Engine wrapper that sums its clients' messages by secure aggregation and returns only the sums.
 
-    Schedules get one message, the weighted mean over those who were not lost, or with `groups` one of each group. A
-    sum that cannot be taken is missing, and its clients are named as lost; the round goes on with the others, and
-    without any the model is as it was.
+    A schedule gets one message: the weighted mean over the clients that were not lost, or with `groups` one mean per
+    group. A sum that cannot be computed is missing, and its clients are reported as lost. The round continues with the
+    other groups; without any, the model stays unchanged.
 
     Args:
+        engine: the engine that trains the clients.
         encoding: how messages become words.
         form: how words are summed.
-        groups: into so many the clients of a round are dealt, by (seed, round); a robust rule then runs over the
-            groups' means.
-        losing: whom the network loses, in a simulation.
-        seed: of the groups.
+        groups: the number of groups into which a round's clients are split, by (seed, round); a robust rule then
+            reduces the groups' means.
+        losing: the simulated losses of the network.
+        seed: for the groups.
     Raises:
-        InputError: (in rounds) the algorithm's server needs each message, or messages are unlike.
+        InputError: (in rounds) the algorithm's server needs each message, or messages differ in structure.
     """
 
     def __init__(
@@ -62,35 +63,37 @@ class SecureSumEngine(EngineWrapper):
 
     def _sum(self, messages: Mapping[ClientId, Message], round: int, lost: Lost) -> MessageBatch:
         words: dict[ClientId, GridWords] = {}
-        why = {c: LOSS_REASONS[stage] for stage in reversed(range(STAGES - 1)) for c in lost[stage] if c in messages}
+        reasons = {
+            c: LOSS_REASONS[stage] for stage in reversed(range(STAGES - 1)) for c in lost[stage] if c in messages
+        }
         for client, message in messages.items():
             try:
                 words[client] = self.encoding.words(message, client, round)
             except NotEncodable as error:
-                why[client] = str(error)
+                reasons[client] = str(error)
         first = next(iter(messages.values()))
         try:
             total, clients = self.form.sum(words, self.encoding.grid, round, lost)
         except RoundAborted as error:
-            nothing: Message = tree.index(tree.stack([first]), [])
-            return MessageBatch([], nothing, [], {c: str(error) if c in words else why[c] for c in messages})
+            no_messages: Message = tree.index(tree.stack([first]), [])
+            return MessageBatch([], no_messages, [], {c: str(error) if c in words else reasons[c] for c in messages})
         few = "too few of its neighbours were left"
-        missing = {c: why.get(c, few) for c in messages if c not in clients}
+        missing = {c: reasons.get(c, few) for c in messages if c not in clients}
         mean = self.encoding.message(total, first, len(clients))
         return MessageBatch([min(clients)], tree.stack([mean]), [sorted(clients)], missing)
 
 
 def refuse_unsummable(algorithm: Algorithm, groups: int = 1) -> None:
-    """An algorithm whose messages cannot be summed, or whose rule cannot see what it needs.
+    """Refuse an algorithm whose messages cannot be summed, or whose reducer needs single messages.
 
     Raises:
-        InputError: which, and the way out.
+        InputError: the reason and the way out.
     """
     rule = algorithm.reduce
     if isinstance(rule, Robust) and groups < 2:
         raise InputError(
-            f"secure aggregation cannot compute reduce={rule}: it only sees sums, and that rule needs each message. "
-            "Deal the clients into groups (secure.groups=5), whose means it can reduce; or take the mean"
+            f"secure aggregation cannot compute reduce={rule}: it only sees sums, and this rule needs each message. "
+            "Split the clients into groups (secure.groups=5), whose means it can reduce, or use reduce=mean"
         )
     if not rule.linear and not isinstance(rule, Robust):
         raise InputError(
@@ -99,16 +102,16 @@ def refuse_unsummable(algorithm: Algorithm, groups: int = 1) -> None:
         )
     if rule.linear and groups > 1:
         raise InputError(
-            f"secure.groups={groups} shows the server {groups} sums instead of one, and the mean gains nothing from "
-            "that: name a robust rule (reduce=median), or leave groups out"
+            f"secure.groups={groups} shows the server {groups} sums instead of one, without any benefit for the mean: "
+            "choose a robust rule (reduce=median), or leave secure.groups out"
         )
 
 
 def _refuse_unlike(messages: Mapping[ClientId, Message]) -> None:
-    """Messages that cannot be added word by word."""
+    """Refuse messages that differ in structure, shapes or types."""
     kinds = [tree.kind((m.value, dict(m.info))) for m in messages.values()]
     if any(kind != kinds[0] for kind in kinds):
         raise InputError(
-            "secure aggregation cannot sum messages of unlike structure, as those of clients with models of different "
-            "architectures: give all clients one model, or leave secure aggregation out"
+            "secure aggregation cannot sum messages of different structure, such as from clients with different model "
+            "architectures: give all clients one model, or turn secure aggregation off"
         )

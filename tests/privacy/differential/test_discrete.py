@@ -8,7 +8,7 @@ from scipy import stats
 
 from seedbed import InputError
 from seedbed.privacy.differential.accountant import Skellam, epsilon, gaussian_epsilon
-from seedbed.privacy.differential.discrete import NoiseGrid, rounded, share_of, skellam
+from seedbed.privacy.differential.discrete import NoiseGrid, round_randomly, share_of, skellam
 
 from .parrots import KEY
 
@@ -39,7 +39,7 @@ def test_rounding_is_right_in_the_mean_and_within_its_length() -> None:
     rng = np.random.default_rng(0)
     value = rng.normal(size=40)
     value /= np.linalg.norm(value)
-    all_rounded = np.stack([rounded(value, grid, KEY, 0, client) for client in range(2000)])
+    all_rounded = np.stack([round_randomly(value, grid, KEY, 0, client) for client in range(2000)])
     assert np.abs(all_rounded - 10 * value).max() < 1
     assert np.linalg.norm(all_rounded, axis=1).max() <= grid.longest < 10 + 40**0.5
     # Rounding again where it came out too long draws the mean a little towards zero.
@@ -48,7 +48,7 @@ def test_rounding_is_right_in_the_mean_and_within_its_length() -> None:
 
 def test_a_value_beyond_the_clip_is_refused() -> None:
     with pytest.raises(InputError, match="clip it first"):
-        rounded(np.full(4, 10.0), NoiseGrid(scale=10.0, clip=1.0, size=4), KEY)
+        round_randomly(np.full(4, 10.0), NoiseGrid(scale=10.0, clip=1.0, size=4), KEY)
 
 
 @pytest.mark.parametrize("variance", [20.0, 100.0, 2000.0])
