@@ -321,7 +321,7 @@ def _as_tensor(what: str, values: Any) -> Tensor:
                 "them from a file (seedbed.read)"
             )
         values = torch.tensor(array.astype(np.int64) if array.dtype.kind == "u" and array.itemsize > 1 else array)
-    found: Tensor = values.detach().cpu()
+    found: Tensor = values if not values.requires_grad and values.device.type == "cpu" else values.detach().cpu()
     if found.dtype == torch.bool:
         return found.to(torch.int64 if what == "y" else torch.get_default_dtype())
     whole = not found.is_floating_point() and not found.is_complex()

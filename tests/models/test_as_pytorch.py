@@ -123,6 +123,16 @@ def test_the_outer_optimiser_averages_statistics() -> None:
     assert not torch.equal(ends[0]["0.weight"], ends[1]["0.weight"])
 
 
+def test_fednova_averages_statistics_as_they_are() -> None:
+    """With unlike many steps its steps are normalised; running statistics are not."""
+    model = sb.Model(mlp(nn.BatchNorm1d(16)))
+    loss, start = sb.supervised(model.predict, sb.cross_entropy), model.params
+    ends = [after(make(loss), sb.OneByOne(source()), start, rounds=1) for make in (sb.fedavg, sb.fednova)]
+    for name in (f"{STATISTIC}1.running_mean", f"{STATISTIC}1.running_var"):
+        assert torch.allclose(ends[0][name], ends[1][name], rtol=0, atol=1e-12)
+    assert not torch.allclose(ends[0]["0.weight"], ends[1]["0.weight"])
+
+
 def test_batch_norm_stays_with_its_client_under_fedbn() -> None:
     """γ, β and running statistics of nn.BatchNorm are FedBN's own part: the server's stay as they began."""
     model = sb.Model(mlp(nn.BatchNorm1d(16)))
