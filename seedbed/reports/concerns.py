@@ -7,7 +7,7 @@ from seedbed.evaluation import summarise
 from seedbed.experiments.table_scores import WORST
 from seedbed.reports.page import shots_of
 
-NAMED = 5  # clients named in a line
+MAX_NAMED_CLIENTS = 5  # clients named in a line
 Table = Mapping[str, Any]
 
 
@@ -63,5 +63,5 @@ def _over_trivial(cells: Table) -> tuple[float, float]:
 
 
 def _list_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - MAX_NAMED_CLIENTS} more" if len(names) > MAX_NAMED_CLIENTS else ""
+    return ", ".join(names[:MAX_NAMED_CLIENTS]) + more

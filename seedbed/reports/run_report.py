@@ -2,8 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.evaluation import summarise
@@ -12,7 +11,7 @@ from seedbed.experiments.stages import TABLE_COLUMNS
 from seedbed.experiments.toml_text import null_settings, to_toml
 from seedbed.reports import charts
 from seedbed.reports.charts import Axis, Dot, Strip, escape_text
-from seedbed.reports.concerns import concerns, failures
+from seedbed.reports.concerns import Table, concerns, failures
 from seedbed.reports.page import (
     axis_of,
     document,
@@ -50,8 +49,6 @@ WORDS = {  # by baseline: better, no significant difference, worse
                 "loses to the trivial predictor"),
 }  # fmt: skip
 OUTCOMES = ("better", "within the interval", "worse")
-
-Table = Mapping[str, Any]
 
 
 def write_run_report(run: RunDirectory) -> None:
