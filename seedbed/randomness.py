@@ -52,7 +52,8 @@ def step_keys(seed: int, round: int, clients: Sequence[int], steps: int) -> npt.
         for number in (seed % 2**64, round % 2**64):
             word = _scramble(word ^ np.uint64(number))
         own = _scramble(word ^ np.asarray(clients, np.int64).astype(np.uint64))[:, None]
-        return _scramble(own ^ np.arange(steps, dtype=np.uint64)).astype(np.int64)
+        keys: npt.NDArray[np.int64] = _scramble(own ^ np.arange(steps, dtype=np.uint64)).astype(np.int64)
+        return keys
 
 
 def _scramble(z: Any) -> Any:

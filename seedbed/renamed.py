@@ -300,7 +300,7 @@ privacy.secure.keys: Stream=KeyStream agreed=shared_key expanded=expand_key is_s
     unseal=decrypt
 privacy.secure.masks: PIECE=MASK_BLOCK own_mask=self_mask_of
 privacy.secure.noised: Noised=NoisedEncoding
-privacy.secure.odds: CERTAIN=NEVER
+privacy.secure.odds: CERTAIN=IMPOSSIBLE
 privacy.secure.protocol: Aborted=RoundAborted Keys=AdvertisedKeys Masked=MaskedInput Plan=SecAggPlan
     Refused=ClientAbort Shares=UnmaskShares Unmasking=UnmaskRequest
 privacy.secure.shamir: SIZE=SHARE_BYTES reconstruct=reconstruct_secret search=search_shares share=share_secret
