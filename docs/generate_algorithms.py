@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from seedbed.algorithms.catalogue import FAMILIES, Axes, CatalogueEntry
+from seedbed.experiments.builder import Experiment
+from seedbed.experiments.costs import Costs
 from seedbed.experiments.launch import plan_run
 
 PAGE = Path(__file__).with_name("algorithms.md")
@@ -20,8 +22,11 @@ Made from the code by `docs/generate_algorithms.py`; do not edit this page. `see
 **Measured** by running each algorithm's client once on a multilayer perceptron of one hidden layer and the set
 `digits`, with the defaults:
 
-- *down, up*: what a client is sent and sends in a round, in sizes of the model (its bytes; a model in float32 has four
-  for each parameter).
+- *down, up*: what a client is sent and sends in a round to and from a server, in sizes of the client's own model (its
+  bytes; a model in float32 has four for each parameter), and in bytes. Where an upload grows with the client's
+  examples, the bytes are for each example of its task.
+- *link*: what a peer sends along each link in a round of gossip: its whole state but for whole numbers, the server's
+  optimiser included, for that is what is mixed. – where the algorithm does not run on gossip.
 - *kept*: what a client keeps for its next round; it never leaves the client.
 - *passes*: how many examples pass forward through the model for each example of a task's items. The budget of
   `seedbed compare` is counted so: a method with two passes gets half as many items.
@@ -57,6 +62,7 @@ def section(title: str, entries: Mapping[str, CatalogueEntry]) -> str:
                     "clients work on",
                     "down",
                     "up",
+                    "link",
                     "kept",
                     "passes",
                     "rounds",
@@ -82,16 +88,32 @@ def measured(name: str, entry: CatalogueEntry) -> tuple[str, ...]:
     if entry.takes("teacher"):
         learner.teacher = learner.initial_teacher(entry)
     reduce = learner.algorithm(name, learner.model(entry)).reduce
+    # Only a server that needs each message can take messages of unlike sizes.
+    short = cost if reduce.linear else experiment.costs(name, experiment.settings.options, items=1)
     return (
         f"`{name}`",
         entry.items.replace("_", " "),
-        *(f"{size:.2f}" for size in (cost.down, cost.up, cost.kept)),
+        sized(cost.down, cost),
+        sized(cost.up, cost) if short.up == cost.up else per_example(experiment, cost),
+        sized(cost.link, cost) if "gossip" in entry.rounds else "–",
+        f"{cost.kept:.2f}",
         f"{cost.passes:g}",
         ", ".join(entry.rounds),
         f"{reduce}{' (linear)' if reduce.linear else ''}",
         f"[{entry.oracle}](../tests/oracles/{entry.oracle})",
         "" if entry.number is None else f"[{entry.number}](results.md#{entry.number.lower().replace(' ', '-')})",
     )
+
+
+def sized(size: float, cost: Costs) -> str:
+    """In sizes of the model, and in bytes."""
+    return f"{size:.2f} ({round(size * cost.model):,} B)"
+
+
+def per_example(experiment: Experiment, cost: Costs) -> str:
+    """Of an upload that grows with the client's examples: bytes for each."""
+    task = experiment.source(experiment.settings.algorithm, experiment.train, experiment.settings.options).tasks([0], 0)
+    return f"{round(cost.up * cost.model / task.items.mask[0].numel()):,} B an example"
 
 
 def table(titles: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:

@@ -5,6 +5,7 @@ Begin with `seedbed.federated`.
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from seedbed.algorithms.anil import anil
 from seedbed.algorithms.apfl import apfl
@@ -30,6 +31,7 @@ from seedbed.algorithms.fedbabu import fedbabu
 from seedbed.algorithms.fedbn import fedbn
 from seedbed.algorithms.fedbuff import fedbuff
 from seedbed.algorithms.feddf import feddf
+from seedbed.algorithms.feddyn import feddyn
 from seedbed.algorithms.fedgkt import fedgkt
 from seedbed.algorithms.fedmd import fedmd
 from seedbed.algorithms.fedmeta import fedmeta
@@ -76,14 +78,33 @@ from seedbed.rounds import (
 )
 
 __version__ = version("seedbed")
-__getattr__ = renamed_export
 install()
+
+if TYPE_CHECKING:
+    from seedbed.api.estimators import FederatedClassifier, FederatedRegressor
+    from seedbed.api.run import resume, run
+
+
+def __getattr__(name: str) -> Any:
+    """Runs from Python, which are loaded when they are first asked for; and names of 0.1.0."""
+    if name in ("resume", "run"):
+        from seedbed.api.run import resume, run
+
+        return {"resume": resume, "run": run}[name]
+    if name in ("FederatedClassifier", "FederatedRegressor"):
+        from seedbed.api.estimators import FederatedClassifier, FederatedRegressor
+
+        return FederatedClassifier if name == "FederatedClassifier" else FederatedRegressor
+    return renamed_export(name)
+
 
 __all__ = [
     "Algorithm",
     "Batch",
     "BatchNorm",
     "Episode",
+    "FederatedClassifier",
+    "FederatedRegressor",
     "InputError",
     "Message",
     "Model",
@@ -133,6 +154,7 @@ __all__ = [
     "fedbn",
     "fedbuff",
     "feddf",
+    "feddyn",
     "fedgkt",
     "fedmd",
     "fedmeta",
@@ -161,6 +183,8 @@ __all__ = [
     "push_sum",
     "read",
     "reptile",
+    "resume",
+    "run",
     "scaffold",
     "seeded_init",
     "sgd",

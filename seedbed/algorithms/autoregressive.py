@@ -12,7 +12,7 @@ from seedbed.algorithms.fedsgd import fedsgd
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Params, ServerState, uniform
-from seedbed.learning.adaptations import chain_adaptations, learned_steps, rates_for
+from seedbed.learning.adaptations import chain_adaptations, gradient_steps, learned_steps, rates_for
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, adam
 from seedbed.learning.parameter_generation import GeneratedLayer, autoregressive_generator
@@ -43,8 +43,8 @@ def autoregressive(
         gaussian: φ is drawn in training, from normal distributions that are generated; clients then adapt to the mean.
             The clients' items are `Noisy` episodes. Nothing but the loss on queries holds the spread up.
         steps: gradient steps on the support set that follow the generator, in training too.
-        lr: where the rates of those steps start, small, for a generated model may be steep; with steps=0 they are not
-            learned, and steps do harm.
+        lr: where the rates of those steps start, small, for a generated model may be steep. With steps=0 no rates are
+            learned or sent: a client that takes steps all the same takes this one, and they do harm.
         test_steps: such steps when a client adapts; None: as many as in training.
         seed: of the generator's first parameters.
     """
@@ -54,10 +54,14 @@ def autoregressive(
         raise InputError("width=0 leaves the generator no state: it must be at least 1")
     generator = autoregressive_generator(layers, width=width, size=size, scale=scale, gaussian=gaussian, seed=seed)
 
+    def follow(count: int) -> Adapt:
+        if steps:
+            return learned_steps(loss, steps=count)
+        plain = gradient_steps(loss, lr=lr, steps=count)
+        return lambda params, support: plain({n: p for n, p in params.items() if ":" not in n}, support)
+
     def adapt_by(count: int, noise: Tensor | None = None) -> Adapt:
-        return chain_adaptations(
-            lambda params, support: generator.generate(params, support, noise), learned_steps(loss, steps=count)
-        )
+        return chain_adaptations(lambda params, support: generator.generate(params, support, noise), follow(count))
 
     def objective(params: Params, item: Item) -> Tensor:
         support: Batch = item.support
@@ -67,6 +71,6 @@ def autoregressive(
     base = fedsgd(objective, outer=outer, adapt=adapt_by(steps if test_steps is None else test_steps))
 
     def init(params: Params) -> ServerState:
-        return base.init(generator.init(params) | rates_for(params, lr))
+        return base.init(generator.init(params) | (rates_for(params, lr) if steps else {}))
 
     return uniform(replace(base, init=init))

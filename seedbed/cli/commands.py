@@ -43,10 +43,13 @@ from seedbed.cli.show import (
     bench_table,
     card,
     catalogue_tables,
+    columns_table,
     comparison_tables,
+    headroom_table,
     result_table,
     summary_table,
 )
+from seedbed.data.population import Population
 from seedbed.engines.process_group import ProcessGroup, init_group, is_torchrun
 from seedbed.errors import InputError
 from seedbed.experiments.stages import Show
@@ -91,6 +94,12 @@ def run(
     secure: Annotated[
         bool, typer.Option("--secure", help="Secure aggregation: of clients' messages the server sees sums alone.")
     ] = False,
+    unseen: Annotated[
+        str | None, typer.Option(help="Clients never trained on: a fraction, a count, or each in turn.")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="So many runs, so that every client is judged as unseen once.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write; default: runs/DATA-ALGORITHM-SEED. Must be new.")
     ] = None,
@@ -118,8 +127,9 @@ def run(
         "root": root,
         "privacy": _budget(epsilon, delta),
         "secure": {"form": "masks"} if secure else None,
+        "folds": folds,
     }
-    named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers}
+    named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers, "unseen": unseen}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
     with init_group() as ranks, _shown(ranks, verbose) as show:
         directory, result = start_run(asked, [*words, *(set_ or [])], config, out, show)
@@ -198,21 +208,53 @@ def evaluate(
 def adapt(
     directory: Run,
     support: Annotated[Path, typer.Option(help="This client's examples: CSV, Parquet, .npz, or a folder class/*.png.")],
-    out: Annotated[Path, typer.Option(help="Where the client's own model goes (.safetensors).")],
+    out: Annotated[
+        Path, typer.Option(help="Where the client's own model goes (.safetensors); with --all a new folder.")
+    ],
     steps: Annotated[int | None, typer.Option(min=0, help="Adaptation steps; default: the algorithm's own.")] = None,
     query: Annotated[Path | None, typer.Option(help="More labelled examples, to score the model on.")] = None,
     client: Annotated[str | None, typer.Option(help="Whose examples, where the files hold several clients'.")] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Adapt to every client of the table; also keep the start.")
+    ] = False,
 ) -> None:
-    """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine."""
-    from seedbed.experiments.adapt import adapt_client
+    """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine.
+
+    `seedbed predict` takes the model. With --all: a model for each client of a table.
+    """
+    from seedbed.experiments.adapt import adapt_all, adapt_client
 
     start: Any = directory
     if (directory / "node.json").exists() or (directory / "peer.json").exists():
         from seedbed.deployment.adapt import start_of  # only members need its extras
 
         start = start_of(directory)
-    made = adapt_client(start, support, out, steps=steps, query=query, client=client)
+    if all_ and (client is not None or query is not None):
+        raise InputError("--all adapts to every client: leave --client and --query out")
+    made = (
+        adapt_all(start, support, out, steps=steps)
+        if all_
+        else adapt_client(start, support, out, steps=steps, query=query, client=client)
+    )
     for line in made.lines():
+        console.print(line, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(help="A client's own model, a folder of them, or a run's directory: its start.")
+    ],
+    rows: Annotated[Path, typer.Argument(help="New rows: a table with the columns of training, .npz, or images.")],
+    out: Annotated[Path, typer.Option(help="Where the predictions go: a new .csv or .parquet.")],
+) -> None:
+    """Predict new rows: classes with probabilities, numbers in their own units with 90 % intervals.
+
+    A row goes to its client's own model, as the client column says; without one, to the start.
+    """
+    from seedbed.experiments.predict import predict_file
+
+    for line in predict_file(model, rows, out).lines():
         console.print(line, soft_wrap=True)
 
 
@@ -319,18 +361,41 @@ def data_inspect(
     data: Annotated[str, typer.Argument(help="A set's name or a path.")],
     client: Client = None,
     target: Target = None,
+    headroom: Annotated[
+        bool, typer.Option(help="Also fit a linear model to a table: what adapting can gain, in seconds.")
+    ] = True,
     root: Root = None,
     set_: Set = None,
 ) -> None:
-    """Clients, sizes, classes and label skew, and what reading changed."""
+    """Clients, sizes, classes and label skew; of a table each column, its treatment, and what adapting can gain."""
     from seedbed.data.readers import inspect
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
     asked = {"data": data, "root": root, "reader": reader_of(client, target) or {}}
-    settings = settings_from(table_from(asked, assignments=set_ or []))
-    found = inspect(population_for(settings))
+    given = table_from(asked, assignments=set_ or [])
+    population = population_for(settings_from(given))
+    found = inspect(population)
     console.print(summary_table(found))
+    if found.columns:
+        console.print(columns_table(found))
+        if headroom:
+            _print_headroom(given, population)
+
+
+def _print_headroom(given: dict[str, Any], population: Population) -> None:
+    from seedbed.experiments.headroom import headroom, headroom_lines
+    from seedbed.experiments.presets import complete_settings
+
+    try:
+        found = headroom(complete_settings(given, population), population)
+    except InputError as error:
+        console.print(f"headroom: not known, for {error}", soft_wrap=True)
+        return
+    if found is not None:
+        console.print(headroom_table(found))
+        for line in headroom_lines(found):
+            console.print(line, soft_wrap=True)
 
 
 @data_app.command("pack")

@@ -23,6 +23,7 @@ from seedbed.bench.race import BenchRow
 from seedbed.cli.console import PlainConsole, printable
 from seedbed.data.readers import PopulationSummary
 from seedbed.experiments.comparison import Comparison
+from seedbed.experiments.headroom import Headroom
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.signatures import describe_settings
 from seedbed.experiments.stages import TABLE_COLUMNS, Show
@@ -30,6 +31,8 @@ from seedbed.reports.audit_report import ORDER, format_figure
 from seedbed.reports.comparison_report import choices, format_cell, meaning, rank_rows
 from seedbed.reports.page import format_number, plus_minus, shots_of
 from seedbed.reports.run_report import TITLES, write_run_report
+
+WAYS = {"bias": "own intercept", "slopes": "own slopes", "local": "local only"}
 
 
 class Speed(ProgressColumn):
@@ -283,6 +286,8 @@ def summary_table(found: PopulationSummary) -> Table:
         "examples": f"{found.examples} ({_spread(found.sizes)} per client)",
         "shape of an example": "×".join(map(str, found.shape)) or "one number",
         "classes": kind,
+        "shares of classes": ", ".join(f"{name} {share:.1%}" for name, share in found.shares[:12]),
+        "tiny clients": f"{found.tiny} of three rows or fewer: they train with what they have" if found.tiny else "",
         "label skew": "" if found.label_skew is None else f"{found.label_skew:.2f} (0: all alike, 1: all apart)",
         "tasks": task,
         "notes": "\n".join(found.notes),
@@ -290,6 +295,31 @@ def summary_table(found: PopulationSummary) -> Table:
     for name, value in rows.items():
         if value:
             table.add_row(name, value)
+    return table
+
+
+def columns_table(found: PopulationSummary) -> Table:
+    """Every column of a table, and what was done to it."""
+    table = Table(title="columns")
+    for title in ("column", "kind", "gaps", "features", "what is done to it"):
+        table.add_column(title, justify="right" if title in ("gaps", "features") else "left")
+    for column in found.columns:
+        table.add_row(column.name, column.kind, str(column.gaps or ""), str(column.features or ""), column.treatment)
+    return table
+
+
+def headroom_table(found: Headroom) -> Table:
+    """What a linear model gives on known clients that it has not seen, by how they adapt."""
+    ways = list(dict.fromkeys(way for row in found.rows.values() for way in row))
+    table = Table(
+        title=f"headroom: {found.metric} of a linear model on known clients that it has not seen",
+        caption="mean ± 95 % interval over clients; none: the pooled model as it is",
+    )
+    for title in ("examples", "clients", *(WAYS.get(way, way) for way in ways)):
+        table.add_column(title, justify="right")
+    for row, each in found.rows.items():
+        cells = [f"{each[way].mean:.4g}{plus_minus(each[way].ci95, found.metric)}" for way in ways]
+        table.add_row(row, str(next(iter(each.values())).clients), *cells)
     return table
 
 

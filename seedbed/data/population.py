@@ -84,22 +84,25 @@ class Population:
     verify: Callable[[RowIndices], None] | None = None
 
     @classmethod
-    def from_arrays(cls, x: Tensor, y: Tensor, client: Sequence[str] | npt.NDArray[Any], **fields: Any) -> "Population":
+    def from_arrays(cls, x: Any, y: Any, client: Sequence[str] | npt.NDArray[Any], **fields: Any) -> "Population":
         """Group rows by a client column, keeping the order in which clients first appear.
 
         Args:
-            x: [M, ...].  y: [M] or [M, ...].
+            x: [M, ...].  y: [M] or [M, ...]. Tensors, NumPy arrays, or nested lists of numbers.
             client: M client names.
-            fields: the other fields of Population.
-                y of whole numbers [M] are class numbers; without `classes`, these are named 0, 1, ....
+            fields: the other fields of Population; classes may be their number. y of whole numbers [M] are class
+                numbers; without `classes`, these are named 0, 1, ....
         Raises:
-            InputError: lengths differ, a value is not finite, there is no row, or whole numbers are no class numbers.
+            InputError: lengths differ, a value is no number or not finite, there is no row, or whole numbers are no
+                class numbers.
 
         >>> p = Population.from_arrays(torch.arange(6.)[:, None], torch.zeros(6), ["b", "a", "b", "a", "b", "b"])
         >>> p.names, p.sizes.tolist(), p.rows_of(0).tolist()
         (('b', 'a'), [4, 2], [0, 2, 4, 5])
         """
-        keys = np.asarray(client).astype(str)
+        keys, x, y = np.asarray(client).astype(str), _as_tensor("x", x), _as_tensor("y", y)
+        if isinstance(fields.get("classes"), int):
+            fields["classes"] = tuple(map(str, range(fields["classes"])))
         if not len(x) == len(y) == len(keys):
             raise InputError(f"x has {len(x)} rows, y {len(y)}, client {len(keys)}: they must be equal")
         if len(x) == 0:
@@ -306,6 +309,22 @@ def _as_class_numbers(y: Tensor, fields: dict[str, Any]) -> tuple[Tensor, dict[s
     note = f"y holds whole numbers: read as {most + 1} classes; y.float() is a regression"
     names = tuple(map(str, range(most + 1)))
     return y.long(), {**fields, "classes": names, "notes": (*fields.get("notes", ()), note)}
+
+
+def _as_tensor(what: str, values: Any) -> Tensor:
+    """Numbers as a tensor: whole ones of 64 bits (uint8 stays, as an image), real ones as they are."""
+    if not isinstance(values, Tensor):
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf":
+            raise InputError(
+                f"{what} holds {array.dtype} values, not numbers: encode words and dates as numbers first, or read them "
+                "from a file (seedbed.read)"
+            )
+        values = torch.tensor(array.astype(np.int64) if array.dtype.kind == "u" and array.itemsize > 1 else array)
+    if values.dtype == torch.bool:
+        return values.to(torch.int64 if what == "y" else torch.get_default_dtype())
+    whole = not values.is_floating_point() and not values.is_complex()
+    return values.to(torch.int64) if whole and (what == "y" or values.dtype != torch.uint8) else values.detach().cpu()
 
 
 def _refuse_non_finite(what: str, values: Tensor, keys: npt.NDArray[Any]) -> None:

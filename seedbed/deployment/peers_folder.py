@@ -211,7 +211,7 @@ def _refuse_simulated_failures(agreement: Agreement) -> None:
     for name in ("link_failure", "peer_failure"):
         if getattr(agreement.settings.schedule, name):
             raise InputError(
-                f"schedule.{name} is for simulations, real links and peers fail by themselves: leave it out"
+                f"schedule.{name} is for simulations (real links and peers fail by themselves): leave it out"
             )
 
 

@@ -1,58 +1,60 @@
 """A client's own model: grown from a trained start and a few examples, saved so that anybody can load it."""
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from seedbed import tree
 from seedbed.algorithms import catalogue
 from seedbed.data import readers
 from seedbed.data.population import Population
+from seedbed.data.readers.new_rows import OwnScales, read_clients_like
 from seedbed.data.sampling import Sampled, batches
 from seedbed.data.types import Batch
 from seedbed.errors import InputError
-from seedbed.evaluation import per_example
-from seedbed.experiments.builder import OF_NET, AnyModel, Learner, Shape, build_model
-from seedbed.experiments.config import ModelSettings, settings_from
+from seedbed.evaluation import without_adaptation
+from seedbed.experiments.builder import OF_NET, AnyModel, Learner, Shape
+from seedbed.experiments.config import settings_from
+from seedbed.experiments.conformal import interval_for
 from seedbed.experiments.launch import trained_start
+from seedbed.experiments.personal_model import (
+    BESIDE,
+    Interval,
+    PersonalModel,
+    build_personal,
+    describe_encoding,
+    load_personal,
+    personal_bytes,
+)
 from seedbed.experiments.run_directory import RunDirectory
-from seedbed.federated import NEWCOMER, Algorithm
-from seedbed.learning.effects import COVARIANCE, NOISE, input_effects, with_effects
+from seedbed.federated import NEWCOMER, Algorithm, Params
+from seedbed.learning.adaptations import unadapted
+from seedbed.learning.effects import COVARIANCE
 from seedbed.learning.finetuning import FineTuning
-from seedbed.learning.objectives import Predict
-from seedbed.limits import first_line_of, from_json
-from seedbed.models import Model, ModelZoo
+from seedbed.learning.objectives import masked_mean
+from seedbed.models import ModelZoo
 from seedbed.models.split import SplitNet
-from seedbed.serialization import tensors_from_bytes, trees_to_bytes, write_atomically
+from seedbed.serialization import explain_write_errors, write_atomically
+from seedbed.temporary import fresh_name
 from seedbed.tree import Tree
 
-BESIDE = (COVARIANCE, NOISE)  # what a posterior has beside the model
-
-
-@dataclass(frozen=True)
-class PersonalModel:
-    """A client's own model.
-
-    Attributes:
-        params: by the module's names.  classes: what the outputs stand for; empty for a regression.
-        calibrated: how a client with a posterior predicts; None: as the model does.
-    """
-
-    model: Model
-    params: Mapping[str, Tensor]
-    classes: tuple[str, ...]
-    calibrated: Predict | None = None
-
-    def predict(self, x: Tensor) -> Tensor:
-        """[B, ...] inputs -> [B, N] logits, or [B, targets] numbers."""
-        predict = self.model.predict if self.calibrated is None else self.calibrated
-        return predict(dict(self.params), x)
+__all__ = [
+    "AdaptAllResult",
+    "AdaptResult",
+    "AdaptationStart",
+    "PersonalModel",
+    "adapt_all",
+    "adapt_client",
+    "load_personal",
+    "start_model",
+    "start_of_run",
+]
+SUFFIX, START_FILE = ".safetensors", "start.safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,20 @@ class AdaptResult:
         what = f" of {len(self.classes)} classes ({', '.join(self.classes[:10])})" if self.classes else ""
         lines = [f"{self.out}: grown from {self.examples} examples{what}"]
         return lines + [f"{self.metric} on {name}: {score:.4g}" for name, score in self.scores.items()]
+
+
+@dataclass(frozen=True)
+class AdaptAllResult:
+    """What `seedbed adapt --all` did."""
+
+    out: Path
+    clients: int
+    examples: int
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        made = f"{self.out}: models of {self.clients} clients, grown from {self.examples} examples, and the start"
+        return [made, *self.notes]
 
 
 def adapt_client(
@@ -90,71 +106,147 @@ def adapt_client(
     Raises:
         InputError: the support set cannot be read as the run's data was, or `out` exists.
     """
-    if out.exists():
-        raise InputError(f"{out} exists: choose another --out")
+    _refuse_existing(out)
     start = start if isinstance(start, AdaptationStart) else start_of_run(start)
-    learner, shape, encoding = start.learner, start.learner.shape, start.encoding
+    encoding = start.encoding
     examples = readers.read_like(support, encoding, client=client)
     asked = None if query is None else readers.read_like(query, encoding, client=client)
     if asked is not None and asked.classes != examples.classes:
         raise InputError(
             f"{query} has the classes {asked.classes}, the support set {examples.classes}: they must agree"
         )
-    ways = len(examples.classes)
-    shots = max(1, len(examples.rows) // ways) if shape.episodic else len(examples.rows)
-    algorithm = learner.algorithm(
-        start.name,
-        start.model,
-        options=start.options,
-        finetuning=start.finetuning(shots),
-        ways=ways or None,
-        test_steps=steps,
-    )
-    sent = start.sent(algorithm)
-    kept = algorithm.remember(sent) if start.kept is None else start.kept
-    params = algorithm.personalise(sent, kept, tree.to_device_of(_batch(examples), sent))
-    model, asked_model = start.model, learner.asked_model(catalogue.entry(start.name))
-    how = start.finetuning(shots)
-    if learner.is_exact(start.name) and how is not None and how.layers in OF_NET:
-        model, asked_model = learner.net(), learner.settings.model
-    if isinstance(model, ModelZoo):
-        word = model.meant(params)
-        model, asked_model, params = model.models[word], asked_model.like(word), params[word]
-    whole = {n: p for n, p in params.items() if n in model.params or n in BESIDE}
-    metadata = {
-        "kind": "seedbed personal model",
-        "model": asked_model.model_dump_json(),
-        "split": json.dumps(isinstance(model.module, SplitNet)),
-        "inputs": json.dumps(shape.inputs),
-        "classes": json.dumps(examples.classes),
-        "algorithm": start.name,
-        "targets": str(shape.targets),
-        **_uncertain(whole, start, len(examples.rows)),
-    }
-    write_atomically(out, trees_to_bytes(whole, metadata))
+    own = OwnScales(support, encoding).of(client)
+    params, metadata = Grower(start, steps).grow(examples, client or "", own)
+    write_atomically(out, personal_bytes(params, metadata))
     scores: dict[str, float] = {}
     if asked is not None:
-        predict = _predict(model, metadata)
-        score = learner.metric(model) if predict is None else per_example(predict, learner.loss)
-        scores["the query set"] = float(score(whole, tree.to_device_of(_batch(asked), whole)))
-    return AdaptResult(out, len(examples.rows), examples.classes, scores, learner.metric_name)
+        model = build_personal(params, metadata)
+        batch = tree.to_device_of(_batch(asked), params)
+        scores["the query set"] = float(masked_mean(start.learner.score(model.predict(batch.x), batch.y), batch.mask))
+    return AdaptResult(out, len(examples.rows), examples.classes, scores, start.learner.metric_name)
 
 
-def _uncertain(params: Mapping[str, Tensor], start: "AdaptationStart", examples: int) -> dict[str, str]:
+def adapt_all(start: "AdaptationStart | Path", support: Path, out: Path, *, steps: int | None = None) -> AdaptAllResult:
+    """Adapt a run's start to every client of a file; write each one's model, and the start, into a new folder.
+
+    Raises:
+        InputError: the file cannot be read as the run's data was, or `out` exists.
+    """
+    _refuse_existing(out)
+    start = start if isinstance(start, AdaptationStart) else start_of_run(start)
+    people = read_clients_like(support, start.encoding)
+    own, grower = OwnScales(support, start.encoding), Grower(start, steps)
+    digits = len(str(len(people)))
+    with explain_write_errors(out, go_on="choose another --out"), fresh_name(out, is_folder=True) as folder:
+        (folder / START_FILE).write_bytes(personal_bytes(*grower.unadapted()))
+        for place, (name, examples) in enumerate(_each(people), start=1):
+            grown = grower.grow(examples, name, own.of(name))
+            (folder / f"client-{place:0{digits}d}{SUFFIX}").write_bytes(personal_bytes(*grown))
+        os.replace(folder, out)
+    return AdaptAllResult(out, len(people), len(people.rows), people.notes)
+
+
+def start_model(start: "AdaptationStart | Path") -> PersonalModel:
+    """The start as it is, as a model that predicts."""
+    start = start if isinstance(start, AdaptationStart) else start_of_run(start)
+    return build_personal(*Grower(start, None).unadapted())
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise InputError(f"{out} exists: choose another --out")
+
+
+def _each(people: Population) -> Iterator[tuple[str, Population]]:
+    for place, name in enumerate(people.names):
+        yield name, people.only([place])
+
+
+class Grower:
+    """Grows clients' models from a start.
+
+    Args:
+        steps: adaptation steps; None: as chosen.
+    """
+
+    def __init__(self, start: "AdaptationStart", steps: int | None):
+        self.start, self.steps = start, steps
+        self._algorithms: dict[tuple[FineTuning | None, int | None], Algorithm] = {}
+
+    def grow(
+        self, examples: Population, client: str, own: list[Mapping[str, Any]] | None = None
+    ) -> tuple[Params, dict[str, str]]:
+        """A client's params, and what its file says beside them.
+
+        Args:
+            examples: of this client only.
+            own: its columns, where numbers are standardised by each client's own.
+        """
+        start, shape = self.start, self.start.learner.shape
+        ways = len(examples.classes)
+        shots = max(1, len(examples.rows) // ways) if shape.episodic else len(examples.rows)
+        how = start.finetuning(shots)
+        algorithm = self._algorithm(how, ways or None)
+        sent = start.sent(algorithm)
+        kept = algorithm.remember(sent) if start.kept is None else start.kept
+        params = algorithm.personalise(sent, kept, tree.to_device_of(_batch(examples), sent))
+        layers = "none" if how is None else how.layers
+        encoding = start.encoding if own is None else {**start.encoding, "columns": own}
+        about = describe_encoding(encoding, client, start.interval(shots))
+        return self._described(params, examples.classes, layers, about)
+
+    def unadapted(self) -> tuple[Params, dict[str, str]]:
+        """The start's params, and what its file says beside them."""
+        start = self.start
+        if start.learner.shape.episodic:
+            raise InputError("the classes of an episode are new to the start: it predicts nothing before it is adapted")
+        algorithm = without_adaptation(self._algorithm(FineTuning("none") if self._is_exact else None, None), unadapted)
+        sent = start.sent(algorithm)
+        classes = tuple(start.encoding["target"].get("classes", ()))
+        params = algorithm.personalise(sent, algorithm.remember(sent), None)  # type: ignore[arg-type]
+        return self._described(params, classes, "none", describe_encoding(start.encoding, "", start.interval(0)))
+
+    @property
+    def _is_exact(self) -> bool:
+        return self.start.learner.is_exact(self.start.name)
+
+    def _algorithm(self, how: FineTuning | None, ways: int | None) -> Algorithm:
+        if (how, ways) not in self._algorithms:
+            start = self.start
+            self._algorithms[how, ways] = start.learner.algorithm(
+                start.name, start.model, options=start.options, finetuning=how, ways=ways, test_steps=self.steps
+            )
+        return self._algorithms[how, ways]
+
+    def _described(
+        self, params: Params, classes: tuple[str, ...], layers: str, about: Mapping[str, str]
+    ) -> tuple[Params, dict[str, str]]:
+        start, learner = self.start, self.start.learner
+        model, asked = start.model, learner.asked_model(catalogue.entry(start.name))
+        if self._is_exact and layers in OF_NET:
+            model, asked = learner.net(), learner.settings.model
+        if isinstance(model, ModelZoo):
+            word = model.meant(params)
+            model, asked, params = model.models[word], asked.like(word), params[word]
+        whole = {n: p for n, p in params.items() if n in model.params or n in BESIDE}
+        metadata = {
+            "model": asked.model_dump_json(),
+            "split": json.dumps(isinstance(model.module, SplitNet)),
+            "inputs": json.dumps(learner.shape.inputs),
+            "classes": json.dumps(classes),
+            "algorithm": start.name,
+            "targets": str(learner.shape.targets),
+            **_uncertain(whole, start, layers),
+            **about,
+        }
+        return whole, metadata
+
+
+def _uncertain(params: Mapping[str, Tensor], start: "AdaptationStart", layers: str) -> dict[str, str]:
     """Which inputs the effects of a client with a posterior are on; nothing for other models."""
     if COVARIANCE not in params:
         return {}
-    how = start.finetuning(examples)
-    places = start.options.get("slopes", ()) if how is not None and how.layers == "slopes" else ()
-    return {"effects": json.dumps(list(places))}
-
-
-def _predict(model: AnyModel, metadata: Mapping[str, str]) -> Predict | None:
-    """The predictive distribution of a client with effects; None: it has none."""
-    if "effects" not in metadata:
-        return None
-    assert isinstance(model, Model)
-    return with_effects(model.predict, input_effects(json.loads(metadata["effects"]), head=model.head))
+    return {"effects": json.dumps(list(start.options.get("slopes", ()) if layers == "slopes" else ()))}
 
 
 class AdaptationStart(NamedTuple):
@@ -168,6 +260,11 @@ class AdaptationStart(NamedTuple):
     finetuning: Callable[[int], FineTuning | None]  # by the number of shots
     sent: Callable[[Algorithm], Tree]
     kept: Tree | None = None  # what the client has kept; None: nothing, as a newcomer
+    intervals: Mapping[str, Any] = {}  # of predicted numbers, by row of the table and before adaptation
+
+    def interval(self, examples: int) -> Interval | None:
+        """Of a client with so many examples, 0: before it adapts; None: none was learned."""
+        return interval_for(self.intervals, examples)
 
 
 def start_of_run(directory: Path) -> AdaptationStart:
@@ -181,9 +278,11 @@ def start_of_run(directory: Path) -> AdaptationStart:
         return algorithm.send(trained.state, NEWCOMER)
 
     encoding = manifest["data"]["encoding"]
+    intervals = ((run.result or {}).get("choice") or {}).get("intervals") or {}
     return AdaptationStart(
-        learner, encoding, trained.name, trained.model, trained.options, trained.finetuning_for, sent
-    )
+        learner, encoding, trained.name, trained.model, trained.options, trained.finetuning_for, sent,
+        intervals=intervals,
+    )  # fmt: skip
 
 
 def _batch(population: Population) -> Batch:
@@ -191,36 +290,3 @@ def _batch(population: Population) -> Batch:
     task = Sampled(population, batches(None)).tasks([0], 0)
     batch: Batch = tree.index(tree.index(task.items, 0), 0)
     return batch
-
-
-def load_personal(path: str | Path) -> PersonalModel:
-    """A model that `seedbed adapt` has written.
-
-    Raises:
-        InputError: it is no such file, or damaged.
-    """
-    path = Path(path)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
-    except Exception as error:  # safetensors raises its own and the file system's
-        raise InputError(f"{path} cannot be read as safetensors ({error})") from error
-    if metadata.get("kind") != "seedbed personal model":
-        raise InputError(f"{path} was not written by `seedbed adapt`")
-    params = tensors_from_bytes(path.read_bytes(), str(path))
-    try:
-        asked = ModelSettings.model_validate_json(metadata["model"])
-        classes, inputs = from_json(metadata["classes"]), from_json(metadata["inputs"])
-        outputs, split = len(classes) or int(metadata["targets"]), bool(from_json(metadata["split"]))
-        with torch.device("meta"):  # what it says must fit what it holds, before memory is taken
-            named = build_model(asked, inputs, outputs, split=split).params
-        held = {name: x for name, x in params.items() if name not in BESIDE}
-        room = 2 * sum(
-            x.numel() for x in held.values()
-        )  # a head of one part may have more outputs than there are classes
-        if named.keys() != held.keys() or sum(x.numel() for x in named.values()) > room:
-            raise ValueError("its tensors are not those of the model that it names")
-        model = build_model(asked, inputs, outputs, split=split)
-        return PersonalModel(model, params, tuple(map(str, classes)), _predict(model, metadata))
-    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{path} is damaged ({first_line_of(error)}): make it again by `seedbed adapt`") from error

@@ -21,6 +21,7 @@ from seedbed.attacks import Attack
 from seedbed.data import sampling
 from seedbed.data.augment import with_distortions, with_rotations
 from seedbed.data.population import Population
+from seedbed.data.readers.summary import TINY
 from seedbed.data.sampling import Sampled, Sampler, TaskSource
 from seedbed.data.stragglers import Stragglers
 from seedbed.data.types import Batch
@@ -30,6 +31,7 @@ from seedbed.experiments import byzantine, client_settings
 from seedbed.experiments.config import ModelSettings, Row, Settings, known_keys
 from seedbed.experiments.costs import Costs, costs
 from seedbed.experiments.factories import CLIENTS, arguments_from_settings, split_round_schedules
+from seedbed.experiments.honest_choice import fold_of
 from seedbed.experiments.multi_rank import needs_each_message
 from seedbed.experiments.privacy_plan import PrivacyPromise, refuse_unprotected
 from seedbed.experiments.scheduling import refuse_schedule, server_updates
@@ -55,7 +57,6 @@ LARGEST_SHAPE = 2**31  # numbers of an example, classes or clients
 ROUND_SHOTS = (1, 2, 5, 10, 20, 50, 100)
 OF_NET = ("all", "head", "head_then_all")  # ways to fine-tune that are of the network beside an exact start
 WEIGHTS = {"uniform": uniform, "examples": by_examples}
-TINY = 3  # rows of clients that a note counts
 MOST_VALIDATION = 30  # clients that choose how rivals fine-tune, where the start is exact
 
 
@@ -101,7 +102,7 @@ class Learner:
         self.loss = objectives.squared_error if regression else objectives.cross_entropy
         self.metric_name = "squared error" if regression else "log-loss" if by_loss else "accuracy"
         self.higher_is_better = not (regression or by_loss)
-        self._score = self.loss if regression or by_loss else objectives.correct
+        self.score = self.loss if regression or by_loss else objectives.correct
         self.public: Batch | None = None  # what is set apart, [P, ...]; a run without its data has none
         self.teacher: Teacher = _no_teacher
         self.own = client_settings.NONE  # settings of clients' own
@@ -193,7 +194,7 @@ class Learner:
         return partial(model.predict, model.params)
 
     def metric(self, model: AnyModel) -> Metric:
-        return per_example(model.predict, self._score)
+        return per_example(model.predict, self.score)
 
     def finetuning(
         self, model: AnyModel, entry: catalogue.CatalogueEntry, ways: int, how: FineTuning, at: Sequence[int] = ()
@@ -431,7 +432,7 @@ class Experiment:
         entry = catalogue.entry(settings.algorithm)
         if entry.same_labels and population.episodic:
             population = self.population = self._same_labels(population)
-        self.train, self.unseen = population.split_clients(unseen=settings.unseen, seed=settings.seed)
+        self.train, self.unseen = split_population(population, settings)
         public = None
         if population.episodic:
             self.train = self.train.compact()
@@ -456,7 +457,7 @@ class Experiment:
     def _same_labels(self, population: Population) -> Population:
         """The same with a client for a task, where the labels of the data are everybody's."""
         name = self.settings.algorithm
-        known, unseen = population.split_clients(unseen=self.settings.unseen, seed=self.settings.seed)
+        known, unseen = split_population(population, self.settings)
         if set(unseen.labels[unseen.rows].tolist()) - set(known.labels[known.rows].tolist()):
             raise InputError(
                 f"{name} teaches label by label, but in {self.settings.data} unseen clients have labels of their own: "
@@ -644,14 +645,17 @@ class Experiment:
         population = population.pooled() if entry.pooled else population
         return Sampled(population, self.sampler(items, examples=examples), seed=self.settings.seed)
 
-    def costs(self, name: str, options: Mapping[str, Any]) -> Costs:
-        """What a client's round costs under this algorithm: the first client's of round 0, as task.* says."""
+    def costs(self, name: str, options: Mapping[str, Any], *, items: int | None = None) -> Costs:
+        """What a client's round costs under this algorithm: the first client's of round 0, as task.* says; or of its
+        first so many items."""
         entry, learner = catalogue.entry(name), copy(self.learner)
         model = learner.model(entry)
         if entry.takes("teacher"):  # whatever it knows, it costs the same
             learner.teacher = learner.initial_teacher(entry)
         source = Sampled(self.train, self.sampler(entry.items_for(options)), seed=self.settings.seed)
         task = tree.index(source.tasks([0], 0), 0)
+        if items is not None:
+            task = task._replace(items=tree.map(lambda x: x[:items], task.items), real=task.real[:items])
         return costs(lambda: learner.algorithm(name, model, options=options), model, task)
 
     def stragglers(self, entry: catalogue.CatalogueEntry) -> Stragglers:
@@ -769,6 +773,16 @@ class Experiment:
         batches = tree.subtrees(task.items, Batch)
         examples = sum(float((batch.mask * task.real[:, :, None]).sum()) for batch in batches)
         return max(1, round(self.costs(name, options).passes * examples / len(clients)))
+
+
+def split_population(population: Population, settings: Settings) -> tuple[Population, Population]:
+    """Clients to train on, and clients never seen in training: those of the run's fold, where there are folds."""
+    if settings.folds is None:
+        assert settings.unseen != "each"
+        return population.split_clients(unseen=settings.unseen, seed=settings.seed)
+    folds, own = fold_of(range(len(population)), settings.folds, seed=settings.seed), (settings.fold or 1) - 1
+    known, unseen = ([c for c in sorted(folds) if (folds[c] == own) == apart] for apart in (False, True))
+    return population.only(known), population.only(unseen)
 
 
 def large_enough(population: Population, row: Row) -> list[int]:

@@ -398,10 +398,18 @@ class Settings(Section):
         default="memory",
         description="where simulated clients keep what they keep; disk: in the run's directory, for very many",
     )
-    unseen: int | float | None = Field(
+    unseen: int | float | Literal["each"] | None = Field(
         default=None,
-        description="clients never trained on: count or fraction; none: those that the data sets apart, else 0.3",
+        description="clients never trained on: count or fraction, or each in turn (as many folds as clients); none: "
+        "those that the data sets apart, else 0.3",
     )
+    folds: int | None = Field(
+        default=None,
+        ge=2,
+        description="runs of the same data, each with unseen clients of its own, so that every client is judged as "
+        "unseen once; none: one run",
+    )
+    fold: int | None = Field(default=None, ge=1, description="which of the folds this run is; set by `folds`")
     hold_out: float = Field(
         default=0.2, ge=0, lt=1, description="client as task: rows of known clients kept for testing"
     )

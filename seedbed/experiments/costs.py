@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from seedbed import tree
 from seedbed.data.types import Batch, Task
-from seedbed.federated import Algorithm
+from seedbed.federated import Algorithm, params_of
 from seedbed.models import Model, ModelZoo
 from seedbed.models.split import SplitNet
+from seedbed.rounds.gossip import is_mixed
 
 
 class Costs(NamedTuple):
@@ -18,13 +19,17 @@ class Costs(NamedTuple):
     Attributes:
         passes: how many examples pass forward through the model for each example of a task's items. 1: each item is
             looked at once; a step of a meta-objective looks at support and query once each.
-        down, up, kept: what the client is sent, sends, and keeps for its next round, in sizes of the model.
+        down, up, kept: what the client is sent, sends, and keeps for its next round, in sizes of its own model.
+        link: what a peer sends along a link on gossip: its state but for whole numbers, in sizes of the model.
+        model: bytes of its own model.
     """
 
     passes: float
     down: float
     up: float
     kept: float
+    link: float
+    model: int
 
 
 def costs(make: Callable[[], Algorithm], model: Model | ModelZoo, task: Task) -> Costs:
@@ -43,10 +48,13 @@ def costs(make: Callable[[], Algorithm], model: Model | ModelZoo, task: Task) ->
     modules = [one.module.edge if isinstance(one.module, SplitNet) else one.module for one in models]
     handles = [module.register_forward_pre_hook(count) for module in modules]
     algorithm = make()  # now, so that copies of the model that it takes are counted at too
-    sent = algorithm.send(algorithm.init(model.params), 0)
+    state = algorithm.init(model.params)
+    sent = algorithm.send(state, 0)
     message, kept = algorithm.client(sent, algorithm.remember(sent), task)
     for handle in handles:
         handle.remove()
     given = sum(batch.mask.numel() for batch in tree.subtrees(task.items, Batch))
-    sizes = [tree.nbytes(what) / tree.nbytes(model.params) for what in (sent, message.value, kept)]
-    return Costs(rows / given, *sizes)
+    own = tree.nbytes(params_of(sent)) if isinstance(model, ModelZoo) else tree.nbytes(model.params)
+    link = [leaf for leaf in tree.leaves(state) if is_mixed(leaf)]
+    down, up, keeps, along = (tree.nbytes(what) / own for what in (sent, message.value, kept, link))
+    return Costs(rows / given, down, up, keeps, along, own)

@@ -5,15 +5,17 @@ Shapes: C clients, F folds.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from torch import Tensor
 
 from seedbed import randomness
 from seedbed.algorithms.cross_fitted import cross_fitted
 from seedbed.data.sampling import TaskSource, TaskSourceWrapper
+from seedbed.data.types import Batch
 from seedbed.federated import Algorithm, ClientId, Engine, Params, ServerState
 from seedbed.learning.objectives import Metric
 from seedbed.rounds import synchronous
@@ -32,11 +34,18 @@ class Way:
         algorithm: how it personalises, over params that stay as they are (`frozen()`).
         metric: the loss of personal params on queries; less is better.
         rounds: of learning its prior; 0: it has none.
+        residuals: [B] residuals of a batch, NaN where there is no row; None: none are asked for.
     """
 
     algorithm: Algorithm
     metric: Metric
     rounds: int = 0
+    residuals: Metric | None = None
+
+    def scores(self, params: Params, batch: Batch) -> Tensor:
+        """[1 + B] the loss, and the residuals."""
+        loss = self.metric(params, batch).double().reshape(1)
+        return loss if self.residuals is None else torch.cat([loss, self.residuals(params, batch)])
 
 
 Losses = Mapping[str, Mapping[ClientId, float]]  # by way and client
@@ -85,6 +94,7 @@ def judge(
     sources: Mapping[str, TaskSource],
     *,
     seed: int = 0,
+    keep: Callable[[str, str, ClientId, Tensor], None] = lambda size, way, client, residuals: None,
 ) -> Mapping[str, Losses]:
     """The losses of each way, by number of examples: {size: {way: {client: loss}}}.
 
@@ -94,6 +104,7 @@ def judge(
         engine: of the known clients, whose tasks hold each example once.
         starts: trained without the fold's clients, stacked [F, ...].
         sources: episodes of the known clients that are large enough, by number of examples.
+        keep: is given each way's residuals [E, B] of each client, by number of examples.
     """
     halves = fold_of(engine.population, 2, seed=seed)
     found: dict[str, dict[str, dict[ClientId, float]]] = {size: {name: {} for name in ways} for size in sources}
@@ -107,8 +118,10 @@ def judge(
             for size, source in sources.items():
                 judges = [c for c in source.clients if halves[c] == half][: MOST_CLIENTS // 2]
                 if judges:
-                    scores = engine.evaluate(algorithm, state, Among(source, judges), way.metric)
-                    found[size][name] |= {c: float(s.double().mean()) for c, s in scores.items()}
+                    scores = engine.evaluate(algorithm, state, Among(source, judges), way.scores)
+                    found[size][name] |= {c: float(s[:, 0].mean()) for c, s in scores.items()}
+                    for client, each in scores.items():
+                        keep(size, name, client, each[:, 1:])
     return found
 
 

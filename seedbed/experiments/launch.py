@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from seedbed.errors import InputError, Stopped
 from seedbed.experiments import multi_rank
 from seedbed.experiments.builder import Experiment, Learner, Shape
 from seedbed.experiments.config import Settings, read_toml, settings_from, table_from
+from seedbed.experiments.folds import FOLDS, refuse_folds, run_folds, suggestion
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.run_directory import RunDirectory, versions
 from seedbed.experiments.stages import Show, TrainedStart
@@ -22,12 +24,20 @@ from seedbed.serialization import fill_template, tensors_from_bytes
 JUDGING = {"evaluation", "options", "engine", "executor", "workers", "drop_short"}  # what may be other than in training
 
 
+MEMORY = "memory:"  # begins the name of data that lies in no file
+
+
 def population_for(settings: Settings, like: dict[str, Any] | None = None) -> Population:
     """Read the data that the settings name.
 
     Args:
         like: the encoding of the data that a model was trained on, to read other data for it.
     """
+    if settings.data.startswith(MEMORY):
+        raise InputError(
+            f"the run's data was a {settings.data.removeprefix(MEMORY)} in Python's memory: go on in Python with "
+            "seedbed.resume(directory, data, client=..., target=...)"
+        )
     return readers.read(settings.data, root=settings.root, drop_short=settings.drop_short, like=like, **settings.reader)
 
 
@@ -46,7 +56,8 @@ def begin_run(experiment: Experiment, out: Path | None, show: Show) -> tuple[Pat
     for note in experiment.notes:
         show.note(note)
     settings = experiment.settings
-    path = out or Path("runs") / f"{Path(settings.data).stem}-{settings.algorithm}-{settings.seed}"
+    name = Path(settings.data.removeprefix(MEMORY)).stem
+    path = out or Path("runs") / f"{name}-{settings.algorithm}-{settings.seed}"
     manifest = _manifest(experiment)
     multi_rank.require_same_manifest(manifest)
     with multi_rank.open_on_ranks(path, manifest) as run:
@@ -54,13 +65,19 @@ def begin_run(experiment: Experiment, out: Path | None, show: Show) -> tuple[Pat
 
 
 def plan_run(
-    asked: Mapping[str, Any], assignments: Iterable[str], config: Path | None, *, specific: bool = True
+    asked: Mapping[str, Any],
+    assignments: Iterable[str],
+    config: Path | None,
+    *,
+    specific: bool = True,
+    population: Population | None = None,
 ) -> Experiment:
     """What a run would be, checked.
 
     Args:
         asked: settings that are not None go over the TOML file's; `assignments` (key=value) over both.
         specific: with the recipe for this very set, if there is one.
+        population: the data, where it lies in memory; None: read what the settings name.
     Raises:
         InputError: before anything is written or computed, whatever can be known to fail.
     """
@@ -69,12 +86,16 @@ def plan_run(
         {key: value for key, value in asked.items() if value is not None},
         assignments=assignments,
     )
-    given |= _absolute(settings_from(given))
-    population = population_for(settings_from(given))
+    if population is None:
+        given |= _absolute(settings_from(given))
+        population = population_for(settings_from(given))
     experiment = Experiment(complete_settings(given, population, specific=specific), population)
     multi_rank.refuse_on_ranks(experiment.settings)
+    refuse_folds(experiment)
     experiment.check()
     experiment.plan_privacy()
+    few = suggestion(experiment.population) if experiment.settings.folds is None and experiment.by_row else None
+    experiment.notes += [] if few is None else [few]
     return experiment
 
 
@@ -90,15 +111,18 @@ def _absolute(settings: Settings) -> dict[str, Any]:
     return places
 
 
-def resume_run(path: Path, show: Show) -> dict[str, Any]:
+def resume_run(path: Path, show: Show, population: Population | None = None) -> dict[str, Any]:
     """Resume the run in this directory; a finished one just gives its result. Under torchrun every rank calls it.
+
+    Args:
+        population: its data, where that lies in memory.
 
     Raises:
         InputError: settings, data, clients or versions are no longer those that the run was started with; a
             checkpoint is damaged; another process works in the directory.
     """
     with multi_rank.open_on_ranks(path) as run:
-        return _finish(run, multi_rank.agree_over_ranks(lambda: _experiment(run)), show)
+        return _finish(run, multi_rank.agree_over_ranks(lambda: _experiment(run, population)), show)
 
 
 def evaluate_run(
@@ -162,12 +186,12 @@ def refuse_changed_data(experiment: Experiment, run: RunDirectory) -> None:
         )
 
 
-def _experiment(run: RunDirectory) -> Experiment | None:
+def _experiment(run: RunDirectory, population: Population | None = None) -> Experiment | None:
     """What the run in this directory is to compute, checked; None: it is done."""
     if run.result is not None and not run.has_rounds_to_add():
         return None
     settings = settings_from(run.manifest["settings"])
-    experiment = Experiment(settings, population_for(settings))
+    experiment = Experiment(settings, population_for(settings) if population is None else population)
     multi_rank.refuse_on_ranks(settings)
     refuse_changed_data(experiment, run)
     experiment.check()
@@ -183,9 +207,19 @@ def _finish(run: RunDirectory, experiment: Experiment | None, show: Show) -> dic
     for note in run.bind(_manifest(experiment)):
         show.note(note)
     try:
+        if experiment.settings.folds is not None and experiment.settings.fold is None:
+            return _finished(run, run_folds(run, experiment, partial(_run_fold, show=show), show), show)
         return _finished(run, pipeline_for(run, experiment, show).execute(), show)
     except KeyboardInterrupt as stop:
         raise Stopped(f"stopped; `seedbed resume {run.path}` goes on from the last checkpoint") from stop
+
+
+def _run_fold(experiment: Experiment, run: RunDirectory, fold: int, show: Show) -> dict[str, Any]:
+    """The result of a fold's run: a new one, or one that is gone on with."""
+    path = run.path / FOLDS / str(fold)
+    manifest = None if (path / "manifest.json").exists() else _manifest(experiment)
+    with multi_rank.open_on_ranks(path, manifest) as part:
+        return _finish(part, None if part.result is not None else experiment, show)
 
 
 def _finished(run: RunDirectory, result: dict[str, Any], show: Show) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def complete_settings(given: Mapping[str, Any], population: Population, *, speci
     decided: dict[str, Any] = {"schedule": own}
     if asked.privacy.epsilon is not None and asked.privacy.mechanism is None:
         decided["privacy"] = {"mechanism": "gaussian" if asked.secure.form == "none" else "distributed"}
+    if asked.unseen == "each":
+        decided |= {"unseen": None, "folds": len(population)}
     return settings_from(open_ones, *recipes, chosen, decided)
 
 

@@ -104,12 +104,17 @@ class TrainedStart:
 
         More than the largest number is as half of a client's own, where that was chosen for.
         """
-        counts = [k for k in self.finetuning if isinstance(k, int)]
-        large = shots == "half" or shots > max(counts, default=0)
-        if "half" in self.finetuning and large:
-            return self.finetuning["half"]
-        nearest = min(counts, key=lambda k: abs(k - (max(counts) if shots == "half" else shots)), default=None)
-        return None if nearest is None else self.finetuning[nearest]
+        row = nearest_row(list(self.finetuning), shots)
+        return None if row is None else self.finetuning[row]
+
+
+def nearest_row(rows: Sequence[Row], shots: Row) -> Row | None:
+    """The row whose choices a client with so many shots takes: the nearest number, half above the largest."""
+    counts = [k for k in rows if isinstance(k, int)]
+    large = shots == "half" or shots > max(counts, default=0)
+    if "half" in rows and large:
+        return "half"
+    return min(counts, key=lambda k: abs(k - (max(counts) if shots == "half" else shots)), default=None)
 
 
 @dataclass(frozen=True)

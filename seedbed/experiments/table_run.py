@@ -15,7 +15,9 @@ from seedbed.engines import Vectorised
 from seedbed.errors import Diverged, InputError
 from seedbed.experiments.builder import OF_NET, Experiment, row_sampler
 from seedbed.experiments.config import Row
-from seedbed.experiments.honest_choice import NONE, Among, is_better
+from seedbed.experiments.conformal import START, interval_from_residuals, residual_metric
+from seedbed.experiments.honest_choice import NONE, Among, Way, is_better
+from seedbed.experiments.personal_model import Interval, spread_of
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.stages import Pipeline, Show, TrainedStart, TrainingPlan
 from seedbed.experiments.table_local import Local, trivial
@@ -24,6 +26,7 @@ from seedbed.experiments.table_scores import Start as StartPredict
 from seedbed.experiments.table_start import DRAWS, Start, TableStart
 from seedbed.experiments.tuning import scale_rates
 from seedbed.federated import Algorithm, Params, ServerState
+from seedbed.learning.finetuning import FineTuning
 from seedbed.learning.objectives import Predict
 from seedbed.models import Model
 
@@ -40,12 +43,14 @@ class Column:
     Attributes:
         engine: of the clients that are judged.
         start: predictions to compare with, row by row; None: nothing is.
+        half: half the width of prediction intervals; None: there are none.
     """
 
     algorithm: Algorithm
     state: ServerState
     predict: Predict
     start: StartPredict | None = None
+    half: Predict | None = None
 
 
 def pipeline_for(run: RunDirectory, experiment: Experiment, show: Show | None = None) -> Pipeline:
@@ -65,6 +70,7 @@ class TablePipeline(Pipeline):
     def __init__(self, run: RunDirectory, experiment: Experiment, show: Show | None = None):
         super().__init__(run, experiment, show)
         self.net_words: list[str] = []
+        self.net_intervals: dict[str, Interval] = {}  # of the rows that the network adapts
         self.rival: TrainedStart | None = None
         self.trained_stages: dict[str, TrainedStart] = {}
 
@@ -116,14 +122,20 @@ class TablePipeline(Pipeline):
         sampled = Sampled(self.experiment.train, row_sampler(row, DRAWS), seed=self.settings.seed, purpose="choice")
         source = Among(sampled, clients)
         algorithm = evaluation.to_newcomers(self._algorithm(replace(probe, finetuning=rival.finetuning), row))
-        scores = Vectorised(source).evaluate(algorithm, probe.state, source, self.learner.metric(probe.model))
-        found = {client: float(s.double().mean()) for client, s in scores.items()}
+        residuals = None if self.learner.shape.classes else residual_metric(probe.model.predict, spread_of(None))
+        way = Way(algorithm, self.learner.metric(probe.model), residuals=residuals)
+        scores = Vectorised(source).evaluate(algorithm, probe.state, source, way.scores)
+        found = {client: float(s[:, 0].mean()) for client, s in scores.items()}
         ours = {client: known[client] for client in found}
         self.net_words.append(
             f"with {row}: FedAvg + fine-tuning {mean_of(found):.4g} against {mean_of(ours):.4g} on {len(found)} "
             "validation clients"
         )
-        return is_better(found, ours)
+        better = is_better(found, ours)
+        interval = interval_from_residuals({c: s[:, 1:] for c, s in scores.items()})
+        if better and interval is not None:
+            self.net_intervals[str(row)] = interval
+        return better
 
     def _backed_off(self, name: str, options: Mapping[str, Any], plan: TrainingPlan) -> TrainedStart:
         """Train; where training diverges, at lower rates, with a word."""
@@ -180,17 +192,18 @@ class TablePipeline(Pipeline):
 
         def adapted(row: Row) -> Column:
             algorithm, predict = learner.exact(model, main.options, main.finetuning_for(row))
-            return Column(algorithm, main.state, predict, lambda x: model.predict(start, x))
+            half = self._half(main, row, main.finetuning_for(row))
+            return Column(algorithm, main.state, predict, lambda x: model.predict(start, x), half)
 
-        def plain(params: Params) -> Callable[[Row], Column]:
+        def plain(params: Params, half: Predict | None = None) -> Callable[[Row], Column]:
             algorithm, predict = learner.exact(model, main.options, None)
-            return lambda row: Column(algorithm, ServerState(params, {}), predict)
+            return lambda row: Column(algorithm, ServerState(params, {}), predict, half=half)
 
         def rival(trained: TrainedStart) -> Callable[[Row], Column]:
             predict = trained.model.predict
             return lambda row: Column(self._algorithm(trained, row), trained.state, predict)
 
-        columns = {"unadapted": plain(start), "adapted": adapted}
+        columns = {"unadapted": plain(start, self._half(main, START, None)), "adapted": adapted}
         columns |= {name: rival(trained) for name, trained in rivals.items()}
         if self.settings.evaluation.baselines and rivals:
             columns["local"] = self._local(model, main)
@@ -208,8 +221,25 @@ class TablePipeline(Pipeline):
 
         return column
 
+    def _half(self, main: TrainedStart, row: Row | str, how: FineTuning | None) -> Predict | None:
+        """Half the width of the prediction intervals of a row; None: none were learned."""
+        interval = self._intervals().get(str(row))
+        if interval is None:
+            return None
+        assert isinstance(main.model, Model)
+        effects = self.learner.effects(main.model, main.options.get("slopes", ()))
+        spread, quantile = spread_of(None if how is None else effects.get(how.layers)), Interval(*interval).quantile
+        return lambda params, x: quantile * spread(params, x)
+
+    def _intervals(self) -> Mapping[str, Any]:
+        """Those that this process has learned, or the finished run."""
+        if self.made is not None:
+            return {**self.made.intervals, **self.net_intervals}
+        return ((self.run.result or {}).get("choice") or {}).get("intervals") or {}
+
     def _scores(self, column: Column, source: Any) -> Mapping[int, Any]:
-        metric = row_scores(column.predict, self.learner.loss, column.start, classes=self.learner.shape.classes)
+        classes, half = self.learner.shape.classes, column.half
+        metric = row_scores(column.predict, self.learner.loss, column.start, classes=classes, half=half)
         algorithm = evaluation.to_newcomers(column.algorithm)
         return Vectorised(source).evaluate(algorithm, column.state, source, metric)
 
@@ -245,6 +275,7 @@ class TablePipeline(Pipeline):
                 name: {key: value.tolist() for key, value in prior._asdict().items()}
                 for name, prior in made.priors.items()
             },
+            "intervals": {row: list(interval) for row, interval in self._intervals().items()},
             "local": self.local_words,
             "said": list(self.said),
         }

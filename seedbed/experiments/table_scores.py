@@ -20,18 +20,22 @@ from seedbed.learning.objectives import Loss, Metric, Predict, correct, masked_m
 
 Start = Callable[[Tensor], Tensor]  # inputs [B, ...] -> outputs [B, N]
 WORST = 1e6  # stands for a loss that is not finite
-LOSS, EXTRA, AUC, GAIN, GAIN_SQUARED, EXAMPLES = range(6)
+LOSS, EXTRA, AUC, GAIN, GAIN_SQUARED, EXAMPLES, COVERED, WIDTH = range(8)
+COVERAGE, WIDE = "90 % covered", "width of 90 %"  # what people read of prediction intervals
 MANY_TIMES = 10.0  # the trivial predictor's mean loss: a client above diverges
 LEAST_ROWS = 3  # of a client's queries, for a test
 
 
-def row_scores(predict: Predict, loss: Loss, start: Start | None, *, classes: int) -> Metric:
-    """[6]: the mean loss; accuracy or the mean absolute error; AUC; the loss less the start's, its mean and mean
-    square; and the number of queries.
+def row_scores(
+    predict: Predict, loss: Loss, start: Start | None, *, classes: int, half: Predict | None = None
+) -> Metric:
+    """[8]: the mean loss; accuracy or the mean absolute error; AUC; the loss less the start's, its mean and mean
+    square; the number of queries; the share of them in their prediction intervals, and the mean width of these.
 
     Args:
         start: what the start predicts; None: nothing is compared.
         classes: 0 for numbers.
+        half: half the width of prediction intervals [B]; None: there are none.
     """
 
     def scores(params: Params, batch: Batch) -> Tensor:
@@ -43,7 +47,12 @@ def row_scores(predict: Predict, loss: Loss, start: Start | None, *, classes: in
         area = area_under_curve(outputs[:, 1] - outputs[:, 0], y, mask) if classes == 2 else each.new_full((), math.nan)
         means = [masked_mean(v, mask) for v in (each, extra)]
         gains = [masked_mean(v, mask) for v in (gain, gain**2)]
-        return torch.stack([v.double() for v in (*means, area, *gains, mask.sum())])
+        intervals = [area.new_full((), math.nan)] * 2
+        if half is not None:
+            wide = half(params, x)
+            inside = ((outputs[:, 0] - y.reshape(len(y))).abs() <= wide).to(mask.dtype)
+            intervals = [masked_mean(inside, mask), masked_mean(2 * wide, mask)]
+        return torch.stack([v.double() for v in (*means, area, *gains, mask.sum(), *intervals)])
 
     return scores
 
@@ -60,7 +69,7 @@ def cell(scores: Mapping[ClientId, Tensor], *, classes: int, scale: float, trivi
     """A column's numbers in a row, as result.json has them.
 
     Args:
-        scores: [E, 6] of each client.
+        scores: [E, 8] of each client.
         scale: the target's standard deviation.
         trivial: the mean loss of the trivial predictor, for R².
     """
@@ -72,12 +81,22 @@ def cell(scores: Mapping[ClientId, Tensor], *, classes: int, scale: float, trivi
         areas = torch.cat([s[:, AUC].double() for s in scores.values()])
         areas = areas[areas.isfinite()]
         also |= {"AUC": float(areas.mean())} if len(areas) else {}
+    if not classes:
+        also |= _intervals(scores, scale)
     return asdict(summary) | {"ci95": None if summary.clients == 1 else summary.ci95, "also": also}
 
 
 def _in_units(square: float, absolute: float, scale: float, trivial: float | None) -> dict[str, float]:
     found = {"RMSE": math.sqrt(square) * scale, "MAE": absolute * scale}
     return found | ({"R²": 1 - square / trivial} if trivial else {})
+
+
+def _intervals(scores: Mapping[ClientId, Tensor], scale: float) -> dict[str, float]:
+    """Means over clients of how many rows lie in their prediction intervals, and of the width of these."""
+    covered, wide = (torch.stack([s[:, place].double().mean() for s in scores.values()]) for place in (COVERED, WIDTH))
+    if not bool(covered.isfinite().all() & wide.isfinite().all()):
+        return {}
+    return {COVERAGE: float(covered.mean()), WIDE: float(wide.mean()) * scale}
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -7,11 +7,13 @@ learned from. Everything follows from the seed and takes seconds, so that a resu
 Shapes: F folds.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
+from torch import Tensor
 
 from seedbed import randomness, tree
 from seedbed.algorithms.cross_fitted import cross_fitted
@@ -24,6 +26,7 @@ from seedbed.engines import Vectorised
 from seedbed.evaluation import per_example
 from seedbed.experiments.builder import Experiment, large_enough, row_sampler
 from seedbed.experiments.config import Row
+from seedbed.experiments.conformal import START, interval_from_residuals, residual_metric
 from seedbed.experiments.honest_choice import (
     FEW,
     MOST_LEARNERS,
@@ -38,11 +41,12 @@ from seedbed.experiments.honest_choice import (
     some_of,
 )
 from seedbed.experiments.linear_base import COARSE, MOST_ROUNDS, Fit, Remembered, Split, fit, fit_over
-from seedbed.federated import Params, ServerState
-from seedbed.learning.effects import with_effects
+from seedbed.experiments.personal_model import Interval, spread_of
+from seedbed.federated import Algorithm, Params, ServerState
+from seedbed.learning.effects import Effects, with_effects
 from seedbed.learning.empirical_bayes import Prior
 from seedbed.learning.finetuning import FineTuning, Layers
-from seedbed.learning.objectives import supervised
+from seedbed.learning.objectives import Predict, supervised
 from seedbed.models import Model
 
 FOLDS, ROUNDS, DRAWS = 5, 15, 3
@@ -70,6 +74,7 @@ class Start:
     base: Fit
     priors: Mapping[str, Prior]
     falling: bool = False  # whether the base's loss was still falling when its rounds were over
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # of predicted numbers, by row and before adapting
 
 
 class TableStart:
@@ -96,10 +101,18 @@ class TableStart:
         folds = fold_of(range(len(self.known)), min(FOLDS, len(self.known)), seed=self.seed)
         starts = tree.stack([self._without(fold, folds, base) for fold in range(1 + max(folds.values()))])
         ways, engine = self.ways(places), self._engine(self.known)
-        losses = judge(ways, engine, starts, folds, self._sources(), seed=self.seed)
+        kept: dict[tuple[str, str], dict[int, Tensor]] = defaultdict(dict)
+
+        def keep(size: str, way: str, client: int, residuals: Tensor) -> None:
+            kept[size, way][client] = residuals
+
+        losses = judge(ways, engine, starts, folds, self._sources(), seed=self.seed, keep=keep)
         chosen = {row: self._chosen(losses.get(str(row))) for row in self.experiment.shots}
         priors = {name: self._prior(way, starts, folds, engine) for name, way in ways.items() if way.rounds}
-        return Start(with_priors(base.params, priors), chosen, losses, places, base, priors, self.falling)
+        return Start(
+            with_priors(base.params, priors), chosen, losses, places, base, priors, self.falling,
+            intervals(chosen, kept),
+        )  # fmt: skip
 
     def _sources(self) -> dict[str, TaskSource]:
         """Episodes of the known clients that are large enough, by row. Clients keep their numbers."""
@@ -165,18 +178,25 @@ class TableStart:
         known, encoding = self.known, self.experiment.population.encoding
         owners = np.repeat(np.arange(len(known)), known.sizes)
         found = slope_places(encoding["columns"], known.x[known.rows].numpy(), owners)
-        regression = self.learner.shape.classes == 0
+        regression = self._numbers
         effects = (1 + len(found)) * (1 if self.learner.shape.classes in (0, 2) else self.learner.shape.classes)
         return found if effects <= MOST_EFFECTS[regression] else ()
 
+    @property
+    def _numbers(self) -> bool:
+        """Whether numbers are predicted."""
+        return self.learner.shape.classes == 0
+
     def ways(self, places: Sequence[int]) -> dict[str, Way]:
-        ways = {NONE: Way(frozen(), per_example(self.model.predict, self.learner.loss))}
+        ways = {NONE: self._way(frozen(), self.model.predict, None, 0)}
         for name, effects in self.learner.effects(self.model, places).items():
             algorithm = with_prior(frozen(), self.model.predict, effects, self.learner.kind(self.model))
-            ways[name] = Way(
-                algorithm, per_example(with_effects(self.model.predict, effects), self.learner.loss), ROUNDS
-            )
+            ways[name] = self._way(algorithm, with_effects(self.model.predict, effects), effects, ROUNDS)
         return ways
+
+    def _way(self, algorithm: Algorithm, predict: Predict, effects: Effects | None, rounds: int) -> Way:
+        residuals = residual_metric(predict, spread_of(effects)) if self._numbers else None
+        return Way(algorithm, per_example(predict, self.learner.loss), rounds, residuals)
 
     def _prior(self, way: Way, starts: Params, folds: Mapping[int, int], engine: Vectorised) -> Prior:
         """Learned on the scores of bases that were fitted without each client."""
@@ -185,3 +205,19 @@ class TableStart:
         state: ServerState = learn(algorithm, engine, algorithm.init(starts), learners, way.rounds)
         prior: Prior = state.extra["prior"]
         return prior
+
+
+def intervals(
+    chosen: Mapping[Row, FineTuning], residuals: Mapping[tuple[str, str], Mapping[int, Tensor]]
+) -> dict[str, Interval]:
+    """The interval of the way that was chosen for each row, and of the start, from the row that most clients judge.
+
+    Args:
+        residuals: by row and way.
+    """
+    found = {
+        str(row): interval_from_residuals(residuals.get((str(row), how.layers), {})) for row, how in chosen.items()
+    }
+    plain = [each for (_, way), each in residuals.items() if way == NONE]
+    found[START] = interval_from_residuals(max(plain, key=len, default={}))
+    return {row: interval for row, interval in found.items() if interval is not None}

@@ -15,7 +15,7 @@ from seedbed.data.types import Batch, Episode
 from seedbed.learning.guarding import guarded_path
 from seedbed.learning.head_steps import NotALinearHead, guarded_head_steps, head_steps
 from seedbed.learning.objectives import Adapt, hessian_free, meta_objective, recompute_forward
-from seedbed.learning.passes import at_step
+from seedbed.learning.passes import at_step, recording
 from seedbed.learning.training import Objective, Params, gradient
 
 Moves = Callable[[str], bool]  # which parameters adapt, by name
@@ -68,7 +68,8 @@ def gradient_steps(
             return {**params, **head_steps(loss, still, moving, support, lr=lr, steps=steps, first_order=first_order)}
         for k in range(steps):
             batch = at_step(support, k)
-            g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, batch, beside=still)
+            with recording():  # running statistics are those of the passes over the query set
+                g, _ = gradient(lambda part, item: loss({**still, **part}, item), moving, batch, beside=still)
             moving = tree.axpy(-lr, tree.detach(g) if first_order else g, moving)
         return {n: moving.get(n, still.get(n)) for n in params}
 
@@ -142,7 +143,8 @@ def learned_rates_path(
     def path(params: Params, support: Batch) -> Sequence[Params]:
         points = [{n: p for n, p in params.items() if ":" not in n}]
         for k in range(steps):
-            g, _ = gradient(loss, points[-1], at_step(support, k))
+            with recording():
+                g, _ = gradient(loss, points[-1], at_step(support, k))
             a = {n: params[RATE + n] for n in g}
             a = a if each == "number" else {n: rates[min(k, len(rates) - 1)] for n, rates in a.items()}
             points.append({n: p - a[n] * g[n] for n, p in points[-1].items()})

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from seedbed.data.types import Batch
 from seedbed.learning import class_block_solver
-from seedbed.learning.passes import predictions
 from seedbed.learning.objectives import EXCLUDED, Adapt, Predict
+from seedbed.learning.passes import predictions
 from seedbed.learning.svm_qp import svm_dual
 from seedbed.learning.training import Params
 

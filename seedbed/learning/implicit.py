@@ -3,14 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from torch.func import grad_and_value
 
 from seedbed import tree
 from seedbed.data.types import Episode
 from seedbed.learning.adaptations import gradient_steps
 from seedbed.learning.objectives import Adapt, hessian_vector, proximal, with_gradient
-from seedbed.learning.passes import unrecorded
-from seedbed.learning.training import Objective, Params
+from seedbed.learning.training import Objective, Params, functional_gradient
 
 
 def proximal_steps(loss: Objective, *, lam: float, lr: float, steps: int) -> Adapt:
@@ -33,7 +31,7 @@ def implicit_gradient(
     def objective(params: Params, episode: Episode) -> torch.Tensor:
         theta = tree.detach(params)
         phi = proximal_steps(loss, lam=lam, lr=lr, steps=steps)(theta, episode.support)
-        query, value = grad_and_value(unrecorded(loss))(phi, episode.query)
+        query, value = functional_gradient(loss, phi, episode.query)
 
         def product(u: Params) -> Params:
             along = hessian_vector(loss, phi, episode.support, u)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, vjp
+from torch.func import grad, vjp
 from torch.nn import functional as F
 
 from seedbed import tree
@@ -16,7 +16,7 @@ from seedbed.data.types import Batch, Episode, Triple
 from seedbed.errors import InputError
 from seedbed.learning.passes import at_step, predictions, unrecorded
 from seedbed.learning.torch_losses import TINY, PerExample, class_map_loss, per_example_loss
-from seedbed.learning.training import ExplicitGradient, Item, Objective, Params, gradient
+from seedbed.learning.training import ExplicitGradient, Item, Objective, Params, functional_gradient, gradient
 
 Adapt = Callable[[Params, Batch], Params]  # how a model adapts to a support set
 Predict = Callable[[Params, Tensor], Tensor]  # (params, x [B, ...]) -> predictions [B, ...]
@@ -203,10 +203,6 @@ def _slope(loss: Objective) -> Callable[[Params, Batch], Params]:
     return grad(unrecorded(loss))
 
 
-def _slope_and_value(loss: Objective) -> Callable[[Params, Batch], tuple[Params, Tensor]]:
-    return grad_and_value(unrecorded(loss))
-
-
 def hessian_vector(loss: Objective, params: Params, batch: Batch, vector: Params) -> Params:
     """∇²L(params; batch)·vector, exact."""
     pullback = vjp(lambda p: _slope(loss)(p, batch), params)[1]
@@ -240,7 +236,7 @@ def hessian_free(loss: Objective, *, lr: float, steps: int, delta: float = 1e-2)
         path = [tree.detach(params)]
         for k in range(steps):
             path.append(tree.axpy(-lr, _slope(loss)(path[-1], at_step(episode.support, k)), path[-1]))
-        direction, value = _slope_and_value(loss)(path[-1], episode.query)
+        direction, value = functional_gradient(loss, path[-1], episode.query)
         for k in reversed(range(steps)):
             support = at_step(episode.support, k)
             curvature = finite_hessian_vector(loss, path[k], support, direction, delta=delta)
@@ -265,7 +261,7 @@ def recompute_forward(loss: Objective, *, lr: float, steps: int) -> Objective:
                 phi = tree.axpy(-lr, _slope(loss)(phi, at_step(episode.support, j)), phi)
             return phi
 
-        direction, value = _slope_and_value(loss)(point(steps), episode.query)
+        direction, value = functional_gradient(loss, point(steps), episode.query)
         for k in reversed(range(steps)):
             curvature = hessian_vector(loss, point(k), at_step(episode.support, k), direction)
             direction = tree.axpy(-lr, curvature, direction)
@@ -284,7 +280,7 @@ def three_batch(loss: Objective, *, lr: float, order: str = "exact", delta: floa
     def objective(params: Params, item: Triple) -> Tensor:
         w = tree.detach(params)
         adapted = tree.axpy(-lr, _slope(loss)(w, item.support), w)
-        direction, value = _slope_and_value(loss)(adapted, item.query)
+        direction, value = functional_gradient(loss, adapted, item.query)
         if order in ("exact", "recomputed"):
             direction = tree.axpy(-lr, hessian_vector(loss, w, item.curvature, direction), direction)
         elif order == "hessian_free":

@@ -40,22 +40,23 @@ class Pass:
     drew: bool = False
 
 
-_pass: ContextVar[Pass] = ContextVar("pass", default=Pass())
+_pass: ContextVar[Pass | None] = ContextVar("pass", default=None)
 _written: ContextVar[tuple[dict[str, Tensor], ...]] = ContextVar("written", default=())
 
 
 def current_pass() -> Pass:
     """The pass in which a model is called; outside of any, it predicts."""
-    return _pass.get()
+    return _pass.get() or Pass()
 
 
 @contextmanager
 def passing(batch: Batch, *, trains: bool = True) -> Iterator[Pass]:
     """Within, models are called on this batch."""
     key = batch.key if trains and isinstance(batch.key, Tensor) else None
-    token = _pass.set(Pass(batch.mask, key))
+    now = Pass(batch.mask, key)
+    token = _pass.set(now)
     try:
-        yield _pass.get()
+        yield now
     finally:
         _pass.reset(token)
 

@@ -83,8 +83,8 @@ def per_example_loss(loss: Any) -> Any:
 def _of_module(loss: nn.Module) -> PerExample:
     _refuse_more(type(loss).__name__, type(loss).forward)
     _refuse_reduction(type(loss).__name__, getattr(loss, "reduction", "none"))
-    each = copy.deepcopy(loss)
-    each.__setattr__("reduction", "none")
+    each: Any = copy.deepcopy(loss)
+    each.reduction = "none"
     classes = isinstance(loss, CLASS_LOSSES)
     weights = getattr(loss, "weight", None) if classes else None
     ignored = getattr(loss, "ignore_index", None) if classes else None
@@ -104,7 +104,7 @@ def _refuse_more(name: str, forward: Callable[..., Any]) -> None:
     needed = [
         p.name for p in inspect.signature(forward).parameters.values() if p.default is p.empty and p.name != "self"
     ]
-    if len(needed) != 2 or "reduction" not in inspect.signature(forward).parameters and name[0].islower():
+    if len(needed) != 2 or ("reduction" not in inspect.signature(forward).parameters and name[0].islower()):
         raise InputError(
             f"{name} takes {', '.join(needed)}, not predictions and targets: write a loss of two arguments that gives "
             "one number per example"

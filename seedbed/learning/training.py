@@ -67,7 +67,7 @@ def gradient(objective: Objective, params: Params, item: Item, *, beside: Params
     if torch.is_grad_enabled() or not tree.leaves(params):
         if any(is_fast(leaf) for leaf in tree.leaves((params, beside))):
             return _gradient_through(objective, params, item, beside)
-        return _functional_gradient(objective, tree.form_unformed(params), item)
+        return functional_gradient(objective, tree.form_unformed(params), item)
     try:
         return _plain_gradient(objective, params, item)
     except NotFactorable:
@@ -75,14 +75,14 @@ def gradient(objective: Objective, params: Params, item: Item, *, beside: Params
 
 
 def step_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
-    """The gradient by which an optimiser steps, and the value []: as `gradient`, with the steps of running statistics."""
+    """The gradient by which an optimiser steps, and the value []: `gradient`'s, and the steps of running statistics."""
     with recording() as found:
         grads, value = gradient(objective, params, item)
     return with_statistics(grads, params, found), value
 
 
-def _functional_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
-    """By torch.func, out of which what was written comes as one more result."""
+def functional_gradient(objective: Objective, params: Params, item: Item) -> tuple[Params, Tensor]:
+    """By torch.func, out of which statistics that were written come as one more result."""
 
     def recorded(params: Params, item: Item) -> tuple[Tensor, dict[str, Tensor]]:
         with recording() as found:

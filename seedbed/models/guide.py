@@ -91,7 +91,7 @@ class Guide(TorchFunctionMode):
             layers=layers,
             bidirectional=bidirectional,
             batch_first=batch_first,
-            drop=lambda seen: self.drop(seen, p),
+            drop=lambda seen: self.drop(seen.transpose(0, 1), p).transpose(0, 1),  # for each example of its own
         )
 
 
@@ -281,9 +281,10 @@ def _drawn_into(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _normal_of(guide: Guide, mean: Any = 0.0, std: Any = 1.0, size: Any = None, **others: Any) -> Tensor:
     guide.found.add("draws")
-    shape = tuple(size) if size is not None else tuple(torch.broadcast_tensors(*_tensors(mean, std))[0].shape)
+    shape = tuple(size if size is not None else torch.broadcast_shapes(*(x.shape for x in _tensors(mean, std))))
     like = next((x.dtype for x in (mean, std) if isinstance(x, Tensor)), torch.get_default_dtype())
-    return mean + std * guide.draws.normal(shape, like)
+    found: Tensor = mean + std * guide.draws.normal(shape, like)
+    return found
 
 
 def _tensors(*values: Any) -> list[Tensor]:
@@ -292,15 +293,14 @@ def _tensors(*values: Any) -> list[Tensor]:
 
 def _bernoulli(guide: Guide, input: Tensor, p: float | None = None, *, generator: Any = None) -> Tensor:
     guide.found.add("draws")
-    return (guide.draws.uniform(tuple(input.shape), torch.float32) < (input if p is None else p)).to(input.dtype)
+    drawn: Tensor = guide.draws.uniform(tuple(input.shape), torch.float32) < (input if p is None else p)
+    return drawn.to(input.dtype)
 
 
 def _whole(guide: Guide, *given: Any, dtype: torch.dtype = torch.int64, **others: Any) -> Tensor:
     guide.found.add("draws")
     *bounds, size = (*given, others["size"]) if "size" in others else given
-    low, high = (
-        (others.get("low", 0), *bounds)[-2:] if "high" not in others else (bounds or [0])[0:1] + [others["high"]]
-    )
+    low, high = (others.get("low", 0), *bounds, *[others[n] for n in ("high",) if n in others])[-2:]
     return guide.draws.whole(int(low), int(high), tuple(size)).to(dtype)
 
 

@@ -78,6 +78,7 @@ class Model:
         self._select = selecting(output)
         self._lock, self._known, self._watching = threading.Lock(), dict[Any, _Watched](), False
         self._skeletons = threading.local()
+        self._running: tuple[str, ...] = ()
         self._asked, self._head, self._head_was_read = head, head, False
         linears = {name: m for name, m in self.module.named_modules() if isinstance(m, nn.Linear) and name}
         if head is not None and head not in linears:
@@ -93,7 +94,7 @@ class Model:
         self._names = tied_names(self.module, self._head or "")
         running = running_statistics(self.module) if self.batch_norm == "running" else ()
         written = {n for known in self._known.values() for n in known.trains.writes}
-        self._running = tuple(sorted({*running, *written})) if self.batch_norm == "running" else tuple(sorted(written))
+        self._running = tuple(sorted({*running, *written}))
         buffers = dict(self.module.named_buffers())
         own = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         params = {self._names.get(n, n): p.detach().clone() for n, p in own.items()}
@@ -307,7 +308,7 @@ class Model:
 
     def _first_look(self, example: Tensor | None) -> None:
         """Watch the module on an example, or on inputs that are guessed; where none fits, wait for the data."""
-        self._running: tuple[str, ...] = tuple(n for n, b in self.module.named_buffers() if b.is_floating_point())
+        self._running = tuple(n for n, b in self.module.named_buffers() if b.is_floating_point())
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         if self._asked is None:
             self._head = list(self._linears)[-1] if self._linears else ""
@@ -335,6 +336,7 @@ class Skeleton:
 
     def __init__(self, module: nn.Module, slots: ParameterSlots, layer: str):
         self.module, self._slots, self._layer = module, slots, layer
+        self._running = {name for _, _, name in slots if name.startswith(STATISTIC)}
         self._placed: dict[str, Any] = {}
 
     @contextmanager
@@ -347,14 +349,15 @@ class Skeleton:
         before = [holder[key] for holder, key, _ in self._slots]
         try:
             for (holder, key, name), own in zip(self._slots, before, strict=True):
-                holder[key] = params[name] if name in params and not writes else self._value(params, name, own, writes)
+                plain = name in params and name not in self._running
+                holder[key] = params[name] if plain else self._value(params, name, own, writes)
             yield
         finally:
             for (holder, key, _), own in zip(self._slots, before, strict=True):
                 holder[key] = own
 
     def _value(self, params: Params, name: str, own: Tensor, writes: bool) -> Tensor:
-        if not name.startswith(STATISTIC):
+        if name not in self._running:
             return params[name] if name in params else tree.to_device_of(torch.zeros_like(own), params)
         latest = latest_statistic(name) if writes else None
         value = (params.get(name, own) if latest is None else latest).detach()
@@ -375,11 +378,11 @@ class Skeleton:
 
     def written(self, guide: Guide) -> Params:
         """The statistics that the call has written anew, or over what was placed."""
-        found = {}
+        found: Params = {}
         for holder, key, name in self._slots:
-            if name.startswith(STATISTIC):
+            if name in self._running:
                 placed, version = self._placed[name]
-                after = guide.fresh.get(id(placed), holder[key])
+                after: Tensor = guide.fresh.get(id(placed), holder[key])
                 if after is not placed or placed._version != version:
                     found[name] = after.detach()
         return found
@@ -388,8 +391,9 @@ class Skeleton:
 @contextmanager
 def _forgetting(module: nn.Module, behaviour: Behaviour) -> Iterator[None]:
     """What is written to these attributes within is put back."""
-    held = [(vars(module.get_submodule(place.layer)), place.name) for place in behaviour.forgets]
-    before = [(holder, name, holder.get(name, _NONE)) for holder, name in held]
+    layers = [(module.get_submodule(place.layer), place) for place in behaviour.forgets]
+    held = [(m._buffers if place.kind == "buffer" else vars(m), place.name) for m, place in layers]
+    before: list[tuple[dict[str, Any], str, Any]] = [(holder, n, holder.get(n, _NONE)) for holder, n in held]
     try:
         yield
     finally:

@@ -55,18 +55,19 @@ def prepare_module(module: Any, batch_norm: str) -> nn.Module:
     return made
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def _unwrapped(module: Any) -> nn.Module:
     """Compiled and parallel modules as they were before: clients run on the engines' own executors."""
     if isinstance(module, torch.jit.ScriptModule):
         raise InputError("a scripted module cannot be given other parameters: hand over the module it was made from")
     inner = vars(module)["_modules"].get("_orig_mod")
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = module.module
-    return module if inner is None else _unwrapped(inner)
+    found: nn.Module = module if inner is None else _unwrapped(inner)
+    return found
 
 
 def _is_computed(value: Any) -> bool:
-    """Whether it is a tensor with a graph, as weight normalisation by hooks keeps one; it is computed anew in forward."""
+    """Whether it is a tensor with a graph, which weight normalisation by hooks keeps and computes anew in forward."""
     return isinstance(value, Tensor) and not value.is_leaf
 
 
@@ -127,13 +128,13 @@ def running_statistics(module: nn.Module) -> list[str]:
 
 
 def tied_names(module: nn.Module, head: str) -> dict[str, str]:
-    """The name of every place of a trained parameter: of tied ones the first, or the head's if the head is among them."""
+    """The name of every place of a parameter that trains: of tied ones the first, or the head's if it is among them."""
     places: dict[int, list[str]] = {}
     for path, m in module.named_modules():
         for key, p in m._parameters.items():
             if p is not None and p.requires_grad:
                 places.setdefault(id(p), []).append(f"{path}.{key}" if path else key)
-    found = {}
+    found: dict[str, str] = {}
     for names in places.values():
         inside = [n for n in names if head and n.startswith(f"{head}.")]
         found |= dict.fromkeys(names, (inside or names)[0])

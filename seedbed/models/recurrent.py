@@ -57,7 +57,7 @@ def run_recurrent(
     batch_first: bool,
     drop: Drop,
 ) -> tuple[Tensor, ...]:
-    """What torch.lstm, torch.gru, ... give: the output [T, B, D·H] ([B, T, D·H]), and the last states, each [L·D, B, H].
+    """What torch.lstm, torch.gru, ... give: the output [T, B, D·H] or [B, T, D·H], the last states, each [L·D, B, H].
 
     Args:
         x: [T, B, F], or [B, T, F] if `batch_first`.
@@ -72,7 +72,8 @@ def run_recurrent(
         outputs = []
         for direction in range(directions):
             number = layer * directions + direction
-            w_x, w_h, b_x, b_h = (*weights[number * each : (number + 1) * each], None, None)[:4]
+            w_x, w_h, *biases = weights[number * each : (number + 1) * each]
+            b_x, b_h = biases or (None, None)
             now = tuple(s[number] for s in state)
             steps = F.linear(seen, w_x, b_x)
             found: list[Tensor] = []

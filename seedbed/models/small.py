@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from seedbed.errors import InputError
 from seedbed.models.normalisation import BatchNorm
 
 Norm = Literal["group", "batch"]
@@ -31,19 +32,20 @@ class WithHead(nn.Module):
 
 
 def mlp(
-    shape: Sequence[int],
+    shape: Sequence[int] | int,
     outputs: int,
     *,
-    hidden: Sequence[int] = (64,),
+    hidden: Sequence[int] | int = (64,),
     activation: type[nn.Module] = nn.ReLU,
     norm: Norm | None = None,
 ) -> WithHead:
     """A multilayer perceptron over inputs of this shape, flattened; no hidden layer makes it linear.
 
     Args:
+        shape: of an input; a whole number for inputs of so many numbers.
         norm: batch: `BatchNorm` before every activation; group or None: no normalisation.
     """
-    sizes = [math.prod(shape), *hidden]
+    sizes = [math.prod(_shape("mlp", shape)), *_widths(hidden)]
     layers: list[Any] = [nn.Flatten()]
     for i, o in pairwise(sizes):
         layers += [nn.Linear(i, o), *([BatchNorm(o)] if norm == "batch" else []), activation()]
@@ -58,6 +60,8 @@ def conv(shape: Sequence[int], outputs: int, *, channels: int = 48, norm: Norm =
     Args:
         norm: group: nn.GroupNorm; batch: `BatchNorm`, for fedbn.
     """
+    if len(_shape("conv", shape)) != 3:
+        raise InputError(f"conv takes images of [channels, height, width], not {shape!r}: use mlp for other inputs")
     small = min(shape[1:]) < 16
     first = max(8, channels // 2)
     body = nn.Sequential(
@@ -69,6 +73,19 @@ def conv(shape: Sequence[int], outputs: int, *, channels: int = 48, norm: Norm =
     with torch.no_grad():
         width = body(torch.zeros(1, *shape)).numel()
     return WithHead(body, width, outputs)
+
+
+def _shape(model: str, shape: Any) -> tuple[int, ...]:
+    """A shape as a tuple of whole numbers."""
+    found = (shape,) if isinstance(shape, int) else shape
+    if not isinstance(found, Sequence) or isinstance(found, str) or not all(isinstance(n, int) for n in found):
+        raise InputError(f"{model} takes the shape of an input, such as (4,) or (1, 28, 28), not {shape!r}")
+    return tuple(found)
+
+
+def _widths(hidden: Any) -> tuple[int, ...]:
+    """Sizes of hidden layers; a whole number is that of one."""
+    return (hidden,) if isinstance(hidden, int) else tuple(hidden)
 
 
 def _layer(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, pool: bool = False, norm: Norm) -> nn.Module:

@@ -24,8 +24,8 @@ SMALL = 1e-12  # relative: a smaller derivative is rounding
 CLOSE = 1e-4  # relative: by more than that a row's output depends on other rows
 UNREPEATABLE = (
     "the module gives different outputs for the same inputs and parameters, for a reason that cannot be seen from "
-    "outside, such as Python's or NumPy's random numbers: draw with torch.rand or torch.randn, which are keyed by seed, "
-    "round, client and step"
+    "outside, such as Python's or NumPy's random numbers: draw with torch.rand or torch.randn, which are keyed by "
+    "seed, round, client and step"
 )
 SHARED = "every client would read what others left"
 
@@ -44,7 +44,7 @@ class Behaviour:
         guided: it calls what `guide` must do in its place.
         mixes: a row's output, or what is written, depends on the other rows of the batch.
         writes: buffers that are written anew from inputs or parameters: running statistics.
-        forgets: attributes that are written but not read; they are put back after each call.
+        forgets: tensors that are written but not read, or are the same at every call; they are put back after each.
     """
 
     guided: bool
@@ -102,17 +102,17 @@ class Watch:
             clean = self._call(probes.one)
             if not clean.ndim or len(clean) != len(probes.one):
                 raise Misfit(
-                    f"the module gives shape {list(clean.shape)} for a batch of {len(probes.one)}: it must give one for each "
-                    "example, along the first dimension"
+                    f"the module gives shape {list(clean.shape)} for a batch of {len(probes.one)}: it must give one "
+                    "row for each example, along the first dimension"
                 )
             mixes = bool(writes) or not _close(clean[:KEPT], self._call(probes.mixed)[:KEPT])
-            mixes = mixes or self._differs_by_others(probes.one)
+            mixes = mixes or self._differs_by_others(probes.one) or self._differs_without_others(probes, clean)
         finally:
             self._before.restore()
         return Behaviour(bool(self.found), mixes, writes, forgets)
 
     def _written(self, probes: Probes) -> tuple[tuple[str, ...], tuple[Place, ...]]:
-        """The buffers that are statistics, and the attributes that are written only."""
+        """The buffers that are statistics, and the tensors that are put back."""
         self._before.restore()
         before, states = snapshot(self.module), list[Snapshot]()
         first = self._call_again(probes.one, states)
@@ -130,10 +130,10 @@ class Watch:
             settled = is_same(after, again, place) and is_same(after, clean, place)
             if self._is_statistic(probes, after, clean, place):
                 statistics.append(f"{place.layer}.{place.name}" if place.layer else place.name)
-            elif not settled:
-                if not (unread and place.kind == "attribute" and _has_tensor(clean.get(place))):
-                    raise InputError(_words(place))
+            elif _has_tensor(clean.get(place)) and (settled or (unread and place.kind == "attribute")):
                 forgets.append(place)
+            elif not settled:
+                raise InputError(_words(place))
         return tuple(statistics), tuple(forgets)
 
     def _is_statistic(self, probes: Probes, after: Snapshot, clean: Snapshot, place: Place) -> bool:
@@ -181,11 +181,15 @@ class Watch:
             if not (kept.requires_grad and kept.is_floating_point()):
                 return False
             weights = torch.linspace(0.5, 1.5, kept.numel(), dtype=kept.dtype, device=kept.device).reshape(kept.shape)
-            [slope] = torch.autograd.grad((kept * weights).sum(), [moved], allow_unused=True)
-        if slope is None:
+            slopes: Any = torch.autograd.grad((kept * weights).sum(), [moved], allow_unused=True)
+        if slopes[0] is None:
             return False
-        size = slope.abs().nan_to_num(0, 0, 0)
+        size = slopes[0].abs().nan_to_num(0, 0, 0)
         return bool(size[KEPT:].max() > SMALL * size.max())
+
+    def _differs_without_others(self, probes: Probes, clean: Tensor) -> bool:
+        """Whether fewer rows change what is drawn for the first ones, as draws for [T, B, ...] do."""
+        return "draws" in self.found and not _close(clean[:KEPT], self._call(probes.one[:KEPT]))
 
     def _run(self, x: Tensor, *, grads: bool = False) -> Tensor:
         key = torch.zeros((), dtype=torch.int64, device=x.device)

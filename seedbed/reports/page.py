@@ -6,11 +6,13 @@ A page is one self-contained HTML file: no script, no font, and no picture from 
 import math
 from collections.abc import Mapping, Sequence
 
+from seedbed.experiments.table_scores import COVERAGE
 from seedbed.reports import charts
 from seedbed.reports.charts import Axis, escape_text
 
 HALF, OWN_HALF = "half", "half of their own examples"  # a number of shots, and its words
 
+PERCENT = ("accuracy", COVERAGE)  # scores that are shares
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1c2024; --soft: #5d6670; --line: #dfe3e7; --tint: #f4f6f7;
   --unadapted: #7b848e; --adapted: #14804a; --fedavg_finetuned: #2563c4; --local: #c4570a; --other: #8a3ea8;
@@ -126,12 +128,12 @@ def html_figure(caption: str, svg: str, legend: Mapping[str, str] = {}) -> str:
 
 
 def format_number(value: float, metric: str) -> str:
-    """Accuracy in per cent; other metrics unchanged.
+    """Accuracy and coverage in per cent; other metrics unchanged.
 
     >>> format_number(0.5, "accuracy"), format_number(0.5, "squared error")
     ('50.0', '0.5')
     """
-    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.4g}"
+    return f"{100 * value:.1f}" if metric in PERCENT else f"{value:.4g}"
 
 
 def spelt_score(name: str, value: float) -> str:

@@ -249,6 +249,7 @@ def _spread(manifest: Table, result: Table) -> str:
     for shots, row in result["unseen"].items():
         rows = [_strip(c, row[c], result) for c in _columns({shots: row}) if row[c].get("scores")]
         most = max((len(strip.scores) for strip in rows), default=0)
+        known = (row.get("adapted") or {}).get("names") or known
         names = known if len(known) == most else [f"client {i + 1}" for i in range(most)]
         if rows:
             figures.append(html_figure(f"With {shots_of([shots])}: a mark per client, a tick at the mean",

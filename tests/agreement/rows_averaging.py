@@ -8,6 +8,7 @@ from seedbed.algorithms.fedadagrad import fedadagrad
 from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
+from seedbed.algorithms.feddyn import feddyn
 from seedbed.algorithms.fednova import fednova
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.algorithms.fedsgd import fedsgd
@@ -93,12 +94,13 @@ ROWS = [
     ),
     Row("local", lambda n: local(n.loss, local=sgd(0.2)), "batches", module),
     Row("local", lambda n: local(n.loss, adapt=gradient_steps(n.loss, lr=0.1)), "full", variant="finetuned"),
-    Row("centralised", lambda n: law(n, MOMENTUM), "batches"),
-    Row("centralised", lambda n: law(n, adam(0.02)), "batches", module, "adam"),
+    Row("feddyn", lambda n: feddyn(n.loss), "batches"),
+    Row("centralised", lambda n: pooled_law(n, MOMENTUM), "batches"),
+    Row("centralised", lambda n: pooled_law(n, adam(0.02)), "batches", module, "adam"),
 ]
 
 
-def law(net: Net, local: Optimizer) -> Algorithm:
+def pooled_law(net: Net, local: Optimizer) -> Algorithm:
     """Centralised training for the table, whose clients are not pooled: its server is told of one."""
     base = centralised(net.loss, local=local)
     return replace(base, server=lambda state, replies: base.server(state, replies._replace(population=1)))
@@ -133,5 +135,5 @@ STILL: dict[str, Still] = {
     "fedadam": (lambda n: fedadam(n.loss, eta=0.0), "batches"),
     "fedyogi": (lambda n: fedyogi(n.loss, eta=0.0), "batches"),
     "local": (lambda n: local(n.loss, local=sgd(0.0)), "batches"),
-    "centralised": (lambda n: law(n, sgd(0.0)), "batches"),
+    "centralised": (lambda n: pooled_law(n, sgd(0.0)), "batches"),
 }

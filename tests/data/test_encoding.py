@@ -94,6 +94,11 @@ def test_shape_without_spread_is_left_to_the_deviation():
         (["−3.5", "2"], [-3.5, 2]),
         (["1e-3", "2E5"], [1e-3, 2e5]),
         (["1.234.567", "12"], [1234567, 12]),
+        (["-$5", "$1,004.5", "$-3"], [-5, 1004.5, -3]),
+        (["(1,234.50)", "7.25"], [-1234.5, 7.25]),
+        (["12 kg", "3.5 kg"], [12, 3.5]),
+        (["37.2 °C", "38 °C"], [37.2, 38]),
+        (["1 234,50 zł", "12,00 zł"], [1234.5, 12]),
     ],
 )
 def test_numbers_as_people_write_them(texts, numbers):
@@ -103,7 +108,20 @@ def test_numbers_as_people_write_them(texts, numbers):
     assert not parsed.ambiguous
 
 
-@pytest.mark.parametrize("texts", [["1_1", "1_2"], ["0x10", "7"], ["1,2,3", "4"], ["12:30", "13:45"], ["٣", "x"]])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["1_1", "1_2"],
+        ["0x10", "7"],
+        ["1,2,3", "4"],
+        ["12:30", "13:45"],
+        ["٣", "x"],
+        ["w12", "w13"],
+        ["12a", "12b"],
+        ["5 kg", "5 g"],
+        ["Ward 1", "Ward 2"],
+    ],
+)
 def test_codes_are_no_numbers(texts):
     assert parse_numbers(texts).bad.any()
 

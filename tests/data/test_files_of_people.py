@@ -357,6 +357,16 @@ def test_dates_in_more_forms(texts, day):
     assert np.datetime64(int(dates.seconds[0]), "s").astype("datetime64[D]") == np.datetime64(f"2020-03-{day:02}")
 
 
+@pytest.mark.parametrize("form", ["{:02}:{:02}", "{:02}:{:02}:00", "{:d}:{:02} PM"])
+def test_times_of_day_are_waves(put, form):
+    clock = [form.format(i % 12 + 1, i % 60) for i in range(N)]
+    p = read(put(table(column(clock))))
+    assert [part["part"] for part in p.encoding["columns"][0]["parts"]] == ["hour (sin)", "hour (cos)"]
+    new = read_like(put(table(column(clock[:6], PLAIN[:6])), "s.csv"), p.encoding, client="h3")
+    assert torch.equal(new.x[0], p.x[3])
+    assert kinds(read(put(table(column([f"{i % 3}:{i % 4}" for i in range(N)])))))["a"] == "text"
+
+
 @pytest.mark.parametrize("texts", [["01/02/03", "02/03/04"], ["04/03/20", "05/06/20"]])
 def test_dates_that_may_be_either_way_round(texts):
     dates = parse_dates(texts)

@@ -1,6 +1,10 @@
 """A default run on anybody's table: the client and the target by name, nothing else. Real tables; skipped if absent."""
 
+import csv
 import json
+import re
+import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from seedbed.experiments.adapt import load_personal
 
 from .bench import seedbed
 
+ROOT = Path(__file__).parents[2]
 NO_RIVALS = ("--set", "evaluation.baselines=false")  # they take most of a run's time
 Real = Callable[[str], Path]
 
@@ -45,6 +50,29 @@ def some_clients(path: Path, column: str, count: int, out: Path) -> Path:
     kept = [row for rows_of in list(seen.values())[:count] for row in rows_of]
     out.write_text("\n".join([head, *kept]) + "\n")
     return out
+
+
+@pytest.mark.slow
+def test_the_pages_four_commands(real: Real, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/your_own_data.md word for word: from gapminder.csv to life expectancy in years."""
+    page = (ROOT / "docs" / "your_own_data.md").read_text()
+    block = re.search(r"run word for word by.*?```bash\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    data = real("tables") / "gapminder.csv"
+    shutil.copy(data, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    commands = [shlex.split(line) for line in block[1].splitlines()]
+    assert len(commands) == 4
+    for words in commands:
+        said = seedbed(*words[1:])
+        assert said.code == 0, said
+    with (tmp_path / "predictions.csv").open() as file, data.open() as wanted:
+        pairs = list(zip(csv.DictReader(file), csv.DictReader(wanted), strict=True))
+    assert all(mine["country"] == theirs["country"] for mine, theirs in pairs)
+    errors = [abs(float(mine["prediction"]) - float(theirs["lifeExp"])) for mine, theirs in pairs]
+    assert sum(errors) / len(errors) < 1.5  # years
+    inside = [float(a["low"]) <= float(b["lifeExp"]) <= float(a["high"]) for a, b in pairs]
+    assert sum(inside) / len(inside) > 0.88
 
 
 def test_gapminder_beside_its_rivals(real: Real, tmp_path: Path) -> None:

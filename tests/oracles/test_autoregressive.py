@@ -311,7 +311,7 @@ def test_steps_follow_the_generator_and_their_rates_are_learned() -> None:
     for n in network():
         assert apart(got[RATE + n], -inner[n] * outer[n]) < 1e-15
     without = sent_by(autoregressive(loss, LAYERS, width=WIDTH), task(e), network())
-    assert all((without[RATE + n] == 0).all() for n in network())
+    assert not any(n.startswith(RATE) for n in without)  # none are sent where no step uses them
 
 
 def test_a_model_without_layers_is_refused() -> None:

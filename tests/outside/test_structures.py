@@ -254,6 +254,9 @@ def test_a_model_file(mark: Path, tmp_path: Path) -> None:
         "model": ["{}", "[]", '{"name": "os.system"}', '{"name": "mlp", "hidden": [100000000000]}', nested().decode()],
         "split": ["7", "{", nested().decode()],
         "targets": ["x"],
+        "effects": ["[3]", "[-1]", "[0.5]", "{}", "null", nested().decode()],
+        "interval": ["[]", "[0.9, NaN, 3]", '["a", "b", "c"]', "[0.9, -1, 3]", nested().decode()],
+        "encoding": ["[]", '{"format": "table"}', '{"format": "table", "columns": [{"kind": "numeric"}]}', "7"],
     }
     for key, values in bad.items():
         for value in values:
@@ -261,8 +264,10 @@ def test_a_model_file(mark: Path, tmp_path: Path) -> None:
             sound_or_refused(lambda: load_personal(path))
         path.write_bytes(serialization.trees_to_bytes(params, {k: v for k, v in good.items() if k != key}))
         sound_or_refused(lambda: load_personal(path))
-    path.write_bytes(serialization.trees_to_bytes(params, {**good, "inputs": "[1000000000000]"}))
-    refused(lambda: load_personal(path))
+    wrong = {"inputs": "[1000000000000]", "effects": "[3]", "interval": "[0.9, NaN, 3]", "encoding": bad["encoding"][2]}
+    for key, value in wrong.items():
+        path.write_bytes(serialization.trees_to_bytes(params, {**good, key: value}))
+        refused(lambda: load_personal(path))
 
 
 def test_a_payload(mark: Path) -> None:

@@ -18,7 +18,7 @@ from seedbed.experiments import tuning
 from seedbed.experiments.launch import resume_run, start_run
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.stages import Pipeline, Show
-from seedbed.experiments.table_scores import area_under_curve, diverged, harm, row_scores, wilson
+from seedbed.experiments.table_scores import COVERAGE, WIDE, area_under_curve, diverged, harm, row_scores, wilson
 from seedbed.learning.effects import input_effects
 from seedbed.learning.objectives import squared_error
 from seedbed.reports.concerns import concerns, failures
@@ -57,9 +57,11 @@ def test_clients_with_slopes_of_their_own_get_them(tmp_path: Path, classes: bool
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert any("rows or fewer: they train with what they have" in note for note in manifest["data"]["notes"])
     units = result["unseen"]["20"]["adapted"]["also"]
-    assert units.keys() == ({"accuracy", "AUC"} if classes else {"RMSE", "MAE", "R²"})
+    assert units.keys() == ({"accuracy", "AUC"} if classes else {"RMSE", "MAE", "R²", COVERAGE, WIDE})
     if not classes:
         assert 3 < units["RMSE"] < 9  # the noise is 3, in the target's units
+        assert 0.8 < units[COVERAGE] < 0.99
+        assert 9 < units[WIDE] < 24  # 3.3 standard deviations of the noise are 9.9
 
 
 def test_a_resumed_run_ends_the_same(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from seedbed.algorithms.fedadagrad import fedadagrad
 from seedbed.algorithms.fedadam import fedadam
 from seedbed.algorithms.fedavg import fedavg
 from seedbed.algorithms.fedavgm import fedavgm
+from seedbed.algorithms.feddyn import feddyn
 from seedbed.algorithms.fednova import fednova
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.algorithms.fedsgd import fedsgd
@@ -93,6 +94,14 @@ ENTRIES = {
         "test_scaffold.py",
         Axes(objective="gradient + c − c_i", loop="linear optimiser", payload="Δ, Δc", weight="1", kept="c_i"),
         number=PUBLISHED_FIGURES,
+        finetunes=True,
+    ),
+    "feddyn": CatalogueEntry(
+        feddyn,
+        "batches",
+        "Acar et al. 2021, arXiv 2111.04263, Alg. 1",
+        "test_feddyn.py",
+        Axes(objective="− ⟨g_i, w⟩ + (α/2)‖w − θ‖²", weight="1", server="θ ← mean θ_i − h/α", kept="g_i"),
         finetunes=True,
     ),
     "fedavgm": CatalogueEntry(

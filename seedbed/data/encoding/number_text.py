@@ -24,7 +24,11 @@ _GROUPS = {  # thousands separator -> whole numbers in groups of three, and a de
     "'": re.compile(r"[+-]?\d{1,3}(?:'\d{3})*(?:[.,]\d+)?"),
 }
 _ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")  # 1,234: one thousand and more, or one and a little
-_SIGNS = re.compile(r"^(?:[$€£¥₹]|USD|EUR|GBP|CHF)?\s*(.*?)\s*(?:[$€£¥₹%‰]|USD|EUR|GBP|CHF)?$")
+_CURRENCY = r"[$€£¥₹₽₩₺₴₪฿₫]|R\$|Fr\.|kr|zł|Kč|USD|EUR|GBP|CHF|CAD|AUD|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|BRL"
+_SIGNS = re.compile(
+    rf"([+-]?)(?:(?:{_CURRENCY})\s*)?(.*?)(?:\s*(?:{_CURRENCY}|[%‰]|°[CF]?)|\s+[^\W\d_]{{1,6}}[²³]?)?", re.DOTALL
+)
+_BRACKETS = re.compile(r"\((.*\d.*)\)", re.DOTALL)  # negative, in accounts
 _SPACES = str.maketrans("\u00a0\u202f\u2009\u2019\u2212", "   '-")  # no-break and thin spaces, ’ and −
 
 
@@ -66,11 +70,11 @@ def parse_numbers(values: Sequence[str | None], decimal: str | None = None) -> P
     >>> parse_numbers(["1_1", "11"]).bad.tolist()
     [True, False]
     """
-    plain = _parse_plain(values) if decimal != "," else None
+    plain = _parse_plain(values, decimal)
     if plain is not None:
         return plain
     values = [None if value is None or is_gap_word(value) else value for value in values]
-    plain = _parse_plain(values) if decimal != "," else None
+    plain = _parse_plain(values, decimal)
     if plain is not None:
         return plain
     distinct = sorted({value for value in values if value is not None})
@@ -109,16 +113,20 @@ def is_gap_word(text: str) -> bool:
     return text.strip().lower() in GAP_WORDS
 
 
-def _parse_plain(values: Sequence[str | None]) -> Parsed | None:
-    """The numbers of a column that has only decimal points and exponents, fast; None: it has other signs."""
-    present = [value for value in values if value is not None]
-    if not PLAIN_SIGNS.issuperset("".join(present)):
+def _parse_plain(values: Sequence[str | None], decimal: str | None) -> Parsed | None:
+    """The numbers of a column that has only decimal marks and exponents, fast; None: it has other signs."""
+    present = "".join([value for value in values if value is not None])
+    if decimal == ",":
+        if "." in present:
+            return None
+        values = [None if value is None else value.replace(",", ".") for value in values]
+    if not PLAIN_SIGNS.issuperset(present if decimal != "," else present.replace(",", ".")):
         return None
     try:
         numbers = [math.nan if value is None else float(value) for value in values]
     except ValueError:
         return None
-    return Parsed(np.array(numbers, np.float64), np.zeros(len(values), bool), Notation(), False)
+    return Parsed(np.array(numbers, np.float64), np.zeros(len(values), bool), Notation(decimal or "."), False)
 
 
 def _notations(decimal: str | None, unit: str) -> Iterator[Notation]:
@@ -154,10 +162,14 @@ def _as_plain(text: str, notation: Notation) -> str:
 
 
 def _without_unit(values: Sequence[str]) -> tuple[list[str], str]:
-    """The texts without a currency or per cent sign, if all that have a sign have the same one."""
-    texts = [value.strip().translate(_SPACES) for value in values]
-    inner = [match[1] if (match := _SIGNS.match(text)) else text for text in texts]
-    signs = {text.replace(kept, "", 1).strip() for text, kept in zip(texts, inner, strict=True) if kept != text}
+    """The texts without a currency, per cent sign or unit, if all that have one have the same one."""
+    texts = [_BRACKETS.sub(r"-\1", value.strip().translate(_SPACES)) for value in values]
+    inner, signs = [], set()
+    for text in texts:
+        match = _SIGNS.fullmatch(text)
+        inner.append(match[1] + match[2] if match else text)
+        signs.add((text[: match.start(2)][len(match[1]) :] + text[match.end(2) :]).strip() if match else "")
+    signs.discard("")
     return (inner, signs.pop()) if len(signs) == 1 else (texts, "")
 
 

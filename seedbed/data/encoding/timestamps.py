@@ -18,6 +18,8 @@ DATE_FORMATS = (
     "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%d-%b-%Y", "%d-%b-%y",
 )  # fmt: skip
 TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+TIMES_OF_DAY = ("%H:%M", "%H:%M:%S", "%I:%M %p")
+CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d)?(?: [AP]M)?", re.IGNORECASE)
 MOST, FEWEST, SAMPLE = 0.9, 10, 20  # share of a column that dates must be, of so many rows; judged by the first ones
 NUMBER_LIKE = re.compile(r"[+-]?\d*[.,]?\d*(?:e[+-]?\d+)?", re.IGNORECASE)
 EIGHT_DIGITS = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
@@ -78,19 +80,28 @@ def form_of_most(values: Sequence[str | None]) -> tuple[str, int] | None:
 def _may_be_dates(text: str) -> bool:
     if NUMBER_LIKE.fullmatch(text):
         return EIGHT_DIGITS.fullmatch(text) is not None
+    if CLOCK.fullmatch(text):
+        return True
     return 6 <= len(text) <= 40 and any(mark in text for mark in "-/.: ") and any(letter.isdigit() for letter in text)
 
 
 def _readers() -> Iterator[tuple[str, Callable[[str], datetime]]]:
     yield "ISO 8601", _iso
     yield "%Y%m%d", _eight_digits
+    for time in TIMES_OF_DAY:
+        yield time, _strptime(time)
     for day in DATE_FORMATS:
         for time in TIMES:
             yield day + time, _strptime(day + time)
 
 
 def _strptime(form: str) -> Callable[[str], datetime]:
-    return lambda text: datetime.strptime(text, form)
+    def read(text: str) -> datetime:
+        if form in TIMES_OF_DAY and not CLOCK.fullmatch(text):
+            raise ValueError(text)
+        return datetime.strptime(text, form)
+
+    return read
 
 
 def _eight_digits(text: str) -> datetime:

@@ -77,6 +77,7 @@ def read(
     >>> int(read("digits", partition="dirichlet", clients=20, minimum=10).sizes.min()) >= 10
     True
     """
+    source = str(source) if isinstance(source, Path) else source
     reader = _reader(source, root)
     known = KNOWN.get(source)
     settings = dict(known.settings) if known and partition is None else {}
@@ -110,6 +111,11 @@ def data_root(root: str | Path | None = None) -> Path:
 
 def _reader(source: str, root: str | Path | None) -> Callable[..., Population]:
     """The source's reader, its path filled in."""
+    if not isinstance(source, str):
+        raise InputError(
+            f"read takes a set's name or a path, not a {type(source).__name__}: write it to a file (such as "
+            "frame.to_parquet('data.parquet')), or give arrays to Population.from_arrays(x, y, client)"
+        )
     if not source:
         raise InputError("the data have no name: give a set's name (`seedbed data list`) or a path")
     if source in KNOWN:

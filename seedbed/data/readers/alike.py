@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from seedbed.data.population import Population
 from seedbed.data.readers import arrays, folder, leaf, paths, table
+from seedbed.data.readers.targets import Target
 from seedbed.errors import InputError
 
 TAKES = {
@@ -51,13 +53,18 @@ def read_like(path: str | Path, encoding: dict[str, Any], *, client: str | None 
         x, target = leaf.read_like(path, encoding, client)
     else:
         raise InputError(f"{path} does not fit what the model was trained on: give {TAKES[kind]}")
+    return one_client(x, target, encoding, client or path.name.split(".")[0], str(path))
+
+
+def one_client(x: Tensor, target: Target, encoding: dict[str, Any], client: str, source: str) -> Population:
+    """The population of one client's examples."""
     return Population.from_arrays(
         x,
         target.y,
-        np.full(len(x), client or path.name.split(".")[0]),
+        np.full(len(x), client),
         classes=target.classes,
         episodic=bool(encoding["episodic"]),
-        source=str(path),
+        source=source,
         notes=target.notes,
         encoding=encoding,
     )

@@ -1,7 +1,7 @@
 """An .npz file with arrays x, y and client. Shapes: M rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,20 @@ def read(
     """
     path = Path(path)
     found = load_npz(path, ("x", "y") if pooled else ("x", "y", "client"))
+    return of_arrays(found, path, task=task, scale_target=scale_target, episodic=episodic, alike=alike, pooled=pooled)
+
+
+def of_arrays(
+    found: Mapping[str, npt.NDArray[Any]],
+    path: Path,
+    *,
+    task: TaskKind | None = None,
+    scale_target: bool = False,
+    episodic: bool = False,
+    alike: Alike = "ask",
+    pooled: bool = False,
+) -> Population:
+    """The population in arrays x, y and client: arguments and errors as of `read`."""
     y = found["y"]
     whole = y.dtype.kind in "iu"  # saved as such
     many = y.ndim > 1 and y[0].size > 1

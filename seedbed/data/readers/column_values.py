@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seedbed.data.encoding.number_text import Parsed, is_gap_word, parse_numbers
+from seedbed.data.encoding.number_text import SHARES, Parsed, is_gap_word, parse_numbers
 from seedbed.data.encoding.numeric import Floats
 from seedbed.errors import InputError
 
@@ -35,9 +35,11 @@ def numbers_of(
         unit: the sign beside each number, such as %; None: whichever there is.
     """
     parsed = parse_column(values, decimal)
-    if unit is not None and not parsed.bad.any() and parsed.notation.unit != unit and (~is_gap(values)).any():
+    found = parsed.notation.unit
+    unlike = unit is not None and found != unit and ((found and unit) or {found, unit} & {*SHARES})
+    if unlike and not parsed.bad.any() and (~is_gap(values)).any():
         raise InputError(
-            f"column {name!r} has the unit {parsed.notation.unit or 'none'!r} in {where(0)}, but {unit or 'none'!r} in "
+            f"column {name!r} has the unit {found or 'none'!r} in {where(0)}, but {unit or 'none'!r} in "
             "the data that the model was trained on: write both alike"
         )
     if parsed.partly:

@@ -17,7 +17,7 @@ from seedbed.data.encoding.booleans import are_mixed_truths, as_truth
 from seedbed.data.encoding.levels import are_codes, count_levels, fit_levels, level_features
 from seedbed.data.encoding.number_text import Notation
 from seedbed.data.encoding.numeric import Floats, apply_numeric, fit_numeric, is_constant, said
-from seedbed.data.encoding.timestamps import calendar_features, form_of_most, may_be_dates, parse_dates
+from seedbed.data.encoding.timestamps import TIMES_OF_DAY, calendar_features, form_of_most, may_be_dates, parse_dates
 from seedbed.data.readers.column_values import (
     Column,
     Where,
@@ -190,6 +190,8 @@ def _fit_times(name: str, values: Column, where: Where) -> tuple[list[Spec], lis
             f"either way round in every row; write dates as 2020-12-31, or leave the column out with ignore={name}"
         )
     parts = {part: numbers for part, numbers in calendar_features(dates.seconds).items() if not is_constant(numbers)}
+    if dates.form in TIMES_OF_DAY:
+        parts = {part: numbers for part, numbers in parts.items() if part.startswith("hour")}
     fitted = [{"part": part, **fit_numeric(numbers)} for part, numbers in parts.items()]
     gone = bool(np.isnan(dates.seconds).any())
     if not fitted:
@@ -257,6 +259,17 @@ def _apply_column(values: Column, spec: Spec, where: Where, owners: Column | Non
     return np.stack([scaled, np.isnan(numbers)], 1) if spec["missing"] else scaled[:, None]
 
 
+def fixed_scale(values: Column, spec: Mapping[str, Any], where: Where) -> Spec:
+    """The spec of a column that is standardised by one client's own numbers, once these [M] are known; else itself."""
+    if not spec.get("own"):
+        return dict(spec)
+    numbers = numbers_of(spec["name"], values, where, decimal=spec.get("decimal"))
+    gone = np.isnan(numbers)
+    median = 0.0 if gone.all() else float(np.median(numbers[~gone]))
+    mean, std = _mean_and_deviation(np.where(gone, median, numbers))
+    return {**spec, "own": False, "median": median, "mean": mean, "std": std}
+
+
 def _apply_times(values: Column, spec: Spec, where: Where) -> npt.NDArray[Any]:
     dates = parse_dates(values.tolist())
     gone = is_gap(values)
@@ -285,6 +298,11 @@ def _standardised(numbers: Floats) -> Floats:
     or constant here is 0."""
     gone = np.isnan(numbers)
     filled = np.where(gone, 0.0 if gone.all() else np.median(numbers[~gone]), numbers)
-    mean, std = filled.mean(), filled.std()
-    scaled: Floats = (filled - mean) / (1.0 if std <= 1e-12 * abs(mean) else std)
+    mean, std = _mean_and_deviation(filled)
+    scaled: Floats = (filled - mean) / std
     return scaled
+
+
+def _mean_and_deviation(filled: Floats) -> tuple[float, float]:
+    mean, std = float(filled.mean()), float(filled.std())
+    return mean, 1.0 if std <= 1e-12 * abs(mean) else std

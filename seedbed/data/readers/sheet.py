@@ -123,13 +123,23 @@ def _refuse_twice(titles: Sequence[str], path: Path) -> None:
 def _load_parquet(path: Path, gaps: frozenset[str]) -> RawColumns:
     pandas = require("pandas", f"reading {path.name}")
     require("pyarrow", f"reading {path.name}")
-    frame = _read_parquet(pandas, path)
+    return columns_of_frame(_read_parquet(pandas, path), path, gaps)
+
+
+def columns_of_frame(frame: Any, path: Path, gaps: frozenset[str] = frozenset()) -> RawColumns:
+    """The columns of a pandas frame, by name.
+
+    Args:
+        path: what messages call it.
+        gaps: words and numbers that mean a gap.
+    """
     titles = [same_text(str(name)).strip() for name in frame.columns]
     _refuse_twice(titles, path)
     if len(frame) == 0:
         raise InputError(f"{path} has no rows")
-    spans = [title for title, name in zip(titles, frame, strict=True) if frame[name].dtype.kind == "m"]
-    kept = {t: _column(frame[n], gaps) for t, n in zip(titles, frame, strict=True) if t not in spans}
+    places = {title: frame.iloc[:, place] for place, title in enumerate(titles)}
+    spans = [title for title, series in places.items() if series.dtype.kind == "m"]
+    kept = {title: column_of(series, gaps) for title, series in places.items() if title not in spans}
     notes = tuple(f"column {name!r} is a span of time: left out" for name in spans)
     return RawColumns(path, kept, range(1, len(frame) + 1), "row", notes)
 
@@ -138,18 +148,20 @@ def _read_parquet(pandas: Any, path: Path) -> Any:
     """Texts stay in their dictionary, so that a long one that is repeated takes memory once."""
     parquet = require("pyarrow.parquet", f"reading {path.name}")
     about, packed = parquet.read_metadata(path), path.stat().st_size
-    groups = [about.row_group(i) for i in range(about.num_row_groups)]
-    numbers = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
-    cells = max(about.num_rows * about.num_columns, numbers)
-    refuse_unfolded(str(path), packed, max(8 * cells, sum(group.total_byte_size for group in groups)))
+    sizes = [about.row_group(i).total_byte_size for i in range(about.num_row_groups)]
+    refuse_unfolded(str(path), packed, max(8 * about.num_rows * about.num_columns, sum(sizes)))
     columns = [about.schema.column(i) for i in range(about.num_columns)]
+    for column in columns:  # of a group's own columns pyarrow is not asked: on damaged ones it ends the process
+        if column.max_repetition_level:
+            name = column.path.split(".")[0]
+            raise InputError(f"{path} has lists in column {name!r}: a table has one value in each cell")
     _refuse_twice([column.path for column in columns], path)
-    texts = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.max_repetition_level == 0]
+    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
     frame = pandas.read_parquet(path, read_dictionary=texts, dtype_backend="numpy_nullable")
     return frame.reset_index() if any(name is not None for name in frame.index.names) else frame
 
 
-def _column(series: Any, gaps: frozenset[str]) -> Column:
+def column_of(series: Any, gaps: frozenset[str] = frozenset()) -> Column:
     """float64 with NaN, or texts with None. Whole numbers that float64 cannot hold stay texts: they are names."""
     if series.dtype.kind in "iu" and ((series > EXACT) | (series < -EXACT)).any():
         series = series.astype(object)

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from seedbed.data.encoding.treatment import ColumnSummary, columns_of
 from seedbed.data.population import Population
+
+TINY = 3  # rows of clients that are counted
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class PopulationSummary:
     episodic: bool
     unseen: int
     notes: tuple[str, ...]
+    columns: tuple[ColumnSummary, ...] = ()  # of a table: every one, and what was done to it
+    shares: tuple[tuple[str, float], ...] = ()  # of the classes
+    tiny: int = 0  # clients of three rows or fewer
 
 
 def inspect(population: Population) -> PopulationSummary:
@@ -51,7 +57,23 @@ def inspect(population: Population) -> PopulationSummary:
         episodic=population.episodic,
         unseen=len(set(population.unseen) & set(population.names)),
         notes=population.notes,
+        columns=_columns(population),
+        shares=_shares(population),
+        tiny=int((population.sizes <= TINY).sum()),
     )
+
+
+def _columns(population: Population) -> tuple[ColumnSummary, ...]:
+    if population.encoding.get("format") != "table":
+        return ()
+    return columns_of(population.encoding, population.x.numpy(), population.notes)
+
+
+def _shares(population: Population) -> tuple[tuple[str, float], ...]:
+    if not population.classes:
+        return ()
+    counts = np.bincount(population.labels[population.every_row()], minlength=len(population.classes))
+    return tuple(zip(population.classes, (counts / counts.sum()).tolist(), strict=True))
 
 
 def _skew(population: Population) -> float:

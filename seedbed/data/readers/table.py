@@ -97,9 +97,40 @@ def read(
     Raises:
         InputError: with the column, the line and the value.
     """
-    gaps = _names(missing)
+    gaps = names_of(missing)
     raw = load_table(Path(path), encoding=encoding, separator=separator, comments=comments, missing=gaps)
-    ignore, text, number = _names(ignore), _names(text), _names(number)
+    population = read_columns(
+        raw, client=client, target=target, task=task, ignore=ignore, text=text, number=number,
+        scale_target=scale_target, standardise=standardise, decimal=decimal, time=time, missing=gaps,
+        drop_incomplete=drop_incomplete, alike=alike, episodic=episodic, pooled=pooled, like=like,
+    )  # fmt: skip
+    stored = {**population.encoding, **({"encoding": encoding} if encoding else {})}
+    return replace(population, encoding=stored)
+
+
+def read_columns(
+    raw: RawColumns,
+    *,
+    client: str | None = None,
+    target: str | None = None,
+    task: TaskKind | None = None,
+    ignore: Iterable[str] = (),
+    text: Iterable[str] = (),
+    number: Iterable[str] = (),
+    scale_target: bool = True,
+    standardise: Literal["together", "own"] = "together",
+    decimal: Literal[".", ","] | None = None,
+    time: str | None = None,
+    missing: Iterable[str] = (),
+    drop_incomplete: bool = False,
+    alike: Alike = "ask",
+    episodic: bool = False,
+    pooled: bool = False,
+    like: dict[str, Any] | None = None,
+) -> Population:
+    """The population in a table's columns, whose gaps are found: arguments and errors as of `read`."""
+    gaps = names_of(missing)
+    ignore, text, number = names_of(ignore), names_of(text), names_of(number)
     client, target = client and same_text(client), target and same_text(target)
     for name in (*ignore, *text, *number, *((time,) if time else ())):
         _refuse_unknown(raw, name)
@@ -119,8 +150,7 @@ def read(
         standardise=standardise, decimal=decimal, missing=gaps, drop_incomplete=drop_incomplete, alike=alike,
         episodic=episodic, pooled=pooled, like=like,
     )  # fmt: skip
-    stored = {**population.encoding, **({"encoding": encoding} if encoding else {})}
-    return replace(population, encoding=stored, ordered=time is not None)
+    return replace(population, ordered=time is not None)
 
 
 def encode_table(
@@ -206,20 +236,26 @@ def _as_number(target: targets.Target) -> npt.NDArray[np.float64]:
 
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
     """New rows in the same columns; a client column is not needed, but if there it tells rows apart."""
+    raw = load_table(path, missing=encoding.get("missing", ()), fallback=encoding.get("encoding"))
+    return columns_like(raw, encoding, client)
+
+
+def columns_like(raw: RawColumns, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
+    """The same of a table's columns."""
     goal = encoding["target"]
-    whole = load_table(path, missing=encoding.get("missing", ()), fallback=encoding.get("encoding"))
-    raw = _one_client(whole, encoding["client"], client)
+    raw = only_client(raw, encoding["client"], client)
     _refuse_unknown(raw, goal["column"])
     kind: TaskKind = "regression" if goal["kind"] == "numbers" else "classification"
     raw, notes = _drop_incomplete(raw, goal["column"], None, kind, 1.0)
     values, _, _ = _target_values(raw, goal["column"], kind, encoding.get("decimal"))
-    what = f"column {goal['column']!r} of {path.name}"
+    what = f"column {goal['column']!r} of {raw.path.name}"
     target = targets.encode_target_like(values, goal, what, episodic=encoding["episodic"])
     x = torch.as_tensor(features.fit_like(raw.columns, encoding["columns"], raw.where))
     return x, target._replace(notes=(*raw.notes, *notes))
 
 
-def _one_client(raw: RawColumns, column: str | None, client: str | None) -> RawColumns:
+def only_client(raw: RawColumns, column: str | None, client: str | None) -> RawColumns:
+    """The rows of one client; all, where there is no client column."""
     if column is None or column not in raw.columns:
         if client is not None:
             raise InputError(f"{raw.path.name} has no column {column!r} to find client {client!r} in")
@@ -229,7 +265,8 @@ def _one_client(raw: RawColumns, column: str | None, client: str | None) -> RawC
     names = sorted(set(whose[~gone].tolist()))
     if client is None and len(names) > 1:
         raise InputError(
-            f"{raw.path.name} holds {len(names)} clients ({', '.join(names[:3])}, …): name one with client=NAME"
+            f"{raw.path.name} holds {len(names)} clients ({', '.join(names[:3])}, …): name one with client=NAME, "
+            "or adapt to all of them with --all"
         )
     if client is not None and client not in names:
         raise InputError(f"{raw.path.name} has no client {client!r}: {closest_name(client, names)}")
@@ -256,7 +293,7 @@ def _closest(usual: Sequence[str], columns: Iterable[str]) -> str:
     return f"did you mean '{column}'?" if ratio >= MIN_NAME_SIMILARITY else closest_name("", columns)
 
 
-def _names(names: Iterable[str]) -> tuple[str, ...]:
+def names_of(names: Iterable[str]) -> tuple[str, ...]:
     """Column names; 'a,b' is two."""
     return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else tuple(names)
 

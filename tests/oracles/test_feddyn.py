@@ -1,0 +1,20 @@
+"""FedDyn: Algorithm 1 in plain loops."""
+
+import torch
+
+from seedbed.algorithms.feddyn import feddyn
+
+from .bench import D, apart, bowl, bowls, rounds, start, task
+
+
+def test_rounds_are_algorithm_1() -> None:
+    """Eight rounds of two of three clients, 4 steps of rate .1 each, α = .5."""
+    items, theta, h, g = bowls(3), start()["w"], torch.zeros(D), [torch.zeros(D)] * 3
+    for got in rounds(feddyn(bowl, alpha=0.5), [task(*[i] * 4) for i in items], start(), 8, cohort=2, seed=1):
+        ends = dict.fromkeys(got.clients, theta)
+        for i in [*got.clients] * 4:
+            ends[i] = ends[i] - 0.1 * (items[i]["A"] @ (ends[i] - items[i]["c"]) - g[i] + 0.5 * (ends[i] - theta))
+        g = [g[i] - 0.5 * (ends[i] - theta) if i in ends else g[i] for i in range(3)]
+        h = h - 0.5 * sum((end - theta for end in ends.values()), torch.zeros(D)) / 3
+        theta = sum(ends.values(), torch.zeros(D)) / 2 - h / 0.5
+        assert apart(got.state.params["w"], theta) < 1e-12
