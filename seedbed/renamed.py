@@ -213,7 +213,7 @@ federation.journal: OWN=JOURNAL_FILES AGAIN=RESTART_SERVER Record=JournalRecord 
     written=encode_record
 federation.local: Local=LocalTransport PATIENCE=FRAME_TIMEOUT join=run_local_node next_frame=receive_frame
 federation.log: Log=EventLog
-federation.node: AGAIN=RESTART_NODE Memory=NodeState remembered=load_node_state talk=handle_letters
+federation.node: AGAIN=RESTART_NODE MEMORY=STATE_FILE Memory=NodeState remembered=load_node_state talk=handle_letters
 federation.plan: Mould=MessageSchema Plan=FederationProtocol
 federation.progress: NORMS=GUARD_NORMS Progress=FederationState follow=apply_record progress=replay_journal
 federation.server: LEAST=MIN_GUARD_ROUNDS Outcome=RoundOutcome REMARKS=MAX_LOGGED_LETTERS TooFewAnswer=TooFewReplies
