@@ -157,7 +157,8 @@ class FederatedClassifier(ClassifierMixin, _Federated):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """[M] classes."""
-        found: Array = self.classes_[self.predict_proba(X).argmax(1)]
+        shares = self.predict_proba(X)
+        found: Array = self.classes_[shares.argmax(1)]
         return found
 
     def predict_proba(self, X: Any) -> Array:
