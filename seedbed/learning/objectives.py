@@ -15,7 +15,7 @@ from seedbed import tree
 from seedbed.data.types import Batch, Episode, Triple
 from seedbed.errors import InputError
 from seedbed.learning.passes import at_step, predictions, unrecorded
-from seedbed.learning.torch_losses import TINY, PerExample, class_map_loss, per_example_loss
+from seedbed.learning.torch_losses import LEAST_WEIGHT, PerExample, class_map_loss, per_example_loss
 from seedbed.learning.training import ExplicitGradient, Item, Objective, Params, functional_gradient, gradient
 
 Adapt = Callable[[Params, Batch], Params]  # how a model adapts to a support set
@@ -41,7 +41,7 @@ class Supervised:
                 "one number per example (in PyTorch: reduction='none', then the mean over all but the first dimension)"
             )
         if isinstance(self.loss, PerExample):
-            return (each * batch.mask).sum() / (self.loss.weight(batch.y) * batch.mask).sum().clamp_min(TINY)
+            return (each * batch.mask).sum() / (self.loss.weight(batch.y) * batch.mask).sum().clamp_min(LEAST_WEIGHT)
         return masked_mean(each, batch.mask)
 
 

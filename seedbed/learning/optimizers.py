@@ -1,6 +1,8 @@
 """Optimisers as pure (init, update) pairs: state in, state out, so that clients can be stacked and runs resumed."""
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seedbed import tree
-from seedbed.learning.passes import whole_steps
+from seedbed.learning.passes import set_statistics, statistic_steps
 from seedbed.tree import Tree
 
 Params = Any
@@ -105,7 +107,7 @@ def sgd(
         return tree.axpy(-rate, direction, params), after
 
     def overwrite(grads: Tree, state: Tree, params: Params) -> Tree:
-        after, statistics = dict(state), whole_steps(grads, params)
+        after, statistics = dict(state), statistic_steps(grads, params)
         rate = float(_rate(lr, schedule, after))
         moving = tree.leaves(state["velocity"]) if momentum else [None] * len(tree.leaves(params))
         for g, v, p in zip(tree.leaves(grads), moving, tree.leaves(params), strict=True):
@@ -114,8 +116,8 @@ def sgd(
                 v.mul_(momentum).add_(direction)
                 direction = direction.add(v, alpha=momentum) if nesterov else v
             p.sub_(direction, alpha=rate)
-        for name, value in statistics.items():
-            params[name].copy_(value)
+        for path, value in statistics:
+            functools.reduce(operator.getitem, path, params).copy_(value)
         return after
 
     return Optimizer(
@@ -311,9 +313,9 @@ def _around_statistics(update: Callable[..., tuple[Params, Tree]]) -> Callable[.
     """The same update of what trains; running statistics take their steps whole, at any rate."""
 
     def whole(grads: Tree, state: Tree, params: Params) -> tuple[Params, Tree]:
-        statistics = whole_steps(grads, params)
+        statistics = statistic_steps(grads, params)
         moved, after = update(grads, state, params)
-        return (moved | statistics if statistics else moved), after
+        return set_statistics(moved, statistics), after
 
     return whole
 

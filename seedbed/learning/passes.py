@@ -119,16 +119,31 @@ def unrecorded(objective: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], 
 
 
 def with_statistics(grads: Any, params: Any, found: Mapping[str, Tensor]) -> Any:
-    """The gradients, in which each statistic's is its old value less the new one: every optimiser steps by it whole."""
+    """The gradients, in which each statistic's is its old value less the new one: every optimiser steps by it whole.
+
+    Params may be nested dicts: a model's beside others.
+    """
+    if not (found and isinstance(params, dict)):
+        return grads
     moved = {n: (params[n] - new).detach() for n, new in found.items() if n in params}
-    return grads | moved if moved else grads
+    nested = {n: with_statistics(grads[n], p, found) for n, p in params.items() if isinstance(p, dict)}
+    return grads | nested | moved if nested or moved else grads
 
 
-def whole_steps(grads: Any, params: Any) -> dict[str, Tensor]:
-    """The statistics among the params after their steps (`with_statistics`); none: the params have none."""
+def statistic_steps(grads: Any, params: Any) -> list[tuple[tuple[str, ...], Tensor]]:
+    """The statistics among the params, by their path in nested dicts, after their steps (`with_statistics`)."""
     if not isinstance(params, dict):
-        return {}
-    return {n: params[n] - grads[n] for n in params if is_statistic(n)}
+        return []
+    own = [((n,), params[n] - grads[n]) for n in params if is_statistic(n)]
+    nested = [(n, p) for n, p in params.items() if isinstance(p, dict)]
+    return own + [((n, *path), value) for n, p in nested for path, value in statistic_steps(grads[n], p)]
+
+
+def set_statistics(params: Any, steps: list[tuple[tuple[str, ...], Tensor]]) -> Any:
+    """The params with these statistics."""
+    for (name, *rest), value in steps:
+        params = params | {name: set_statistics(params[name], [(tuple(rest), value)]) if rest else value}
+    return params
 
 
 def keep_statistics(changed: Any, plain: Any) -> Any:

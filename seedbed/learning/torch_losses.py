@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from seedbed.errors import InputError
 
-TINY = 1e-30  # the least weight of a batch
+LEAST_WEIGHT = 1e-30  # the least weight of a batch
 CLASS_LOSSES = nn.CrossEntropyLoss, nn.NLLLoss
 OF_CLASSES = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
-PLAIN = "reduction='none', then the mean over all but the first dimension"
+PLAIN_REDUCTION = "reduction='none', then the mean over all but the first dimension"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PerExample:
             y = y[:, 0]
         losses = self.each(predictions, y)
         if losses.ndim == 0 or len(losses) != len(predictions):
-            raise InputError(f"the loss averages over the batch, where padding would count: give it {PLAIN}")
+            raise InputError(f"the loss averages over the batch, where padding would count: give it {PLAIN_REDUCTION}")
         losses = losses.flatten(1) if losses.ndim > 1 else losses[:, None]
         return losses.sum(1) if self.classes and not y.is_floating_point() else losses.mean(1)
 

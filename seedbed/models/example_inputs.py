@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-Shape = tuple[tuple[int, ...], torch.dtype]  # of one example, and its type
+ExampleShape = tuple[tuple[int, ...], torch.dtype]  # of one example, and its type
 
 SIDES = (32, 28, 8, 64)  # pixels of images
 STEPS = (4, 5)  # of sequences
 LAYERS = 3  # the first so many with known inputs are looked at
 
 
-def guess_inputs(module: nn.Module) -> Iterator[Shape]:
+def guess_inputs(module: nn.Module) -> Iterator[ExampleShape]:
     """Shapes and types, the likelier first."""
     real = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    seen: set[Shape] = set()
+    seen: set[ExampleShape] = set()
     known = 0
     for m in module.modules():
         found = list(_inputs_of(m, real))
@@ -31,7 +31,7 @@ def guess_inputs(module: nn.Module) -> Iterator[Shape]:
             return
 
 
-def _inputs_of(m: nn.Module, real: torch.dtype) -> Iterator[Shape]:
+def _inputs_of(m: nn.Module, real: torch.dtype) -> Iterator[ExampleShape]:
     if isinstance(m, nn.Embedding):
         yield from (((steps,), torch.int64) for steps in STEPS)
         yield (), torch.int64

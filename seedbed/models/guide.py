@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from seedbed.errors import InputError
 from seedbed.learning.passes import NotTogether, is_differentiated_again, is_vectorised
 from seedbed.models.draws import Draws
-from seedbed.models.recurrent import CELLS, run_recurrent
+from seedbed.models.recurrent import RECURRENT_CELLS, run_recurrent
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 COMPOSED = (F.multi_head_attention_forward, F.gumbel_softmax)  # in whose bodies there is something to guide
@@ -48,7 +48,7 @@ class Guide(TorchFunctionMode):
         guided = GUIDED.get(func)
         if guided is not None:
             return guided(self, *args, **kwargs)
-        if func in CELLS:
+        if func in RECURRENT_CELLS:
             return self._recur(func, *args, **kwargs)
         if func in COMPOSED:
             with self:
@@ -83,7 +83,7 @@ class Guide(TorchFunctionMode):
         if not p and not is_vectorised():
             return func(x, state, *rest)
         return run_recurrent(
-            CELLS[func],
+            RECURRENT_CELLS[func],
             x,
             (state,) if isinstance(state, Tensor) else state,
             weights,

@@ -23,7 +23,7 @@ from seedbed.models.guide import Guide
 from seedbed.models.normalisation import STATISTICS, BatchNorm
 from seedbed.models.precision import Precision, matmul_precision
 from seedbed.models.prepared import ParameterSlots, prepare_module, running_statistics, slots_of, tied_names
-from seedbed.models.watching import Behaviour, Misfit, Probes, Watch, selecting
+from seedbed.models.watching import Behaviour, Misfit, ModuleWatch, Probes, selecting
 from seedbed.tree import STATISTIC, NamedParams
 
 Params = dict[str, Tensor]
@@ -309,7 +309,7 @@ class Model:
         probes = Probes.like(shape, dtype, device)
         probes = Probes(self._typed(probes.one), self._typed(probes.other))
         by_batch = self.batch_norm == "batch"
-        watches = [Watch(copy.deepcopy(self.module), self._select, batch_statistics=by_batch) for _ in range(2)]
+        watches = [ModuleWatch(copy.deepcopy(self.module), self._select, batch_statistics=by_batch) for _ in range(2)]
         watches[1].module.eval()
         try:
             trains, predicts = (w.behaviour(probes, trains=i == 0) for i, w in enumerate(watches))
@@ -325,7 +325,7 @@ class Model:
             ) from error
 
     def _first_look(self, example: Tensor | None) -> None:
-        """Watch the module on an example, or on inputs that are guessed; where none fits, wait for the data."""
+        """ModuleWatch the module on an example, or on inputs that are guessed; where none fits, wait for the data."""
         self._running = tuple(n for n, b in self.module.named_buffers() if b.is_floating_point())
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         if self._asked is None:

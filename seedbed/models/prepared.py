@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from seedbed.errors import InputError
 from seedbed.tree import STATISTIC
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 ParameterSlots = list[
     tuple[dict[str, Any], str, str]
@@ -50,7 +50,7 @@ def prepare_module(module: Any, batch_norm: str) -> nn.Module:
             "open files out of its attributes"
         ) from error
     for name, m in made.named_modules():
-        if isinstance(m, NORMS):
+        if isinstance(m, NORM_LAYERS):
             _prepare_norm(name, m)
     return made
 
@@ -122,7 +122,7 @@ def _prepare_norm(name: str, m: Any) -> None:
 
 def running_statistics(module: nn.Module) -> list[str]:
     """The names of the running statistics of its normalisation layers that train."""
-    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, NORMS) and m.track_running_stats]
+    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, NORM_LAYERS) and m.track_running_stats]
     names = [(n, key) for n, m in layers if m.training for key in ("running_mean", "running_var")]
     return [f"{n}.{key}" if n else key for n, key in names]
 

@@ -37,7 +37,7 @@ def _relu_cell(given: Tensor, state: tuple[Tensor, ...], weight: Tensor, bias: T
     return ((given + F.linear(state[0], weight, bias)).relu(),)
 
 
-CELLS: dict[Any, Cell] = {
+RECURRENT_CELLS: dict[Any, Cell] = {
     torch.lstm: _lstm_cell,
     torch.gru: _gru_cell,
     torch.rnn_tanh: _tanh_cell,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-OWN = frozenset(nn.Module().__dict__)  # what PyTorch keeps in every module
-PLAIN = (int, float, complex, str, bytes, bool, type(None))
+MODULE_STATE = frozenset(nn.Module().__dict__)  # what PyTorch keeps in every module
+PLAIN_VALUES = (int, float, complex, str, bytes, bool, type(None))
 DEPTH, WIDTH = 4, 1000  # how deep and how wide containers are looked into
 
 
@@ -37,7 +37,7 @@ def snapshot(module: nn.Module) -> Snapshot:
         for name, buffer in m._buffers.items():
             found[Place(layer, name, "buffer")] = _copied(buffer)
         for name, value in vars(m).items():
-            if name not in OWN:
+            if name not in MODULE_STATE:
                 found[Place(layer, name, "attribute")] = _copied(value)
         for name, value in _outside(m):
             found[Place(layer, name, "outside")] = _copied(value)
@@ -61,13 +61,13 @@ class Restorer:
             m._buffers.update({n: _cloned(b) for n, b in buffers.items()})
             if not attributes:
                 continue
-            for name in [n for n in vars(m) if n not in OWN and n not in own]:
+            for name in [n for n in vars(m) if n not in MODULE_STATE and n not in own]:
                 del vars(m)[name]
             vars(m).update({n: _deep(value) for n, value in own.items()})
 
 
 def _attributes(m: nn.Module) -> dict[str, Any]:
-    return {n: _deep(value) for n, value in vars(m).items() if n not in OWN}
+    return {n: _deep(value) for n, value in vars(m).items() if n not in MODULE_STATE}
 
 
 def _deep(value: Any) -> Any:
@@ -128,7 +128,7 @@ def _copied(value: Any, depth: int = DEPTH) -> Any:
     """A copy that later writes do not reach; of objects that are no data, only which they are."""
     if isinstance(value, Tensor):
         return _Tensor(value.detach().clone())
-    if isinstance(value, PLAIN):
+    if isinstance(value, PLAIN_VALUES):
         return value
     if isinstance(value, torch.Generator):
         return _Tensor(value.get_state())

@@ -20,7 +20,7 @@ from seedbed.models.guide import Guide
 from seedbed.models.snapshots import Place, Restorer, Snapshot, is_same, snapshot
 
 ROWS, KEPT = 6, 3  # rows of a probe, and those whose outputs must not depend on the others
-SMALL = 1e-12  # relative: a smaller derivative is rounding
+SMALL_DERIVATIVE = 1e-12  # relative: a smaller derivative is rounding
 CLOSE = 1e-4  # relative: by more than that a row's output depends on other rows
 UNREPEATABLE = (
     "the module gives different outputs for the same inputs and parameters, for a reason that cannot be seen from "
@@ -76,7 +76,7 @@ class Probes:
         return torch.cat([self.one[:KEPT], self.other[KEPT:]])
 
 
-class Watch:
+class ModuleWatch:
     """A copy of a module, to be called under watch.
 
     Args:
@@ -185,7 +185,7 @@ class Watch:
         if slopes[0] is None:
             return False
         size = slopes[0].abs().nan_to_num(0, 0, 0)
-        return bool(size[KEPT:].max() > SMALL * size.max())
+        return bool(size[KEPT:].max() > SMALL_DERIVATIVE * size.max())
 
     def _differs_without_others(self, probes: Probes, clean: Tensor) -> bool:
         """Whether fewer rows change what is drawn for the first ones, as draws for [T, B, ...] do."""
