@@ -23,6 +23,6 @@ class Command(TyperCommand):
                     parameter.help = said.help
 
 
-class App(typer.Typer):
+class CommandApp(typer.Typer):
     def command(self, name: str | None = None, **more: Any) -> Callable[[CommandFunctionType], CommandFunctionType]:
         return super().command(name, **{"cls": Command, **more})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from seedbed.cli.app import App
+from seedbed.cli.app import CommandApp
 from seedbed.cli.console import PlainConsole
 from seedbed.cli.federation import federation_app, join, serve
 from seedbed.cli.options import (
@@ -17,7 +17,7 @@ from seedbed.cli.options import (
     Attackers,
     AttackOption,
     Client,
-    Cohort,
+    CohortOption,
     Config,
     Data,
     Delta,
@@ -48,12 +48,12 @@ if TYPE_CHECKING:  # what computes is imported by the commands: `seedbed --help`
 
 WORSE_THAN_TRIVIAL = 3  # the exit status of a run whose model is of no use
 RANKED = ("run", "resume")  # what torchrun may start
-app = App(
+app = CommandApp(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = App(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
+data_app = CommandApp(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
 app.add_typer(data_app, name="data")
 app.add_typer(federation_app, name="federation")
 app.command()(serve)
@@ -69,7 +69,7 @@ def run(
     target: Target = None,
     algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
-    cohort: Cohort = None,
+    cohort: CohortOption = None,
     lr: Rate = None,
     loss: LossOption = None,
     metric: MetricOption = None,
@@ -166,7 +166,7 @@ def compare(
         bool, typer.Option(help="Let validation clients choose learning rates; other factors: --set tune=[0.1,1,10].")
     ] = True,
     rounds: Rounds = None,
-    cohort: Cohort = None,
+    cohort: CohortOption = None,
     lr: Rate = None,
     loss: LossOption = None,
     metric: MetricOption = None,
@@ -297,7 +297,7 @@ def audit(
     data: Data = None,
     algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
-    cohort: Cohort = None,
+    cohort: CohortOption = None,
     lr: Rate = None,
     loss: LossOption = None,
     metric: MetricOption = None,

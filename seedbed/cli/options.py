@@ -44,7 +44,7 @@ Config = Annotated[
 ]
 AlgorithmOption = Annotated[str | None, typer.Option(help="See `seedbed algorithms`. Default: by the data.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of training.")]
-Cohort = Annotated[int | None, typer.Option(min=1, help="Clients per round.")]
+CohortOption = Annotated[int | None, typer.Option(min=1, help="Clients per round.")]
 Rate = Annotated[
     float | None,
     typer.Option("--lr", min=0, help="The algorithm's learning rate: local.lr, or what `seedbed algorithms` names."),

@@ -117,7 +117,7 @@ def _schedule_reason(case: Case) -> str:
 
 # ---- where a run is computed --------------------------------------------------------------------------------------
 
-RANKS = (
+RANKS_ROWS = (
     Row("privacy.epsilon", "several ranks", lambda c: c.private and c.facts.ranks > 1,
         "the secret behind the noise would have to be on all of them", ("run it in one process",)),
     Row("client_state", "several ranks", lambda c: c.settings.client_state == "disk" and c.facts.ranks > 1,
@@ -161,7 +161,7 @@ EXACT_ROWS = tuple(
 
 # ---- schedules ----------------------------------------------------------------------------------------------------
 
-SCHEDULES = (
+SCHEDULES_ROWS = (
     Row("algorithm", "schedule.name", lambda c: c.settings.schedule.name not in c.entry.rounds, _schedule_reason,
         (AVERAGING,)),
     *(
@@ -183,7 +183,7 @@ SCHEDULES = (
         ({"stragglers.work": "partial"}, {"stragglers.fraction": "drop"})),
 )  # fmt: skip
 
-COHORTS = (
+COHORTS_ROWS = (
     *(
         Row(key, second, _all(_is_set(key), clashes), reason, ways)
         for key in ("cohort_by", "replacement")
@@ -221,7 +221,7 @@ COHORTS = (
 
 # ---- differential privacy -----------------------------------------------------------------------------------------
 
-PRIVACY = (
+PRIVACY_ROWS = (
     *(
         Row(f"privacy.{key}", "without --epsilon",
             _all(_unbudgeted, _is_set(f"privacy.{key}")),
@@ -263,7 +263,7 @@ PRIVACY = (
 
 # ---- secure aggregation -------------------------------------------------------------------------------------------
 
-SECURE = (
+SECURE_ROWS = (
     *(
         Row(f"secure.{key}", "without --secure",
             _all(_open, _is_set(f"secure.{key}")),
@@ -325,7 +325,7 @@ SECURE = (
     ),
 )  # fmt: skip
 
-CLIP = (
+CLIP_ROWS = (
     Row("privacy.mechanism", "a clip that follows the clients' norms",
         lambda c: c.private and c.settings.privacy.mechanism not in (None, "gaussian")
         and c.settings.privacy.clip is None,
@@ -335,7 +335,7 @@ CLIP = (
 
 # ---- robust rules and attacks -------------------------------------------------------------------------------------
 
-HOSTILE = (
+HOSTILE_ROWS = (
     Row("reduce.name", "algorithm", lambda c: c.robust and c.entry.each_message,
         "its server reduces messages by a rule of its own", ({"reduce.name": "mean"}, AVERAGING)),
     Row("reduce.name", "algorithm", lambda c: c.robust and c.entry.pooled,
@@ -389,7 +389,7 @@ HOSTILE = (
 
 # ---- models and data ----------------------------------------------------------------------------------------------
 
-MODELS = (
+MODELS_ROWS = (
     Row("model.several", "algorithm", lambda c: c.settings.model.several and not c.entry.takes("assign"),
         "it trains one architecture (model.name); feddf, fedmd and fd train several"),
     Row("model.teacher", "algorithm", lambda c: c.settings.model.teacher and not c.entry.takes("teacher"),
@@ -433,7 +433,7 @@ MODELS = (
 
 # ---- real federations and audits ----------------------------------------------------------------------------------
 
-COMMANDS = (
+COMMANDS_ROWS = (
     *(
         Row(key, "a real federation",
             _all(_elsewhere, _names_code(key) if key in KEYS else _is_set(key)), reason)
@@ -464,13 +464,13 @@ COMMANDS = (
 
 ROWS: tuple[Row, ...] = (
     *EXACT_ROWS,
-    *RANKS,
-    *COMMANDS,
-    *SCHEDULES,
-    *COHORTS,
-    *MODELS,
-    *PRIVACY,
-    *SECURE,
-    *CLIP,
-    *HOSTILE,
+    *RANKS_ROWS,
+    *COMMANDS_ROWS,
+    *SCHEDULES_ROWS,
+    *COHORTS_ROWS,
+    *MODELS_ROWS,
+    *PRIVACY_ROWS,
+    *SECURE_ROWS,
+    *CLIP_ROWS,
+    *HOSTILE_ROWS,
 )

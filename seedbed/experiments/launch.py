@@ -20,7 +20,7 @@ from seedbed.experiments.named_code import load_assigned, require_same_code, sou
 from seedbed.experiments.planning import divide, judging_all, plan
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.run_directory import RunDirectory, versions
-from seedbed.experiments.run_plan import RunPlan, Split
+from seedbed.experiments.run_plan import ClientSplit, RunPlan
 from seedbed.experiments.stages import Show, TrainedStart
 from seedbed.experiments.table_run import pipeline_for
 from seedbed.serialization import fill_template, tensors_from_bytes
@@ -200,7 +200,7 @@ def trained_start(run: RunDirectory, learner: Learner) -> TrainedStart:
     return TrainedStart(settings.algorithm, model, state._replace(params=params), run.finetuning(), run.options())
 
 
-def refuse_changed_data(split: Split, run: RunDirectory) -> None:
+def refuse_changed_data(split: ClientSplit, run: RunDirectory) -> None:
     """Data that is no longer what the run was started on."""
     if split.fingerprint != run.manifest["data"]["fingerprint"]:
         raise InputError(f"{split.settings.data} is no longer the data that {run.path} was started on: put it back")

@@ -24,14 +24,14 @@ from seedbed.experiments.config import Settings
 from seedbed.experiments.honest_choice import fold_of
 from seedbed.experiments.named_code import is_code
 from seedbed.experiments.privacy_plan import PrivacyPromise
-from seedbed.experiments.run_plan import Built, RunPlan, Split, large_enough
+from seedbed.experiments.run_plan import Built, ClientSplit, RunPlan, large_enough
 from seedbed.experiments.scheduling import check_concurrency
 from seedbed.experiments.secure_aggregation import SecurePlan, one_message
 from seedbed.models import Model
 
 
-def divide(settings: Settings, population: Population, case: Case | None = None) -> Split:
-    """Split the clients, once the table of compatibility has no objection.
+def divide(settings: Settings, population: Population, case: Case | None = None) -> ClientSplit:
+    """ClientSplit the clients, once the table of compatibility has no objection.
 
     Args:
         settings: complete ones (see `presets.complete_settings`).
@@ -53,7 +53,7 @@ def divide(settings: Settings, population: Population, case: Case | None = None)
         train, public = train.set_apart(settings.public, seed=settings.seed)
     if not population.episodic and settings.hold_out:
         train, held_out = train.hold_out(settings.hold_out, seed=settings.seed)
-    return Split(settings, population, train, unseen, held_out, public, notes)
+    return ClientSplit(settings, population, train, unseen, held_out, public, notes)
 
 
 def split_population(population: Population, settings: Settings) -> tuple[Population, Population]:
@@ -77,7 +77,7 @@ def _with_same_labels(settings: Settings, population: Population) -> Population:
     return replace(population, episodic=False, encoding={**population.encoding, "episodic": False})
 
 
-def plan(split: Split) -> RunPlan:
+def plan(split: ClientSplit) -> RunPlan:
     """What a run would be, checked: each client's task is drawn once, so that one that is too small is found before
     any work is done. With drop_short such clients are left out, and a note says so.
 
@@ -135,7 +135,7 @@ def judging_all(made: RunPlan) -> RunPlan:
     return _with_judges(replace(made, unseen=made.population))
 
 
-def _shape_of(split: Split, train: Population) -> Shape:
+def _shape_of(split: ClientSplit, train: Population) -> Shape:
     population = split.population
     targets = 1 if population.y.ndim == 1 else int(population.y[0].numel())
     classes = len(split.train.classes)
@@ -181,9 +181,10 @@ def _defended(begun: RunPlan, built: Built) -> Built:
     pooled, most = catalogue.entry(built.name).pooled, begun.settings.cohort or len(begun.train)
     if pooled:
         return replace(built, algorithm=begun.defended(built.name, built.algorithm, 1))
+    algorithm = begun.defended(built.name, built.algorithm, min(most, len(begun.train)))
     if _chooses(begun):
         begun.defended(built.name, built.algorithm, min(most, len(begun.validation()[0]) or most))
-    return replace(built, algorithm=begun.defended(built.name, built.algorithm, min(most, len(begun.train))))
+    return replace(built, algorithm=algorithm)
 
 
 def _baselines(begun: RunPlan) -> Mapping[str, Built]:

@@ -33,7 +33,7 @@ HELD_BYTES = 2**31  # bytes of messages that a round may hold before they are su
 
 
 @dataclass(frozen=True)
-class Split:
+class ClientSplit:
     """The clients of a run in their roles.
 
     Attributes:
@@ -77,7 +77,7 @@ class RunPlan:
     """A run before it begins. Frozen: stages compute from it and keep what they find elsewhere.
 
     Attributes:
-        train, held_out, unseen: as of `Split`, without the clients that are too small.
+        train, held_out, unseen: as of `ClientSplit`, without the clients that are too small.
         main: what is trained.
         baselines: what it is compared with, by name.
         privacy: what the known clients are promised; None: nothing.
@@ -85,7 +85,7 @@ class RunPlan:
         notes: what was changed, for the user.
     """
 
-    split: Split
+    split: ClientSplit
     train: Population
     unseen: Population
     held_out: Population | None
