@@ -341,7 +341,7 @@ runs.charts: MANY=MAX_LINE_POINTS grouped=dot_groups NARROW=NARROW_ROW Point=Cha
 runs.comparison: Cell=ComparisonCell Row=ComparisonRow compare=compare_algorithms
 runs.comparison_page: in_order=rank_rows verdict=comparison_verdict
 runs.described: described=describe_settings first_line=first_line_of_doc
-runs.experiment: HELD=HELD_BYTES LARGEST=LARGEST_SHAPE built=build_model usable=usable_device
+runs.experiment: LARGEST=LARGEST_SHAPE built=build_model usable=usable_device
 runs.federating: HELD=HELD_FILE Place=FederationFolder read_secret=read_node_secret what_a_node_has=node_contents
 runs.hostile: attacked=with_attack defended=with_robust_rule kept_by_the_algorithm=rule_of_algorithm
     poisoned=with_poison
@@ -358,12 +358,11 @@ runs.recipes: complete=complete_settings
 runs.report: report=run_report verdict=run_verdict
 runs.roster: Roster=MemberRoster
 runs.rounding: rounding=precision_error
-runs.scheduling: OWN=SCHEDULE_SETTINGS REASONS=SCHEDULE_REASONS Schedule=ScheduleRunner
-    refuse_senseless=refuse_schedule
-runs.secured: LEAST=MIN_SUM_CLIENTS OWN=SECURE_SETTINGS Secured=SecurePlan
+runs.scheduling: Schedule=ScheduleRunner
+runs.secured: LEAST=MIN_SUM_CLIENTS Secured=SecurePlan
 runs.settings: Factors=RateFactors Part=Fraction Several=Architectures
 runs.several: ALIKE=SAME_VERSIONS agreed=agree_over_ranks everywhere=open_on_ranks looks_at_each=needs_each_message
-    refuse_senseless=refuse_on_ranks refuse_unlike=require_same_manifest
+    refuse_unlike=require_same_manifest
 runs.standing: Standing=FederationStatus State=MemberState ago=format_age
 runs.start: begin=begin_run go_on=resume_run judge_again=evaluate_run plan=plan_run refuse_changed=refuse_changed_data
     start=start_run
