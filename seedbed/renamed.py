@@ -223,7 +223,7 @@ flower.addresses: NAME=HOST_NAME joined=join_address parted=parse_address
 flower.app: write_app=write_app_bundle
 flower.fleet: BROKEN=HANDSHAKE_ERRORS Client=FleetClient BEAT=NODE_HEARTBEAT reason=reason_of
 flower.founding: PORT=SERVER_PORT found=init_federation
-flower.gate: SMALL=MAX_SMALL_BODY
+flower.gate: App=AsgiApp SMALL=MAX_SMALL_BODY
 flower.joining: AGAIN=RETRY_DELAY join=join_federation
 flower.keys: AGAIN=REMAKE_FEDERATION
 flower.processes: QUIET=QUIET_ENVIRONMENT
@@ -431,7 +431,7 @@ def names() -> dict[str, dict[str, str]]:
 
 
 @cache
-def with_old_names() -> frozenset[str]:
+def modules_with_old_names() -> frozenset[str]:
     """The modules with renamed names, and the packages that may export these."""
     parts = (module.split(".") for module in names())
     return frozenset(".".join(part[:length]) for part in parts for length in range(1, len(part) + 1))
@@ -522,7 +522,7 @@ class OldNames(MetaPathFinder):
             return None
         spec, old = PathFinder.find_spec(fullname, path), fullname.removeprefix("seedbed.")
         if spec is not None:
-            if spec.loader is not None and old in with_old_names():
+            if spec.loader is not None and old in modules_with_old_names():
                 spec.loader = _WithOldNames(spec.loader, old)
             return spec
         new = new_module(old)
@@ -542,7 +542,7 @@ def install() -> None:
     """Enable old imports; the package calls this once, after loading its modules."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.insert(0, OldNames())
-    for module in with_old_names():
+    for module in modules_with_old_names():
         existing = sys.modules.get(f"seedbed.{module}")
         if existing is not None:
             answer_to_old_names(existing, module)

@@ -77,7 +77,6 @@ IRREGULAR = "built drawn given gone heard held kept known left lost made meant s
 HOMONYMS = {
     "A": "a type variable: an argument",
     "B": "a type variable: another one",
-    "BROKEN": "the errors of broken data (limits), the words of a broken handshake (fleet)",
     "Bools": "the same array type, spelt where it is used",
     "ClientId": "the same type; secure aggregation stands without `federated`",
     "ENTRIES": "the catalogue's chapters, gathered by its __init__",
