@@ -86,7 +86,7 @@ def measured(name: str, entry: CatalogueEntry) -> tuple[str, ...]:
     experiment = plan_run({"algorithm": name, "data": "digits"}, MODEL, None, specific=False)
     learner, cost = experiment.learner, experiment.costs(name, experiment.settings.options)
     if entry.takes("teacher"):
-        learner.teacher = learner.initial_teacher(entry)
+        learner = learner.with_teacher(learner.initial_teacher(entry))
     reduce = learner.algorithm(name, learner.model(entry)).reduce
     # Only a server that needs each message can take messages of unlike sizes.
     short = cost if reduce.linear else experiment.costs(name, experiment.settings.options, items=1)

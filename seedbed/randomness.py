@@ -42,7 +42,7 @@ def generators(seed: int, purpose: str, *key: int, each: Sequence[int]) -> Itera
 
 
 def step_keys(seed: int, round: int, clients: Sequence[int], steps: int) -> npt.NDArray[np.int64]:
-    """A key for each client and step, [C, K]: from it a model that trains draws, such as its dropout.
+    """A random key for each client and step, [C, K], for draws inside a model in training, such as dropout.
 
     >>> bool((step_keys(0, 3, [4, 5], 2)[1] == step_keys(0, 3, [5], 9)[0, :2]).all())
     True
@@ -50,13 +50,13 @@ def step_keys(seed: int, round: int, clients: Sequence[int], steps: int) -> npt.
     with np.errstate(over="ignore"):
         word = np.uint64(zlib.crc32(b"steps"))
         for number in (seed % 2**64, round % 2**64):
-            word = _scrambled(word ^ np.uint64(number))
-        own = _scrambled(word ^ np.asarray(clients, np.int64).astype(np.uint64))[:, None]
-        found: npt.NDArray[np.int64] = _scrambled(own ^ np.arange(steps, dtype=np.uint64)).astype(np.int64)
-        return found
+            word = _scramble(word ^ np.uint64(number))
+        own = _scramble(word ^ np.asarray(clients, np.int64).astype(np.uint64))[:, None]
+        keys: npt.NDArray[np.int64] = _scramble(own ^ np.arange(steps, dtype=np.uint64)).astype(np.int64)
+        return keys
 
 
-def _scrambled(z: Any) -> Any:
+def _scramble(z: Any) -> Any:
     """One step of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), modulo 2⁶⁴."""
     z = z + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -12,6 +12,7 @@ from seedbed.federated import Algorithm, Message, Params, Replies, ServerState
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt
 from seedbed.learning.optimizers import Optimizer, scale_steps, sgd
+from seedbed.learning.passes import keep_statistics
 from seedbed.learning.path_length import path_length, per_length, require_linear, train_measured
 from seedbed.learning.training import Objective
 from seedbed.tree import Tree
@@ -48,13 +49,14 @@ def fednova(
         # paper has a_k ≥ 0, but heavy momentum under a pull swings back (a_k < 0): there only Σ_k a_k makes a
         # client's d_i the gradient g_i wherever its gradients agree.
         trained, length = train_measured(loss, local, sent, task, mu=mu)
-        value = {"d": per_length(tree.sub(sent, trained.params), length), "length": length}
+        moved = tree.sub(sent, trained.params)
+        value = {"d": keep_statistics(per_length(moved, length), moved), "length": length}
         if tau_eff == "steps":
             value["length"] = path_length(plain, task)
         return Message(value, task.examples, {"loss": trained.loss}), kept
 
     def server(state: ServerState, replies: Replies) -> ServerState:
-        gradient = tree.scale(replies.value["length"], replies.value["d"])
+        gradient = keep_statistics(tree.scale(replies.value["length"], replies.value["d"]), replies.value["d"])
         return ServerState(*outer.update(gradient, state.extra, state.params))
 
     return replace(fedavg(loss, local=local, outer=outer, adapt=adapt), client=client, server=server)

@@ -317,14 +317,15 @@ def _as_tensor(what: str, values: Any) -> Tensor:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf":
             raise InputError(
-                f"{what} holds {array.dtype} values, not numbers: encode words and dates as numbers first, or read them "
-                "from a file (seedbed.read)"
+                f"{what} holds {array.dtype} values, not numbers: encode words and dates as numbers first, or read "
+                "them from a file (seedbed.read)"
             )
         values = torch.tensor(array.astype(np.int64) if array.dtype.kind == "u" and array.itemsize > 1 else array)
-    if values.dtype == torch.bool:
-        return values.to(torch.int64 if what == "y" else torch.get_default_dtype())
-    whole = not values.is_floating_point() and not values.is_complex()
-    return values.to(torch.int64) if whole and (what == "y" or values.dtype != torch.uint8) else values.detach().cpu()
+    found: Tensor = values if not values.requires_grad and values.device.type == "cpu" else values.detach().cpu()
+    if found.dtype == torch.bool:
+        return found.to(torch.int64 if what == "y" else torch.get_default_dtype())
+    whole = not found.is_floating_point() and not found.is_complex()
+    return found.to(torch.int64) if whole and (what == "y" or found.dtype != torch.uint8) else found
 
 
 def _refuse_non_finite(what: str, values: Tensor, keys: npt.NDArray[Any]) -> None:

@@ -24,7 +24,6 @@ from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, TaskSource, batches
 from seedbed.engines import Vectorised
 from seedbed.evaluation import per_example
-from seedbed.experiments.builder import Experiment, large_enough, row_sampler
 from seedbed.experiments.config import Row
 from seedbed.experiments.conformal import START, interval_from_residuals, residual_metric
 from seedbed.experiments.honest_choice import (
@@ -42,6 +41,7 @@ from seedbed.experiments.honest_choice import (
 )
 from seedbed.experiments.linear_base import COARSE, MOST_ROUNDS, Fit, Remembered, Split, fit, fit_over
 from seedbed.experiments.personal_model import Interval, spread_of
+from seedbed.experiments.run_plan import RunPlan, large_enough, row_sampler
 from seedbed.federated import Algorithm, Params, ServerState
 from seedbed.learning.effects import Effects, with_effects
 from seedbed.learning.empirical_bayes import Prior
@@ -84,7 +84,7 @@ class TableStart:
         model: a linear one.
     """
 
-    def __init__(self, experiment: Experiment, model: Model):
+    def __init__(self, experiment: RunPlan, model: Model):
         self.experiment, self.model, self.learner = experiment, model, experiment.learner
         self.known, self.seed = experiment.train, experiment.settings.seed
         self.blank = {name: p.new_zeros(p.shape) for name, p in model.params.items()}

@@ -57,7 +57,7 @@ def refuse_no_parts(params: Params, head: str) -> None:
     """Head and body must both be there, for the one to be shared and the other not."""
     if isinstance(params, NamedParams):
         for name, other in params.beside.items():
-            if isinstance(other, str) and inside_part(head)(name) != inside_part(head)(other):
+            if isinstance(other, str) and inside_part(head)(name) and not inside_part(head)(other):
                 raise InputError(
                     f"parameters {name!r} and {other!r} are one tied tensor, of which one name is in the head {head!r} "
                     f"and the other not, so that the head would be sent: wrap it as Model(module, head={head!r}), or "

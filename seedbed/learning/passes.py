@@ -131,6 +131,12 @@ def whole_steps(grads: Any, params: Any) -> dict[str, Tensor]:
     return {n: params[n] - grads[n] for n in params if is_statistic(n)}
 
 
+def keep_statistics(changed: Any, plain: Any) -> Any:
+    """A tree that was scaled, with the running statistics of the one that was not: they are averaged as they are."""
+    statistics = {n: value for n, value in plain.items() if is_statistic(n)} if isinstance(plain, dict) else {}
+    return changed | statistics if statistics else changed
+
+
 def is_vectorised() -> bool:
     """Whether vmap runs."""
     functorch: Any = torch._C._functorch

@@ -144,7 +144,7 @@ def _alpha(by_channel: bool) -> Callable[..., Tensor]:
         shape = (*input.shape[:2], *[1] * (input.ndim - 2)) if by_channel else tuple(input.shape)
         keeps = guide.draws.keeps(shape, p, input.dtype)
         low = -SELU_SCALE * SELU_ALPHA
-        a = ((1 - p) * (1 + p * low**2)) ** -0.5
+        a = 1 / math.sqrt((1 - p) * (1 + p * low**2))
         return a * (input * keeps + low * (1 - keeps)) - a * p * low
 
     return dropout
@@ -281,7 +281,7 @@ def _drawn_into(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _normal_of(guide: Guide, mean: Any = 0.0, std: Any = 1.0, size: Any = None, **others: Any) -> Tensor:
     guide.found.add("draws")
-    shape = tuple(size if size is not None else torch.broadcast_shapes(*(x.shape for x in _tensors(mean, std))))
+    shape = tuple(size if size is not None else torch.add(*_tensors(mean, std)).shape)
     like = next((x.dtype for x in (mean, std) if isinstance(x, Tensor)), torch.get_default_dtype())
     found: Tensor = mean + std * guide.draws.normal(shape, like)
     return found
@@ -327,7 +327,8 @@ def _multinomial(guide: Guide, input: Tensor, num_samples: int, replacement: boo
 
 def _uniform_in(draws: Draws, shape: Any, dtype: Any, low: float = 0.0, high: float = 1.0, **named: float) -> Tensor:
     low, high = named.get("from", low), named.get("to", high)
-    return low + (high - low) * draws.uniform(shape, dtype)
+    found: Tensor = low + (high - low) * draws.uniform(shape, dtype)
+    return found
 
 
 def _normal_in(draws: Draws, shape: Any, dtype: Any, mean: float = 0.0, std: float = 1.0) -> Tensor:
@@ -339,7 +340,8 @@ def _exponential_in(draws: Draws, shape: Any, dtype: Any, lambd: float = 1.0) ->
 
 
 def _bernoulli_in(draws: Draws, shape: Any, dtype: Any, p: Any = 0.5) -> Tensor:
-    return (draws.uniform(shape, torch.float32) < p).to(dtype)
+    found: Tensor = draws.uniform(shape, torch.float32) < p
+    return found.to(dtype)
 
 
 GUIDED: dict[Any, Callable[..., Any]] = {

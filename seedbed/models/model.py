@@ -57,6 +57,7 @@ class Model:
     Attributes:
         params: the initial parameters that train (requires_grad), by name, and running statistics, which are averaged
             (`statistics:NAME`). Others can be read by name, but are not part of it: they are neither trained nor sent.
+            Those of a half or bfloat16 module are in the default precision, and rounded in each pass.
         normalising: the names of all that its batch normalisation has; statistics: those of what `measure` sets.
 
     Args:
@@ -112,7 +113,7 @@ class Model:
         self._running = tuple(sorted({*running, *written}))
         buffers = dict(self.module.named_buffers())
         own = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        params = {self._names.get(n, n): p.detach().clone() for n, p in own.items()}
+        params = {self._names.get(n, n): self._in_default_precision(p.detach().clone()) for n, p in own.items()}
         params |= {STATISTIC + n: buffers[n].detach().clone() for n in self._running}
         still = {n: p.detach() for n, p in self.module.named_parameters() if not p.requires_grad}
         beside: dict[str, Any] = {**still, **{n: name for n, name in self._names.items() if n != name}}
@@ -366,7 +367,7 @@ class Skeleton:
         before = [holder[key] for holder, key, _ in self._slots]
         try:
             for (holder, key, name), own in zip(self._slots, before, strict=True):
-                plain = name in params and name not in self._running
+                plain = name in params and name not in self._running and own.dtype not in LOW
                 holder[key] = params[name] if plain else self._value(params, name, own, writes)
             yield
         finally:
@@ -375,7 +376,8 @@ class Skeleton:
 
     def _value(self, params: Params, name: str, own: Tensor, writes: bool) -> Tensor:
         if name not in self._running:
-            return params[name] if name in params else tree.to_device_of(torch.zeros_like(own), params)
+            found = params[name] if name in params else tree.to_device_of(torch.zeros_like(own), params)
+            return found.to(own.dtype)
         latest = latest_statistic(name) if writes else None
         value = (params.get(name, own) if latest is None else latest).detach()
         if writes:
@@ -399,7 +401,8 @@ class Skeleton:
         for holder, key, name in self._slots:
             if name in self._running:
                 placed, version = self._placed[name]
-                after: Tensor = guide.fresh.get(id(placed), holder[key])
+                own: Any = holder[key]
+                after: Tensor = guide.fresh.get(id(placed), own)
                 if after is not placed or placed._version != version:
                     found[name] = after.detach()
         return found

@@ -42,7 +42,7 @@ def prepare_module(module: Any, batch_norm: str) -> nn.Module:
     _refuse_parameters(module)
     computed = {id(v): v.detach().clone() for m in module.modules() for v in vars(m).values() if _is_computed(v)}
     try:
-        made = copy.deepcopy(module, computed)
+        made: nn.Module = copy.deepcopy(module, computed)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(

@@ -51,7 +51,9 @@ def test_a_schedule_of_local_rates_counts_rounds(data: Path) -> None:
 def test_clients_work_as_the_table_says(data: Path) -> None:
     """Steps and batch sizes of the tasks, and the rate over that of all, by name: whoever has a number."""
     own = f"own.table={data.with_name('own.csv')}"
-    experiment = planned(data, own, "own.steps=work", "own.lr=rate", "own.size=batch", "task.size=4", "task.steps=3")
+    experiment = planned(
+        data, own, "own.steps=work", "own.lr=rate", "own.size=batch", "task.batch_size=4", "task.steps=3"
+    )
     algorithm, state, source = training(experiment)
     for client, name in zip(source.clients, source.population.names, strict=True):
         task = source.tasks([client], 0)

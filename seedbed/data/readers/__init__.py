@@ -47,7 +47,7 @@ LAYOUTS = ".csv, .tsv, .parquet, .npz, LEAF .json, a folder client/class/*.png, 
 
 
 def read(
-    source: str,
+    source: str | Path,
     *,
     root: str | Path | None = None,
     partition: How | None = None,
@@ -109,7 +109,7 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("SEEDBED_DATA") or Path.home() / ".cache" / "seedbed").expanduser()
 
 
-def _reader(source: str, root: str | Path | None) -> Callable[..., Population]:
+def _reader(source: object, root: str | Path | None) -> Callable[..., Population]:
     """The source's reader, its path filled in."""
     if not isinstance(source, str):
         raise InputError(
