@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from seedbed import tree
 from seedbed.errors import InputError
 from seedbed.experiments.launch import plan_run
 from seedbed.experiments.run_directory import RunDirectory
@@ -115,9 +116,7 @@ def test_what_means_nothing_is_refused(data: Path, name: str, settings: str, wor
 @pytest.mark.parametrize("name", ["fedavg", "scaffold"])
 def test_weights_from_settings(data: Path, weights: str, name: str) -> None:
     algorithm, state, source = training(planned(data, f"weights={weights}", name=name), name)
-    task = source.tasks([0], 0)
-    task = task._replace(items=task.items._replace(**{k: v[0] for k, v in task.items._asdict().items()}),
-                         real=task.real[0], examples=task.examples[0])  # fmt: skip
+    task = tree.index(source.tasks([0], 0), 0)
     sent = algorithm.send(state, 0)
     message, _ = algorithm.client(sent, algorithm.remember(sent), task)
     assert float(message.weight) == (1 if weights == "uniform" else float(task.examples))
