@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from seedbed import tree
+from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.errors import InputError
 from seedbed.experiments.launch import plan_run
-from seedbed.experiments.run_directory import RunDirectory
-from seedbed.experiments.stages import Pipeline
 from seedbed.federated import Algorithm
 
 TINY = ["model.name=linear", "evaluation.episodes=1", "evaluation.shots=1", "evaluation.curve=false",
@@ -32,10 +31,10 @@ def planned(data: Path, *settings: str, name: str = "fedavg") -> Any:
 
 def training(experiment: Any, name: str = "fedavg") -> tuple[Algorithm, Any, Any]:
     """The algorithm as known clients train by it, its start, and their tasks."""
-    pipeline = Pipeline(RunDirectory(Path("r")), experiment)
-    model = experiment.learner.model(__import__("seedbed").algorithms.catalogue.entry(name))
+    model = experiment.learner.model(CATALOGUE[name])
     source = experiment.source(name, experiment.train, experiment.settings.options)
-    algorithm = pipeline._training(name, model, experiment.settings.options, source)
+    clients = source.population.names
+    algorithm = experiment.learner.algorithm(name, model, options=experiment.settings.options, clients=clients)
     return algorithm, algorithm.init(model.params), source
 
 
@@ -97,9 +96,9 @@ def test_a_table_that_cannot_be_used_is_one_line(data: Path, table: str, setting
         ("fedsgd", "own.lr=rate", ["fedsgd", "no local.lr"]),
         ("fedsgd", "own.steps=work", ["no mini-batches"]),
         ("fedmeta", "own.size=batch", ["no mini-batches"]),
-        ("fedbuff", "cohort_by=examples", ["asynchronous draws no cohorts"]),
-        ("fedavg", "replacement=true privacy.epsilon=1", ["privacy accounts for cohorts"]),
-        ("fedavg", "replacement=true reduce=median", ["median counts each message once"]),
+        ("fedbuff", "cohort_by=examples", ["draw no cohorts"]),
+        ("fedavg", "replacement=true privacy.epsilon=1", ["cohorts that it draws itself"]),
+        ("fedavg", "replacement=true reduce=median", ["counts each message once"]),
         ("centralised", "weights=uniform", ["one client has all data"]),
         ("fed_lbfgs", "weights=uniform", ["line search"]),
         ("fedmd", "digest.schedule=cosine public=0.1", ["digest.schedule", "local.schedule or outer.schedule"]),
