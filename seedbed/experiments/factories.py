@@ -104,7 +104,7 @@ def settable_parameters(factory: Callable[..., Any], context: Mapping[str, Any] 
     """The names that `build` takes for a factory, nested ones with a dot.
 
     >>> settable_parameters(optimizers.sgd)
-    ['lr', 'momentum', 'nesterov', 'weight_decay', 'schedule']
+    ['lr', 'momentum', 'nesterov', 'weight_decay', 'clip', 'schedule']
     """
     names = []
     for name, parameter in inspect.signature(factory).parameters.items():

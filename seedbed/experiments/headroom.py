@@ -20,7 +20,7 @@ from seedbed.experiments.honest_choice import BIAS, NONE, some_of
 from seedbed.experiments.planning import divide, plan
 from seedbed.experiments.run_plan import RunPlan, large_enough, row_sampler
 from seedbed.experiments.table_local import Local
-from seedbed.experiments.table_start import DRAWS, TableStart
+from seedbed.experiments.table_start import DRAWS, TableStart, has_many_classes
 from seedbed.models import Model
 
 MOST = 150  # known clients
@@ -53,6 +53,8 @@ def headroom(settings: Settings, population: Population) -> Headroom | None:
     if settings.start != "exact":
         return None
     experiment = plan(divide(settings, population))
+    if has_many_classes(experiment.learner):
+        raise InputError(f"{len(population.classes)} classes are too many for intercepts of a client's own")
     some = some_of(range(len(experiment.train)), MOST, seed=settings.seed)
     experiment = replace(experiment, train=experiment.train.only(some))
     if len(experiment.train) < 2:

@@ -24,7 +24,7 @@ from seedbed.experiments.stages import Pipeline, Show, TrainedStart, TrainingPla
 from seedbed.experiments.table_local import Local, trivial
 from seedbed.experiments.table_scores import WORST, cell, diverged, harm, row_scores
 from seedbed.experiments.table_scores import Start as StartPredict
-from seedbed.experiments.table_start import DRAWS, Start, TableStart
+from seedbed.experiments.table_start import DRAWS, MANY_CLASSES, Start, TableStart, has_many_classes
 from seedbed.experiments.tuning import scale_rates
 from seedbed.federated import Algorithm, Params, ServerState
 from seedbed.learning.finetuning import FineTuning
@@ -88,6 +88,11 @@ class TablePipeline(Pipeline):
         if self.settings.evaluation.baselines:
             trained = self._with_net(trained, made)
         self.said = [*words_of(made), *self.net_words]
+        if has_many_classes(self.learner):
+            self.said.append(
+                f"{self.learner.shape.classes} classes are too many for intercepts of a client's own (at most "
+                f"{MANY_CLASSES}): clients take the start as it is, or fine-tune the network; local only is left out"
+            )
         for line in self.said:
             self.show.note(line)
         return trained
@@ -206,7 +211,7 @@ class TablePipeline(Pipeline):
 
         columns = {"unadapted": plain(start, self._half(main, START, None)), "adapted": adapted}
         columns |= {name: rival(trained) for name, trained in rivals.items()}
-        if self.settings.evaluation.baselines and rivals:
+        if self.settings.evaluation.baselines and rivals and not has_many_classes(learner):
             columns["local"] = self._local(model, main)
         return columns | {"trivial": plain({**start, **trivial(self.experiment, model)})}
 
