@@ -160,7 +160,7 @@ def test_what_cannot_be_audited_is_one_line(words: tuple[str, ...], said: str) -
 
 def test_what_training_settled_cannot_be_set(run: Path) -> None:
     assert "rounds was fixed" in seedbed("audit", run, "--set", "rounds=3").line
-    assert "privacy was settled" in seedbed("audit", run, "--epsilon", "3").line
+    assert "privacy was fixed" in seedbed("audit", run, "--epsilon", "3").line
 
 
 def test_an_unfinished_run_says_how_to_finish_it(tmp_path: Path, run: Path) -> None:
