@@ -148,7 +148,7 @@ def test_episodes_and_a_conv_say_what_does_not_apply(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("nowhere",), "nowhere is not there"),
+        (("nowhere",), "nowhere does not exist"),
         (("--algorithm", "centralised"), "it pools the data of all clients"),
         (("--algorithm", "fedavgg"), "fedavgg"),
         (("--set", "audit.canaries=3"), "audit.canaries"),
@@ -159,8 +159,8 @@ def test_what_cannot_be_audited_is_one_line(words: tuple[str, ...], said: str) -
 
 
 def test_what_training_settled_cannot_be_set(run: Path) -> None:
-    assert "rounds was settled" in seedbed("audit", run, "--set", "rounds=3").line
-    assert "privacy was settled" in seedbed("audit", run, "--epsilon", "3").line
+    assert "rounds was fixed" in seedbed("audit", run, "--set", "rounds=3").line
+    assert "privacy was fixed" in seedbed("audit", run, "--epsilon", "3").line
 
 
 def test_an_unfinished_run_says_how_to_finish_it(tmp_path: Path, run: Path) -> None:
