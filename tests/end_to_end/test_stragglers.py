@@ -43,18 +43,7 @@ def test_what_cannot_be_is_refused(word: str, tmp_path: Path) -> None:
 
 
 def test_dropping_needs_rounds_that_wait(tmp_path: Path) -> None:
-<<<<<<< HEAD
-    words = (
-        "--set",
-        "stragglers.fraction=0.5",
-        "--set",
-        "stragglers.work=dropped",
-        "--set",
-        "schedule.name=asynchronous",
-    )
-=======
     sets = ("stragglers.fraction=0.5", "stragglers.work=dropped", "schedule.name=asynchronous")
     words = [word for one in sets for word in ("--set", one)]
->>>>>>> main
     said = seedbed("run", "--algorithm", "fedbuff", *TINY, *words, "--out", tmp_path / "r")
     assert "stragglers.work=dropped is for rounds that wait" in said.line
