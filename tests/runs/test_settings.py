@@ -27,7 +27,7 @@ def test_later_layers_go_over_earlier_and_assignments_over_all() -> None:
         (" rounds = 7 ", {"rounds": 7}),
         ("unseen=0.5", {"unseen": 0.5}),
         ("task.rotations=True", {"task": {"rotations": True}}),
-        ("root=None", {"root": None}),
+        ("data_dir=None", {"data_dir": None}),
         ("data=my file.csv", {"data": "my file.csv"}),
         ("data=a=b.csv", {"data": "a=b.csv"}),
         ("evaluation.shots=[1, 5]", {"evaluation": {"shots": [1, 5]}}),
