@@ -27,9 +27,10 @@ import torch
 from scipy import special
 
 from seedbed.evaluation import summarise
-from seedbed.experiments.builder import Experiment, Learner
+from seedbed.experiments.builder import Learner
 from seedbed.experiments.config import settings_from
 from seedbed.experiments.launch import population_for, resume_run, start_run, trained_start
+from seedbed.experiments.planning import divide, plan
 from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.stages import Show
 from seedbed.experiments.table_run import pipeline_for
@@ -83,8 +84,7 @@ def intercept(out: Path) -> Mapping[str, Any]:
     """The table of the run's linear base with the posterior of an intercept, whatever was chosen."""
     opened = RunDirectory.open(out)
     chosen = settings_from(opened.manifest["settings"])
-    experiment = Experiment(chosen, population_for(chosen))
-    experiment.check()
+    experiment = plan(divide(chosen, population_for(chosen)))
     trained = trained_start(opened, Learner(chosen, experiment.shape))
     ways = {row: FineTuning("bias") for row in experiment.shots}
     return pipeline_for(opened, experiment).table(replace(trained, finetuning=ways), {}, experiment.unseen)
@@ -151,10 +151,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/anybody"))
     asked = parser.parse_args()
-    if asked.root is None:
+    if asked.data_dir is None:
         parser.error("name the folder that holds tables/ by --root or SEEDBED_DATA")
     torch.set_num_threads(1)
-    found = [each for name in asked.only for each in study(name, asked.root, asked.seeds, asked.out)]
+    found = [each for name in asked.only for each in study(name, asked.data_dir, asked.seeds, asked.out)]
     for floor in FLOORS:
         worse = holm([each for each in found if each.floor == floor])
         print(f"worse than {floor} after Holm's correction: {', '.join(f'{d.name} {d.row}' for d in worse) or 'none'}")

@@ -192,7 +192,7 @@ def main() -> int:
     began = time.perf_counter()
     scores: dict[str, list[float]] = {}
     try:
-        everyone = read("mnist", root=settings.root, partition="iid", clients=1)
+        everyone = read("mnist", root=settings.data_dir, partition="iid", clients=1)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

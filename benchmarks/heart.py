@@ -286,9 +286,9 @@ def main() -> int:
     torch.set_num_threads(settings.threads)
     began = time.perf_counter()
     try:
-        if settings.root is None:
+        if settings.data_dir is None:
             raise InputError("where is the data? Name the folder that holds heart_disease/ by --root or SEEDBED_DATA")
-        data = read(Path(settings.root) / "heart_disease")
+        data = read(Path(settings.data_dir) / "heart_disease")
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -64,7 +64,7 @@ def main() -> int:
     torch.set_num_threads(settings.threads)
     began = time.perf_counter()
     try:
-        train, test = dealt(images(settings.root, standardised=True), power_law, settings.seeds, test=0.1)
+        train, test = dealt(images(settings.data_dir, standardised=True), power_law, settings.seeds, test=0.1)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -130,7 +130,7 @@ def run(name: str, seed: int, settings: Any, bar: Progress) -> dict[tuple[int, i
     """Train, and the accuracy in percent on unseen classes by (ways, shots)."""
     method = METHODS[name]
     rounds = method.full if settings.full else settings.rounds or method.rounds
-    known, unseen = split(seed, settings.root)
+    known, unseen = split(seed, settings.data_dir)
     with randomness.seeded_init(seed):
         model = Model(conv((1, 28, 28), max(method.ways), channels=64)).to(settings.device)
     algorithm = algorithm_for(name, model, ways=20, rounds=rounds)
@@ -162,7 +162,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="clients side by side")
     parser.add_argument("--root", type=Path, default=os.environ.get("SEEDBED_DATA"), help="folder with omniglot28")
     settings = parser.parse_args()
-    if settings.root is None:
+    if settings.data_dir is None:
         print("name the folder of Omniglot by --root or SEEDBED_DATA", file=sys.stderr)
         return 2
     began = time.perf_counter()

@@ -114,7 +114,7 @@ def main() -> int:
     torch.set_num_threads(settings.threads)
     began = time.perf_counter()
     try:
-        train, test = dealt(images(settings.root), settings.seeds)
+        train, test = dealt(images(settings.data_dir), settings.seeds)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -283,7 +283,7 @@ def main() -> int:
     torch.set_num_threads(settings.threads)
     began = time.perf_counter()
     try:
-        problem = problem_of(images(settings.root), settings.seeds)
+        problem = problem_of(images(settings.data_dir), settings.seeds)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

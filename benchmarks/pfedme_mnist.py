@@ -80,7 +80,7 @@ def main() -> int:
     with progress() as bar:
         for title, deal in SPLITS.items():
             try:
-                train, test = dealt(images(settings.root, standardised=True), deal, settings.seeds, test=0.25)
+                train, test = dealt(images(settings.data_dir, standardised=True), deal, settings.seeds, test=0.25)
             except InputError as error:
                 print(error, file=sys.stderr)
                 return 2

@@ -154,7 +154,7 @@ def main() -> int:
         tick = bar.add_task("runs", total=len(settings.sets) * each)
         for data in settings.sets:
             for seed in range(settings.seeds):
-                contest = CONTESTS[data](settings.root, seed)
+                contest = CONTESTS[data](settings.data_dir, seed)
                 rate = min(settings.cohort, len(contest.train)) / len(contest.train)
                 for epsilon in (NONE, *settings.epsilons):
                     rounds = 0 if epsilon == NONE else settings.rounds

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from seedbed.algorithms.catalogue import FAMILIES, Axes, CatalogueEntry
-from seedbed.experiments.builder import Experiment
 from seedbed.experiments.costs import Costs
 from seedbed.experiments.launch import plan_run
+from seedbed.experiments.run_plan import RunPlan
 
 PAGE = Path(__file__).with_name("algorithms.md")
 MODEL = ["model.name=mlp", "model.hidden=32"]  # what is sent and kept is measured on: 64-32-5, or 64-32-10 classes
@@ -86,7 +86,7 @@ def measured(name: str, entry: CatalogueEntry) -> tuple[str, ...]:
     experiment = plan_run({"algorithm": name, "data": "digits"}, MODEL, None, specific=False)
     learner, cost = experiment.learner, experiment.costs(name, experiment.settings.options)
     if entry.takes("teacher"):
-        learner.teacher = learner.initial_teacher(entry)
+        learner = learner.with_teacher(learner.initial_teacher(entry))
     reduce = learner.algorithm(name, learner.model(entry)).reduce
     # Only a server that needs each message can take messages of unlike sizes.
     short = cost if reduce.linear else experiment.costs(name, experiment.settings.options, items=1)
@@ -110,7 +110,7 @@ def sized(size: float, cost: Costs) -> str:
     return f"{size:.2f} ({round(size * cost.model):,} B)"
 
 
-def per_example(experiment: Experiment, cost: Costs) -> str:
+def per_example(experiment: RunPlan, cost: Costs) -> str:
     """Of an upload that grows with the client's examples: bytes for each."""
     task = experiment.source(experiment.settings.algorithm, experiment.train, experiment.settings.options).tasks([0], 0)
     return f"{round(cost.up * cost.model / task.items.mask[0].numel()):,} B an example"

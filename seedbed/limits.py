@@ -121,7 +121,7 @@ def from_json(text: str | bytes, *, unique: bool = False) -> Any:
     """Parse JSON from outside.
 
     Args:
-        unique: refuse a key that occurs twice in one object, of which a parser would keep the last value.
+        unique: refuse duplicate keys in an object; a parser would keep only the last value.
     Raises:
         ValueError: it is not valid JSON, is nested too deeply, or has an integer with thousands of digits.
     """
@@ -135,11 +135,11 @@ def from_json(text: str | bytes, *, unique: bool = False) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:i]))
         raise ValueError(f"it has the key {twice[:40]!r} twice")
-    return found
+    return table
 
 
 def from_toml(text: str) -> dict[str, Any]:

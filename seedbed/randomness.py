@@ -42,7 +42,7 @@ def generators(seed: int, purpose: str, *key: int, each: Sequence[int]) -> Itera
 
 
 def step_keys(seed: int, round: int, clients: Sequence[int], steps: int) -> npt.NDArray[np.int64]:
-    """A key for each client and step, [C, K]: from it a model that trains draws, such as its dropout.
+    """A random key for each client and step, [C, K], for draws inside a model in training, such as dropout.
 
     >>> bool((step_keys(0, 3, [4, 5], 2)[1] == step_keys(0, 3, [5], 9)[0, :2]).all())
     True

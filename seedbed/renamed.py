@@ -209,21 +209,21 @@ federated: Around=EngineWrapper Group=MessageBatch adapting=personalise_by model
     same_for_all=broadcast undiminished=no_discount
 federation.faulty: Faults=FaultRates Faulty=FaultyTransport
 federation.inbox: AT_ONCE=FRAMES_AT_ONCE
-federation.journal: AGAIN=RESTART_SERVER Record=JournalRecord START=CHAIN_START read=read_journal
+federation.journal: OWN=JOURNAL_FILES AGAIN=RESTART_SERVER Record=JournalRecord START=CHAIN_START read=read_journal
     written=encode_record
 federation.local: Local=LocalTransport PATIENCE=FRAME_TIMEOUT join=run_local_node next_frame=receive_frame
 federation.log: Log=EventLog
-federation.node: AGAIN=RESTART_NODE Memory=NodeState remembered=load_node_state talk=handle_letters
+federation.node: AGAIN=RESTART_NODE MEMORY=STATE_FILE Memory=NodeState remembered=load_node_state talk=handle_letters
 federation.plan: Mould=MessageSchema Plan=FederationProtocol
-federation.progress: Progress=FederationState follow=apply_record progress=replay_journal
+federation.progress: NORMS=GUARD_NORMS Progress=FederationState follow=apply_record progress=replay_journal
 federation.server: LEAST=MIN_GUARD_ROUNDS Outcome=RoundOutcome REMARKS=MAX_LOGGED_LETTERS TooFewAnswer=TooFewReplies
 federation.sums: WholeMean=FixedPointMean
 federation.terms: Terms=RoundPolicy
 flower.addresses: NAME=HOST_NAME joined=join_address parted=parse_address
 flower.app: write_app=write_app_bundle
-flower.fleet: BEAT=NODE_HEARTBEAT reason=reason_of
+flower.fleet: BROKEN=HANDSHAKE_ERRORS Client=FleetClient BEAT=NODE_HEARTBEAT reason=reason_of
 flower.founding: PORT=SERVER_PORT found=init_federation
-flower.gate: SMALL=MAX_SMALL_BODY
+flower.gate: App=AsgiApp SMALL=MAX_SMALL_BODY
 flower.joining: AGAIN=RETRY_DELAY join=join_federation
 flower.keys: AGAIN=REMAKE_FEDERATION
 flower.processes: QUIET=QUIET_ENVIRONMENT
@@ -278,7 +278,7 @@ privacy.audit.inversion: best=best_match guess=mean_guess
 privacy.audit.labels: balanced=balanced_accuracy present=present_classes
 privacy.audit.matching: matched=match_gradient
 privacy.audit.membership: Rate=RateInterval ceiling=dp_ceiling true_positives=true_positive_rate
-privacy.audit.properties: Area=AreaUnderCurve area=area_under_curve told_apart=train_property_classifier
+privacy.audit.properties: Area=AreaUnderCurve area=roc_area told_apart=train_property_classifier
 privacy.differential.accountant: KINDS=MAX_RELEASE_KINDS ORDERS=RENYI_ORDERS release=release_event
 privacy.differential.binding: digest=digest_of
 privacy.differential.central: Sent=PrivateSent private=with_privacy public=public_info split=split_multiplier
@@ -287,7 +287,7 @@ privacy.differential.discrete: CHUNK=DRAWN_AT_ONCE Flat=FlatArray Grid=NoiseGrid
     SMALLEST=SMALLEST_VARIANCE rounded=round_randomly
 privacy.differential.distributed: Distributed=DistributedNoise
 privacy.differential.ledger: charged=charge_rounds
-privacy.differential.mechanisms: Local=LocalPrivacy
+privacy.differential.mechanisms: Local=LocalPrivacy SUM=SUM_PURPOSE
 privacy.differential.noise: Words=NoiseWords
 privacy.differential.records: Noised=NoisedBatch
 privacy.secure.additive: Share=AdditiveShare combine=combine_shares split=split_shares
@@ -300,7 +300,7 @@ privacy.secure.keys: Stream=KeyStream agreed=shared_key expanded=expand_key is_s
     unseal=decrypt
 privacy.secure.masks: PIECE=MASK_BLOCK own_mask=self_mask_of
 privacy.secure.noised: Noised=NoisedEncoding
-privacy.secure.odds: CERTAIN=NEVER
+privacy.secure.odds: CERTAIN=IMPOSSIBLE
 privacy.secure.protocol: Aborted=RoundAborted Keys=AdvertisedKeys Masked=MaskedInput Plan=SecAggPlan
     Refused=ClientAbort Shares=UnmaskShares Unmasking=UnmaskRequest
 privacy.secure.shamir: SIZE=SHARE_BYTES reconstruct=reconstruct_secret search=search_shares share=share_secret
@@ -341,7 +341,7 @@ runs.charts: MANY=MAX_LINE_POINTS grouped=dot_groups NARROW=NARROW_ROW Point=Cha
 runs.comparison: Cell=ComparisonCell Row=ComparisonRow compare=compare_algorithms
 runs.comparison_page: in_order=rank_rows verdict=comparison_verdict
 runs.described: described=describe_settings first_line=first_line_of_doc
-runs.experiment: HELD=HELD_BYTES LARGEST=LARGEST_SHAPE built=build_model usable=usable_device
+runs.experiment: LARGEST=LARGEST_SHAPE built=build_model usable=usable_device
 runs.federating: HELD=HELD_FILE Place=FederationFolder read_secret=read_node_secret what_a_node_has=node_contents
 runs.hostile: attacked=with_attack defended=with_robust_rule kept_by_the_algorithm=rule_of_algorithm
     poisoned=with_poison
@@ -358,12 +358,11 @@ runs.recipes: complete=complete_settings
 runs.report: report=run_report verdict=run_verdict
 runs.roster: Roster=MemberRoster
 runs.rounding: rounding=precision_error
-runs.scheduling: OWN=SCHEDULE_SETTINGS REASONS=SCHEDULE_REASONS Schedule=ScheduleRunner
-    refuse_senseless=refuse_schedule
-runs.secured: LEAST=MIN_SUM_CLIENTS OWN=SECURE_SETTINGS Secured=SecurePlan
+runs.scheduling: Schedule=ScheduleRunner
+runs.secured: LEAST=MIN_SUM_CLIENTS Secured=SecurePlan
 runs.settings: Factors=RateFactors Part=Fraction Several=Architectures
 runs.several: ALIKE=SAME_VERSIONS agreed=agree_over_ranks everywhere=open_on_ranks looks_at_each=needs_each_message
-    refuse_senseless=refuse_on_ranks refuse_unlike=require_same_manifest
+    refuse_unlike=require_same_manifest
 runs.standing: Standing=FederationStatus State=MemberState ago=format_age
 runs.start: begin=begin_run go_on=resume_run judge_again=evaluate_run plan=plan_run refuse_changed=refuse_changed_data
     start=start_run
@@ -432,7 +431,7 @@ def names() -> dict[str, dict[str, str]]:
 
 
 @cache
-def with_old_names() -> frozenset[str]:
+def modules_with_old_names() -> frozenset[str]:
     """The modules with renamed names, and the packages that may export these."""
     parts = (module.split(".") for module in names())
     return frozenset(".".join(part[:length]) for part in parts for length in range(1, len(part) + 1))
@@ -523,7 +522,7 @@ class OldNames(MetaPathFinder):
             return None
         spec, old = PathFinder.find_spec(fullname, path), fullname.removeprefix("seedbed.")
         if spec is not None:
-            if spec.loader is not None and old in with_old_names():
+            if spec.loader is not None and old in modules_with_old_names():
                 spec.loader = _WithOldNames(spec.loader, old)
             return spec
         new = new_module(old)
@@ -543,7 +542,7 @@ def install() -> None:
     """Enable old imports; the package calls this once, after loading its modules."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.insert(0, OldNames())
-    for module in with_old_names():
+    for module in modules_with_old_names():
         existing = sys.modules.get(f"seedbed.{module}")
         if existing is not None:
             answer_to_old_names(existing, module)

@@ -15,11 +15,11 @@ from seedbed.lowrank import factored_matrix
 
 Tree = Any
 LEAF = Tensor, np.ndarray  # types handled here, without PyTorch's pytree
-STATISTIC = "statistics:"  # the prefix of a running statistic's name among params: it is averaged, never trained
+STATISTIC = "statistics:"  # name prefix of running statistics among params: averaged, never trained
 
 
 def is_statistic(name: str) -> bool:
-    """Whether params of this name are a running statistic.
+    """Whether a name among params denotes a running statistic.
 
     >>> is_statistic("statistics:1.running_mean"), is_statistic("1.weight")
     (True, False)
@@ -28,13 +28,14 @@ def is_statistic(name: str) -> bool:
 
 
 class NamedParams(dict[str, Tensor]):
-    """Parameters by name, and others that can be read by name but are no part of the tree.
+    """Trainable parameters by name, plus others that can be read by name but do not belong to the tree.
 
-    These are parameters that do not train (requires_grad=False), and further names of tied ones. No function of this
-    module maps, counts or sends them.
+    The others are frozen parameters (requires_grad=False) and further names of tied ones. No function of this module
+    maps, counts or sends them.
 
     Args:
-        beside: these others: a parameter that stays as it is, or the name under which a tied one is in the tree.
+        params: the trainable parameters.
+        beside: the others: a frozen tensor, or for a tied parameter its name in `params`.
 
     >>> params = NamedParams({"b": torch.ones(1)}, {"a": torch.zeros(2), "tied": "b"})
     >>> list(params), leaves(map(lambda x: x + 1, params)), params["a"], params["tied"]
@@ -54,7 +55,7 @@ class NamedParams(dict[str, Tensor]):
 
 
 class _Beside:
-    """What a `NamedParams` has beside its tree, and its names; two of the same names are of one structure."""
+    """Names and non-tree parameters of a `NamedParams`; two with the same names have the same structure."""
 
     def __init__(self, params: NamedParams):
         self.names, self.beside = tuple(params), params.beside

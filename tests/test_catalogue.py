@@ -37,7 +37,7 @@ def test_coordinates_are_what_the_algorithm_does(name: str) -> None:
     learner, axes = experiment.learner, CATALOGUE[name].axes
     model = learner.model(CATALOGUE[name])
     if CATALOGUE[name].takes("teacher"):
-        learner.teacher = learner.initial_teacher(CATALOGUE[name])
+        learner = learner.with_teacher(learner.initial_teacher(CATALOGUE[name]))
     algorithm = learner.algorithm(name, model)
     task = tree.index(experiment.source(name, experiment.train, experiment.settings.options).tasks([0], 0), 0)
     sent = algorithm.send(algorithm.init(model.params), 0)

@@ -75,7 +75,7 @@ def measured(letter: str, settings: argparse.Namespace, folder: Path, say: Say) 
     found.command = command(letter, settings)
     found.versions = {e.name: environments.versions(e.peer) for e in ENTRANTS if e.peer and e.name in found.first}
     found.machine = f"{machine()}, load {os.getloadavg()[2]:.1f} over 15 min, {platform.platform(terse=True)}"
-    keep(settings.kept, found)
+    keep(settings.client_state, found)
     return found
 
 
@@ -90,9 +90,9 @@ def one_by_one(settings: argparse.Namespace, folder: Path, console: Console) -> 
     """The workloads asked for, each shown and written as it is done."""
     say = partial(console.print, style="dim", highlight=False)
     for letter in settings.only:
-        found = kept(settings.kept, letter) if settings.missing or settings.again else None
+        found = kept(settings.client_state, letter) if settings.missing or settings.again else None
         if found is None and settings.again:
-            say(f"({letter}) is not kept in {settings.kept}: nothing to show")
+            say(f"({letter}) is not kept in {settings.client_state}: nothing to show")
             continue
         found = found or measured(letter, settings, folder, say)
         table = Table(*heads(found), title=f"({letter}) {WORKLOADS[LETTERS[letter]].what}", title_justify="left")

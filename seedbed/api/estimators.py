@@ -11,6 +11,7 @@ your own, such as GroupKFold. Shapes: M rows, D features.
 
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,10 +30,12 @@ from seedbed.data.readers.frames import read_memory
 from seedbed.data.readers.targets import encode_target_like
 from seedbed.errors import InputError
 from seedbed.experiments.adapt import AdaptationStart, Grower
-from seedbed.experiments.builder import Experiment, Learner
+from seedbed.experiments.builder import Learner
 from seedbed.experiments.launch import MEMORY
 from seedbed.experiments.personal_model import PersonalModel, build_personal
+from seedbed.experiments.planning import divide, plan
 from seedbed.experiments.presets import complete_settings
+from seedbed.experiments.run_plan import RunPlan
 from seedbed.experiments.stages import TrainedStart
 from seedbed.experiments.table_start import TableStart
 from seedbed.federated import Params, ServerState
@@ -154,7 +157,8 @@ class FederatedClassifier(ClassifierMixin, _Federated):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """[M] classes."""
-        found: Array = self.classes_[self.predict_proba(X).argmax(1)]
+        shares = self.predict_proba(X)
+        found: Array = self.classes_[shares.argmax(1)]
         return found
 
     def predict_proba(self, X: Any) -> Array:
@@ -183,7 +187,7 @@ class StartState:
         encoding: how rows become inputs.
     """
 
-    def __init__(self, experiment: Experiment, trained: TrainedStart, intervals: Mapping[str, Any]):
+    def __init__(self, experiment: RunPlan, trained: TrainedStart, intervals: Mapping[str, Any]):
         self.settings, self.shape, self.encoding = experiment.settings, experiment.shape, experiment.population.encoding
         self.chosen, self.options, self.intervals = dict(trained.finetuning), dict(trained.options), dict(intervals)
         self.params = {name: np.asarray(p.detach()) for name, p in trained.state.params.items()}
@@ -204,8 +208,8 @@ class StartState:
 def fit_start(people: Population, seed: int) -> StartState:
     """The start of these clients, none of whom is set apart."""
     given = {"data": f"{MEMORY}arrays", "start": "exact", "unseen": 0, "seed": seed}
-    experiment = Experiment(complete_settings(given, people), people)
-    experiment.unseen = experiment.train  # the rows of the table that they are large enough for
+    split = divide(complete_settings(given, people), people)
+    experiment = plan(replace(split, unseen=split.train))  # the rows of the table that they are large enough for
     model = experiment.learner.model(catalogue.entry(experiment.settings.algorithm))
     assert isinstance(model, Model)
     made = TableStart(experiment, model).make()

@@ -14,7 +14,7 @@ from seedbed.audit.attacks.property_inference import (
     AreaUnderCurve,
     Bools,
     Floats,
-    area_under_curve,
+    roc_area,
     train_property_classifier,
 )
 from seedbed.audit.findings import AttackRow, Figure, Finding
@@ -27,7 +27,7 @@ from seedbed.experiments.stages import Show
 from seedbed.privacy.differential import Noise, new_key
 from seedbed.tree import Tree
 
-POOLED = 4  # rounds whose messages serve as the other summands of a sum
+POOL_ROUNDS = 4  # rounds whose messages serve as the other summands of a sum
 MOSTLY = 0.8  # fraction of examples with the property, in a data set that has it
 
 
@@ -64,7 +64,7 @@ def infer_property(subject: Subject, show: Show) -> Finding:
     others = subject.sampled(subject.experiment.train.only(subject.someone(min(subject.cohort, 30), "others")))
     if len(others.clients) >= MIN_VIEW_CLIENTS:
         rng = randomness.generator(subject.settings.seed, "others of a sum")
-        pool = tree.concatenate([subject.messages(others, round) for round in range(1, 1 + POOLED)])
+        pool = tree.concatenate([subject.messages(others, round) for round in range(1, 1 + POOL_ROUNDS)])
         many = len(others.clients) - 1
         views = [[within_sum(tree.index(s, i), pool, many, rng) for i in range(sets)] for s in (known, seen)]
         figures["secure"] = judge_classifier(subject, views, has, truth)
@@ -163,7 +163,7 @@ def judge_classifier(subject: Subject, views: Sequence[Sequence[Tree]], has: Boo
 
 
 def property_finding(scores: Floats, truth: Bools) -> Figure:
-    curve: AreaUnderCurve = area_under_curve(scores, truth)
+    curve: AreaUnderCurve = roc_area(scores, truth)
     return Figure(*curve)
 
 

@@ -132,10 +132,10 @@ class Audit:
         }
 
 
-def mean_of(values: Sequence[float]) -> Figure:
+def mean_with_interval(values: Sequence[float]) -> Figure:
     """The mean with its 95 % interval by Student's t.
 
-    >>> mean_of([1.0, 3.0]).value, mean_of([1.0]).low
+    >>> mean_with_interval([1.0, 3.0]).value, mean_with_interval([1.0]).low
     (2.0, None)
     """
     mean, n = float(np.mean(values)), len(values)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seedbed import randomness, tree
 from seedbed.audit.attacks import gradient_matching, label_leak, layer_inversion
-from seedbed.audit.findings import AttackRow, Finding, Picture, mean_of
+from seedbed.audit.findings import AttackRow, Finding, Picture, mean_with_interval
 from seedbed.audit.subject import Subject, inputs_of, with_rows
 from seedbed.audit.views import MIN_VIEW_CLIENTS, release_of, secure_mean, update_in
 from seedbed.data.population import Population
@@ -29,7 +29,7 @@ from seedbed.tree import Tree
 EXACT_PSNR = 150.0  # dB: beyond the resolution of single precision
 SMALL_CLIENTS = (1, 2, 5)  # examples of artificial small clients
 SEARCHED = 64  # largest number of examples for gradient matching
-SHOWN = 3  # pictures
+MAX_PICTURES = 3  # pictures
 MAX_SUM_CLIENTS = 30  # clients of a sum; larger sums reveal less
 GUESSERS = 500  # other clients' inputs, whose mean is the guess
 Update = dict[str, Tensor]
@@ -131,7 +131,7 @@ def invert_inputs(subject: Subject, show: Show) -> Finding:
         rows.append(row)
         pictures += shown
         tick(f"{row.case}: {row.figures['plain'].value:.0f} dB")
-    return Finding(**named, rows=rows, pictures=pictures[:SHOWN])
+    return Finding(**named, rows=rows, pictures=pictures[:MAX_PICTURES])
 
 
 def layer_of(subject: Subject) -> str | None:
@@ -171,7 +171,7 @@ def _invert_case(subject: Subject, one: SentMessage) -> tuple[AttackRow, list[Pi
             images["original"] = true[int(layer_inversion.psnr(images["plain"], true).argmax())]
             shape = subject.experiment.shape.inputs
             pictures.append(Picture(f"inverted, {one.case}", {c: x.reshape(shape).numpy() for c, x in images.items()}))
-    return AttackRow(one.case, {c: mean_of(s) for c, s in scores.items()}), pictures
+    return AttackRow(one.case, {c: mean_with_interval(s) for c, s in scores.items()}), pictures
 
 
 def other_inputs(subject: Subject, population: Population, client: int) -> Tensor:
@@ -214,9 +214,9 @@ def search_inputs(subject: Subject, show: Show) -> Finding:
     for column, value in views.items():
         images_found = victim.search(subject, value, lambda: tick(""))
         near = torch.stack([layer_inversion.psnr(images_found, x).max() for x in victim.true])
-        images[column], figures[column] = images_found, mean_of(near.tolist())
+        images[column], figures[column] = images_found, mean_with_interval(near.tolist())
     others = other_inputs(subject, one.source.population, 0).mean(0)
-    figures["guess"] = mean_of(layer_inversion.psnr(others, victim.true).tolist())
+    figures["guess"] = mean_with_interval(layer_inversion.psnr(others, victim.true).tolist())
     shape = subject.experiment.shape.inputs
     nearest = {c: x[int(layer_inversion.psnr(x, victim.true[0]).argmax())] for c, x in images.items()}
     shown = {c: x.reshape(shape).numpy() for c, x in {"original": victim.true[0], **nearest}.items()}
@@ -344,4 +344,4 @@ def _infer_labels_of_case(subject: Subject, one: SentMessage) -> AttackRow | Non
             scores.setdefault(column, []).append(label_leak.balanced_accuracy(label_leak.present_classes(bias), own))
         usual = torch.as_tensor(np.delete(presence, client, 0).mean(0) > 0.5)
         scores.setdefault("guess", []).append(label_leak.balanced_accuracy(usual, own))
-    return AttackRow(one.case, {c: mean_of(s) for c, s in scores.items()}) if scores else None
+    return AttackRow(one.case, {c: mean_with_interval(s) for c, s in scores.items()}) if scores else None

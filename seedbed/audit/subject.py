@@ -19,7 +19,8 @@ from seedbed.data.population import Population, RowIndices
 from seedbed.data.sampling import Sampled
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
-from seedbed.experiments.builder import AnyModel, Experiment
+from seedbed.experiments.builder import AnyModel
+from seedbed.experiments.compatibility import Case, Facts
 from seedbed.experiments.config import (
     AuditSettings,
     PrivacySettings,
@@ -29,8 +30,10 @@ from seedbed.experiments.config import (
     table_from,
 )
 from seedbed.experiments.launch import plan_run, population_for, refuse_changed_data, trained_start
+from seedbed.experiments.planning import divide, plan
 from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.run_plan import RunPlan
 from seedbed.federated import Algorithm, ServerState
 from seedbed.tree import Tree
 
@@ -46,7 +49,7 @@ class Subject:
         reference: the run's promise, else one with ε = audit.epsilon; None: not possible.
     """
 
-    experiment: Experiment
+    experiment: RunPlan
     model: AnyModel
     algorithm: Algorithm
     state: ServerState
@@ -147,8 +150,7 @@ def subject_of(place: Path | None, asked: Mapping[str, Any], assignments: Iterab
         return _of_run(place, asked, assignments)
     if place is not None and not place.exists():
         raise InputError(f"{place} does not exist: name a run's directory or a settings file, or leave it out")
-    experiment = plan_run(asked, assignments, place)
-    _refuse_clientless(experiment)
+    experiment = _with_teacher(plan_run(asked, assignments, place, command="audit"))
     model, algorithm = _build(experiment, experiment.settings.options)
     what = f"{_words(experiment)}: the initial model"
     state = algorithm.init(model.params)
@@ -162,13 +164,10 @@ def _of_run(path: Path, asked: Mapping[str, Any], assignments: Sequence[str]) ->
     if settled:
         raise InputError(f"{settled[0]} was fixed when {path} was trained: only audit.* can be set")
     settings = settings_from(run.manifest["settings"], changes)
-    experiment = Experiment(settings, population_for(settings))
-    refuse_changed_data(experiment, run)
-    experiment.check()
-    experiment.plan_privacy()
-    _refuse_clientless(experiment)
-    if catalogue.entry(settings.algorithm).takes("teacher"):
-        experiment.learner.teacher = experiment.learner.initial_teacher(catalogue.entry(settings.algorithm))
+    population = population_for(settings)
+    split = divide(settings, population, Case.of(settings, Facts.of(population, "audit")))
+    refuse_changed_data(split, run)
+    experiment = _with_teacher(plan(split))
     trained = trained_start(run, experiment.learner)
     _, algorithm = _build(experiment, trained.options)
     what = f"{_words(experiment)}: the trained model of {path}"
@@ -183,23 +182,28 @@ def with_algorithm(subject: Subject, name: str) -> Subject:
         InputError: the algorithm does not run on these data.
     """
     changes = {"algorithm": name, "options": {}, "privacy": PrivacySettings(), "secure": SecureSettings(), "tune": ()}
-    experiment = Experiment(subject.settings.model_copy(update=changes), subject.experiment.population)
-    experiment.check()
+    experiment = _with_teacher(plan(divide(subject.settings.model_copy(update=changes), subject.experiment.population)))
     model, algorithm = _build(experiment, {})
     state = algorithm.init(model.params)
     return Subject(experiment, model, algorithm, state, None, None, f"{name} for comparison", {})
 
 
-def _build(experiment: Experiment, options: Mapping[str, Any]) -> tuple[AnyModel, Algorithm]:
+def _with_teacher(experiment: RunPlan) -> RunPlan:
+    """The plan with an untrained teacher, if the algorithm learns from one."""
+    entry, learner = catalogue.entry(experiment.settings.algorithm), experiment.learner
+    if not entry.takes("teacher"):
+        return experiment
+    return replace(experiment, learner=learner.with_teacher(learner.initial_teacher(entry)))
+
+
+def _build(experiment: RunPlan, options: Mapping[str, Any]) -> tuple[AnyModel, Algorithm]:
     entry, learner = catalogue.entry(experiment.settings.algorithm), experiment.learner
     model = learner.model(entry)
-    if entry.takes("teacher"):
-        learner.teacher = learner.initial_teacher(entry)
     return model, learner.algorithm(experiment.settings.algorithm, model, options=options)
 
 
 def _subject(
-    experiment: Experiment,
+    experiment: RunPlan,
     model: AnyModel,
     algorithm: Algorithm,
     state: ServerState,
@@ -212,7 +216,7 @@ def _subject(
     )
 
 
-def _reference(settings: Settings, experiment: Experiment) -> PrivacyPromise | None:
+def _reference(settings: Settings, experiment: RunPlan) -> PrivacyPromise | None:
     """The promise of ε = audit.epsilon with the run's rounds and cohort."""
     wished = settings.model_copy(update={"privacy": PrivacySettings(epsilon=settings.audit.epsilon)})
     try:
@@ -221,14 +225,6 @@ def _reference(settings: Settings, experiment: Experiment) -> PrivacyPromise | N
         return None
 
 
-def _refuse_clientless(experiment: Experiment) -> None:
-    name = experiment.settings.algorithm
-    if catalogue.entry(name).pooled:
-        raise InputError(f"{name} pools all clients' data, so there are no client messages to audit")
-    if experiment.settings.start == "exact":
-        raise InputError("start=exact has no rounds whose messages the audit could attack: give start=rounds")
-
-
-def _words(experiment: Experiment) -> str:
+def _words(experiment: RunPlan) -> str:
     settings = experiment.settings
     return f"{settings.algorithm} on {experiment.population.source}, {len(experiment.train)} known clients"

@@ -9,7 +9,6 @@ import typer
 
 from seedbed.cli.commands import app
 from seedbed.cli.console import printable
-from seedbed.engines.memory_info import keep_freed_memory
 from seedbed.errors import InputError, Stopped
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # click's ClickException, whoever carries click
@@ -20,7 +19,6 @@ INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
 def main() -> None:
     """`seedbed ...`: what cannot be done is one line on standard error and exit code 2; after Ctrl-C it is 130."""
-    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # paths may hold bytes that are no text

@@ -4,11 +4,12 @@ import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from seedbed.cli.app import CommandApp
 from seedbed.cli.console import PlainConsole
 from seedbed.cli.federation import federation_app, join, serve
 from seedbed.cli.options import (
@@ -16,12 +17,17 @@ from seedbed.cli.options import (
     Attackers,
     AttackOption,
     Client,
+    CohortOption,
     Config,
     Data,
     Delta,
     EngineOption,
     ExecutorOption,
+    LossOption,
+    MetricOption,
+    ModelOption,
     ProcessesOption,
+    Rate,
     Reduce,
     Root,
     Rounds,
@@ -33,37 +39,21 @@ from seedbed.cli.options import (
     reader_of,
 )
 from seedbed.cli.peers import peers_app
-from seedbed.cli.show import (
-    Bars,
-    Download,
-    also_table,
-    attack_lines,
-    audit_lines,
-    audit_table,
-    bench_table,
-    card,
-    catalogue_tables,
-    columns_table,
-    comparison_tables,
-    headroom_table,
-    result_table,
-    summary_table,
-)
-from seedbed.data.population import Population
-from seedbed.engines.process_group import ProcessGroup, init_group, is_torchrun
 from seedbed.errors import InputError
-from seedbed.experiments.stages import Show
-from seedbed.reports.concerns import concerns, failures
-from seedbed.reports.run_report import harm_lines
+
+if TYPE_CHECKING:  # what computes is imported by the commands: `seedbed --help` needs none of it
+    from seedbed.data.population import Population
+    from seedbed.engines.process_group import ProcessGroup
+    from seedbed.experiments.stages import Show
 
 WORSE_THAN_TRIVIAL = 3  # the exit status of a run whose model is of no use
 RANKED = ("run", "resume")  # what torchrun may start
-app = typer.Typer(
+app = CommandApp(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
+data_app = CommandApp(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
 app.add_typer(data_app, name="data")
 app.add_typer(federation_app, name="federation")
 app.command()(serve)
@@ -79,6 +69,11 @@ def run(
     target: Target = None,
     algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
+    cohort: CohortOption = None,
+    lr: Rate = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
     seed: Seed = None,
     engine: EngineOption = None,
     executor: ExecutorOption = None,
@@ -113,6 +108,7 @@ def run(
     `seedbed run` alone does it on handwriting by writer, with nothing to download. On several processes or machines:
     `torchrun --nproc-per-node 2 -m seedbed run ...`.
     """
+    from seedbed.engines.process_group import init_group
     from seedbed.experiments.launch import start_run
 
     asked = {
@@ -120,16 +116,21 @@ def run(
         "reader": reader_of(client, target),
         "algorithm": algorithm,
         "rounds": rounds,
+        "cohort": cohort,
+        "lr": lr,
+        "loss": loss,
+        "metric": metric,
+        "model": {"name": model} if model else None,
         "seed": seed,
         "engine": engine,
         "executor": executor,
         "processes": processes,
-        "root": root,
+        "data_dir": root,
         "privacy": _budget(epsilon, delta),
         "secure": {"form": "masks"} if secure else None,
         "folds": folds,
     }
-    named = {"reduce.name": reduce, "attack.name": attack, "attack.part": attackers, "unseen": unseen}
+    named = {"reduce.name": reduce, "attack.name": attack, "attack.fraction": attackers, "unseen": unseen}
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
     with init_group() as ranks, _shown(ranks, verbose) as show:
         directory, result = start_run(asked, [*words, *(set_ or [])], config, out, show)
@@ -138,8 +139,14 @@ def run(
 
 
 @app.command()
-def resume(directory: Run) -> None:
+def resume(
+    directory: Run,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
+) -> None:
     """Go on with a run that was stopped or killed; the end is bit for bit that of a run never stopped."""
+    from seedbed.engines.process_group import init_group
     from seedbed.experiments.launch import resume_run
 
     with init_group() as ranks, _shown(ranks) as show:
@@ -159,6 +166,11 @@ def compare(
         bool, typer.Option(help="Let validation clients choose learning rates; other factors: --set tune=[0.1,1,10].")
     ] = True,
     rounds: Rounds = None,
+    cohort: CohortOption = None,
+    lr: Rate = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
     seed: Seed = None,
     engine: EngineOption = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the runs; default: runs/compare-DATA.")] = None,
@@ -170,13 +182,25 @@ def compare(
 
     Known clients that are not trained on meanwhile choose a learning rate and how to adapt for each of them.
     """
+    from seedbed.cli.show import Bars, comparison_tables
     from seedbed.experiments.comparison import FACTORS
     from seedbed.experiments.comparison import compare_algorithms as compare_runs
     from seedbed.experiments.run_directory import RunDirectory
     from seedbed.reports.comparison_report import comparison_page
 
     reader = reader_of(client, target)
-    asked = {"data": data, "reader": reader, "rounds": rounds, "engine": engine, "root": root}
+    asked = {
+        "data": data,
+        "reader": reader,
+        "rounds": rounds,
+        "cohort": cohort,
+        "lr": lr,
+        "loss": loss,
+        "metric": metric,
+        "model": {"name": model} if model else None,
+        "engine": engine,
+        "data_dir": root,
+    }
     assignments = [*([f"tune={list(FACTORS)}"] if tune else []), *(set_ or [])]
     with Bars() as bars:
         found, directory = compare_runs(
@@ -193,10 +217,14 @@ def compare(
 def evaluate(
     directory: Run,
     data: Data = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
     root: Root = None,
     set_: Set = None,
 ) -> None:
     """Judge a trained run again: on its own unseen clients, or on every client of other data of the same shape."""
+    from seedbed.cli.show import Bars, result_table
     from seedbed.experiments.launch import evaluate_run
 
     with Bars() as bars:
@@ -214,6 +242,9 @@ def adapt(
     steps: Annotated[int | None, typer.Option(min=0, help="Adaptation steps; default: the algorithm's own.")] = None,
     query: Annotated[Path | None, typer.Option(help="More labelled examples, to score the model on.")] = None,
     client: Annotated[str | None, typer.Option(help="Whose examples, where the files hold several clients'.")] = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
     all_: Annotated[
         bool, typer.Option("--all", help="Adapt to every client of the table; also keep the start.")
     ] = False,
@@ -266,6 +297,11 @@ def audit(
     data: Data = None,
     algorithm: AlgorithmOption = None,
     rounds: Rounds = None,
+    cohort: CohortOption = None,
+    lr: Rate = None,
+    loss: LossOption = None,
+    metric: MetricOption = None,
+    model: ModelOption = None,
     seed: Seed = None,
     engine: EngineOption = None,
     epsilon: Annotated[float | None, typer.Option(help="The claim to audit: the budget ε, such as 4.")] = None,
@@ -283,15 +319,21 @@ def audit(
     """
     from seedbed.audit.run_attacks import audit_subject, place_of
     from seedbed.audit.subject import subject_of
+    from seedbed.cli.show import Bars, audit_lines, audit_table
     from seedbed.reports.audit_report import write_audit
 
     asked = {
         "data": data,
         "algorithm": algorithm,
         "rounds": rounds,
+        "cohort": cohort,
+        "lr": lr,
+        "loss": loss,
+        "metric": metric,
+        "model": {"name": model} if model else None,
         "seed": seed,
         "engine": engine,
-        "root": root,
+        "data_dir": root,
         "privacy": _budget(epsilon, delta),
     }
     with Bars() as bars:
@@ -318,6 +360,7 @@ def bench(
     """How fast clients train on this machine, by each executor, beside a plain PyTorch loop; takes minutes."""
     from seedbed.bench.race import gpus, write_json
     from seedbed.bench.race import run_bench as race
+    from seedbed.cli.show import Bars, bench_table
 
     with Bars() as bars:
         rows = race(workload or (), repeat=repeat, threads=threads, device=device, show=bars)
@@ -333,6 +376,7 @@ def algorithms(
 ) -> None:
     """The algorithms and what they compute; one of them with its coordinates and settings."""
     from seedbed.algorithms.catalogue import entry
+    from seedbed.cli.show import card, catalogue_tables
 
     if name is None:
         for table in catalogue_tables():
@@ -368,11 +412,12 @@ def data_inspect(
     set_: Set = None,
 ) -> None:
     """Clients, sizes, classes and label skew; of a table each column, its treatment, and what adapting can gain."""
+    from seedbed.cli.show import columns_table, summary_table
     from seedbed.data.readers import inspect
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
-    asked = {"data": data, "root": root, "reader": reader_of(client, target) or {}}
+    asked = {"data": data, "data_dir": root, "reader": reader_of(client, target) or {}}
     given = table_from(asked, assignments=set_ or [])
     population = population_for(settings_from(given))
     found = inspect(population)
@@ -383,7 +428,8 @@ def data_inspect(
             _print_headroom(given, population)
 
 
-def _print_headroom(given: dict[str, Any], population: Population) -> None:
+def _print_headroom(given: dict[str, Any], population: "Population") -> None:
+    from seedbed.cli.show import headroom_table
     from seedbed.experiments.headroom import headroom, headroom_lines
     from seedbed.experiments.presets import complete_settings
 
@@ -409,11 +455,12 @@ def data_pack(
 
     `--data FOLDER` then takes it. What makes clients up (reader.partition=...) and leaves some out is done here.
     """
+    from seedbed.cli.show import Bars
     from seedbed.data.readers import pack_population
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
-    population = population_for(settings_from(table_from({"data": data, "root": root}, assignments=set_ or [])))
+    population = population_for(settings_from(table_from({"data": data, "data_dir": root}, assignments=set_ or [])))
     with Bars() as bars:
         pack_population(population, out, bars.steps(f"packing {population.source}", len(population)))
     console.print(f"{population!r} is in {out}", soft_wrap=True)
@@ -436,7 +483,7 @@ def data_partition(
     from seedbed.experiments.config import settings_from, table_from
     from seedbed.experiments.launch import population_for
 
-    asked = {"data": data, "root": root, "reader": reader_of(client, target) or {}}
+    asked = {"data": data, "data_dir": root, "reader": reader_of(client, target) or {}}
     population = population_for(settings_from(table_from(asked, assignments=set_ or [])))
     write_partition(population, out)
     console.print(f"{population!r} is in {out}", soft_wrap=True)
@@ -448,20 +495,43 @@ def data_get(
     root: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
 ) -> None:
     """Download a public set from its own home, with a checksum. The only command that uses the network."""
+    from seedbed.cli.show import Download
     from seedbed.data.readers import get
 
     with Download() as download:
         console.print(f"{name} is in {get(name, root, download)}", soft_wrap=True)
 
 
-def _shown(ranks: ProcessGroup, verbose: bool = False) -> AbstractContextManager[Show]:
+def _shown(ranks: "ProcessGroup", verbose: bool = False) -> "AbstractContextManager[Show]":
     """Rank 0's progress bars; the other ranks say nothing."""
+    from seedbed.cli.show import Bars
+    from seedbed.experiments.stages import Show
+
     return Bars(verbose) if ranks.rank == 0 else nullcontext(Show())
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from seedbed import __version__
+
+        console.print(f"seedbed {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _alone(context: typer.Context) -> None:
+def _begin(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Federated meta-learning: train one start across clients that never share data; each grows its own model."""
+    if "--help" in sys.argv[1:]:
+        return
+    from seedbed.engines.memory_info import keep_freed_memory
+    from seedbed.engines.process_group import is_torchrun
+
+    keep_freed_memory()
     if is_torchrun() and context.invoked_subcommand not in RANKED:
         raise InputError(
             f"seedbed {context.invoked_subcommand} runs in one process, without torchrun: only "
@@ -470,6 +540,10 @@ def _alone(context: typer.Context) -> None:
 
 
 def _print(result: dict[str, Any], directory: Path) -> None:
+    from seedbed.cli.show import also_table, attack_lines, result_table
+    from seedbed.reports.concerns import concerns, failures
+    from seedbed.reports.run_report import harm_lines
+
     for line in [*failures(result), *concerns(result)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold")
     console.print(result_table(result))

@@ -8,13 +8,14 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from seedbed.cli.app import CommandApp
 from seedbed.cli.console import PlainConsole
 from seedbed.cli.options import AlgorithmOption, Config, Rounds, Seed, Set, listed
 
 if TYPE_CHECKING:
     from seedbed.deployment.status import FederationStatus
 
-federation_app = typer.Typer(
+federation_app = CommandApp(
     no_args_is_help=True,
     help="Real federations, over TLS: found one, look on, renew its certificate. `seedbed serve` and `seedbed join` "
     "run it.",
@@ -105,7 +106,7 @@ def renew(
     console.print(f"the server's certificate is good until {until:%d %B %Y}")
 
 
-member_app = typer.Typer(no_args_is_help=True, help="Members that come and go, while the server runs or not.")
+member_app = CommandApp(no_args_is_help=True, help="Members that come and go, while the server runs or not.")
 federation_app.add_typer(member_app, name="member")
 Name = Annotated[str, typer.Argument(help="The member's name.")]
 

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from seedbed.cli.app import CommandApp
 from seedbed.cli.console import PlainConsole
 from seedbed.cli.options import Config, Rounds, Seed, Set, listed
 from seedbed.errors import InputError
 
-peers_app = typer.Typer(
+peers_app = CommandApp(
     no_args_is_help=True,
     help="Peers without a server: each a process with its own data that exchanges with its neighbours, encrypted. "
     "Peers that die are gone on without.",

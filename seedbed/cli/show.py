@@ -28,7 +28,7 @@ from seedbed.experiments.run_directory import RunDirectory
 from seedbed.experiments.signatures import describe_settings
 from seedbed.experiments.stages import TABLE_COLUMNS, Show
 from seedbed.reports.audit_report import ORDER, format_figure
-from seedbed.reports.comparison_report import cell, choices, meaning, rank_rows
+from seedbed.reports.comparison_report import choices, format_cell, meaning, rank_rows
 from seedbed.reports.page import format_number, plus_minus, shots_of
 from seedbed.reports.run_report import TITLES, write_run_report
 
@@ -186,7 +186,7 @@ def comparison_tables(found: Comparison) -> Iterator[Table]:
         for name, row in rank_rows(found, shots):
             behind = "" if row.behind is None else format_number(row.behind[0], found.metric)
             behind += "" if row.behind is None else plus_minus(row.behind[1], found.metric)
-            cells = (cell(value, found.metric) for value in (row.unadapted, row.adapted, row.worst_tenth))
+            cells = (format_cell(value, found.metric) for value in (row.unadapted, row.adapted, row.worst_tenth))
             table.add_row(name, *cells, behind)
         yield table
     private = found.privacy is not None

@@ -34,7 +34,7 @@ class Stragglers:
 
     def __post_init__(self) -> None:
         if not 0 <= self.part < 1:
-            raise InputError(f"stragglers.part={self.part} is a probability: give a number from 0 up and below 1")
+            raise InputError(f"stragglers.fraction={self.part} is a probability: give a number from 0 up and below 1")
 
     def slow(self, client: int, round: int) -> bool:
         return bool(randomness.generator(self.seed, "straggler", round, client).random() < self.part)

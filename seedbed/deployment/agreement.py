@@ -27,30 +27,32 @@ from seedbed.deployment.federation.round_policy import RoundPolicy
 from seedbed.errors import InputError
 from seedbed.experiments import byzantine
 from seedbed.experiments.builder import AnyModel, Learner, Shape
+from seedbed.experiments.compatibility import Command, Facts, case_of, check
+from seedbed.experiments.compatibility_rows import ROWS
 from seedbed.experiments.config import Settings, settings_from
 from seedbed.experiments.presets import complete_settings
+from seedbed.experiments.setting_names import with_new_names, with_old_names
 from seedbed.federated import Algorithm, ClientId
 from seedbed.limits import from_json
 from seedbed.rounds.message_validation import MessageValidator
 from seedbed.serialization import write_atomically
 
 AGREEMENT_FILE = "agreement.json"
-ELSEWHERE = {  # sections and settings that a real federation does not support, and why
-    "unseen": "every member is known",
-    "public": "no member shares rows",
-    "budget": "it compares algorithms in a simulation",
-    "tune": "tuning needs one training per factor",
-    "own": "every member would have to read one table",
-    "cohort_by": "the server does not know how many examples a member has",
-    "replacement": "a member answers a round once",
-    "stragglers": "real clients are slow by themselves",
-    "attack": "it is for simulations",
-    "privacy": "its accounting needs cohorts that are drawn and all answer; so far this works only in simulation",
-    "secure": "so far secure aggregation works only in simulation",
-}
 MEMBER_SETTINGS = (  # settings that each member chooses itself, or that do not affect what is computed
-    *("data", "root", "engine", "executor", "workers", "processes", "device", "precision", "kept"),
-    *("audit", "evaluation", "rival", "federation", "reader"),
+    *(
+        "data",
+        "root",
+        "data_dir",
+        "engine",
+        "executor",
+        "workers",
+        "processes",
+        "device",
+        "precision",
+        "kept",
+        "client_state",
+    ),
+    *("audit", "evaluation", "rival", "baseline", "federation", "reader"),
 )
 MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -104,9 +106,16 @@ class Agreement:
         """
         _refuse_members(members)
         asked = settings_from(given)
-        sample = readers.read(like, root=asked.root, partition="iid", clients=1, **_as_own(like, asked))
-        agreed = {"cohort": asked.cohort or len(members), "schedule": {**given.get("schedule", {}), "name": schedule}}
-        settings = complete_settings({**_without_nones(given), **agreed}, sample, specific=False)
+        sample = readers.read(like, root=asked.data_dir, partition="iid", clients=1, **_as_own(like, asked))
+        place: Command = "server" if schedule == "synchronous" else "peers"
+
+        def complete(given: Mapping[str, Any]) -> Settings:
+            named = {"schedule": {**given.get("schedule", {}), "name": schedule}}
+            return complete_settings({**given, "cohort": asked.cohort or len(members), **named}, sample, specific=False)
+
+        case = case_of(_without_nones(given), Facts.of(sample, place), complete)
+        check(case, ROWS)
+        settings = case.settings
         entry = catalogue.entry(settings.algorithm)
         if entry.same_labels and sample.episodic:
             raise InputError(
@@ -118,7 +127,6 @@ class Agreement:
         classes = () if sample.episodic else sample.classes
         cap = settings.federation.cap if schedule == "synchronous" else None  # gossip uses the links' mixing weights
         agreement = cls(name, tuple(members), settings, shape, sample.encoding, classes, cap)
-        _refuse_elsewhere(settings, entry, schedule)
         _ = agreement.plan.message  # find what cannot be computed before anything is written
         return agreement
 
@@ -202,7 +210,10 @@ class Agreement:
     def _agreed(self) -> dict[str, Any]:
         """The settings that were agreed on."""
         own = self.settings.model_dump(mode="json")
-        return own if self.written is None else _only(own, self.written)
+        if self.written is None:
+            return own
+        old = with_new_names(self.written) != self.written  # written by a version with other names
+        return _only(with_old_names(own) if old else own, self.written)
 
     @property
     def terms(self) -> RoundPolicy:
@@ -278,7 +289,7 @@ class Agreement:
         """A task of zeros with the shapes of members' tasks."""
         task, shape = self.settings.task, self.shape
         labels = max(1, shape.classes, *((task.ways, self.settings.evaluation.ways) if shape.episodic else ()))
-        per_label = (max(task.shots) + task.queries + 1) if shape.episodic else max(20, 3 * (task.size or 1))
+        per_label = (max(task.shots) + task.queries + 1) if shape.episodic else max(20, 3 * (task.batch_size or 1))
         n = labels * per_label
         if shape.classes:
             y = torch.as_tensor(np.arange(n) % labels)
@@ -318,25 +329,9 @@ def _refuse_members(members: Sequence[str]) -> None:
         raise InputError(f"a federation of {len(members)} cannot train: name at least two members")
 
 
-def _refuse_elsewhere(
-    settings: Settings, entry: catalogue.CatalogueEntry, schedule: Literal["synchronous", "gossip"]
-) -> None:
-    name = settings.algorithm
-    for what in ("public", "teacher", "assign"):
-        if entry.takes(what):
-            raise InputError(f"{name} needs {what}, which no member of a real federation has: use it in simulation")
-    if schedule not in entry.rounds or entry.pooled:
-        kind = "with a server" if schedule == "synchronous" else "between peers"
-        raise InputError(f"{name} does not run {kind}: see `seedbed algorithms {name}` for how it runs")
-    usual = Settings()
-    for section, why in ELSEWHERE.items():
-        if getattr(settings, section) != getattr(usual, section):
-            raise InputError(f"{section} is not supported in a real federation: {why}; leave it out")
-
-
 def _as_own(like: str, settings: Settings) -> dict[str, Any]:
     """Reader options for the sample: a table's numbers are standardised per member, unless set otherwise."""
-    tables = "standardise" in readers.options_of(like, root=settings.root)
+    tables = "standardise" in readers.options_of(like, root=settings.data_dir)
     return ({"standardise": "own"} if tables else {}) | settings.reader
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seedbed.algorithms import catalogue
 from seedbed.deployment.agreement import Agreement
 from seedbed.deployment.peers import address_book, peer_state
 from seedbed.deployment.peers.address_book import AddressBook
@@ -23,7 +22,7 @@ from seedbed.deployment.peers.peer import Peer
 from seedbed.deployment.peers.peer_loop import run_peer
 from seedbed.deployment.peers.peer_policy import PeerPolicy
 from seedbed.errors import InputError
-from seedbed.experiments.scheduling import refuse_schedule
+from seedbed.experiments.scheduling import check_concurrency
 from seedbed.federated import ServerState
 from seedbed.limits import from_json
 from seedbed.serialization import atomic_folder, require_empty_folder, write_atomically
@@ -49,8 +48,7 @@ def init_peers(directory: Path, peers: Sequence[str], like: str, given: Mapping[
     agreement = Agreement.make(
         f"{directory.name}-{secrets.token_hex(4)}", names, like, {"algorithm": "dpsgd"} | dict(given), schedule="gossip"
     )
-    _refuse_simulated_failures(agreement)
-    refuse_schedule(agreement.settings, catalogue.entry(agreement.settings.algorithm), len(names))
+    check_concurrency(agreement.settings, len(names))
     peer_policy_of(agreement)
     AddressBook(addresses, [bytes(32)] * len(names))  # validate the addresses before anything is written
     with atomic_folder(directory) as temporary:
@@ -205,14 +203,6 @@ def _names_and_addresses(peers: Sequence[str]) -> tuple[list[str], list[str]]:
     if without and len(without) < len(peers):
         raise InputError(f"{without[0]} has no address, but others have: give all as NAME=HOST:PORT, or none")
     return names, addresses
-
-
-def _refuse_simulated_failures(agreement: Agreement) -> None:
-    for name in ("link_failure", "peer_failure"):
-        if getattr(agreement.settings.schedule, name):
-            raise InputError(
-                f"schedule.{name} is for simulations, real links and peers fail by themselves: leave it out"
-            )
 
 
 def peer_log_line(record: Mapping[str, Any]) -> str | None:

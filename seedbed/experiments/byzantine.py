@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from seedbed import aggregation, attacks, tree
-from seedbed.algorithms import catalogue
 from seedbed.algorithms.fltrust import fltrust
 from seedbed.algorithms.momentum import with_momentum
 from seedbed.attacks import Attack, AttackedEngine, PoisonedTasks, choose_attackers
@@ -30,24 +29,12 @@ def with_robust_rule(
         root: makes a source of one client, the server's, for fltrust.
         clients: of a round.
     Raises:
-        InputError: there is no such rule, it cannot work with so few clients, or the algorithm has one of its own.
+        InputError: there is no such rule, or it cannot work with so few clients.
     """
     name, beta = settings.reduce.name, settings.reduce.momentum
-    needs = catalogue.entry(settings.algorithm).needs_mean
-    if needs and (beta or name not in (None, "mean")):
-        asked = f"reduce.momentum={beta:g}" if name in (None, "mean") else f"reduce={name!r}"
-        raise InputError(
-            f"{asked} cannot be used with {settings.algorithm}: {needs}; leave {asked.partition('=')[0]} out, or use "
-            "an algorithm whose messages are updates, such as fedavg"
-        )
     algorithm = with_momentum(algorithm, beta=beta) if beta else algorithm
     if name is None or name == "mean":
         return algorithm
-    if algorithm.reduce is not aggregation.mean:
-        raise InputError(
-            f"reduce={name!r} cannot be used with {settings.algorithm}, whose server reduces messages by a rule of its "
-            f"own ({algorithm.reduce}): leave reduce out"
-        )
     own = dict(settings.reduce.model_extra or {})
     if name == "fltrust":
         if own:
@@ -89,18 +76,6 @@ def root_of(population: Population, sampler: Sampler, settings: Settings) -> Sam
     return Sampled(everyone.hold_out(part, seed=settings.seed)[1], sampler, seed=settings.seed, purpose="root")
 
 
-def refuse_elsewhere(settings: Settings) -> None:
-    """Rules, the gate's caps and attacks are for rounds in which a server sees a cohort's messages together."""
-    if settings.schedule.name == "synchronous":
-        return
-    for name in ("reduce", "gate", "attack"):
-        for key, value in getattr(settings, name).model_dump(exclude_defaults=True).items():
-            raise InputError(
-                f"{name}.{key}={value!r} cannot be used with schedule.name={settings.schedule.name}: a rule needs the "
-                "messages of a cohort together; leave it out, or leave schedule.name out"
-            )
-
-
 def attack_of(settings: Settings, context: Mapping[str, Any]) -> Attack | None:
     """The run's attack, or None.
 
@@ -113,14 +88,14 @@ def attack_of(settings: Settings, context: Mapping[str, Any]) -> Attack | None:
         raise InputError(
             f"unknown attack {settings.attack.name!r}: {closest_name(settings.attack.name, attacks.ATTACKS)}"
         )
-    factory, also = attacks.ATTACKS[settings.attack.name], ("attack.name", "attack.part")
+    factory, also = attacks.ATTACKS[settings.attack.name], ("attack.name", "attack.fraction")
     made: Attack = build_from_settings(factory, settings.attack.model_extra or {}, context, where="attack.", also=also)
     return made
 
 
 def attackers_of(settings: Settings, source: TaskSource) -> frozenset[ClientId]:
     """Which of these clients attack."""
-    return choose_attackers(source.clients, settings.attack.part, settings.seed)
+    return choose_attackers(source.clients, settings.attack.fraction, settings.seed)
 
 
 def with_poison(source: TaskSource, attack: Attack | None, attackers: frozenset[ClientId]) -> TaskSource:

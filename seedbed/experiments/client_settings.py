@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.data.readers.sheet import RawColumns, load_table
 from seedbed.errors import InputError
 from seedbed.experiments.config import Settings
@@ -23,12 +22,11 @@ class ClientSettings:
 NONE = ClientSettings({}, {}, {})
 
 
-def read_client_settings(settings: Settings, entry: CatalogueEntry, names: Sequence[str]) -> ClientSettings:
+def read_client_settings(settings: Settings, names: Sequence[str]) -> ClientSettings:
     """The run's table, checked.
 
     Raises:
-        InputError: a column that is not there, two values for a client, a value that cannot be used, or an algorithm
-            or a schedule that has no use for it.
+        InputError: a column that is not there, two values for a client, or a value that cannot be used.
     """
     own = settings.own
     columns = {what: getattr(own, what) for what in ("steps", "lr", "size") if getattr(own, what) is not None}
@@ -36,7 +34,6 @@ def read_client_settings(settings: Settings, entry: CatalogueEntry, names: Seque
         if own.table is not None:
             raise InputError(f"own.table={own.table} says nothing: name a column by own.steps, own.lr or own.size")
         return NONE
-    _refuse_useless(settings, entry, columns)
     raw = load_table(Path(own.table or settings.data))
     of = own.client or str(settings.reader.get("client", "client"))
     for column in (of, *columns.values()):
@@ -49,16 +46,6 @@ def read_client_settings(settings: Settings, entry: CatalogueEntry, names: Seque
         raise InputError(f"own.table={raw.path.name} has a client {strangers[0]!r} that the data have not: correct it")
     numbers = {what: {name: int(v) for name, v in found.get(what, {}).items()} for what in ("steps", "size")}
     return ClientSettings(numbers["steps"], found.get("lr", {}), numbers["size"])
-
-
-def _refuse_useless(settings: Settings, entry: CatalogueEntry, columns: Mapping[str, str]) -> None:
-    what, column = next(iter(columns.items()))
-    if "lr" in columns and "local" not in entry.settings:
-        raise InputError(f"own.lr={columns['lr']}: clients of {settings.algorithm} have no local.lr: leave it out")
-    if ("steps" in columns or "size" in columns) and entry.items != "batches":
-        raise InputError(f"own.{what}={column}: clients of {settings.algorithm} work on no mini-batches: leave it out")
-    if entry.pooled:
-        raise InputError(f"own.{what}={column}: {settings.algorithm} trains on pooled data, without clients")
 
 
 def _values(raw: RawColumns, of: str, what: str, column: str) -> Iterator[tuple[str, float]]:

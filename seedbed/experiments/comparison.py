@@ -10,11 +10,12 @@ from typing import Any
 from seedbed.algorithms import catalogue
 from seedbed.errors import InputError
 from seedbed.evaluation import summarise
-from seedbed.experiments.builder import Experiment
 from seedbed.experiments.config import Settings
 from seedbed.experiments.launch import begin_run, plan_run, resume_run
 from seedbed.experiments.privacy_plan import PrivacyPromise
 from seedbed.experiments.run_directory import LOCK, RunDirectory
+from seedbed.experiments.run_plan import RunPlan
+from seedbed.experiments.setting_names import with_new_names
 from seedbed.experiments.stages import Show
 from seedbed.locks import hold_lock
 from seedbed.privacy.differential.accountant import Release, epsilon
@@ -131,8 +132,8 @@ def compare_algorithms(
     base, seeds = out or Path("runs") / f"compare-{Path(asked.get('data') or 'digits').stem}", tuple(seeds)
     assignments = ["evaluation.baselines=false", "evaluation.curve=false", *assignments]
 
-    def planned(name: str, **more: Any) -> Experiment:
-        return plan_run({**asked, **more, "algorithm": name}, assignments, config, specific=False)
+    def planned(name: str, **more: Any) -> RunPlan:
+        return plan_run({**asked, **more, "algorithm": name}, assignments, config, specific=False, command="compare")
 
     first = planned(names[0])
     for name in names[1:]:
@@ -200,7 +201,7 @@ def _rows(
     return rows
 
 
-def _refuse_unlike(a: Experiment, b: Experiment) -> None:
+def _refuse_unlike(a: RunPlan, b: RunPlan) -> None:
     """Scores of episodes, and scores of clients as tasks, answer different questions."""
     if a.shape.episodic != b.shape.episodic:
         one, other = (e.settings.algorithm for e in sorted((a, b), key=lambda e: e.shape.episodic))
@@ -212,7 +213,7 @@ def _refuse_unlike(a: Experiment, b: Experiment) -> None:
 
 def _refuse_other(path: Path, wanted: Settings) -> None:
     """A run that is there already must be the one that was asked for."""
-    here, want = RunDirectory.open(path).manifest["settings"], wanted.model_dump(mode="json")
+    here, want = with_new_names(RunDirectory.open(path).manifest["settings"]), wanted.model_dump(mode="json")
     for key in (key for key in want if here.get(key) != want[key]):
         raise InputError(
             f"{path} holds a run with {key}={here.get(key)!r}, but {want[key]!r} is asked for: choose another --out"

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from seedbed.errors import InputError, closest_name
+from seedbed.experiments.setting_names import ALIASES, RENAMED, with_new_names
 from seedbed.limits import from_json, from_toml
 from seedbed.models.precision import Precision
 from seedbed.rounds.gossip import GossipOrder
@@ -56,8 +57,8 @@ class TaskSettings(Section):
         default=(1, 5), description="episodes: support examples per class, from–to, drawn for each"
     )
     queries: int = Field(default=5, ge=1, description="episodes: query examples per class")
-    count: int = Field(default=1, ge=1, description="episodes a client and round")
-    size: int | None = Field(default=10, ge=1, description="examples of a mini-batch; none: all")
+    episodes: int = Field(default=1, ge=1, description="episodes a client and round")
+    batch_size: int | None = Field(default=10, ge=1, description="examples of a mini-batch; none: all")
     epochs: float = Field(default=1, gt=0, description="passes over a client's data a round, for mini-batches")
     steps: int | None = Field(default=None, ge=1, description="mini-batches a round exactly, instead of epochs")
     support: Fraction = Field(default=0.5, description="client as task: support part, a fraction or a count")
@@ -94,8 +95,8 @@ class EvaluationSettings(Section):
     queries: int = Field(default=15, ge=1, description="episodes: query examples per class")
     episodes: int = Field(default=25, ge=1, description="episodes (or draws of support) a client")
     steps: int | None = Field(default=None, ge=0, description="adaptation steps; none: the algorithm's own")
-    rival_episodes: int | None = Field(
-        default=None, ge=1, description="the rivals are judged on the first so many episodes; none: on all"
+    baseline_episodes: int | None = Field(
+        default=None, ge=1, description="the baselines are judged on the first so many episodes; none: on all"
     )
     baselines: bool = Field(default=True, description="also FedAvg + fine-tuning and local only")
     curve: bool = Field(default=True, description="also accuracy over adaptation steps and over shots, for the report")
@@ -151,8 +152,10 @@ class ModelSettings(Section):
     """Which model; none of it is needed. Further models are said in a word each: a name, or a name and widths, as
     `conv:32` (32 channels) and `mlp:64-32` (two hidden layers)."""
 
-    name: Literal["auto", "mlp", "linear", "conv"] = Field(
-        default="auto", description="auto: conv for images, else mlp"
+    name: str = Field(
+        default="auto",
+        description="auto: conv for images, else mlp | mlp | linear | conv; on the command line also MODULE:FUNCTION, "
+        "called with the shape of an example and the number of outputs",
     )
     hidden: Architectures = Field(default=(64,), description="mlp: width of each hidden layer")
     channels: int = Field(default=48, ge=1, description="conv: channels")
@@ -189,7 +192,7 @@ class ModelSettings(Section):
 class StragglerSettings(Section):
     """Clients too slow for a round of training, drawn afresh in each."""
 
-    part: float = Field(default=0.0, ge=0, lt=1, description="how probable it is that a client is slow; 0: never")
+    fraction: float = Field(default=0.0, ge=0, lt=1, description="how probable it is that a client is slow; 0: never")
     work: Literal["partial", "dropped"] = Field(
         default="partial",
         description="partial: a slow client does a part of its work, uniform in 0…1, and that counts; dropped: it does "
@@ -212,7 +215,7 @@ class AttackSettings(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str | None = Field(default=None, description="which attack; none: nobody attacks")
-    part: Fraction = Field(
+    fraction: Fraction = Field(
         default=0.2, description="known clients that attack, a fraction or a count; drawn by the seed"
     )
 
@@ -349,7 +352,7 @@ class Settings(Section):
     """A run."""
 
     data: str = Field(default="digits", description="a set's name (`seedbed data list`) or a path")
-    root: str | None = Field(
+    data_dir: str | None = Field(
         default=None, description="folder of named sets; none: $SEEDBED_DATA, else ~/.cache/seedbed"
     )
     algorithm: str = Field(default="auto", description="see `seedbed algorithms`")
@@ -357,6 +360,16 @@ class Settings(Section):
         default="rounds",
         description="what trains the start: rounds: those of the algorithm; exact: a linear model fitted exactly, with "
         "priors of the clients' effects (algorithm=auto takes it for tables)",
+    )
+    loss: str = Field(
+        default="auto",
+        description="what clients minimise: cross_entropy for classes, squared_error for numbers; on the command line "
+        "also MODULE:FUNCTION, of predictions [B, ...] and targets [B]",
+    )
+    metric: str = Field(
+        default="auto",
+        description="what models are judged by: accuracy, log_loss, squared_error; on the command line also "
+        "MODULE:FUNCTION (its attribute higher_is_better, if false)",
     )
     rounds: int | None = Field(default=None, ge=1, description="rounds of training; none: a recipe's, or 200")
     cohort: int | None = Field(
@@ -394,7 +407,7 @@ class Settings(Section):
         default=None,
         description="workers are processes (true) or threads; with executor=auto true tries both",
     )
-    kept: Literal["memory", "disk"] = Field(
+    client_state: Literal["memory", "disk"] = Field(
         default="memory",
         description="where simulated clients keep what they keep; disk: in the run's directory, for very many",
     )
@@ -445,7 +458,9 @@ class Settings(Section):
     audit: AuditSettings = AuditSettings()
     federation: FederationSettings = FederationSettings()
     options: dict[str, Any] = Field(default={}, description="the algorithm's own settings")
-    rival: dict[str, Any] = Field(default={}, description="settings of the FedAvg that the algorithm is compared with")
+    baseline: dict[str, Any] = Field(
+        default={}, description="settings of the FedAvg that the algorithm is compared with"
+    )
     reader: dict[str, Any] = Field(default={}, description="how the data is read: client, target, ...")
 
 
@@ -461,12 +476,13 @@ def table_from(*layers: Mapping[str, Any], assignments: Iterable[str] = ()) -> d
     for layer in layers:
         if not isinstance(layer, Mapping):
             raise InputError(f"settings are a table of keys and values, not {str(layer)[:40]}: restore the file")
-        merged = _over(merged, layer)
+        merged = _over(merged, with_new_names(layer))
     for assignment in assignments:
         key, sign, value = assignment.partition("=")
         if not sign:
             raise InputError(f"--set {assignment!r} is not key=value")
-        merged = _over(merged, _nested(_place(key.strip().split(".")), _value(value.strip())))
+        nested = _nested(_place(key.strip().split(".")), _value(value.strip()))
+        merged = _over(merged, with_new_names(nested))
     return merged
 
 
@@ -511,7 +527,7 @@ def _place(parts: list[str]) -> list[str]:
     if parts in (["reduce"], ["attack"]):
         return [*parts, "name"]
     rate = parts[0] == "schedule" and not ScheduleSettings.model_fields.keys() & set(parts[1:2])
-    return parts if parts[0] in Settings.model_fields and not rate else ["options", *parts]
+    return parts if parts[0] in {*Settings.model_fields, *RENAMED} and not rate else ["options", *parts]
 
 
 def _value(text: str) -> Any:
@@ -543,5 +559,5 @@ def _first(error: ValidationError) -> str:
     key = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
         own = "" if "." in key else "; an algorithm's own settings go under [options]"
-        return f"unknown setting {key!r}: {closest_name(key, known_keys())}{own}"
+        return f"unknown setting {key!r}: {closest_name(key, known_keys(), ALIASES)}{own}"
     return f"setting {key}={found['input']!r} cannot be used: {found['msg'].removeprefix('Value error, ')}"

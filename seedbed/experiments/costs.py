@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from seedbed import tree
 from seedbed.data.types import Batch, Task
 from seedbed.federated import Algorithm, params_of
 from seedbed.models import Model, ModelZoo
+from seedbed.models.model import counting_rows
 from seedbed.models.split import SplitNet
 from seedbed.rounds.gossip import is_mixed
 
@@ -36,25 +37,28 @@ def costs(make: Callable[[], Algorithm], model: Model | ModelZoo, task: Task) ->
     """Run the algorithm's client once on a task, [K, B, ...], that it begins with.
 
     Args:
-        model: the one that the algorithm computes with, or several; it must not have predicted anything yet.
+        model: the one that the algorithm computes with, or several.
     """
     rows = 0
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def count(module: nn.Module, passed: int) -> None:
         nonlocal rows
-        rows += len(inputs[0])
+        rows += passed * (_shapes(module) in counted)
 
-    models = model.models.values() if isinstance(model, ModelZoo) else [model]
+    models = list(model.models.values()) if isinstance(model, ModelZoo) else [model]
     modules = [one.module.edge if isinstance(one.module, SplitNet) else one.module for one in models]
-    handles = [module.register_forward_pre_hook(count) for module in modules]
-    algorithm = make()  # now, so that copies of the model that it takes are counted at too
+    counted = [_shapes(module) for module in modules]  # a model computes with copies of its module
+    algorithm = make()
     state = algorithm.init(model.params)
     sent = algorithm.send(state, 0)
-    message, kept = algorithm.client(sent, algorithm.remember(sent), task)
-    for handle in handles:
-        handle.remove()
+    with counting_rows(count):
+        message, kept = algorithm.client(sent, algorithm.remember(sent), task)
     given = sum(batch.mask.numel() for batch in tree.subtrees(task.items, Batch))
     own = tree.nbytes(params_of(sent)) if isinstance(model, ModelZoo) else tree.nbytes(model.params)
     link = [leaf for leaf in tree.leaves(state) if is_mixed(leaf)]
     down, up, keeps, along = (tree.nbytes(what) / own for what in (sent, message.value, kept, link))
     return Costs(rows / given, down, up, keeps, along, own)
+
+
+def _shapes(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(p.shape)) for name, p in module.named_parameters()]

@@ -37,6 +37,9 @@ GIVEN = (
 )  # fmt: skip
 
 
+Hint = Callable[[str, Iterable[str]], str]  # (an unknown name, known names) -> what may have been meant
+
+
 def build_from_settings(
     factory: Callable[..., Any],
     given: Mapping[str, Any],
@@ -65,15 +68,16 @@ def arguments_from_settings(
     *,
     where: str = "",
     also: Iterable[str] = (),
+    hint: Hint = closest_name,
 ) -> dict[str, Any]:
-    """What `build_from_settings` calls the factory with."""
+    """What `build_from_settings` calls the factory with; `hint` says what an unknown name may have meant."""
     known, hints = inspect.signature(factory).parameters, get_type_hints(factory)
     arguments = {name: value for name, value in context.items() if name in known}
     for name, value in given.items():
         if name not in known or (name in context and not _is_plain(context[name])):
             whole = where + ".".join([name, *value] if isinstance(value, Mapping) and len(value) == 1 else [name])
             names = [*(where + known for known in settable_parameters(factory, context)), *also]
-            raise InputError(f"unknown setting {whole!r}: {closest_name(whole, names)}")
+            raise InputError(f"unknown setting {whole!r}: {hint(whole, names)}")
         arguments[name] = _parse(hints[name], value, known[name].default, context, f"{where}{name}")
     return arguments
 
@@ -100,7 +104,7 @@ def settable_parameters(factory: Callable[..., Any], context: Mapping[str, Any] 
     """The names that `build` takes for a factory, nested ones with a dot.
 
     >>> settable_parameters(optimizers.sgd)
-    ['lr', 'momentum', 'nesterov', 'weight_decay', 'schedule']
+    ['lr', 'momentum', 'nesterov', 'weight_decay', 'clip', 'schedule']
     """
     names = []
     for name, parameter in inspect.signature(factory).parameters.items():

@@ -13,26 +13,27 @@ from seedbed.data.population import Population
 from seedbed.engines.process_group import current_group
 from seedbed.errors import InputError
 from seedbed.evaluation import summarise
-from seedbed.experiments.builder import Experiment
+from seedbed.experiments.config import Settings
+from seedbed.experiments.planning import divide, plan
 from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.run_plan import RunPlan
 from seedbed.experiments.stages import Show
 from seedbed.experiments.table_scores import diverged, wilson
 
 FOLDS = "folds"  # the folder of the runs
 MANY, FEW = 70, 10  # clients, fewer than which folds are suggested: a few, or one for each client
 MODEL = "model.safetensors"
-RunOne = Callable[[Experiment, RunDirectory, int], dict[str, Any]]
+RunOne = Callable[[RunPlan, RunDirectory, int], dict[str, Any]]
 Table = Mapping[str, Any]
 
 
-def run_folds(run: RunDirectory, experiment: Experiment, run_one: RunOne, show: Show) -> dict[str, Any]:
+def run_folds(run: RunDirectory, experiment: RunPlan, run_one: RunOne, show: Show) -> dict[str, Any]:
     """The runs of all folds that are not done yet; returns the result over all clients, which is also written."""
     settings, results = experiment.settings, []
     assert settings.folds is not None
     for fold in range(1, settings.folds + 1):
         show.note(f"fold {fold} of {settings.folds}")
-        part = Experiment(settings.model_copy(update={"fold": fold}), experiment.population)
-        part.check()
+        part = plan(divide(settings.model_copy(update={"fold": fold}), experiment.population))
         results.append(run_one(part, run, fold))
     first = run.path / FOLDS / "1" / MODEL
     run.write(MODEL, first.read_bytes())
@@ -50,12 +51,12 @@ def suggestion(population: Population) -> str | None:
     return f"{len(population)} clients are few: {way} judges each of them as unseen once"
 
 
-def refuse_folds(experiment: Experiment) -> None:
+def refuse_folds(settings: Settings, population: Population) -> None:
     """
     Raises:
         InputError: folds are asked for where they cannot be.
     """
-    settings, clients = experiment.settings, len(experiment.population)
+    clients = len(population)
     if settings.folds is None:
         return
     if settings.folds > clients:

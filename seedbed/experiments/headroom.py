@@ -6,7 +6,7 @@ client by itself fits a regularised regression to the same examples.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seedbed import evaluation
 from seedbed.algorithms import catalogue
@@ -15,11 +15,12 @@ from seedbed.data.sampling import Sampled
 from seedbed.engines import Vectorised
 from seedbed.errors import InputError
 from seedbed.evaluation import ScoreSummary, per_example, summarise
-from seedbed.experiments.builder import Experiment, large_enough, row_sampler
 from seedbed.experiments.config import Row, Settings
 from seedbed.experiments.honest_choice import BIAS, NONE, some_of
+from seedbed.experiments.planning import divide, plan
+from seedbed.experiments.run_plan import RunPlan, large_enough, row_sampler
 from seedbed.experiments.table_local import Local
-from seedbed.experiments.table_start import DRAWS, TableStart
+from seedbed.experiments.table_start import DRAWS, TableStart, has_many_classes
 from seedbed.models import Model
 
 MOST = 150  # known clients
@@ -51,9 +52,11 @@ def headroom(settings: Settings, population: Population) -> Headroom | None:
     """
     if settings.start != "exact":
         return None
-    experiment = Experiment(settings, population)
-    experiment.check()
-    experiment.train = experiment.train.only(some_of(range(len(experiment.train)), MOST, seed=settings.seed))
+    experiment = plan(divide(settings, population))
+    if has_many_classes(experiment.learner):
+        raise InputError(f"{len(population.classes)} classes are too many for intercepts of a client's own")
+    some = some_of(range(len(experiment.train)), MOST, seed=settings.seed)
+    experiment = replace(experiment, train=experiment.train.only(some))
     if len(experiment.train) < 2:
         raise InputError("one known client tells nothing of others")
     model = experiment.learner.model(catalogue.entry(settings.algorithm))
@@ -73,12 +76,12 @@ def headroom(settings: Settings, population: Population) -> Headroom | None:
 
 
 def _by_row(
-    experiment: Experiment, losses: Mapping[str, Mapping[str, Mapping[int, float]]]
+    experiment: RunPlan, losses: Mapping[str, Mapping[str, Mapping[int, float]]]
 ) -> list[tuple[Row, Mapping[str, Mapping[int, float]]]]:
     return [(row, losses[str(row)]) for row in experiment.shots if losses.get(str(row), {}).get(NONE)]
 
 
-def _local(experiment: Experiment, local: Local, row: Row) -> dict[int, float]:
+def _local(experiment: RunPlan, local: Local, row: Row) -> dict[int, float]:
     """The losses of clients by themselves, on the same episodes."""
     metric = per_example(local.predict, experiment.learner.loss)
     state, _ = local.choose(row, metric)

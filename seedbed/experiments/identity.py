@@ -11,13 +11,20 @@ from typing import Any
 
 from seedbed.errors import InputError
 from seedbed.experiments.config import Settings
+from seedbed.experiments.setting_names import with_new_names
 
 Identity = Mapping[str, Any]
 Difference = tuple[str, Any, Any]  # key, value when the run began, value now
 
 # What alters no bit of the result is no part of it: where the data lie (their fingerprint is), threads, the clock, the
 # system's version, and what `seedbed run` does not read.
-LEFT_OUT = ("settings.data", "settings.root", "settings.workers", "settings.checkpoint_seconds", "versions.platform")
+LEFT_OUT = (
+    "settings.data",
+    "settings.data_dir",
+    "settings.workers",
+    "settings.checkpoint_seconds",
+    "versions.platform",
+)
 LEFT_OUT_SECTIONS = ("settings.audit.", "settings.federation.")
 NOTED = ("settings.device", "versions.")  # changes after which the last bits may differ
 COMPUTES = ("versions.seedbed", "versions.torch", "versions.numpy")  # a private run keeps them to the patch
@@ -27,11 +34,12 @@ ROUNDS_KEY = "settings.rounds"
 def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a run's checkpoints, from what its manifest holds: a pure function, so that anyone can compute it."""
     data = manifest.get("data", {})
-    found = dict(_flat("settings", manifest.get("settings", {})))
+    found = dict(_flat("settings", with_new_names(manifest.get("settings", {}))))
     found |= _flat("versions", manifest.get("versions", {}))
     found |= {f"clients.{part}": _list_digest(names) for part, names in manifest.get("clients", {}).items()}
     found |= {f"data.{part}": data[part] for part in ("fingerprint", "clients", "examples") if part in data}
     found |= {f"data.{part}": _short_digest(data[part]) for part in ("classes", "encoding") if part in data}
+    found |= {f"code.{name}": digest for name, digest in manifest.get("code", {}).items()}
     found |= {"shape": _short_digest(manifest["shape"])} if "shape" in manifest else {}
     return {key: found[key] for key in found if key not in LEFT_OUT and not key.startswith(LEFT_OUT_SECTIONS)}
 
@@ -120,6 +128,7 @@ def _refusal(run: str, key: str, old: Any, new: Any, *, private: bool) -> str:
         "versions": f"go on with {name} {old}",
         "clients": "restore its manifest.json, its data and its settings",
         "data": "restore its manifest.json and its data",
+        "code": "restore its source",
         "shape": "restore its manifest.json and its data",
     }
     what = {

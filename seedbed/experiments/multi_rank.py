@@ -17,6 +17,7 @@ from seedbed.engines.process_group import current_group, is_torchrun
 from seedbed.errors import InputError
 from seedbed.experiments.config import GateSettings, Settings
 from seedbed.experiments.run_directory import LOCK, RunDirectory
+from seedbed.experiments.setting_names import with_new_names
 from seedbed.limits import from_json, inside, refuse_links
 from seedbed.locks import hold_lock
 from seedbed.serialization import explain_write_errors, pack_tree, unpack_tree
@@ -48,27 +49,13 @@ def agree_over_ranks(make: Callable[[], A]) -> A:
     return made  # type: ignore[return-value]
 
 
-def refuse_on_ranks(settings: Settings) -> None:
-    """What cannot be had on several ranks."""
-    if settings.privacy.epsilon is not None and current_group().size > 1:
-        raise InputError(
-            f"--epsilon {settings.privacy.epsilon:g} on {current_group().size} ranks: the secret behind the noise "
-            "would have to be on all of them; run it in one process"
-        )
-    if settings.kept == "disk" and current_group().size > 1:
-        raise InputError(
-            f"kept=disk on {current_group().size} ranks: each would have a part, and the run's "
-            "directory only that of rank 0; leave it out, or run in one process"
-        )
-
-
 def require_same_manifest(manifest: Mapping[str, Any]) -> None:
     """Ranks that would not compute the same run.
 
     Raises:
         InputError: which one, and what differs.
     """
-    settings = {key: value for key, value in manifest["settings"].items() if key not in ("data", "root")}
+    settings = {key: value for key, value in manifest["settings"].items() if key not in ("data", "data_dir")}
     mine = {
         "versions": {name: manifest["versions"][name] for name in SAME_VERSIONS},
         "settings": settings,
@@ -178,8 +165,8 @@ def _is_of(path: Path, manifest: Mapping[str, Any]) -> bool:
     if not (path / "manifest.json").is_file():
         return False
     there = RunDirectory(path).manifest
-    same = (there["settings"], there["data"]["fingerprint"])
-    return same == (manifest["settings"], manifest["data"]["fingerprint"])
+    same = (with_new_names(there["settings"]), there["data"]["fingerprint"])
+    return same == (with_new_names(manifest["settings"]), manifest["data"]["fingerprint"])
 
 
 def _files(path: Path) -> dict[str, torch.Tensor]:

@@ -132,6 +132,8 @@ def load_personal(path: str | Path) -> PersonalModel:
     params = tensors_from_bytes(path.read_bytes(), str(path))
     try:
         return build_personal(params, metadata)
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({first_line_of(error)}): {AGAIN}") from error
 

@@ -5,7 +5,7 @@ import torch
 from seedbed import tree
 from seedbed.algorithms import catalogue
 from seedbed.data.types import Batch
-from seedbed.experiments.builder import Experiment
+from seedbed.experiments.run_plan import RunPlan
 from seedbed.learning.objectives import supervised
 from seedbed.learning.training import gradient
 from seedbed.models import Model
@@ -13,7 +13,7 @@ from seedbed.models import Model
 ROWS = 64
 
 
-def precision_error(experiment: Experiment) -> str:
+def precision_error(experiment: RunPlan) -> str:
     """How far the initial model's gradients are from those in single precision, on some of the training rows."""
     learner, train = experiment.learner, experiment.train
     model = learner.model(catalogue.entry("fedavg"))

@@ -5,8 +5,8 @@ from typing import Any
 
 from seedbed.algorithms import catalogue
 from seedbed.data.population import Population
-from seedbed.engines import process_group
-from seedbed.errors import InputError
+from seedbed.experiments.compatibility import Case, Facts, clashing
+from seedbed.experiments.compatibility_rows import EXACT_ROWS
 from seedbed.experiments.config import Settings, settings_from
 
 PROTOTYPES = {"scale": None, "outer": {"lr": 5e-3, "schedule": "cosine"}}
@@ -31,16 +31,16 @@ RECIPES: dict[tuple[str | None, str], dict[str, Any]] = {
         "cohort": 5,
         "model": {"channels": 32},
         "task": {"ways": 10, "distortions": 8},
-        "evaluation": {"queries": 8, "episodes": 20, "rival_episodes": 10},
+        "evaluation": {"queries": 8, "episodes": 20, "baseline_episodes": 10},
         "options": {"outer": {"lr": 3e-3}, "test_steps": 10, "test_lr": 0.03},
     },
     ("omniglot", "fed_proto"): {
         "options": {"test_steps": 0},
         "rounds": 1000,
         "cohort": 4,
-        "rival": {"local": {"lr": 0.1}},
-        "task": {"ways": 20, "queries": 2, "rotations": True, "size": 30},
-        "evaluation": {"episodes": 20, "rival_episodes": 3},
+        "baseline": {"local": {"lr": 0.1}},
+        "task": {"ways": 20, "queries": 2, "rotations": True, "batch_size": 30},
+        "evaluation": {"episodes": 20, "baseline_episodes": 3},
     },
 }
 
@@ -60,16 +60,13 @@ def complete_settings(given: Mapping[str, Any], population: Population, *, speci
     """
     asked = settings_from(given)
     algorithm, exact = asked.algorithm, asked.start == "exact" or (specific and _takes_exact(asked, given, population))
-    if exact:
-        _refuse_exact(asked, population, specific)
-        algorithm = "fed_eb"
-    elif algorithm == "auto":
-        algorithm = "fed_proto" if population.episodic else "per_fedavg"
+    if algorithm == "auto":
+        algorithm = "fed_eb" if exact else "fed_proto" if population.episodic else "per_fedavg"
     open_ones = {
         "algorithm": algorithm,
         "rounds": 200,
         "cohort": min(10, len(population)),
-        "rival": {"local": {"lr": 0.05}},
+        "baseline": {"local": {"lr": 0.05}},
     }
     sources = (None, population.source) if specific else (None,)
     recipes = [EXACT] if exact else [RECIPES.get((source, algorithm), {}) for source in sources]
@@ -92,31 +89,7 @@ def complete_settings(given: Mapping[str, Any], population: Population, *, speci
 def _takes_exact(asked: Settings, given: Mapping[str, Any], population: Population) -> bool:
     """Whether `algorithm=auto` takes the exact start: on a table, where nothing is set that only rounds have."""
     set_otherwise = any(given.get(key) for key in OF_ROUNDS)  # start=rounds is one
-    return asked.algorithm == "auto" and not set_otherwise and _without_exact(asked, population) is None
-
-
-def _without_exact(asked: Settings, population: Population) -> str | None:
-    """Why the start cannot be exact; None: it can."""
-    if population.encoding.get("format") != "table":
-        return "it needs a table"
-    if population.episodic:
-        return "it needs classes that mean the same for all clients (reader.episodic=false)"
-    if population.y.ndim > 1:
-        return "it needs one number, or classes, as the target"
-    if asked.privacy.epsilon is not None:
-        return "its steps are no lines of the ledger that --epsilon keeps"
-    if asked.secure.form != "none":
-        return "its clients do not mask their sums, as --secure asks"
-    if asked.attack.name or asked.reduce.name or asked.stragglers.part or asked.public:
-        return "attacks, robust rules, stragglers and public sets are for rounds"
-    if asked.schedule.name not in (None, "synchronous"):
-        return f"it has no rounds on the schedule {asked.schedule.name}"
-    return "it runs in one process, without torchrun" if process_group.is_torchrun() else None
-
-
-def _refuse_exact(asked: Settings, population: Population, specific: bool) -> None:
-    if asked.algorithm not in ("auto", "fed_eb"):
-        raise InputError(f"start=exact is the start of fed_eb, not of {asked.algorithm}: leave one of them out")
-    reason = _without_exact(asked, population) if specific else "it is for `seedbed run`"
-    if reason is not None:
-        raise InputError(f"start=exact cannot be had here: {reason}; leave it out to train by rounds")
+    if asked.algorithm != "auto" or set_otherwise:
+        return False
+    exact = asked.model_copy(update={"start": "exact"})
+    return not any(clashing(Case.of(exact, Facts.of(population)), EXACT_ROWS))

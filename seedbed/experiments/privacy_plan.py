@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.errors import InputError
 from seedbed.experiments.config import PrivacySettings, Settings
 from seedbed.experiments.run_directory import versions
+from seedbed.experiments.setting_names import with_old_names
 from seedbed.federated import Algorithm, Engine
 from seedbed.privacy.differential.accountant import (
     LEAST,
@@ -41,7 +41,8 @@ from seedbed.rounds import Round
 KEY, LEDGER, RELEASES = "noise.key", "ledger.jsonl", "releases.jsonl"
 HOPELESS = 1000.0  # noise in a number of the mean, in clips, above which nothing of the clients is left
 RARE = 1e-3  # the chance that some client takes part more often than is said
-PLACE_SETTINGS = ("data", "root")  # settings that say where the data lie
+LATER_SETTINGS = ("own.", "weights", "cohort_by", "replacement", "schedule.updates", "loss", "metric")  # since 0.1.0
+PLACE_SETTINGS = ("data", "data_dir")  # settings that say where the data lie
 ALIKE = ("seedbed", "python", "torch", "numpy")  # versions that a private run keeps
 IN_TURN: dict[str, type[TreeAggregation] | type[Banded] | type[LocalPrivacy]] = {
     "tree": TreeAggregation,
@@ -82,16 +83,8 @@ class PrivacyPromise:
         """
         asked = settings.privacy
         if asked.epsilon is None:
-            if asked != PrivacySettings():
-                raise InputError("privacy.* is set, but no budget: give --epsilon, such as --epsilon 4")
             return None
         rounds, cohort = settings.rounds or 1, settings.cohort or clients  # complete() has filled them in
-        if asked.mechanism not in (None, "gaussian") and asked.clip is None:
-            why = "is accounted for one clip" if asked.mechanism == "distributed" else "has noise that spans rounds"
-            raise InputError(
-                f"privacy.mechanism={asked.mechanism} {why}, so that the clip cannot follow the clients' norms: "
-                "set it, such as privacy.clip=0.5"
-            )
         delta = min(1e-5, clients**-1.1) if asked.delta is None else asked.delta
         if delta >= 1 / clients:
             raise InputError(
@@ -258,42 +251,20 @@ def _factor(epsilon: float) -> str:
     return f"e^{epsilon:.3g} = {math.exp(epsilon):.3g}" if epsilon < 20 else f"e^{epsilon:.3g}: no protection"
 
 
-def refuse_unprotected(settings: Settings, entry: CatalogueEntry) -> None:
-    """What would release something of known clients beside the model: with a budget, it cannot be had."""
-    name, why = settings.algorithm, ""
-    if settings.privacy.epsilon is None:
-        return
-    if entry.pooled:
-        why = f"{name} pools everybody's data in one place, where no client is left to be protected from it"
-    elif entry.takes("teacher") or settings.public:
-        why = "public rows, and a teacher trained on clients, would show the clients' data to everybody"
-    elif settings.model.several or entry.takes("assign"):
-        why = f"{name}'s clients send messages of unlike structure, of which no sum is a bounded number of clients'"
-    elif settings.reduce.name not in (None, "mean"):
-        why = (
-            f"under reduce={settings.reduce.name} one client can change by more than its clip what the others add up to"
-        )
-    elif settings.gate.norm is not None:
-        why = f"with gate.norm={settings.gate.norm:g} one client's message decides on another's"
-    elif settings.tune:
-        why = "learning rates chosen on known clients (tune) would show something of them"
-    elif settings.privacy.mechanism == "distributed" and settings.secure.form == "none":
-        why = "privacy.mechanism=distributed shares the noise of a sum among clients, whose messages alone have too "
-        why += "little: give --secure, so that only sums are seen"
-    elif settings.schedule.name != "synchronous":
-        why = f"schedule.name={settings.schedule.name} takes clients as they come, and ε needs cohorts drawn as it says"
-    if why:
-        raise InputError(f"--epsilon cannot be kept: {why}; leave one of the two out")
-
-
 def noise_terms(settings: Settings, fingerprint: str) -> dict[str, Any]:
     """What a private run's releases depend on beside its key and state: every setting, the data and the versions.
 
-    Where the data lie is left out: their fingerprint says what they are.
+    Where the data lie is left out: their fingerprint says what they are. So that a run that an older version began can
+    be resumed, settings have the names that they had then, and those that came later are left out at their defaults.
     """
-    table = settings.model_dump(mode="json", exclude=set(PLACE_SETTINGS))
+    usual, table = (dict(_flat("", _dumped(s))) for s in (Settings(), settings))
+    later = {key for key in table if key.startswith(LATER_SETTINGS) and table[key] == usual.get(key)}
     used = {f"version of {name}": version for name, version in versions().items() if name in ALIKE}
-    return {"data": fingerprint, **used, **dict(_flat("", table))}
+    return {"data": fingerprint, **used, **{key: value for key, value in table.items() if key not in later}}
+
+
+def _dumped(settings: Settings) -> dict[str, Any]:
+    return with_old_names(settings.model_dump(mode="json", exclude=set(PLACE_SETTINGS)))
 
 
 def joint_of(folder: Path, plan: PrivacyPromise, fingerprint: str) -> Joint | str | None:

@@ -36,6 +36,7 @@ from seedbed.experiments.identity import (
     identity_digest,
     refuse_changed,
 )
+from seedbed.experiments.setting_names import flat_with_new_names
 from seedbed.learning.finetuning import FineTuning, Scored
 from seedbed.limits import from_json, inside
 from seedbed.serialization import explain_write_errors, tensors_from_bytes, trees_to_bytes, write_atomically
@@ -152,8 +153,12 @@ class RunDirectory:
 
     def began(self) -> Identity | None:
         """The identity that the run's next checkpoints belong to; None: the run is older than identities."""
+        line = self._began_line()
+        return None if line is None else flat_with_new_names(line[MADE_BY])
+
+    def _began_line(self) -> dict[str, Any] | None:
         lines = [line for line in self._journal() if MADE_BY in line]
-        return lines[-1][MADE_BY] if lines else None
+        return lines[-1] if lines else None
 
     def is_done(self) -> bool:
         """Whether nothing is left to compute or write."""
@@ -299,8 +304,8 @@ class RunDirectory:
 
     def _digest(self) -> str | None:
         """Of what the next checkpoint is bound to."""
-        if self._bound is None and (began := self.began()) is not None:
-            self._bound = identity_digest(began)
+        if self._bound is None and (began := self._began_line()) is not None:
+            self._bound = began["digest"]
         return self._bound
 
     def _append(self, line: Mapping[str, Any]) -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from seedbed.algorithms.catalogue import CatalogueEntry
-from seedbed.errors import InputError
 from seedbed.experiments.config import ScheduleSettings, Settings
 from seedbed.federated import Algorithm, ClientId, Engine, ServerState
 from seedbed.rounds import (
@@ -20,25 +18,11 @@ from seedbed.rounds import (
     topology_links,
 )
 from seedbed.rounds.message_validation import MessageValidator
-from seedbed.rounds.mixing import DIRECTED, TOPOLOGIES
+from seedbed.rounds.mixing import DIRECTED
 from seedbed.rounds.round import Rest, refuse_other_than
 
 # (algorithm, engine, start, rounds done, what the last of them left to go on from)
 ScheduleRunner = Callable[[Algorithm, Engine, ServerState, int, Rest | None], Iterator[Round]]
-
-SCHEDULE_SETTINGS = {  # which settings are whose
-    "synchronous": (),
-    "asynchronous": ("concurrency", "buffer", "updates", "latency", "spread", "jitter"),
-    "gossip": ("topology", "density", "order", "link_failure", "peer_failure"),
-}
-SERVERLESS = "it is for peers without a server"
-SCHEDULE_REASONS = {  # an algorithm's own schedule, or any (None); the one asked for
-    (None, "gossip"): "there each peer steps on its own message alone",
-    (None, "asynchronous"): "its server steps on the whole cohort at once",
-    ("asynchronous", "synchronous"): "it weighs late replies, and there nobody is late",
-    ("gossip", "synchronous"): SERVERLESS,
-    ("gossip", "asynchronous"): SERVERLESS,
-}
 
 
 def schedule_for(
@@ -136,61 +120,10 @@ def _at_once(settings: Settings, asked: ScheduleSettings, clients: int) -> int:
     return min(asked.concurrency or settings.cohort or clients, clients)
 
 
-def refuse_schedule(settings: Settings, entry: CatalogueEntry, clients: int) -> None:
-    """A schedule that the algorithm makes no sense on, or settings that nothing would come of."""
-    asked, algorithm = settings.schedule, settings.algorithm
-    if asked.name not in entry.rounds:
-        why = "a baseline exchanges nothing" if entry.paper.startswith("baseline") else None
-        why = why or SCHEDULE_REASONS.get((entry.rounds[0], str(asked.name))) or SCHEDULE_REASONS[None, str(asked.name)]
-        raise InputError(
-            f"{algorithm} does not run on schedule.name={asked.name}: {why}; leave schedule.name out "
-            f"({algorithm} runs on {' or '.join(entry.rounds)})"
-        )
-    for owner, names in SCHEDULE_SETTINGS.items():
-        for name in names:
-            value = getattr(asked, name)
-            if owner != asked.name and value != ScheduleSettings.model_fields[name].default:
-                raise InputError(
-                    f"schedule.{name}={value!r} is a setting of {owner} rounds, but this run's are {asked.name}: "
-                    f"leave it out, or set schedule.name={owner}"
-                )
-    if asked.name == "gossip" and asked.topology in DIRECTED and not entry.pushes:
-        raise InputError(
-            f"schedule.topology={asked.topology} has links of one direction, along which {algorithm} would lose the "
-            f"mean: use push_sum, or one of {', '.join(t for t in TOPOLOGIES if t not in DIRECTED)}"
-        )
-    if asked.name != "synchronous" and settings.stragglers.part and settings.stragglers.work == "dropped":
-        instead = "schedule.latency" if asked.name == "asynchronous" else "schedule.peer_failure"
-        raise InputError(
-            f"stragglers.work=dropped is for rounds that wait for a cohort, but this run's are {asked.name}: use "
-            f"stragglers.work=partial, or {instead}"
-        )
-    _refuse_cohorts(settings, entry)
-    refuse_other_than(1, asked.concurrency, clients, "schedule.concurrency")
-    schedule_for(settings, asked, clients)
-
-
-def _refuse_cohorts(settings: Settings, entry: CatalogueEntry) -> None:
-    """Ways to draw a cohort, and weights, that this run cannot have."""
-    asked = {
-        f"cohort_by={settings.cohort_by}": settings.cohort_by != "uniform",
-        "replacement=true": settings.replacement,
-    }
-    reasons = {
-        f"schedule.name={settings.schedule.name} draws no cohorts": settings.schedule.name != "synchronous",
-        f"{settings.algorithm} trains on pooled data": entry.pooled,
-        "privacy accounts for cohorts that it draws itself": settings.privacy.epsilon is not None,
-    }
-    alone = {
-        "secure aggregation sums each message once": settings.secure.form != "none",
-        f"reduce={settings.reduce.name} counts each message once": settings.reduce.name not in (None, "mean"),
-        f"{settings.algorithm} counts each message once": bool(entry.needs_mean),
-    }
-    for what, wanted in asked.items():
-        why = {**reasons, **(alone if what.startswith("replacement") else {})}
-        found = next((reason for reason, true in why.items() if true), None)
-        if wanted and found:
-            raise InputError(f"{what} cannot be used: {found}; leave it out")
-    if settings.weights and (entry.needs_mean or entry.pooled):
-        reason = entry.needs_mean or "one client has all data"
-        raise InputError(f"weights={settings.weights} cannot be used with {settings.algorithm}: {reason}; leave it out")
+def check_concurrency(settings: Settings, clients: int) -> None:
+    """
+    Raises:
+        InputError: more clients are to be at work at once than there are, or the schedule cannot be made.
+    """
+    refuse_other_than(1, settings.schedule.concurrency, clients, "schedule.concurrency")
+    schedule_for(settings, settings.schedule, clients)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seedbed import tree
-from seedbed.algorithms.catalogue import CatalogueEntry
 from seedbed.data.sampling import TaskSource
 from seedbed.errors import InputError
-from seedbed.experiments.config import GateSettings, SecureSettings, Settings
+from seedbed.experiments.config import SecureSettings, Settings
 from seedbed.federated import Algorithm, Engine, Message, Params
 
 if TYPE_CHECKING:  # the extra [privacy] is needed by those alone who ask for it
@@ -18,11 +17,6 @@ if TYPE_CHECKING:  # the extra [privacy] is needed by those alone who ask for it
     from seedbed.privacy.secure.mechanisms import SumMechanism
 
 MIN_SUM_CLIENTS = 3  # clients of a sum: of a sum of two, each knows the other's
-SEEING = ("alie", "ipm", "mimic", "min_max", "min_sum", "tailored", "after_adaptation")  # need each honest message
-SECURE_SETTINGS = {
-    "masks": ("neighbours", "threshold", "malicious", "colluding", "lost"),
-    "shares": ("servers",),
-}  # which settings are whose
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class SecurePlan:
     private: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, entry: CatalogueEntry, clients: int, choosing: int) -> "SecurePlan | None":
+    def of(cls, settings: Settings, clients: int, choosing: int) -> "SecurePlan | None":
         """The plan for so many known clients; None: no secure aggregation is asked for.
 
         Raises:
@@ -53,10 +47,8 @@ class SecurePlan:
         """
         asked, cohort = settings.secure, min(settings.cohort or clients, clients)
         if asked.form == "none":
-            if asked != SecureSettings():
-                raise InputError("secure.* is set, but secure aggregation is not asked for: give --secure")
             return None
-        _refuse_beside(settings, entry)
+        _require_library()
         honest = settings.privacy.honest
         counted = honest if isinstance(honest, int) else max(MIN_SUM_CLIENTS, math.ceil(honest * cohort - 1e-9))
         private = settings.privacy.epsilon is not None
@@ -251,55 +243,8 @@ def one_message(engine: Engine, algorithm: Algorithm, params: Params) -> Message
     return message
 
 
-def _refuse_beside(settings: Settings, entry: CatalogueEntry) -> None:
-    """What cannot be had together with secure aggregation."""
-    name, asked, private = settings.algorithm, settings.secure, settings.privacy.epsilon is not None
-    why = _library()
-    if settings.schedule.name != "synchronous":
-        why = f"schedule.name={settings.schedule.name} has no cohort whose messages are summed at once: leave it out"
-    elif entry.pooled:
-        why = f"{name} pools everybody's data in one place, where there is nothing to sum: use another algorithm"
-    elif entry.takes("assign") or settings.model.several:
-        why = f"{name}'s clients send messages of unlike structure, of which there is no one sum: use one architecture"
-    elif settings.attack.name in SEEING:
-        why = (
-            f"attack={settings.attack.name} needs what each other client sends, which nobody sees: use sign_flip, "
-            "scaling, or another that needs its own messages alone"
-        )
-    elif settings.gate != GateSettings():
-        key, value = next(iter(settings.gate.model_dump(exclude_defaults=True).items()))
-        why = f"gate.{key}={value:g} judges each message, which nobody sees: use secure.groups and a robust rule"
-    elif private and settings.privacy.mechanism != "distributed":
-        why = _why_not_mechanism(str(settings.privacy.mechanism))
-    elif private and (asked.clip, asked.bits, asked.cap) != (8, 20, None):
-        why = "with --epsilon the grid follows from privacy.clip: leave secure.clip, secure.bits and secure.cap out"
-    else:
-        for owner, names in SECURE_SETTINGS.items():
-            for key in names:
-                if owner != asked.form and getattr(asked, key) != SecureSettings.model_fields[key].default:
-                    why = f"secure.{key} is a setting of secure.form={owner}: leave it out"
-    if why:
-        raise InputError(f"secure aggregation cannot be had: {why}")
-
-
-def _why_not_mechanism(name: str) -> str:
-    if name == "local":
-        return (
-            "privacy.mechanism=local hides each message by noise of its own already, far more than a sum needs: use "
-            "distributed"
-        )
-    why = (
-        "counts on nobody seeing who takes part in which round, but the server of secure aggregation does, and gives "
-        "up rounds in which too few are left"
-        if name == "gaussian"
-        else "has noise that spans rounds, of which secure aggregation may have to give up some"
-    )
-    return f"privacy.mechanism={name} {why}: use distributed, or leave one of the two out"
-
-
-def _library() -> str:
+def _require_library() -> None:
     try:
         import cryptography  # noqa: F401
-    except ImportError:
-        return "it needs the package cryptography: pip install 'seedbed[privacy]'"
-    return ""
+    except ImportError as error:
+        raise InputError("secure aggregation needs the package cryptography: pip install 'seedbed[privacy]'") from error

@@ -18,13 +18,14 @@ from seedbed.engines.autotune import shared_tuning_cache
 from seedbed.errors import Diverged, InputError
 from seedbed.evaluation import ScoreSummary
 from seedbed.experiments import byzantine
-from seedbed.experiments.builder import AnyModel, Experiment
+from seedbed.experiments.builder import AnyModel
 from seedbed.experiments.config import Row, ScheduleSettings
 from seedbed.experiments.factories import setting
 from seedbed.experiments.precision_check import precision_error
 from seedbed.experiments.privacy_plan import PrivacyPlan, joint_of, noise_terms
 from seedbed.experiments.progress import RoundWatcher, round_line
 from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.run_plan import Built, RunPlan
 from seedbed.experiments.scheduling import replies, schedule_for
 from seedbed.experiments.train_stage import run_train_stage, without_guard
 from seedbed.experiments.tuning import (
@@ -138,12 +139,12 @@ class TrainingPlan:
 class Pipeline:
     """The stages of a run, each resumable."""
 
-    def __init__(self, run: RunDirectory, experiment: Experiment, show: Show | None = None):
+    def __init__(self, run: RunDirectory, experiment: RunPlan, show: Show | None = None):
         self.run, self.experiment, self.show = run, experiment, show or Show()
         self.settings, self.learner = experiment.settings, experiment.learner
         own, shared = run.path / "executors.json", shared_tuning_cache()
         asked = self.settings.executor == "auto"
-        experiment.plans = TuningCache(own, shared, self.show.detail if asked else self.show.note)
+        self.executors = TuningCache(own, shared, self.show.detail if asked else self.show.note)
         self.tuning: dict[str, Any] = {}  # what `tune` chose, by algorithm
 
     def execute(self) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class Pipeline:
     def train(self, name: str, options: Mapping[str, Any], plan: TrainingPlan) -> TrainedStart:
         """Train the named algorithm on all known clients; as validation clients like best where that is open."""
         if catalogue.entry(name).takes("teacher"):
-            self.learner.teacher = self.teacher(catalogue.entry(name))
+            self.learner = self.learner.with_teacher(self.teacher(catalogue.entry(name)))
         options, finetuning = self.choose(name, options, plan)
         return replace(self._trained(name, options, self.experiment.train, plan), finetuning=finetuning)
 
@@ -197,12 +198,12 @@ class Pipeline:
         """The teacher, trained first: on the public set with its labels if there is one, or else by FedAvg."""
         model = self.learner.teacher_model(entry)
         public = self.experiment.public
-        name, options = ("fedavg", self.settings.rival) if public is None else ("centralised", {"local": "adam"})
+        name, options = ("fedavg", self.settings.baseline) if public is None else ("centralised", {"local": "adam"})
         clients = self.experiment.train if public is None else public
         source = Sampled(clients, self.experiment.sampler("batches"), seed=self.settings.seed)
         rounds, synchronous = self._plan.rounds, ScheduleSettings(name="synchronous")
         tick = self.show.stage("teacher", rounds)
-        algorithm, engine = self.learner.algorithm(name, model, options=options), self.experiment.engine(source, model)
+        algorithm, engine = self.learner.algorithm(name, model, options=options), self._engine(source, model)
         if self.experiment.secured and public is None:
             engine = self.experiment.secured.engine(engine, algorithm, source, model.params)
         state = run_train_stage(
@@ -236,14 +237,14 @@ class Pipeline:
         exact = self.settings.start == "exact"  # which has no rounds to compare with
         budget = None if exact or name == self.settings.algorithm else self.experiment.budget
         source = self.experiment.source(name, clients, options, examples=budget)
-        model = self.learner.model(entry)
         cohort = min(self.settings.cohort or len(source.clients), len(source.clients))
-        algorithm = self.experiment.defended(name, self._training(name, model, options, source), cohort)
+        built = self._built(name, options, source.population.names, cohort)
+        model, algorithm = built.model, built.algorithm
         slow, dropped = self.experiment.stragglers(entry), self.settings.stragglers.work == "dropped"
         shortened = source if dropped or slow.part == 0 else ShortenedTasks(source, slow.share)
         protection = self._protection()
         algorithm = protection.algorithm(algorithm) if protection else algorithm
-        store = ClientStateStore(self.run.path / "kept" / plan.stage) if self.settings.kept == "disk" else None
+        store = ClientStateStore(self.run.path / "kept" / plan.stage) if self.settings.client_state == "disk" else None
         engine = self._surrounded(name, algorithm, shortened, model, protection, store)
         tick = self.show.stage(f"{name} ({plan.stage})" if plan.stage != name else name, plan.rounds)
         heard = RoundWatcher(tick, clients.names)
@@ -277,9 +278,19 @@ class Pipeline:
         memory = {} if entry.pooled else ByName(clients.names, engine.memory(), own)
         return TrainedStart(name, model, state, {}, options, memory)
 
-    def _training(self, name: str, model: AnyModel, options: Mapping[str, Any], source: Sampled) -> Algorithm:
-        """The algorithm as these clients train by it."""
-        return self.learner.algorithm(name, model, options=options, clients=source.population.names)
+    def _built(self, name: str, options: Mapping[str, Any], clients: Sequence[str], cohort: int) -> Built:
+        """As planned; anew where its rates were chosen, where clients have their own, or a teacher was trained."""
+        entry, experiment = catalogue.entry(name), self.experiment
+        for planned in (experiment.main, *experiment.baselines.values()):
+            same = (planned.name, planned.options) == (name, options)
+            if same and not entry.takes("teacher") and not self.learner.own.lr:
+                return planned
+        model = self.learner.model(entry)
+        algorithm = self.learner.algorithm(name, model, options=options, clients=clients)
+        return Built(name, options, model, experiment.defended(name, algorithm, cohort))
+
+    def _engine(self, source: TaskSource, model: AnyModel, kept: ClientStateStore | None = None) -> Engine:
+        return self.experiment.engine(source, model, kept, self.executors)
 
     def _run_rounds(
         self, entry: catalogue.CatalogueEntry, options: Mapping[str, Any], stage: str, *work: Any, **how: Any
@@ -316,7 +327,7 @@ class Pipeline:
         sums come.
         """
         attack, attackers = self.experiment.attack(name, model), byzantine.attackers_of(self.settings, source)
-        engine = self.experiment.engine(byzantine.with_poison(source, attack, attackers), model, kept)
+        engine = self._engine(byzantine.with_poison(source, attack, attackers), model, kept)
         engine = protection.engine(engine) if protection else engine
         engine = byzantine.with_attack(engine, attack, attackers, algorithm.init(model.params), self.settings)
         secured, noise = self.experiment.secured, protection.distributed if protection else None
@@ -332,13 +343,13 @@ class Pipeline:
         """
         if self.experiment.privacy:
             model = self.learner.model(catalogue.entry("fedavg"))
-            blank = self.learner.algorithm("fedavg", model, options=self.settings.rival).init(model.params)
-            alone = TrainedStart("fedavg", model, blank, {}, self.settings.rival)
+            blank = self.learner.algorithm("fedavg", model, options=self.settings.baseline).init(model.params)
+            alone = TrainedStart("fedavg", model, blank, {}, self.settings.baseline)
             return {
                 "local": replace(alone, finetuning=_ways(self._choose(alone, self.experiment.unseen, "local", "local")))
             }
         same = self.settings.algorithm == "fedavg" and self.settings.schedule.name == "synchronous"
-        fedavg = main if same else self.train("fedavg", self.settings.rival, self._rival_plan)
+        fedavg = main if same else self.train("fedavg", self.settings.baseline, self._rival_plan)
         untrained = replace(fedavg, state=self._algorithm(fedavg).init(fedavg.model.params))
         chosen = self._choose(untrained, self.experiment.validation()[1], "local", "local")
         local = replace(untrained, finetuning=_ways(chosen))
@@ -402,7 +413,7 @@ class Pipeline:
                 if not source.clients:
                     continue
                 judge = Judge(
-                    self.experiment.engine(source, trained.model),
+                    self._engine(source, trained.model),
                     trained.state,
                     source,
                     learner.metric(trained.model),
@@ -437,7 +448,7 @@ class Pipeline:
     def table(self, main: TrainedStart, rivals: Mapping[str, TrainedStart], clients: Population) -> dict[str, Any]:
         """Every column for every number of shots, on the same episodes of clients never seen in training."""
         tick = self.show.stage("judging on unseen clients", len(self.experiment.shots) * (2 + len(rivals)))
-        few = self.settings.evaluation.rival_episodes
+        few = self.settings.evaluation.baseline_episodes
         rows: dict[str, Any] = {}
         for shots in self.experiment.shots:
             rows[str(shots)] = row = {}
@@ -535,7 +546,7 @@ class Pipeline:
                 trained.model, catalogue.entry(trained.name), self.settings.evaluation.ways
             )
             algorithm = evaluation.without_adaptation(algorithm, start)
-        engine = self.experiment.engine(source, trained.model)
+        engine = self._engine(source, trained.model)
         if known:
             assert isinstance(source, Sampled)
             names = enumerate(source.population.names)

@@ -8,8 +8,8 @@ import torch
 from seedbed import evaluation
 from seedbed.algorithms.exact_start import with_priors
 from seedbed.engines import Vectorised
-from seedbed.experiments.builder import Experiment
 from seedbed.experiments.config import Row
+from seedbed.experiments.run_plan import RunPlan
 from seedbed.federated import Params, ServerState
 from seedbed.learning.effects import start_prior
 from seedbed.learning.empirical_bayes import Prior
@@ -28,7 +28,7 @@ class Local:
         places: the inputs that it may use.
     """
 
-    def __init__(self, experiment: Experiment, model: Model, places: tuple[int, ...]):
+    def __init__(self, experiment: RunPlan, model: Model, places: tuple[int, ...]):
         self.experiment, self.model, self.options = experiment, model, {"slopes": places}
         self.blank = {name: torch.zeros_like(p) for name, p in model.params.items()}
         self.effects = experiment.learner.effects(model, places)
@@ -66,7 +66,7 @@ class Local:
         return ServerState(with_priors(self.blank, {name: prior(name) for name in self.effects}), {})
 
 
-def trivial(experiment: Experiment, model: Model) -> Params:
+def trivial(experiment: RunPlan, model: Model) -> Params:
     """Params that give everybody the known clients' mean, or the shares of their classes."""
     known, classes = experiment.train, experiment.learner.shape.classes
     y = known.y[known.rows]

@@ -13,17 +13,18 @@ from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled
 from seedbed.engines import Vectorised
 from seedbed.errors import Diverged, InputError
-from seedbed.experiments.builder import OF_NET, Experiment, row_sampler
+from seedbed.experiments.builder import OF_NET
 from seedbed.experiments.config import Row
 from seedbed.experiments.conformal import START, interval_from_residuals, residual_metric
 from seedbed.experiments.honest_choice import NONE, Among, Way, is_better
 from seedbed.experiments.personal_model import Interval, spread_of
 from seedbed.experiments.run_directory import RunDirectory
+from seedbed.experiments.run_plan import RunPlan, row_sampler
 from seedbed.experiments.stages import Pipeline, Show, TrainedStart, TrainingPlan
 from seedbed.experiments.table_local import Local, trivial
 from seedbed.experiments.table_scores import WORST, cell, diverged, harm, row_scores
 from seedbed.experiments.table_scores import Start as StartPredict
-from seedbed.experiments.table_start import DRAWS, Start, TableStart
+from seedbed.experiments.table_start import DRAWS, MANY_CLASSES, Start, TableStart, has_many_classes
 from seedbed.experiments.tuning import scale_rates
 from seedbed.federated import Algorithm, Params, ServerState
 from seedbed.learning.finetuning import FineTuning
@@ -53,7 +54,7 @@ class Column:
     half: Predict | None = None
 
 
-def pipeline_for(run: RunDirectory, experiment: Experiment, show: Show | None = None) -> Pipeline:
+def pipeline_for(run: RunDirectory, experiment: RunPlan, show: Show | None = None) -> Pipeline:
     """The stages of this run."""
     kind = TablePipeline if experiment.settings.start == "exact" else Pipeline
     return kind(run, experiment, show)
@@ -67,7 +68,7 @@ class TablePipeline(Pipeline):
     local_words: Mapping[str, str] = {}
     said: Sequence[str] = ()
 
-    def __init__(self, run: RunDirectory, experiment: Experiment, show: Show | None = None):
+    def __init__(self, run: RunDirectory, experiment: RunPlan, show: Show | None = None):
         super().__init__(run, experiment, show)
         self.net_words: list[str] = []
         self.net_intervals: dict[str, Interval] = {}  # of the rows that the network adapts
@@ -87,6 +88,11 @@ class TablePipeline(Pipeline):
         if self.settings.evaluation.baselines:
             trained = self._with_net(trained, made)
         self.said = [*words_of(made), *self.net_words]
+        if has_many_classes(self.learner):
+            self.said.append(
+                f"{self.learner.shape.classes} classes are too many for intercepts of a client's own (at most "
+                f"{MANY_CLASSES}): clients take the start as it is, or fine-tune the network; local only is left out"
+            )
         for line in self.said:
             self.show.note(line)
         return trained
@@ -156,7 +162,7 @@ class TablePipeline(Pipeline):
 
     def rivals(self, main: TrainedStart) -> dict[str, TrainedStart]:
         if self.rival is None:
-            self.rival = self.train("fedavg", self.settings.rival, self._rival_plan)
+            self.rival = self.train("fedavg", self.settings.baseline, self._rival_plan)
         return {"fedavg_finetuned": self.rival}
 
     def seen(self, main: TrainedStart) -> dict[str, Any]:
@@ -205,7 +211,7 @@ class TablePipeline(Pipeline):
 
         columns = {"unadapted": plain(start, self._half(main, START, None)), "adapted": adapted}
         columns |= {name: rival(trained) for name, trained in rivals.items()}
-        if self.settings.evaluation.baselines and rivals:
+        if self.settings.evaluation.baselines and rivals and not has_many_classes(learner):
             columns["local"] = self._local(model, main)
         return columns | {"trivial": plain({**start, **trivial(self.experiment, model)})}
 

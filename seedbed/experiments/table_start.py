@@ -24,7 +24,7 @@ from seedbed.data.population import Population
 from seedbed.data.sampling import Sampled, TaskSource, batches
 from seedbed.engines import Vectorised
 from seedbed.evaluation import per_example
-from seedbed.experiments.builder import Experiment, large_enough, row_sampler
+from seedbed.experiments.builder import Learner
 from seedbed.experiments.config import Row
 from seedbed.experiments.conformal import START, interval_from_residuals, residual_metric
 from seedbed.experiments.honest_choice import (
@@ -42,6 +42,7 @@ from seedbed.experiments.honest_choice import (
 )
 from seedbed.experiments.linear_base import COARSE, MOST_ROUNDS, Fit, Remembered, Split, fit, fit_over
 from seedbed.experiments.personal_model import Interval, spread_of
+from seedbed.experiments.run_plan import RunPlan, large_enough, row_sampler
 from seedbed.federated import Algorithm, Params, ServerState
 from seedbed.learning.effects import Effects, with_effects
 from seedbed.learning.empirical_bayes import Prior
@@ -53,6 +54,7 @@ FOLDS, ROUNDS, DRAWS = 5, 15, 3
 MANY = 20  # known clients, from which on a fifth chooses the strength
 SMALL = 100  # numbers of a model up to which Newton's method is used
 MOST_EFFECTS = {True: 256, False: 64}  # of a client, where the posterior is in closed form, or not
+MANY_CLASSES = MOST_EFFECTS[False]  # more have no intercepts of a client's own: a posterior of K takes K³ steps
 NO_STRENGTH = 0.03  # of the base where there is one known client
 
 
@@ -84,7 +86,7 @@ class TableStart:
         model: a linear one.
     """
 
-    def __init__(self, experiment: Experiment, model: Model):
+    def __init__(self, experiment: RunPlan, model: Model):
         self.experiment, self.model, self.learner = experiment, model, experiment.learner
         self.known, self.seed = experiment.train, experiment.settings.seed
         self.blank = {name: p.new_zeros(p.shape) for name, p in model.params.items()}
@@ -97,7 +99,8 @@ class TableStart:
         places = self._places()
         if len(self.known) < 2:  # nothing can be learned over clients
             rows = self.experiment.shots
-            return Start(base.params, {row: self._chosen(None) for row in rows}, {}, (), base, {}, self.falling)
+            chosen = {row: self._chosen(None) for row in rows}
+            return Start(self._whole(base.params, {}, ()), chosen, {}, (), base, {}, self.falling)
         folds = fold_of(range(len(self.known)), min(FOLDS, len(self.known)), seed=self.seed)
         starts = tree.stack([self._without(fold, folds, base) for fold in range(1 + max(folds.values()))])
         ways, engine = self.ways(places), self._engine(self.known)
@@ -110,9 +113,14 @@ class TableStart:
         chosen = {row: self._chosen(losses.get(str(row))) for row in self.experiment.shots}
         priors = {name: self._prior(way, starts, folds, engine) for name, way in ways.items() if way.rounds}
         return Start(
-            with_priors(base.params, priors), chosen, losses, places, base, priors, self.falling,
+            self._whole(base.params, priors, places), chosen, losses, places, base, priors, self.falling,
             intervals(chosen, kept),
         )  # fmt: skip
+
+    def _whole(self, params: Params, priors: Mapping[str, Prior], places: tuple[int, ...]) -> Params:
+        """The params of a start, as its file holds them: a prior that was not learned is as it begins."""
+        algorithm, _ = self.learner.exact(self.model, {"slopes": places}, None)
+        return algorithm.init(with_priors(params, priors)).params
 
     def _sources(self) -> dict[str, TaskSource]:
         """Episodes of the known clients that are large enough, by row. Clients keep their numbers."""
@@ -189,6 +197,8 @@ class TableStart:
 
     def ways(self, places: Sequence[int]) -> dict[str, Way]:
         ways = {NONE: self._way(frozen(), self.model.predict, None, 0)}
+        if has_many_classes(self.learner):
+            return ways
         for name, effects in self.learner.effects(self.model, places).items():
             algorithm = with_prior(frozen(), self.model.predict, effects, self.learner.kind(self.model))
             ways[name] = self._way(algorithm, with_effects(self.model.predict, effects), effects, ROUNDS)
@@ -205,6 +215,11 @@ class TableStart:
         state: ServerState = learn(algorithm, engine, algorithm.init(starts), learners, way.rounds)
         prior: Prior = state.extra["prior"]
         return prior
+
+
+def has_many_classes(learner: Learner) -> bool:
+    """Whether there are too many classes for a client to have effects on each."""
+    return learner.shape.classes > MANY_CLASSES
 
 
 def intervals(

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -30,6 +31,20 @@ Made = TypeVar("Made")
 BatchNormMode = Literal["running", "batch"]
 
 LOW = (torch.float16, torch.bfloat16)
+
+
+CountRows = Callable[[nn.Module, int], None]  # (module, rows of a pass)
+_count: ContextVar[CountRows | None] = ContextVar("count", default=None)
+
+
+@contextmanager
+def counting_rows(count: CountRows) -> Iterator[None]:
+    """Within, each pass of a model through its module is reported, before it is computed."""
+    token = _count.set(count)
+    try:
+        yield
+    finally:
+        _count.reset(token)
 
 
 class Model:
@@ -189,7 +204,9 @@ class Model:
     # ---- one pass -------------------------------------------------------------------------------------------------
 
     def _run(self, params: Params, x: Tensor, layer: str = "") -> Tensor:
-        now = current_pass()
+        now, count = current_pass(), _count.get()
+        if count is not None:
+            count(self.module, len(x))
         behaviour = self._behaviour(x, trains=now.key is not None)
         x = self._typed(x)
         if not behaviour.mixes or now.mask is None:

@@ -19,8 +19,8 @@ READING = """<dl class='words'>
 for the clipping.</dd>
 <dt>secure aggregation</dt><dd>Only the sum over a cohort is seen. The run itself need not use it: the column shows what
 it would hide.</dd>
-<dt>differential privacy</dt><dd>The release, seen by an attacker that knows everything but this one client: ε protects against
-that attacker.</dd>
+<dt>differential privacy</dt><dd>The release, seen by an attacker that knows everything but this one client: the
+attacker that ε protects against.</dd>
 <dt>a guess</dt><dd>What an attacker obtains without seeing anything. A defence is good if an attack does no
 better.</dd> <dt>what ε allows</dt><dd>The most that any attack can obtain if the claim is true.</dd></dl>"""
 LIMITS_TEXT = """<ul><li>An attack that fails proves little: better ones may exist. Only differential privacy covers all

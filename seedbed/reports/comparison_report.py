@@ -70,7 +70,7 @@ def rank_rows(comparison: Comparison, shots: str) -> list[tuple[str, ComparisonR
     return sorted(comparison.rows[shots].items(), key=lambda pair: sign * pair[1].adapted.mean)
 
 
-def cell(value: ComparisonCell, metric: str) -> str:
+def format_cell(value: ComparisonCell, metric: str) -> str:
     return format_number(value.mean, metric) + plus_minus(value.spread, metric)
 
 
@@ -98,7 +98,12 @@ def _table(comparison: Comparison, shots: str) -> str:
             if row.behind is None
             else f"{format_number(row.behind[0], metric)}{plus_minus(row.behind[1], metric)}"
         )
-        cells = (cell(row.unadapted, metric), cell(row.adapted, metric), cell(row.worst_tenth, metric), behind)
+        cells = (
+            format_cell(row.unadapted, metric),
+            format_cell(row.adapted, metric),
+            format_cell(row.worst_tenth, metric),
+            behind,
+        )
         lines.append(f"<tr><th>{escape_text(name)}</th>{''.join(f'<td>{escape_text(c)}</td>' for c in cells)}</tr>")
     caption = (
         f"{title_of(metric)}, with {shots_of([shots])}; {meaning(comparison)}. Behind: the best algorithm's adapted "

@@ -7,11 +7,11 @@ from seedbed.evaluation import summarise
 from seedbed.experiments.table_scores import WORST
 from seedbed.reports.page import shots_of
 
-NAMED = 5  # clients named in a line
-Table = Mapping[str, Any]
+MAX_NAMED_CLIENTS = 5  # clients named in a line
+Record = Mapping[str, Any]
 
 
-def failures(result: Table) -> list[str]:
+def failures(result: Record) -> list[str]:
     """Why the adapted model is useless: its loss is not finite, or above the trivial predictor's beyond the interval.
     Empty if it is not useless."""
     lines = []
@@ -23,7 +23,7 @@ def failures(result: Table) -> list[str]:
     return lines
 
 
-def concerns(result: Table) -> list[str]:
+def concerns(result: Record) -> list[str]:
     """Other concerns: clients that diverge or that adapting harms, and a loss near the trivial predictor's."""
     lines = []
     for row, cells in _rows(result).items():
@@ -50,11 +50,11 @@ def concerns(result: Table) -> list[str]:
     return lines + ([base["warning"]] if base.get("warning") else [])
 
 
-def _rows(result: Table) -> Table:
+def _rows(result: Record) -> Record:
     return {row: cells for row, cells in result["unseen"].items() if {"adapted", "trivial"} <= cells.keys()}
 
 
-def _over_trivial(cells: Table) -> tuple[float, float]:
+def _over_trivial(cells: Record) -> tuple[float, float]:
     """The 95 % interval of adapted minus trivial, client by client; infinite for one client."""
     pairs = zip(cells["adapted"]["scores"], cells["trivial"]["scores"], strict=True)
     summary = summarise([a - b for a, b in pairs], higher_is_better=False)
@@ -63,5 +63,5 @@ def _over_trivial(cells: Table) -> tuple[float, float]:
 
 
 def _list_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - MAX_NAMED_CLIENTS} more" if len(names) > MAX_NAMED_CLIENTS else ""
+    return ", ".join(names[:MAX_NAMED_CLIENTS]) + more

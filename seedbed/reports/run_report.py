@@ -2,8 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.evaluation import summarise
@@ -12,7 +11,7 @@ from seedbed.experiments.stages import TABLE_COLUMNS
 from seedbed.experiments.toml_text import null_settings, to_toml
 from seedbed.reports import charts
 from seedbed.reports.charts import Axis, Dot, Strip, escape_text
-from seedbed.reports.concerns import concerns, failures
+from seedbed.reports.concerns import Record, concerns, failures
 from seedbed.reports.page import (
     axis_of,
     document,
@@ -51,8 +50,6 @@ WORDS = {  # by baseline: better, no significant difference, worse
 }  # fmt: skip
 OUTCOMES = ("better", "within the interval", "worse")
 
-Table = Mapping[str, Any]
-
 
 def write_run_report(run: RunDirectory) -> None:
     """Write a finished run's report into its directory, unless it exists."""
@@ -60,7 +57,7 @@ def write_run_report(run: RunDirectory) -> None:
         run.write("report.html", run_report(run.manifest, run.metrics(), run.result).encode())
 
 
-def run_report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
+def run_report(manifest: Record, metrics: Sequence[Record], result: Record) -> str:
     """One self-contained HTML file: no script, no font, and no picture from elsewhere.
 
     Args:
@@ -91,14 +88,14 @@ def run_report(manifest: Table, metrics: Sequence[Table], result: Table) -> str:
 # ---- the verdict ------------------------------------------------------------------------------------------------
 
 
-def run_verdict(result: Table) -> str:
+def run_verdict(result: Record) -> str:
     """The value of adaptation on unseen clients, against each baseline and for each number of shots; diverging or
     harmed clients are stated first."""
     first = " ".join([*failures(result), *concerns(result)])
     return f"{first} {_worth(result)}".strip()
 
 
-def _worth(result: Table) -> str:
+def _worth(result: Record) -> str:
     """One sentence."""
     table = result["unseen"]
     if not table or "adapted" not in next(iter(table.values())):
@@ -115,7 +112,7 @@ def _worth(result: Table) -> str:
     return f"On {clients} clients never seen in training, adaptation {first}{''.join(f'; it {t}' for t in rest)}."
 
 
-def gain(row: Table, rival: str, *, higher_is_better: bool = True) -> tuple[float, float | None]:
+def gain(row: Record, rival: str, *, higher_is_better: bool = True) -> tuple[float, float | None]:
     """Adapted minus baseline, and half its 95 % interval, client by client: both columns have the same episodes."""
     ours, theirs = row["adapted"], row[rival]
     a, b = ours.get("scores", ()), theirs.get("scores", ())
@@ -126,7 +123,7 @@ def gain(row: Table, rival: str, *, higher_is_better: bool = True) -> tuple[floa
     return ours["mean"] - theirs["mean"], math.hypot(ours["ci95"], theirs["ci95"]) if known else None
 
 
-def _outcome(result: Table, row: Table, rival: str) -> int | None:
+def _outcome(result: Record, row: Record, rival: str) -> int | None:
     """0 better, 1 within the interval, 2 worse; None if there is no interval or no such column."""
     if rival not in row:
         return None
@@ -137,7 +134,7 @@ def _outcome(result: Table, row: Table, rival: str) -> int | None:
     return 1 if abs(better) <= half else 0 if better > 0 else 2
 
 
-def _rivals(result: Table) -> list[str]:
+def _rivals(result: Record) -> list[str]:
     """The columns to compare with. For FedAvg the adapted column is FedAvg + fine-tuning itself."""
     skipped = {"adapted"} | ({"fedavg_finetuned"} if result["algorithm"] == "fedavg" else set())
     return [c for c in _columns(result["unseen"]) if c not in skipped]
@@ -146,7 +143,7 @@ def _rivals(result: Table) -> list[str]:
 # ---- sections ---------------------------------------------------------------------------------------------------
 
 
-def _facts(manifest: Table, result: Table) -> dict[str, tuple[object, str]]:
+def _facts(manifest: Record, result: Record) -> dict[str, tuple[object, str]]:
     settings, data, clients = manifest["settings"], manifest["data"], manifest["clients"]
     entry = CATALOGUE.get(result["algorithm"])
     kinds = f"{len(data['classes'])} classes" if data["classes"] else "a number to predict"
@@ -159,7 +156,7 @@ def _facts(manifest: Table, result: Table) -> dict[str, tuple[object, str]]:
     }
 
 
-def _participation(settings: Table) -> str:
+def _participation(settings: Record) -> str:
     asked, cohort = settings.get("schedule", {}), settings.get("cohort")
     if asked.get("name") == "gossip":
         return f"with all peers, without a server: {asked['topology']}"
@@ -168,11 +165,11 @@ def _participation(settings: Table) -> str:
     return f"{cohort} clients a round" if cohort else ""
 
 
-def _unseen(result: Table) -> str:
+def _unseen(result: Record) -> str:
     return _table(result, "unseen") + _gains(result)
 
 
-def _table(result: Table, which: str) -> str:
+def _table(result: Record, which: str) -> str:
     rows = result.get(which) or {}
     columns = _columns(rows)
     if not columns:
@@ -196,7 +193,7 @@ def _table(result: Table, which: str) -> str:
     return html_table(["shots", *(TITLES.get(c, c) for c in columns)], lines, caption)
 
 
-def _cell(cell: Table, result: Table, *, best: bool) -> str:
+def _cell(cell: Record, result: Record, *, best: bool) -> str:
     mean = f"{format_number(cell['mean'], result['metric'])}{plus_minus(cell['ci95'], result['metric'])}"
     kind = " class='best'" if best else ""
     also = "".join(f"<small>{spelt_score(name, value)}</small>" for name, value in (cell.get("also") or {}).items())
@@ -205,7 +202,7 @@ def _cell(cell: Table, result: Table, *, best: bool) -> str:
     )
 
 
-def _gains(result: Table) -> str:
+def _gains(result: Record) -> str:
     rivals, lines = _rivals(result), []
     for shots, row in result["unseen"].items():
         if "adapted" in row:
@@ -220,7 +217,7 @@ def _gains(result: Table) -> str:
     return html_table(["shots", *(f"minus {TITLES.get(r, r)}" for r in rivals)], lines, caption)
 
 
-def _gain_cell(result: Table, row: Table, rival: str) -> str:
+def _gain_cell(result: Record, row: Record, rival: str) -> str:
     if rival not in row:
         return "<td>–</td>"
     difference, half = gain(row, rival)
@@ -234,10 +231,10 @@ def _gain_cell(result: Table, row: Table, rival: str) -> str:
     return f"<td class='o{outcome}'>{value.replace('-', '−')}<small>{word}{worse}</small></td>"
 
 
-def _over_shots(manifest: Table, result: Table) -> str:
+def _over_shots(manifest: Record, result: Record) -> str:
     metric = result["metric"]
 
-    def dot(column: str, cell: Table) -> Dot:
+    def dot(column: str, cell: Record) -> Dot:
         title = f"{TITLES.get(column, column)}: {format_number(cell['mean'], metric)}{plus_minus(cell['ci95'], metric)}"
         return Dot(column, cell["mean"], cell["ci95"], title)
 
@@ -247,7 +244,7 @@ def _over_shots(manifest: Table, result: Table) -> str:
     return charts.dot_groups(groups, Axis(_per(manifest)), axis_of(metric)) if any(groups.values()) else ""
 
 
-def _spread(manifest: Table, result: Table) -> str:
+def _spread(manifest: Record, result: Record) -> str:
     known, figures = manifest["clients"]["unseen"], []
     for shots, row in result["unseen"].items():
         rows = [_strip(c, row[c], result) for c in _columns({shots: row}) if row[c].get("scores")]
@@ -260,13 +257,13 @@ def _spread(manifest: Table, result: Table) -> str:
     return side_by_side(figures)
 
 
-def _strip(column: str, cell: Table, result: Table) -> Strip:
+def _strip(column: str, cell: Record, result: Record) -> Strip:
     scores = cell["scores"]
     worst = (min if result["higher_is_better"] else max)(range(len(scores)), key=scores.__getitem__)
     return Strip(column, TITLES.get(column, column), scores, cell["mean"], worst)
 
 
-def _adapting(manifest: Table, result: Table) -> str:
+def _adapting(manifest: Record, result: Record) -> str:
     series = {
         shots_of([shots]): [(float(steps), float(score)) for steps, score in points.items()]
         for shots, points in (result.get("curve") or {}).items()
@@ -287,7 +284,7 @@ def _adapting(manifest: Table, result: Table) -> str:
     return side_by_side([figure for figure in figures if figure])
 
 
-def _attack_section(manifest: Table, result: Table) -> str:
+def _attack_section(manifest: Record, result: Record) -> str:
     """The attackers, the rule against them, and for a backdoor its success rate."""
     attack = result.get("attack")
     if not attack:
@@ -309,7 +306,7 @@ the trigger, that the model assigns to the attackers' class. Accuracy, in the ta
     return text + (html_table(["shots", "unadapted", "adapted"], lines, caption) if lines else "")
 
 
-def _training(metrics: Sequence[Table]) -> str:
+def _training(metrics: Sequence[Record]) -> str:
     figures = []
     for key, what in {"loss": "training loss", "consensus": "distance of the peers' models from their mean"}.items():
         stages: dict[str, list[charts.ChartPoint]] = {}
@@ -331,12 +328,12 @@ def _over_rounds(stage: str, points: Sequence[charts.ChartPoint], key: str, what
     return html_figure(f"<b>{escape_text(stage)}</b>: {what} of each round{kind}, and its moving mean.", svg)
 
 
-def _privacy(result: Table) -> str:
+def _privacy(result: Record) -> str:
     lines = [line for key in ("secure", "privacy") for line in (result.get(key) or {}).get("said", ())]
     return f"<ul>{''.join(f'<li>{escape_text(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
-def _choice(result: Table) -> str:
+def _choice(result: Record) -> str:
     """The data to which an exact start was fitted, and the reasons for the clients' adaptation."""
     choice = result.get("choice")
     if not choice:
@@ -346,7 +343,7 @@ def _choice(result: Table) -> str:
     return f"<ul>{''.join(f'<li>{escape_text(line)}</li>' for line in lines)}</ul>"
 
 
-def harm_lines(result: Table) -> list[str]:
+def harm_lines(result: Record) -> list[str]:
     """The fraction of clients that adapting harms, with mean harm and mean gain, for each row that has them."""
     lines = []
     for row, cells in result["unseen"].items():
@@ -361,7 +358,7 @@ def harm_lines(result: Table) -> list[str]:
     return lines
 
 
-def _finetuning(result: Table) -> str:
+def _finetuning(result: Record) -> str:
     chosen = result.get("finetuning") or {}
     lines = [
         f"<tr><th>{escape_text(TITLES.get(name, name))}</th><td>{escape_text(shots)}</td>"
@@ -379,14 +376,14 @@ that suits the unseen clients best."
     return html_table(["", "shots", "fine-tuning"], lines, caption, words=True) if lines else ""
 
 
-def _meanings(manifest: Table, result: Table) -> str:
+def _meanings(manifest: Record, result: Record) -> str:
     words = {TITLES[c]: MEANINGS[c] for c in _columns(result["unseen"]) if c in MEANINGS}
     words["shots"] = f"How many labelled {_per(manifest)} a client adapts with. Scores use its other examples."
     words["worst tenth"] = "The mean score of the tenth of the clients (at least one) with the worst scores."
     return "<dl class='words'>" + "".join(f"<dt>{w}</dt><dd>{m}</dd>" for w, m in words.items()) + "</dl>"
 
 
-def _data(manifest: Table) -> str:
+def _data(manifest: Record) -> str:
     data = manifest["data"]
     notes = "".join(f"<li>{escape_text(note)}</li>" for note in data.get("notes", ()))
     private = (manifest["settings"].get("privacy") or {}).get("epsilon") is not None
@@ -402,7 +399,7 @@ def _data(manifest: Table) -> str:
     return f"{changes}{names}<p>Fingerprint <code>{escape_text(data.get('fingerprint', '–'))}</code></p>"
 
 
-def _again(manifest: Table) -> str:
+def _again(manifest: Record) -> str:
     settings = manifest["settings"]
     command = "seedbed run --config run.toml" + "".join(
         f" --set {shlex.quote(key + '=none')}" for key in null_settings(settings)
@@ -421,10 +418,10 @@ def _again(manifest: Table) -> str:
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
-def _columns(rows: Table) -> list[str]:
+def _columns(rows: Record) -> list[str]:
     present = {column for row in rows.values() for column in row}
     return [c for c in TABLE_COLUMNS if c in present]
 
 
-def _per(manifest: Table) -> str:
+def _per(manifest: Record) -> str:
     return f"examples {'per class' if manifest['shape']['episodic'] else 'per client'}"

@@ -137,6 +137,12 @@ def test_separators_in_quotes_and_names(put, header, sep):
     assert read(put(table(header=header, sep=sep)), client=client).x.shape == (N, 2)
 
 
+def test_settings_that_are_none(put, refused):
+    refused(["comments='skipp'", "choose from auto, skip, keep"], lambda: read(put(table()), comments="skipp"))
+    refused(["separator='::'", "one character"], lambda: read(put(table()), separator="::"))
+    refused(["alike='same'", "choose from ask, merge, keep"], lambda: read(put(table()), alike="same"))
+
+
 def test_a_separator_that_cannot_be_told_is_asked_for(put, refused):
     text = "client;k,y\n" + "".join(f"{h};{a},{y}\n" for h, a, _, y in PLAIN)
     refused(["may be separated by", "separator="], lambda: read(put(text)))
@@ -220,6 +226,7 @@ def test_what_means_a_gap_can_be_said(put, refused):
     rows = column(["NA" if i == 5 else "-999" if i == 7 else a for i, a in enumerate(A)])
     p = read(put(table(rows)), missing=["NA", "-999"])
     assert "2 missing values" in said(p)
+    assert all("2 missing values" in said(read(put(table(rows)), missing=m)) for m in ("[NA, -999]", "-999", -999))
     assert read_like(put(table(rows, end="\n"), "s.csv"), p.encoding, client="h5").x[0, 1] == 1
     assert "1 missing values" in said(read(put(table(rows))))
 

@@ -149,7 +149,7 @@ def test_episodes_and_a_conv_say_what_does_not_apply(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("nowhere",), "nowhere is not there"),
-        (("--algorithm", "centralised"), "pools everybody's data"),
+        (("--algorithm", "centralised"), "it pools the data of all clients"),
         (("--algorithm", "fedavgg"), "fedavgg"),
         (("--set", "audit.canaries=3"), "audit.canaries"),
     ],

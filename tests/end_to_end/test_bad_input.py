@@ -150,7 +150,7 @@ ONE_CLASS = "client,x,y\n" + "".join(f"{c},{i},same\n" for c in "abc" for i in r
          ["'mono'", "1 classes", "drop_short=true"]),
         ("", [], ["t.csv cannot be read as a table"]),
         (table().replace("label", "lable"), [], ["target", "did you mean 'lable'"]),
-        (table(numbers=True), ["algorithm=fed_proto"], ["target is a number", "per_fedavg"]),
+        (table(numbers=True), ["algorithm=fed_proto"], ["a target that is a number", "per_fedavg"]),
     ],
 )  # fmt: skip
 def test_tables(text: str, options: list[str], words: list[str]) -> None:

@@ -4,7 +4,6 @@ import html
 import json
 import math
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -224,9 +223,7 @@ def test_the_client_and_the_target_have_flags_of_their_own(csv: Path) -> None:
 
 def test_a_model_of_no_use_ends_with_3(tmp_path: Path, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong is said before the table."""
-    monkeypatch.setattr(
-        sys.modules["seedbed.cli.commands"], "failures", lambda result: ["It is WORSE than the trivial predictor."]
-    )
+    monkeypatch.setattr("seedbed.reports.concerns.failures", lambda result: ["It is WORSE than the trivial predictor."])
     words = ("--client", "hospital", "--target", "label", "--out", tmp_path / "r")
     said = seedbed(
         "run", "--data", csv, *words, *PLAIN, "--set", "evaluation.episodes=1", "--set", "evaluation.shots=5"

@@ -87,15 +87,15 @@ def test_a_teacher_of_the_public_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["fedavg", 'model.several=["mlp", "linear"]'], ["fedavg trains one architecture", "feddf"]),
+        (["fedavg", 'model.several=["mlp", "linear"]'], ["it trains one architecture", "feddf", "Drop model.several"]),
         (["feddf", 'model.several=["mlp:8", "mlp:8"]'], ["twice"]),
         (["feddf", 'model.several=["mlp:8-x"]'], ["mlp:8-x", "mlp:64-32"]),
         (["feddf", 'model.several=["conv:8-8"]'], ["conv takes one"]),
-        (["feddf", "public=0"], ["feddf needs public inputs", "public=0.1"]),
+        (["feddf", "public=0"], ["feddf does not work without public rows", "Use public=0.1"]),
         (["feddf", "public=1280"], ["public=1280", "at most"]),
         (["fedmd", "temperature=0"], ["temperature", "above 0"]),
         (["distill", "alpha=1.5"], ["alpha=1.5", "between 0"]),
-        (["fedprox", "model.teacher=mlp"], ["fedprox has no teacher", "distill"]),
+        (["fedprox", "model.teacher=mlp"], ["it has no teacher; distill has one"]),
         (["fd", "predict=3"], ["'predict'"]),
     ],
 )

@@ -21,7 +21,7 @@ def ran(out: Path, *words: object) -> Path:
 def test_what_is_kept_on_disk_changes_no_byte(tmp_path: Path) -> None:
     """SCAFFOLD: the model, metrics and result; and checkpoints hold an index in the place of control variates."""
     memory = ran(tmp_path / "memory", "--algorithm", "scaffold")
-    disk = ran(tmp_path / "disk", "--algorithm", "scaffold", "--set", "kept=disk")
+    disk = ran(tmp_path / "disk", "--algorithm", "scaffold", "--set", "client_state=disk")
     assert kept(disk) == kept(memory)
     sizes = [sum(p.stat().st_size for p in (run / "checkpoints").iterdir()) for run in (memory, disk)]
     assert sizes[1] < sizes[0] - (disk / "kept" / "scaffold" / "0.bin").stat().st_size / 2

@@ -95,11 +95,11 @@ def test_every_mechanism_runs(tmp_path: Path, settings: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (("--set", "privacy.clip=1"), "give --epsilon"),
-        (("--epsilon", "2", "--set", "privacy.mechanism=tree"), "set it, such as privacy.clip=0.5"),
+        (("--set", "privacy.clip=1"), "Use --epsilon 4"),
+        (("--epsilon", "2", "--set", "privacy.mechanism=tree"), "Use privacy.clip=0.5"),
         (("--epsilon", "2", "--delta", "0.5"), "published whole"),
         (("--epsilon", "0"), "privacy.epsilon"),
-        (("--epsilon", "2", "--algorithm", "centralised"), "pools everybody's data"),
+        (("--epsilon", "2", "--algorithm", "centralised"), "pools the data of all clients"),
     ],
 )
 def test_what_cannot_be_promised_is_refused(tmp_path: Path, settings: tuple[str, ...], words: str) -> None:

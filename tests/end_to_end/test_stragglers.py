@@ -25,7 +25,7 @@ def run(out: Path, *words: str) -> tuple[list[int], bytes]:
 def test_slow_clients_do_a_part_or_do_not_answer(tmp_path: Path) -> None:
     """With nine in ten slow, dropped clients are missing in nearly every round, partial ones in none; either way
     training is another one, and can be done again."""
-    slow = ("--set", "stragglers.part=0.9", "--set")
+    slow = ("--set", "stragglers.fraction=0.9", "--set")
     everyone, plain = run(tmp_path / "plain")
     dropped, without = run(tmp_path / "dropped", *slow, "stragglers.work=dropped")
     partial, some = run(tmp_path / "partial", *slow, "stragglers.work=partial")
@@ -36,13 +36,25 @@ def test_slow_clients_do_a_part_or_do_not_answer(tmp_path: Path) -> None:
     assert run(tmp_path / "again", *slow, "stragglers.work=dropped") == (dropped, without)
 
 
-@pytest.mark.parametrize("word", ["stragglers.part=1.0", "stragglers.part=-0.1", "stragglers.work=late"])
+@pytest.mark.parametrize("word", ["stragglers.fraction=1.0", "stragglers.fraction=-0.1", "stragglers.work=late"])
 def test_what_cannot_be_is_refused(word: str, tmp_path: Path) -> None:
     said = seedbed("run", *TINY, "--set", word, "--out", tmp_path / "r")
     assert word.partition("=")[0] in said.line
 
 
 def test_dropping_needs_rounds_that_wait(tmp_path: Path) -> None:
-    words = ("--set", "stragglers.part=0.5", "--set", "stragglers.work=dropped", "--set", "schedule.name=asynchronous")
+<<<<<<< HEAD
+    words = (
+        "--set",
+        "stragglers.fraction=0.5",
+        "--set",
+        "stragglers.work=dropped",
+        "--set",
+        "schedule.name=asynchronous",
+    )
+=======
+    sets = ("stragglers.fraction=0.5", "stragglers.work=dropped", "schedule.name=asynchronous")
+    words = [word for one in sets for word in ("--set", one)]
+>>>>>>> main
     said = seedbed("run", "--algorithm", "fedbuff", *TINY, *words, "--out", tmp_path / "r")
     assert "stragglers.work=dropped is for rounds that wait" in said.line

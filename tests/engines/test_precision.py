@@ -9,7 +9,7 @@ from seedbed.data.readers import read
 from seedbed.data.types import Batch, Task
 from seedbed.errors import InputError
 from seedbed.executors.fused import FusedExecutor
-from seedbed.experiments.builder import Experiment
+from seedbed.experiments.planning import divide, plan
 from seedbed.experiments.precision_check import precision_error
 from seedbed.experiments.presets import complete_settings
 from seedbed.learning.objectives import cross_entropy, supervised
@@ -53,10 +53,9 @@ def test_the_kernel_does_not_train_it_in_single_precision_instead() -> None:
 def test_what_it_costs_is_said_and_what_cannot_do_it_is_refused() -> None:
     population = read("digits")
     settings = complete_settings({"data": "digits", "precision": "bf16"}, population)
-    experiment = Experiment(settings, population)
+    experiment = plan(divide(settings, population))
     assert "products are computed in bf16: gradients on 64 training rows are" in precision_error(experiment)
-    by_factors = Experiment(settings.model_copy(update={"executor": "factored"}), population)
-    with pytest.raises(InputError, match="executor='factored' multiplies in float32"):
-        by_factors.engine(experiment, model("bf16"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="executor=factored does not work with precision=bf16"):
+        divide(settings.model_copy(update={"executor": "factored"}), population)
     with pytest.raises(InputError, match="precision='tf32' is for NVIDIA GPUs, not for device='cpu'"):
         set_precision("tf32", torch.device("cpu"))

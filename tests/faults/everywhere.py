@@ -34,7 +34,7 @@ COMPARED = ("model.safetensors", "metrics.jsonl", "result.json", "report.html")
 FREES = ("unlink", "rmdir")  # operations that a full disk does not refuse
 CHANGES = ("fsync", "replace", "unlink", "mkdir", "truncate", "ftruncate", "pwrite", "rename", "rmdir")
 SETTINGS = [
-    *("reader.client=client", "reader.target=y", "task.size=4", "evaluation.queries=4", "model.name=linear"),
+    *("reader.client=client", "reader.target=y", "task.batch_size=4", "evaluation.queries=4", "model.name=linear"),
     *("cohort=3", "evaluation.episodes=1", "evaluation.shots=1", "evaluation.baselines=false"),
     *("evaluation.curve=false", "checkpoint_seconds=0", "local.lr=0.1"),
 ]

@@ -176,5 +176,5 @@ def test_a_model_on_disk_that_was_altered_is_never_used(disk: Path) -> None:
         data[int(rng.integers(len(good)))] ^= 1 << int(rng.integers(8))
     for data in [*(good[:size] for size in range(0, len(good), 97)), *map(bytes, flipped)]:
         path.write_bytes(data)
-        with pytest.raises(InputError, match=r"not those written: put it back, or cut .*journal.log after line"):
+        with pytest.raises(InputError, match=r"was altered .*: restore it, or cut .*journal.log after line"):
             serve("fedavg", disk, InProcess({}), **TERMS)

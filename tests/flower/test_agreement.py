@@ -95,7 +95,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         change.to_csv(files["basel"], index=False)
         with pytest.raises(InputError, match=why):
             agreement.own("basel", files["basel"])
-    with pytest.raises(InputError, match="'zug' is no member"):
+    with pytest.raises(InputError, match="'zug' is not a member"):
         agreement.own("zug", files["bern"])
     (directory / "server" / "agreement.json").write_text("{}")
     with pytest.raises(InputError, match=r"agreement\.json is damaged"):

@@ -99,8 +99,8 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     for call, name, why in (
         (add_member, "bern", "is a member already"),
         (add_member, "../x", "is not a valid member name"),
-        (remove_member, "zug", "'zug' is no member"),
-        (renew_member, "zug", "'zug' is no member"),
+        (remove_member, "zug", "'zug' is not a member"),
+        (renew_member, "zug", "'zug' is not a member"),
     ):
         with pytest.raises(InputError, match=why):
             call(directory, name)

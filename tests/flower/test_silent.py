@@ -125,7 +125,7 @@ def test_a_proxy_that_resets_or_answers_itself(answer: bytes | None, words: str,
     with proxy(handle) as port:
         node = directory / "nodes" / "basel"
         FederationFolder("basel", f"localhost:{port}").write(node)
-        assert "asking again" in lines_until(words, node, files["basel"])[-1]
+        assert "trying again" in lines_until(words, node, files["basel"])[-1]
 
 
 @contextmanager
@@ -168,4 +168,4 @@ def test_an_address_that_the_certificate_does_not_have(tmp_path: Path) -> None:
     assert json.loads((node / "node.json").read_text())["server"] == f"127.0.0.2:{port}"
     FederationFolder("bern", f"127.0.0.1:{port}").write(node)
     with serving(directory, port, "127.0.0.2"):
-        assert "refused" in lines_until("asking again", node, files["bern"])[-1]  # it listens on another address
+        assert "refused" in lines_until("trying again", node, files["bern"])[-1]  # it listens on another address

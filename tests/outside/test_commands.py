@@ -83,8 +83,8 @@ def test_resuming_a_run_that_names_a_program(tmp_path: Path, monkeypatch: pytest
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunDirectory, "save", saving)
-    sets = ["kept=disk", "checkpoint_seconds=0", "model.name=mlp", "model.hidden=4", "evaluation.baselines=false"]
-    sets += ["evaluation.episodes=1", "evaluation.shots=1", "evaluation.curve=false"]
+    sets = ["client_state=disk", "checkpoint_seconds=0", "model.name=mlp", "model.hidden=4"]
+    sets += ["evaluation.baselines=false", "evaluation.episodes=1", "evaluation.shots=1", "evaluation.curve=false"]
     words = [word for one in sets for word in ("--set", one)]
     code, said = seedbed(
         "run", "--data", data, "--algorithm", "scaffold", "--rounds", 4, "--out", tmp_path / "r", *words

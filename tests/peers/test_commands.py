@@ -86,9 +86,9 @@ def test_torchrun_starts_them(sample: str, tmp_path: Path) -> None:
         (["a=x:1", "b=x:1"], given(), "the same address"),
         (["a=x", "b=y"], given(), "is not the address"),
         (["a", "a"], given(), "is listed twice"),
-        (["a", "b"], given(link_failure=0.1), r"schedule\.link_failure is for simulations"),
+        (["a", "b"], given(link_failure=0.1), r"schedule\.link_failure=0.1 does not work with a real federation"),
         (["a", "b"], given(topology="directed_ring"), "links of one direction"),
-        (["a", "b"], given() | {"algorithm": "fedasync"}, "fedasync does not run between peers"),
+        (["a", "b"], given() | {"algorithm": "fedasync"}, "fedasync does not work with peers"),
     ],
 )
 def test_what_cannot_be_followed(

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch.func import grad
 
-from seedbed import Model, conv, cross_entropy, mlp, read, seeded_init, sgd, supervised
+from seedbed import Model, conv, cross_entropy, mlp, read, seeded_init, sgd, supervised, tree
 from seedbed.audit.attacks import canary_bound, gradient_matching, label_leak, layer_inversion, membership_inference
 from seedbed.data.types import Batch, Task
 from seedbed.learning.training import train
@@ -28,7 +28,7 @@ def test_one_example_is_read_off_exactly(steps: int) -> None:
     float32. Guessing the mean of other inputs gives about 11."""
     model, batch = victim(1)
     loss = supervised(model.predict, cross_entropy)
-    items = Batch(*(v.expand(steps, *v.shape) for v in batch))
+    items = tree.map(lambda v: v.expand(steps, *v.shape), batch)
     after = train(loss, sgd(0.1), model.params, Task(items, torch.ones(steps), torch.tensor(1.0))).params
     update = {n: p - after[n] for n, p in model.params.items()}
     layer = layer_inversion.first_dense(model.params, 64)

@@ -258,7 +258,7 @@ def test_canaries_keep_the_rate() -> None:
 def test_area_by_hand() -> None:
     """Of six pairs one is wrong and one a tie: (4 + 0.5)/6."""
     scores = np.array([3.0, 1.0, 2.0, 0.0, 1.0])
-    found = property_inference.area_under_curve(scores, np.array([True, False, True, False, True]))
+    found = property_inference.roc_area(scores, np.array([True, False, True, False, True]))
     assert found.area == pytest.approx(5.5 / 6)
     assert found.low < found.area < found.high == 1
 
@@ -268,11 +268,8 @@ def test_a_property_is_told_from_messages_and_not_from_noise() -> None:
     has = np.arange(60) % 2 == 0
     direction = rng.normal(size=2000) / 2000**0.5
     known, seen = (rng.normal(size=(60, 2000)) / 20 + np.outer(has, 3 * direction) for _ in range(2))
-    assert (
-        property_inference.area_under_curve(property_inference.train_property_classifier(known, has, seen), has).area
-        > 0.95
-    )
-    blind = property_inference.area_under_curve(
+    assert property_inference.roc_area(property_inference.train_property_classifier(known, has, seen), has).area > 0.95
+    blind = property_inference.roc_area(
         property_inference.train_property_classifier(known, has, rng.normal(size=(60, 2000))), has
     )
     assert blind.low < 0.5 < blind.high

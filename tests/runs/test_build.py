@@ -70,7 +70,7 @@ def test_real_factories() -> None:
     assert {"outer.lr", "outer.name", "scale"} <= set(settable_parameters(fed_proto))
     assert settable_parameters(fed_proto, {"loss": object(), "ways": 5}).count("ways") == 1  # a number: may be set
     assert "loss" not in settable_parameters(fed_proto, {"loss": object()})
-    assert settable_parameters(optimizers.linear) == ["updates", "end"]
+    assert settable_parameters(optimizers.linear) == ["updates", "end", "warmup"]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from seedbed import InputError, tree
 from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.data.types import Batch
 from seedbed.experiments import tuning
-from seedbed.experiments.builder import Experiment
 from seedbed.experiments.comparison import Comparison, ComparisonCell, ComparisonRow, compare_algorithms
 from seedbed.experiments.launch import plan_run
+from seedbed.experiments.run_plan import RunPlan
 from seedbed.experiments.stages import Pipeline, Show
 from seedbed.experiments.tuning import TriedRates, best_trial, scale_rates
 from seedbed.learning.finetuning import FineTuning, Scored
@@ -42,7 +42,7 @@ def compared(out: Path, names: list[str], seeds: list[int], *more: str, **asked:
     return compare_algorithms(names, {"rounds": 2, **asked}, [*TINY, *more], None, out, seeds, Show())[0]
 
 
-def planned(name: str, *more: str) -> Experiment:
+def planned(name: str, *more: str) -> RunPlan:
     return plan_run({"algorithm": name, "rounds": 4}, [*TINY, *more], None, specific=False)
 
 
@@ -132,7 +132,7 @@ def test_what_a_round_costs_is_measured(name: str, options: dict[str, Any], pass
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_method_has_the_same_budget(name: str) -> None:
     """Examples through the model in a round: 120 asked for, up to an item more or less; FedSGD has no choice."""
-    experiment = planned(name, "budget=120", "task.size=5", "cohort=3")
+    experiment = planned(name, "budget=120", "task.batch_size=5", "cohort=3")
     if CATALOGUE[name].items == "full":
         return
     options = experiment.settings.options

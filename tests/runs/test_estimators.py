@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -60,6 +61,14 @@ def test_a_client_gets_its_own_classes() -> None:
         start.adapt(x[:3], ["mid", "low", "low"])
     with pytest.raises(ValueError, match="groups has 3 values"):
         clone(start).fit(x, said, groups=groups[:3])
+
+
+@pytest.mark.parametrize("estimator", [FederatedRegressor(), FederatedClassifier()])
+def test_an_estimator_that_is_not_fitted_says_so(estimator: Any) -> None:
+    with pytest.raises(NotFittedError):
+        estimator.predict(np.zeros((2, 2)))
+    with pytest.raises(NotFittedError):
+        estimator.adapt(np.zeros((2, 2)), [0, 1])
 
 
 @pytest.mark.slow

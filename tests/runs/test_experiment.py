@@ -9,8 +9,10 @@ import torch
 from seedbed import InputError, Population
 from seedbed.algorithms.catalogue import CATALOGUE, entry
 from seedbed.data.readers import read
-from seedbed.experiments.builder import Experiment, Shape
+from seedbed.experiments.builder import Shape
+from seedbed.experiments.planning import divide, plan
 from seedbed.experiments.presets import complete_settings
+from seedbed.experiments.run_plan import RunPlan
 
 
 def hospitals(sizes: dict[str, int], *, numbers: bool = False, **fields: Any) -> Population:
@@ -25,8 +27,9 @@ def hospitals(sizes: dict[str, int], *, numbers: bool = False, **fields: Any) ->
 EVEN = dict.fromkeys("abcdefghij", 20)
 
 
-def experiment(population: Population, **given: Any) -> Experiment:
-    return Experiment(complete_settings({"data": "here", "model": {"name": "linear"}, **given}, population), population)
+def experiment(population: Population, **given: Any) -> RunPlan:
+    settings = complete_settings({"data": "here", "model": {"name": "mlp", "hidden": 4}, **given}, population)
+    return plan(divide(settings, population))
 
 
 def rows(population: Population | None) -> set[int]:
@@ -93,16 +96,15 @@ def test_shots_follow_what_unseen_clients_have() -> None:
 def test_small_clients_are_refused_or_left_out() -> None:
     population = hospitals({**EVEN, "tiny": 1, "wee": 1})
     with pytest.raises(InputError, match=r"client '(tiny|wee)' has 1 examples.*drop_short=true"):
-        experiment(population).check()
+        experiment(population)
     made = experiment(population, drop_short=True)
-    made.check()
     assert {*made.train.names, *made.unseen.names} == set(EVEN)
     assert made.held_out is not None
     assert made.held_out.names == made.train.names
     assert len(made.notes) == 2
     assert all("left out: client" in note for note in made.notes)
     with pytest.raises(InputError, match=r"every client of here is too small"):
-        experiment(hospitals(dict.fromkeys("abcd", 1)), drop_short=True).check()
+        experiment(hospitals(dict.fromkeys("abcd", 1)), drop_short=True)
 
 
 @pytest.mark.parametrize(
@@ -123,14 +125,14 @@ def test_hopeless_data(population: Population, words: list[str]) -> None:
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_algorithm_is_checked_on_both_kinds_of_task(name: str) -> None:
     for population in (hospitals(EVEN), read("digits")):
-        experiment(population, algorithm=name, model={"name": "mlp", "hidden": 4}).check()
+        experiment(population, algorithm=name, model={"name": "mlp", "hidden": 4})
 
 
 def test_a_generated_head_is_refused_where_labels_are_drawn_afresh() -> None:
     """pFedHN would make a head for the classes of training; with one of its own, a client learns the episode's."""
     net = {"name": "mlp", "hidden": 4}
-    with pytest.raises(InputError, match=r"personal_head=false .* autoregressive"):
-        experiment(read("digits"), algorithm="pfedhn", model=net, options={"personal_head": False}).check()
+    with pytest.raises(InputError, match=r"personal_head=false.* autoregressive"):
+        experiment(read("digits"), algorithm="pfedhn", model=net, options={"personal_head": False})
     made = experiment(hospitals(EVEN), algorithm="pfedhn", model=net)
     model = made.learner.model(entry("pfedhn"))
     state = made.learner.algorithm("pfedhn", model).init(model.params)
@@ -163,10 +165,9 @@ def test_numbers_to_predict() -> None:
     made = experiment(hospitals(EVEN, numbers=True))
     assert made.shape == Shape((2,), 0, 1, False, clients=len(made.train))
     assert (made.learner.metric_name, made.learner.higher_is_better) == ("squared error", False)
-    made.check()
     for name in ("fed_proto", "fed_ridge", "fed_lr", "fed_metaoptnet"):
-        with pytest.raises(InputError, match=r"target is a number"):
-            experiment(hospitals(EVEN, numbers=True), algorithm=name).check()
+        with pytest.raises(InputError, match=r"a target that is a number"):
+            experiment(hospitals(EVEN, numbers=True), algorithm=name)
 
 
 def test_a_manifest_s_shape_comes_back() -> None:

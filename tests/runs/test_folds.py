@@ -10,10 +10,10 @@ import pytest
 from seedbed.data import readers
 from seedbed.errors import InputError
 from seedbed.evaluation import summarise
-from seedbed.experiments.builder import split_population
 from seedbed.experiments.config import settings_from, table_from
 from seedbed.experiments.folds import suggestion
 from seedbed.experiments.launch import resume_run, start_run
+from seedbed.experiments.planning import split_population
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.stages import Show
 

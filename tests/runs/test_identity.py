@@ -143,7 +143,7 @@ def test_a_data_file_with_one_other_byte_is_refused(tmp_path: Path) -> None:
     rows = [f"c{i % 8},{i % 3},{(i * 7) % 11},{(i * 5) % 13}" for i in range(160)]
     data = tmp_path / "t.csv"
     data.write_text("\n".join(["client,y,a,b", *rows]) + "\n")
-    reader = ("reader.client=client", "reader.target=y", "task.size=4", "evaluation.queries=4")
+    reader = ("reader.client=client", "reader.target=y", "task.batch_size=4", "evaluation.queries=4")
     run = begun(tmp_path / "run", *reader, data=str(data))
     text = data.read_text()
     data.write_text(text.replace("10,12", "10,11", 1))

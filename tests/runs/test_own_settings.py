@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from seedbed import tree
+from seedbed.algorithms.catalogue import CATALOGUE
 from seedbed.errors import InputError
 from seedbed.experiments.launch import plan_run
-from seedbed.experiments.run_directory import RunDirectory
-from seedbed.experiments.stages import Pipeline
 from seedbed.federated import Algorithm
 
 TINY = ["model.name=linear", "evaluation.episodes=1", "evaluation.shots=1", "evaluation.curve=false",
@@ -31,10 +31,10 @@ def planned(data: Path, *settings: str, name: str = "fedavg") -> Any:
 
 def training(experiment: Any, name: str = "fedavg") -> tuple[Algorithm, Any, Any]:
     """The algorithm as known clients train by it, its start, and their tasks."""
-    pipeline = Pipeline(RunDirectory(Path("r")), experiment)
-    model = experiment.learner.model(__import__("seedbed").algorithms.catalogue.entry(name))
+    model = experiment.learner.model(CATALOGUE[name])
     source = experiment.source(name, experiment.train, experiment.settings.options)
-    algorithm = pipeline._training(name, model, experiment.settings.options, source)
+    clients = source.population.names
+    algorithm = experiment.learner.algorithm(name, model, options=experiment.settings.options, clients=clients)
     return algorithm, algorithm.init(model.params), source
 
 
@@ -51,7 +51,9 @@ def test_a_schedule_of_local_rates_counts_rounds(data: Path) -> None:
 def test_clients_work_as_the_table_says(data: Path) -> None:
     """Steps and batch sizes of the tasks, and the rate over that of all, by name: whoever has a number."""
     own = f"own.table={data.with_name('own.csv')}"
-    experiment = planned(data, own, "own.steps=work", "own.lr=rate", "own.size=batch", "task.size=4", "task.steps=3")
+    experiment = planned(
+        data, own, "own.steps=work", "own.lr=rate", "own.size=batch", "task.batch_size=4", "task.steps=3"
+    )
     algorithm, state, source = training(experiment)
     for client, name in zip(source.clients, source.population.names, strict=True):
         task = source.tasks([client], 0)
@@ -94,9 +96,9 @@ def test_a_table_that_cannot_be_used_is_one_line(data: Path, table: str, setting
         ("fedsgd", "own.lr=rate", ["fedsgd", "no local.lr"]),
         ("fedsgd", "own.steps=work", ["no mini-batches"]),
         ("fedmeta", "own.size=batch", ["no mini-batches"]),
-        ("fedbuff", "cohort_by=examples", ["asynchronous draws no cohorts"]),
-        ("fedavg", "replacement=true privacy.epsilon=1", ["privacy accounts for cohorts"]),
-        ("fedavg", "replacement=true reduce=median", ["median counts each message once"]),
+        ("fedbuff", "cohort_by=examples", ["draw no cohorts"]),
+        ("fedavg", "replacement=true privacy.epsilon=1", ["cohorts that it draws itself"]),
+        ("fedavg", "replacement=true reduce=median", ["counts each message once"]),
         ("centralised", "weights=uniform", ["one client has all data"]),
         ("fed_lbfgs", "weights=uniform", ["line search"]),
         ("fedmd", "digest.schedule=cosine public=0.1", ["digest.schedule", "local.schedule or outer.schedule"]),
@@ -113,9 +115,7 @@ def test_what_means_nothing_is_refused(data: Path, name: str, settings: str, wor
 @pytest.mark.parametrize("name", ["fedavg", "scaffold"])
 def test_weights_from_settings(data: Path, weights: str, name: str) -> None:
     algorithm, state, source = training(planned(data, f"weights={weights}", name=name), name)
-    task = source.tasks([0], 0)
-    task = task._replace(items=task.items._replace(**{k: v[0] for k, v in task.items._asdict().items()}),
-                         real=task.real[0], examples=task.examples[0])  # fmt: skip
+    task = tree.index(source.tasks([0], 0), 0)
     sent = algorithm.send(state, 0)
     message, _ = algorithm.client(sent, algorithm.remember(sent), task)
     assert float(message.weight) == (1 if weights == "uniform" else float(task.examples))

@@ -228,3 +228,16 @@ def test_intervals_cover_one_more_client() -> None:
         assert 0.86 < np.mean(covered) < 0.94, low
     assert interval_from_residuals({}) is None
     assert interval_from_residuals({0: torch.tensor([[torch.inf]])}) is None
+
+
+@pytest.mark.parametrize(("clients", "words"), [(2, ()), (9, ("many",))])
+def test_a_start_without_priors_adapts_and_predicts(tmp_path: Path, clients: int, words: tuple[str, ...]) -> None:
+    """One known client tells nothing of others, and so do more classes than clients can have effects on."""
+    lines = rows(range(clients), 24)
+    if words:
+        lines = [f"{line.rpartition(',')[0]},c{place % 70}" for place, line in enumerate(lines)]
+    data = written(tmp_path / "d.csv", lines)
+    asked = {"data": str(data), "reader": {"client": "ward", "target": "value"}}
+    run = start_run(asked, (*QUICK, "evaluation.shots=5"), None, tmp_path / "run", Show())[0]
+    adapt_all(run, data, tmp_path / "models")
+    assert predict_file(tmp_path / "models", data, tmp_path / "p.csv").own == 24 * clients

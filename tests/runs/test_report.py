@@ -201,4 +201,4 @@ def test_settings_can_be_pasted_back() -> None:
     again["task"]["size"] = None
     assert Settings(**again).model_dump(mode="json") == settings
     page = run_report({**manifest_of(4), "settings": settings}, [], full())
-    assert "--set task.size=none" in page  # TOML cannot say none
+    assert "--set task.batch_size=none" in page  # TOML cannot say none

@@ -15,9 +15,9 @@ def test_later_layers_go_over_earlier_and_assignments_over_all() -> None:
     table = table_from(
         {"rounds": 1, "task": {"ways": 3, "queries": 2}},
         {"rounds": 2, "task": {"ways": 4}},
-        assignments=["rounds=3", "task.size=none"],
+        assignments=["rounds=3", "task.batch_size=none"],
     )
-    assert table == {"rounds": 3, "task": {"ways": 4, "queries": 2, "size": None}}
+    assert table == {"rounds": 3, "task": {"ways": 4, "queries": 2, "batch_size": None}}
 
 
 @pytest.mark.parametrize(

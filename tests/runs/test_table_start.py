@@ -16,6 +16,7 @@ from seedbed.data.types import Batch
 from seedbed.errors import Diverged, InputError
 from seedbed.experiments import tuning
 from seedbed.experiments.launch import resume_run, start_run
+from seedbed.experiments.planning import divide
 from seedbed.experiments.presets import complete_settings
 from seedbed.experiments.stages import Pipeline, Show
 from seedbed.experiments.table_scores import COVERAGE, WIDE, area_under_curve, diverged, harm, row_scores, wilson
@@ -98,10 +99,13 @@ def test_what_the_exact_start_cannot_do_is_left_to_rounds(
 
 def test_asking_for_both_is_refused(tmp_path: Path) -> None:
     people = readers.read(str(hospitals(tmp_path / "h.csv")), client="hospital", target="value")
-    with pytest.raises(InputError, match="--epsilon"):
-        complete_settings({"start": "exact", "privacy": {"epsilon": 4.0}}, people)
-    with pytest.raises(InputError, match="fed_eb, not of fedavg"):
-        complete_settings({"start": "exact", "algorithm": "fedavg"}, people)
+    for given, words in (
+        ({"privacy": {"epsilon": 4.0}}, "--epsilon 4"),
+        ({"algorithm": "fedavg"}, "fedavg: it is the"),
+    ):
+        settings = complete_settings({"start": "exact", **given}, people)
+        with pytest.raises(InputError, match=f"start=exact does not work with {words}"):
+            divide(settings, people)
 
 
 def test_a_rival_that_diverges_goes_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

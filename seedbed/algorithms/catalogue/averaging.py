@@ -36,6 +36,7 @@ ENTRIES = {
         finetunes=True,
         pooled=True,
         rounds=("synchronous",),
+        like_params=False,
     ),
     "fedsgd": CatalogueEntry(
         fedsgd,
@@ -54,6 +55,7 @@ ENTRIES = {
         finetunes=True,
         everyone=True,
         rounds=("synchronous",),
+        like_params=False,
         needs_mean="a line search compares values and gradients of one function, the mean over all clients",
     ),
     "fedavg": CatalogueEntry(
@@ -86,6 +88,7 @@ ENTRIES = {
             server="τ_eff, then any optimiser",
         ),
         finetunes=True,
+        like_params=False,
     ),
     "scaffold": CatalogueEntry(
         scaffold,
@@ -95,6 +98,7 @@ ENTRIES = {
         Axes(objective="gradient + c − c_i", loop="linear optimiser", payload="Δ, Δc", weight="1", kept="c_i"),
         number=PUBLISHED_FIGURES,
         finetunes=True,
+        like_params=False,
     ),
     "feddyn": CatalogueEntry(
         feddyn,

@@ -28,6 +28,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("synchronous", "asynchronous"),
         classes=True,
+        like_params=False,
     ),
     "feddf": CatalogueEntry(
         feddf,
@@ -41,6 +42,7 @@ ENTRIES = {
         classes=True,
         needs_mean="logits are divided by the clients' weights, so that only their weighted mean is a mean of logits",
         number="Published figures",
+        like_params=False,
     ),
     "fd": CatalogueEntry(
         fd,
@@ -52,6 +54,7 @@ ENTRIES = {
         rounds=("synchronous", "asynchronous"),
         classes=True,
         same_labels=True,
+        like_params=False,
         needs_mean="it counts the clients that have a label, and a client takes its own logits out of the sum",
     ),
     "fedgkt": CatalogueEntry(
@@ -64,5 +67,7 @@ ENTRIES = {
         finetunes=True,
         rounds=("synchronous",),
         classes=True,
+        each_message=True,
+        like_params=False,
     ),
 }  # fmt: skip

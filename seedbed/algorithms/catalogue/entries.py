@@ -57,6 +57,8 @@ class CatalogueEntry:
         classes: it needs classes; no regression.
         normalises: its clients keep the statistics of batch normalisation, so that models may have it.
         same_labels: a label must mean the same for all its clients, so that a client is a task.
+        each_message: its server needs each client's message, so that a sum of them is of no use to it.
+        like_params: its messages have the structure of the params that clients are sent.
         everyone: all clients take part in each round by default, because its server's step is of the sum over all.
         needs_mean: why its server needs the mean of all messages, so that no robust rule can replace it; empty: a rule
             can.
@@ -77,6 +79,8 @@ class CatalogueEntry:
     classes: bool = False
     normalises: bool = False
     same_labels: bool = False
+    each_message: bool = False
+    like_params: bool = True
     everyone: bool = False
     needs_mean: str = ""
 

@@ -18,6 +18,7 @@ ENTRIES = {
             kept="– or head",
         ),
         rounds=("synchronous", "asynchronous"),
+        each_message=True,
     ),
     "autoregressive": CatalogueEntry(
         autoregressive,

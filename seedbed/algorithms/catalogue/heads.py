@@ -48,5 +48,6 @@ ENTRIES = {
         "test_fedbn.py",
         Axes(adapt="gradient steps", payload="Δ of all but normalisation", kept="γ, β and statistics"),
         normalises=True,
+        like_params=False,
     ),
 }

@@ -33,6 +33,7 @@ ENTRIES = {
         "Arivazhagan et al. 2019, arXiv 1912.00818, Alg. 1–2",
         "test_masks_of_parameters.py",
         Axes(adapt="gradient steps of the head", payload="Δ of the body", kept="head"),
+        like_params=False,
     ),
     "fedrep": CatalogueEntry(
         fedrep,
@@ -40,6 +41,7 @@ ENTRIES = {
         "Collins et al. 2021, arXiv 2102.07078, Alg. 1",
         "test_masks_of_parameters.py",
         Axes(adapt="gradient steps of the head", loop="the head, then the body", payload="Δ of the body", kept="head"),
+        like_params=False,
     ),
     "fedbabu": CatalogueEntry(
         fedbabu,
@@ -47,6 +49,7 @@ ENTRIES = {
         "Oh et al. 2022, arXiv 2106.06042, Alg. 1",
         "test_masks_of_parameters.py",
         Axes(adapt="gradient steps", loop="the body", payload="Δ of the body"),
+        like_params=False,
     ),
     "lg_fedavg": CatalogueEntry(
         lg_fedavg,
@@ -54,6 +57,7 @@ ENTRIES = {
         "Liang et al. 2020, arXiv 2001.01523, Alg. 1",
         "test_masks_of_parameters.py",
         Axes(adapt="gradient steps", payload="Δ of the head", kept="body"),
+        like_params=False,
     ),
     "apfl": CatalogueEntry(
         apfl,
@@ -82,6 +86,7 @@ ENTRIES = {
         rounds=("synchronous",),
         same_labels=True,
         everyone=True,
+        like_params=False,
         needs_mean="its fixed point is of sums over all clients",
     ),
 }

@@ -41,11 +41,11 @@ def train_property_classifier(known: Floats, has: Bools, seen: Floats, *, ridge:
     return np.asarray(b @ (a.T @ dual))
 
 
-def area_under_curve(scores: Floats, has: Bools) -> AreaUnderCurve:
+def roc_area(scores: Floats, has: Bools) -> AreaUnderCurve:
     """The probability that a set with the property scores higher than one without; interval by Hanley and McNeil,
     Radiology 1982.
 
-    >>> area_under_curve(np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, False, True, True])).area
+    >>> roc_area(np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, False, True, True])).area
     1.0
     """
     with_, without = scores[has], scores[~has]

@@ -114,7 +114,8 @@ def _reader(source: object, root: str | Path | None) -> Callable[..., Population
     if not isinstance(source, str):
         raise InputError(
             f"read takes a set's name or a path, not a {type(source).__name__}: write it to a file (such as "
-            "frame.to_parquet('data.parquet')), or give arrays to Population.from_arrays(x, y, client)"
+            "frame.to_parquet('data.parquet')), or give arrays to Population.from_arrays(x, y, client); seedbed.run "
+            "takes it as it is"
         )
     if not source:
         raise InputError("the data have no name: give a set's name (`seedbed data list`) or a path")

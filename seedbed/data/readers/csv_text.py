@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from seedbed.errors import InputError
 from seedbed.limits import COLUMNS
@@ -46,6 +46,10 @@ def split_records(text: str, name: str, separator: str | None = None, comments: 
     Raises:
         InputError: a broken quote, a row of another length, no header.
     """
+    if comments not in get_args(Comments):
+        raise InputError(f"comments={comments!r}: choose from {', '.join(get_args(Comments))}")
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n '):
+        raise InputError(f"separator={separator!r}: it must be one character, such as , ; | or a tab")
     above, start, stated = _preamble(text, comments)
     separator = separator or stated or _find_separator(text[start:], name)
     marked = [line for line in above if line.startswith("#")]

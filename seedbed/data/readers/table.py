@@ -293,9 +293,18 @@ def _closest(usual: Sequence[str], columns: Iterable[str]) -> str:
     return f"did you mean '{column}'?" if ratio >= MIN_NAME_SIMILARITY else closest_name("", columns)
 
 
-def names_of(names: Iterable[str]) -> tuple[str, ...]:
-    """Column names; 'a,b' is two."""
-    return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else tuple(names)
+def names_of(names: Iterable[str] | None) -> tuple[str, ...]:
+    """Column names, or words: 'a,b' and '[a, b]' are two, a number is the text that stands for it.
+
+    >>> names_of("[NA, -999]"), names_of(-999), names_of(None)
+    (('NA', '-999'), ('-999',), ())
+    """
+    if isinstance(names, str):
+        inner = names[1:-1] if names.startswith("[") and names.endswith("]") else names
+        return tuple(name.strip().strip("\"'") for name in inner.split(","))
+    if names is None:
+        return ()
+    return tuple(map(str, names)) if isinstance(names, Iterable) else (str(names),)
 
 
 def _refuse_unknown(raw: RawColumns, name: str) -> None:

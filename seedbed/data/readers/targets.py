@@ -92,7 +92,7 @@ def classes_or_numbers(
         raise InputError(f"task={task!r}: {closest_name(str(task), ['classification', 'regression'])}")
     if values.dtype.kind not in "fiu":
         if task == "regression":
-            raise InputError(f"{what} holds text such as {values[0]!r}, but task=regression needs numbers")
+            raise InputError(f"{what} holds text such as {str(values[0])!r}, but task=regression needs numbers")
         return "classification", ()
     if task is not None:
         return task, ()
@@ -132,7 +132,7 @@ def encode_target(
     target = as_classes(as_truth(values) if truth else values)
     if len(target.classes) > max(MAX_INTEGER_CLASSES, len(values) // 2) and task is None:
         raise InputError(
-            f"{what} has {len(target.classes)} different texts in {len(values)} rows, such as {values[0]!r}: "
+            f"{what} has {len(target.classes)} different texts in {len(values)} rows, such as {str(values[0])!r}: "
             "too many for classes; name another target, or say task=classification"
         )
     if truth:
@@ -154,7 +154,7 @@ def encode_target_like(values: npt.NDArray[Any], encoding: dict[str, Any], what:
     """
     if encoding["kind"] == "numbers":
         if values.dtype.kind not in "fiub":
-            raise InputError(f"{what} holds text such as {values.flat[0]!r}, but the model predicts numbers")
+            raise InputError(f"{what} holds text such as {str(values.flat[0])!r}, but the model predicts numbers")
         y = (np.asarray(values, np.float64) - encoding["mean"]) / encoding["std"]
         return Target(torch.as_tensor(y, dtype=torch.float32), (), encoding, ())
     values = as_truth(values) if encoding.get("truth") and values.dtype.kind in "OU" else values

@@ -22,7 +22,7 @@ from seedbed.serialization import explain_write_errors, fsync_folder, write_atom
 from seedbed.temporary import TEMPORARY_NAME
 
 JournalRecord = Mapping[str, Any]
-OWN = re.compile(rf"[0-9a-f]{{64}}|{TEMPORARY_NAME.pattern}")  # names of files that this journal writes
+JOURNAL_FILES = re.compile(rf"[0-9a-f]{{64}}|{TEMPORARY_NAME.pattern}")  # names of files that this journal writes
 CHAIN_START = "0" * 64  # the chain before the first line
 RESTART_SERVER = "start it again with the same command: it continues after the last committed round"
 
@@ -109,7 +109,7 @@ class Journal:
     def sweep(self, needed: Collection[str]) -> None:
         """Remove all objects except these, and temporary files that a crash left."""
         for path in (self.folder / "objects").iterdir():
-            if path.name not in needed and OWN.fullmatch(path.name):
+            if path.name not in needed and JOURNAL_FILES.fullmatch(path.name):
                 with explain_write_errors(path, go_on=RESTART_SERVER):
                     path.unlink()
 

@@ -26,7 +26,7 @@ from seedbed.serialization import fill_template, tensors_from_bytes, trees_to_by
 from seedbed.tree import Tree
 
 REFUSED = "refused by the server"  # an event of the log
-MEMORY = "memory.safetensors"
+STATE_FILE = "memory.safetensors"
 LAST = "last.safetensors"  # the server's payload for the final model
 RESTART_NODE = "start the node again: it resumes from its saved state"
 
@@ -177,7 +177,7 @@ class Node:
             "reply": _numbers(memory.reply),
         }
         data = trees_to_bytes({name: kept for name, kept in states.items() if kept is not None} | numbers)
-        write_atomically(self.folder / MEMORY, hashlib.sha256(data).digest() + data, go_on=RESTART_NODE)
+        write_atomically(self.folder / STATE_FILE, hashlib.sha256(data).digest() + data, go_on=RESTART_NODE)
         self.memory = memory
 
 
@@ -187,7 +187,7 @@ def load_node_state(plan: FederationProtocol, client: ClientId, folder: Path) ->
     Raises:
         InputError: it was altered, or belongs to another plan or client.
     """
-    path = folder / MEMORY
+    path = folder / STATE_FILE
     if not path.exists():
         return NodeState()
     data = path.read_bytes()

@@ -17,7 +17,7 @@ from seedbed.deployment.federation.journal import JournalRecord
 from seedbed.errors import InputError
 from seedbed.federated import ClientId
 
-NORMS = 10  # recent aggregates that the divergence guard compares with
+GUARD_NORMS = 10  # recent aggregates that the divergence guard compares with
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,6 @@ def _commit(now: FederationState) -> FederationState:
         before=now.snapshot,
         counted={**now.counted, **counted},
         members=now.members,
-        norms=[*now.norms, aggregated["norm"]][-NORMS:] if good else now.norms,
+        norms=[*now.norms, aggregated["norm"]][-GUARD_NORMS:] if good else now.norms,
         failures=0 if good else now.failures + 1,
     )

@@ -53,10 +53,10 @@ NODE_HEARTBEAT = 0.8 * HEARTBEAT_MIN_INTERVAL  # seconds between heartbeats
 LOST = (httpx.HTTPError, ObjectPullError, ObjectPushError)  # errors of a lost connection or transfer
 FOREIGN = "the answer is not from a federation's server: another program, or a proxy in between"
 CUT = "a proxy or firewall in between may be the cause"
-BROKEN = ("reset by peer", "EOF", "disconnected")  # error texts of a connection cut during the TLS handshake
+HANDSHAKE_ERRORS = ("reset by peer", "EOF", "disconnected")  # error texts of a connection cut during the TLS handshake
 
 
-class Client(FleetHttpClient):
+class FleetClient(FleetHttpClient):
     """Flower's client; an answer that it cannot decode counts as a connection error."""
 
     def _unary_unary(self, **call: Any) -> Any:
@@ -83,7 +83,7 @@ class Fleet:
         public = private.public_key()
         form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         self._half, self._over = node, threading.Event()
-        self._client = Client.from_server_address(
+        self._client = FleetClient.from_server_address(
             server,
             False,
             authority.read_bytes(),
@@ -173,6 +173,6 @@ def reason_of(why: Exception) -> tuple[int | None, str]:
     text = str(why) or type(why).__name__
     if isinstance(why, httpx.TimeoutException):
         return None, f"no answer in time ({type(why).__name__})"
-    if text != FOREIGN and (not isinstance(why, httpx.ConnectError) or any(word in text for word in BROKEN)):
+    if text != FOREIGN and (not isinstance(why, httpx.ConnectError) or any(word in text for word in HANDSHAKE_ERRORS)):
         return None, f"the connection was cut ({text}): {CUT}"
     return None, text

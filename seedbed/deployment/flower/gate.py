@@ -19,7 +19,7 @@ from seedbed.deployment.flower.key_roster import Caller, KeyRoster, verifies
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_SMALL_BODY = 64 << 10  # bytes of a body that is not a letter
 PUSH, ANNOUNCE = "/v1/fleet/push-object", "/v1/fleet/push-messages"
@@ -61,7 +61,7 @@ class Gate:
         remark: called with a line for people when a registered node is refused, or an unknown key connects.
     """
 
-    def __init__(self, app: App, roster: KeyRoster, letter: int, remark: Callable[[str], object] = log.info):
+    def __init__(self, app: AsgiApp, roster: KeyRoster, letter: int, remark: Callable[[str], object] = log.info):
         self._app, self._roster, self._letter, self._remark = app, roster, letter, remark
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

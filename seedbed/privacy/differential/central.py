@@ -133,9 +133,11 @@ def with_privacy(
     def server(state: ServerState, replies: Replies) -> ServerState:
         if isinstance(mechanism, LocalPrivacy | DistributedNoise) and replies.value.noised < 0.999:
             engine = (
-                "LocallyNoised(engine, ...)" if isinstance(mechanism, LocalPrivacy) else "Summed(engine, Noised(...))"
+                "LocallyNoised(engine, mechanism, clip)"
+                if isinstance(mechanism, LocalPrivacy)
+                else "SecureSumEngine(engine, NoisedEncoding(mechanism), sums)"
             )
-            raise InputError(f"the clients sent no noise of their own: run them on {engine}")
+            raise InputError(f"the clients added no noise of their own: run them on {engine}")
         round, bound = int(state.extra["round"]), float(state.extra.get("clip", fixed))
         answered = replies.weights.sum().double()
         value, within, _ = tree.map(lambda x: answered * x.double(), replies.value)

@@ -24,7 +24,7 @@ from seedbed.privacy.differential.binding import digest_of_tree
 from seedbed.privacy.differential.noise import Noise
 from seedbed.tree import Tree
 
-SUM = "sum"  # purpose of the noise on sums, in key derivation
+SUM_PURPOSE = "sum"  # purpose of the noise on sums, in key derivation
 
 
 class Mechanism(Protocol):
@@ -92,7 +92,7 @@ class Independent:
         return [c for c, coin in zip(population, coins, strict=True) if coin <= self.rate]
 
     def noise(self, like: Tree, round: int) -> Tree:
-        return tree.scale(self.noise_multiplier, self.key.normal_like(like, SUM, round))
+        return tree.scale(self.noise_multiplier, self.key.normal_like(like, SUM_PURPOSE, round))
 
     def cost(self, round: int) -> Release | None:
         return Gaussian(self.noise_multiplier, self.rate)
@@ -164,7 +164,7 @@ class TreeAggregation(InTurn):
         return tree.scale(self.noise_multiplier * self.levels**0.5, noise)
 
     def _node(self, like: Tree, pass_: int, level: int, position: int) -> Tree:
-        return self.key.normal_like(like, SUM, pass_, level, position)
+        return self.key.normal_like(like, SUM_PURPOSE, pass_, level, position)
 
 
 class Banded(InTurn):
@@ -202,7 +202,7 @@ class Banded(InTurn):
         if past and max(past) > round:
             past.clear()
         for t in range(max(past, default=-1) + 1, round + 1):
-            solved = self.key.normal_like(like, SUM, t)
+            solved = self.key.normal_like(like, SUM_PURPOSE, t)
             for j in range(1, min(t, len(self.column) - 1) + 1):
                 solved = tree.axpy(-self.column[j], past[t - j], solved)
             past[t] = solved
@@ -226,7 +226,7 @@ class LocalPrivacy(InTurn):
 
         It is derived from the contribution: a server that asks again with other settings gets other noise.
         """
-        drawn = self.key.of("client", client).bound(digest_of_tree(value)).normal_like(value, SUM, round)
+        drawn = self.key.of("client", client).bound(digest_of_tree(value)).normal_like(value, SUM_PURPOSE, round)
         return tree.scale(2 * self.noise_multiplier, drawn)
 
 

@@ -77,7 +77,9 @@ class WeightedEncoding:
     def _digits(self, numbers: Numbers, weight: float) -> GridWords:
         """[I] → [2I]: high and low digit of each number."""
         if not np.isfinite(numbers).all():
-            raise NotEncodable("an info number, such as the loss, is NaN or infinite: the message is not sent")
+            raise NotEncodable(
+                "not finite: an info number, such as the loss, is NaN or infinite; the message is not sent"
+            )
         base = self.grid.largest
         most = min(float(base) ** 2, 2.0**52)
         whole = np.rint(np.clip(numbers * self.grid.share(weight) / self._unit, -most, most))

@@ -16,7 +16,10 @@ Numbers = NDArray[np.float64]
 
 
 class NotEncodable(InputError):
-    """An update that must not enter a sum, because it could not be removed again."""
+    """An update that must not enter a sum, because it could not be removed again.
+
+    `rounds.round` recognises a diverging model by reasons that begin with "not finite".
+    """
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class FixedPointGrid:
             NotEncodable: a number or the weight is NaN or infinite; in a sum its source could not be identified.
         """
         if not np.isfinite(numbers).all() or not math.isfinite(weight):
-            raise NotEncodable("the update contains NaN or infinite numbers: it is not sent")
+            raise NotEncodable("not finite: the update contains NaN or infinite numbers and is not sent")
         w = self.share(weight)
         scaled = np.clip(numbers, -self.clip, self.clip) * (w / self.step)
         whole = np.rint(np.append(scaled, w * self.largest)).astype(np.int64)

@@ -34,7 +34,7 @@ from seedbed.errors import InputError
 
 SIGMA, ETA = 40, 20  # under the assumptions an update is exposed with at most 2⁻⁴⁰, a round given up with at most 2⁻²⁰
 COMPLETE = 40  # up to this number of clients all share with all: cheap, and without random neighbours
-NEVER = -math.inf
+IMPOSSIBLE = -math.inf
 
 
 class Assumed(NamedTuple):
@@ -123,7 +123,7 @@ def in_words(exponent: float) -> str:
     >>> in_words(-41.5), in_words(-3.0), in_words(-math.inf)
     ('1 in 3.1e+12', '1 in 8', 'none')
     """
-    if exponent == NEVER:
+    if exponent == IMPOSSIBLE:
         return "none"
     return f"1 in {2.0**-exponent:.2g}" if exponent > -1000 else "1 in 1e+300"
 
@@ -165,7 +165,7 @@ def _log_exposure(assumed: Assumed, k: int, t: int, enough: float = 0.0) -> floa
 def _falls_apart(n: int, left: int, k: int) -> float:
     """log₂ of the probability that the remaining honest clients form more than one connected part."""
     if k >= n - 1:
-        return NEVER
+        return IMPOSSIBLE
     return _sum(
         _log_binomial(left, a) + a * _tail(n, n - 1 - left + a, k, k) + (left - a) * _tail(n, n - 1 - a, k, k)
         for a in range(1, left // 2 + 1)
@@ -180,7 +180,7 @@ def _tail(clients: int, marked: int, drawn: int, least: int) -> float:
     if least <= max(0, drawn - (others - marked)):
         return 0.0
     if low > high:
-        return NEVER
+        return IMPOSSIBLE
     x = np.arange(low, high + 1)
     terms = _log_binomials(marked, x) + _log_binomials(others - marked, drawn - x)
     return min(0.0, float(np.logaddexp2.reduce(terms)) - _log_binomial(others, drawn))
@@ -208,7 +208,7 @@ def _table(size: int) -> NDArray[np.float64]:
 
 
 def _sum(terms: Iterable[float], enough: float = 0.0) -> float:
-    total = NEVER
+    total = IMPOSSIBLE
     for term in terms:
         total = float(np.logaddexp2(total, term))
         if total > enough:

@@ -136,8 +136,8 @@ class SecureClient:
         return keys.sign(self._identity, survivors_statement(self.plan, self._confirmed))
 
     def unmask(self, asked: UnmaskRequest) -> UnmaskShares:
-        """Stage 3: one share for each client it holds: of the self-mask if the update counts, else of the masking
-        key."""
+        """Stage 3: one share for each client whose shares it holds: of the self-mask if the update counts, else of the
+        masking key."""
         self._turn("unmask")
         survivors = client_ids(asked.survivors)
         self._check_survivors(survivors)
