@@ -70,7 +70,7 @@ def teacher(x: Tensor) -> Tensor:
     return module().predict(module().params, x)
 
 
-TWO = "unlike structure"  # two architectures: there is no one sum over the cohort
+TWO = "(different|unlike) structure"  # two architectures: there is no one sum over the cohort
 
 
 def gkt(n: Net, **settings: Any) -> Any:

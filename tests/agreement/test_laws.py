@@ -93,7 +93,7 @@ FACTORED = {
 }
 # And those whose clients send a mean gradient, through inner steps and solved heads too, that is a sum of rows.
 GATHERED = {
-    *("fedsgd", "fedsgd-adam", "scaffold-option 1", "fedmeta-exact", "fedmeta-first", "per_fedavg-exact"),
+    *("fedsgd", "fedsgd-adam", "fedmeta-exact", "fedmeta-first", "per_fedavg-exact"),
     *("per_fedavg-first", "anil", "anil-first", "fed_proto", "fed_proto-finetuned", "fed_ridge", "fed_ridge-finetuned"),
     *("fed_lr", "fed_lr-finetuned", "fed_metaoptnet", "fed_metaoptnet-smoothed, finetuned", "fed_metaoptnet-ridge"),
     *("fed_lbfgs", "dpsgd", "dpsgd-adam", "push_sum", "push_sum-momentum", "dif_maml", "dif_maml-first"),

@@ -63,7 +63,9 @@ def test_where_all_are_idle_nothing_moves(row: Row) -> None:
             assert all(not leaf.any() for leaf in tree.leaves(value)), tree.named_leaves(value).keys()
 
 
-@pytest.mark.parametrize("executor", [None, loop_executor, FactoredExecutor(), FusedExecutor()], ids=("none", "loop", "factored", "fused"))
+@pytest.mark.parametrize(
+    "executor", [None, loop_executor, FactoredExecutor(), FusedExecutor()], ids=("none", "loop", "factored", "fused")
+)
 def test_every_executor_gives_no_steps(executor: Executor | None) -> None:
     """Training on nothing gives the start and a loss of 0."""
     from seedbed.learning.optimizers import sgd
