@@ -6,6 +6,7 @@ from dataclasses import replace
 from seedbed import tree
 from seedbed.algorithms.fedprox import fedprox
 from seedbed.data.types import Task
+from seedbed.errors import InputError
 from seedbed.federated import Algorithm, Message, Params, Replies, ServerState, uniform
 from seedbed.learning.adaptations import unadapted
 from seedbed.learning.objectives import Adapt, with_linear_term
@@ -20,7 +21,12 @@ def feddyn(loss: Objective, *, alpha: float = 0.1, local: Optimizer = sgd(0.1), 
 
     Args:
         alpha: α above 0; the authors' is .01 to .1.
+
+    Raises:
+        InputError: α is not above 0: the server divides by it.
     """
+    if not alpha > 0:
+        raise InputError(f"feddyn alpha={alpha:g}: it must be above 0, as the server divides by it; try 0.1")
 
     def client(sent: Params, g: Params, task: Task) -> tuple[Message, Params]:
         tilted = with_linear_term(loss, tree.scale(-1, g))
