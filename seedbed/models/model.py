@@ -282,14 +282,14 @@ class Model:
         known = self._known.get(key)
         if known is None:
             with self._lock:
-                known = self._known.get(key) or self._watched(tuple(x.shape[1:]), x.dtype, x.device)
+                known = self._known.get(key) or self._watched(tuple(x.shape[1:]), x.dtype)
                 self._known[key] = known
         return known.trains if trains else known.predicts
 
-    def _watched(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> "_Watched":
+    def _watched(self, shape: tuple[int, ...], dtype: torch.dtype) -> "_Watched":
         """In a thread of its own, where no transform and no mode is at work."""
         with ThreadPoolExecutor(1) as pool:
-            watched = pool.submit(self._watch, shape, dtype, device).result()
+            watched = pool.submit(self._watch, shape, dtype).result()
         missing = [n for n in watched.trains.writes if n not in self._running]
         if missing:
             raise InputError(
@@ -305,11 +305,13 @@ class Model:
             self._head = watched.head
         return watched
 
-    def _watch(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> "_Watched":
+    def _watch(self, shape: tuple[int, ...], dtype: torch.dtype) -> "_Watched":
+        module = _with_values(self.module)
+        device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         probes = Probes.like(shape, dtype, device)
         probes = Probes(self._typed(probes.one), self._typed(probes.other))
         by_batch = self.batch_norm == "batch"
-        watches = [ModuleWatch(copy.deepcopy(self.module), self._select, batch_statistics=by_batch) for _ in range(2)]
+        watches = [ModuleWatch(copy.deepcopy(module), self._select, batch_statistics=by_batch) for _ in range(2)]
         watches[1].module.eval()
         try:
             trains, predicts = (w.behaviour(probes, trains=i == 0) for i, w in enumerate(watches))
@@ -327,17 +329,27 @@ class Model:
     def _first_look(self, example: Tensor | None) -> None:
         """ModuleWatch the module on an example, or on inputs that are guessed; where none fits, wait for the data."""
         self._running = tuple(n for n, b in self.module.named_buffers() if b.is_floating_point())
-        device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         if self._asked is None:
             self._head = list(self._linears)[-1] if self._linears else ""
         guesses = [(tuple(example.shape[1:]), example.dtype)] if example is not None else guess_inputs(self.module)
         for shape, dtype in guesses:
             try:
-                self._known[torch.Size(shape), dtype] = self._watched(shape, dtype, device)
+                self._known[torch.Size(shape), dtype] = self._watched(shape, dtype)
                 return
             except Misfit:
                 if example is not None:
                     raise
+
+
+def _with_values(module: nn.Module) -> nn.Module:
+    """The module where it lies; on the CPU with made-up values where it has none (PyTorch's meta device)."""
+    if not any(t.is_meta for t in (*module.parameters(), *module.buffers())):
+        return module
+    filled = copy.deepcopy(module).to_empty(device="cpu")
+    draw = torch.Generator().manual_seed(0)
+    for value in (*filled.parameters(), *filled.buffers()):
+        value.data.copy_(torch.rand(value.shape, generator=draw))
+    return filled
 
 
 @dataclass(frozen=True)
