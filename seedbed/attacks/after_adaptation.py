@@ -63,7 +63,7 @@ def _positive(x: Tensor) -> Tensor:
 def _episode(item: Tree) -> Episode:
     """An item's support and query set; of a batch every other example."""
     if isinstance(item, Batch):
-        return Episode(tree.map(lambda x: x[0::2], item), tree.map(lambda x: x[1::2], item))
+        return Episode(*(item._replace(x=item.x[k::2], y=item.y[k::2], mask=item.mask[k::2]) for k in (0, 1)))
     if hasattr(item, "support") and hasattr(item, "query"):
         return Episode(item.support, item.query)
     raise InputError("attack=after_adaptation needs clients that train on batches or episodes: use tailored")

@@ -64,7 +64,7 @@ def test_what_an_algorithm_s_own_schedule_is(name: str) -> None:
         assert ({"time", "staleness"} if late else {"consensus", "lambda2"}) <= line.keys()
         assert line["clients"] == 3 or name != "fedasync"  # as many as a cohort
     drawn = Path("r/report.html").read_text()
-    assert ("clients at work" if late else "of all peers") in drawn
+    assert ("asynchronous, " if late else "with all peers") in drawn
     assert ("from their mean" in drawn) != late
     assert seedbed("evaluate", "r").code == 0
     said = seedbed("adapt", "r", "--support", "new.csv", "--out", "mine.safetensors")

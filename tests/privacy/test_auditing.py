@@ -234,7 +234,7 @@ def test_canaries_do_not_apply_where_there_is_no_sum() -> None:
 def test_a_ledger_that_counts_too_little_is_refuted(tmp_path: Path) -> None:
     """All 20 rounds charged: as claimed. One short, or no ledger at all: refuted."""
     plan = promise()
-    assert "is gone" in mechanisms.check_ledger(plan, tmp_path).claim.said  # type: ignore[union-attr]
+    assert "is missing" in mechanisms.check_ledger(plan, tmp_path).claim.said  # type: ignore[union-attr]
     book = Ledger(tmp_path / "ledger.jsonl", epsilon=plan.epsilon, delta=plan.delta, rounds=20)
     for round in range(20):
         told = mechanisms.check_ledger(plan, tmp_path) if round in (0, 19) else None

@@ -217,7 +217,7 @@ def test_without_their_own_noise_nothing_is_stepped_on() -> None:
     algorithm = with_privacy(replace(steps(), client=told), made, clip=made.clip)
     plain = Clients(torch.zeros(CLIENTS, 20, dtype=torch.float64))
     for engine in (plain, SecureSumEngine(plain)):
-        with pytest.raises(InputError, match="Summed"):
+        with pytest.raises(InputError, match="SecureSumEngine"):
             next(synchronous(algorithm, engine, algorithm.init(start(20).params)))
 
 

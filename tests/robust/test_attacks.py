@@ -181,7 +181,7 @@ def test_attacks_that_make_no_sense_are_refused() -> None:
         ATTACKS["label_flip"](classes=0)
     with pytest.raises(InputError, match=r"needs images .* but examples have the shape \[4\]"):
         ATTACKS["backdoor"](shape=(4,))
-    with pytest.raises(InputError, match="labels are drawn afresh in each episode"):
+    with pytest.raises(InputError, match="labels are drawn afresh"):
         ATTACKS["backdoor"](shape=(1, 4, 4), episodic=True)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from seedbed.engines import OneByOne
 from seedbed.errors import InputError
 from seedbed.federated import Message, MessageBatch
 from seedbed.learning.objectives import cross_entropy, supervised
+from seedbed.learning.training import item_weight
 from seedbed.rounds.message_validation import MessageValidator
 from seedbed.tree import Tree
 
@@ -219,7 +221,7 @@ def test_the_poison_raises_the_loss_after_adaptation_and_not_before(sampler: Any
 
     def losses(step: float) -> tuple[float, float]:
         theta = tree.axpy(-step, value, params)
-        before, after_ = [], []
+        before, after_, weights = [], [], []
         for k in range(int(task.steps)):
             item = tree.index(task.items, k)
             support = getattr(item, "support", None) or tree.map(lambda x: x[0::2], item)
@@ -230,7 +232,8 @@ def test_the_poison_raises_the_loss_after_adaptation_and_not_before(sampler: Any
                 phi = tree.axpy(-0.5, slope, phi)
             before.append(float(LOSS(theta, query)))
             after_.append(float(LOSS(phi, query)))
-        return sum(before) / len(before), sum(after_) / len(after_)
+            weights.append(float(item_weight(item)))
+        return (np.dot(before, weights) / sum(weights), np.dot(after_, weights) / sum(weights))
 
     (low, low_after), (high, high_after) = losses(-1e-5), losses(1e-5)
     assert high_after > low_after
