@@ -14,7 +14,7 @@ from killing import killed, whole
 from seedbed import randomness
 
 KILLS = 20
-KINDS = ((), ("--algorithm", "scaffold", "--set", "kept=disk"))
+KINDS = ((), ("--algorithm", "scaffold", "--set", "client_state=disk"))
 LINES = 15  # of metrics: 3 rounds of the probe, 12 of the run
 
 

@@ -12,7 +12,7 @@ from seedbed.audit.subject import Subject, subject_of
 ROUNDS, EPSILON, SHADOWS = 40, 2.0, 16
 WORDS = [  # 100 clients with six digits each, of which a random half takes part: few enough to be learned by heart
     *("reader.episodic=false", "reader.partition=iid", "reader.clients=300", "unseen=200", "hold_out=0.0"),
-    *("model.name=mlp", "task.size=none", "task.steps=10", "local.lr=0.3", "cohort=100", "privacy.clip=1.0"),
+    *("model.name=mlp", "task.batch_size=none", "task.steps=10", "local.lr=0.3", "cohort=100", "privacy.clip=1.0"),
     f"audit.shadows={SHADOWS}",
 ]
 

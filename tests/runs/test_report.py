@@ -196,9 +196,9 @@ def test_one_client_concludes_nothing() -> None:
 
 def test_settings_can_be_pasted_back() -> None:
     asked: dict[str, Any] = {"data": 'C:\\a "b"é', "options": {"outer": {"lr": 1e-5, "schedule": "cosine"}}}
-    settings = Settings(**asked, task={"size": None}, reader={"a b": ["x"]}).model_dump(mode="json")
+    settings = Settings(**asked, task={"batch_size": None}, reader={"a b": ["x"]}).model_dump(mode="json")
     again = tomllib.loads(to_toml(settings))
-    again["task"]["size"] = None
+    again["task"]["batch_size"] = None
     assert Settings(**again).model_dump(mode="json") == settings
     page = run_report({**manifest_of(4), "settings": settings}, [], full())
     assert "--set task.batch_size=none" in page  # TOML cannot say none
