@@ -63,7 +63,7 @@ class Difference(NamedTuple):
 
 def settings(name: str, root: Path) -> dict[str, Any]:
     if name not in TABLES:
-        return {"data": name, "root": str(root)}
+        return {"data": name, "data_dir": str(root)}
     client, target = TABLES[name]
     return {"data": str(root / "tables" / f"{name}.csv"), "reader": {"client": client, "target": target}}
 

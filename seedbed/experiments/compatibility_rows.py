@@ -435,15 +435,15 @@ MODELS_ROWS = (
 
 COMMANDS_ROWS = (
     *(
-        Row(key, "a real federation",
-            _all(_elsewhere, _names_code(key) if key in KEYS else _is_set(key)), reason)
-        for key, reason in ELSEWHERE.items()
-    ),
-    *(
         Row("algorithm", "a real federation",
             _all(_elsewhere, _takes(what)),
             f"no member of one has what it needs ({what})")
         for what in ("public", "teacher", "assign")
+    ),
+    *(
+        Row(key, "a real federation",
+            _all(_elsewhere, _names_code(key) if key in KEYS else _is_set(key)), reason)
+        for key, reason in ELSEWHERE.items()
     ),
     Row("algorithm", "members around a server",
         lambda c: c.facts.command == "server" and c.settings.schedule.name not in c.entry.rounds, _schedule_reason,

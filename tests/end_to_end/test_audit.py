@@ -72,7 +72,7 @@ def test_a_claim_that_holds_is_not_refuted(tmp_path: Path) -> None:
     said = seedbed("audit", tmp_path / "run.toml", *QUICK, "--out", tmp_path / "out")
     assert said.code == 0, said.err
     found = findings(tmp_path / "out")
-    assert "no images" in found["matching"]["does_not_apply"]
+    assert "are not images" in found["matching"]["does_not_apply"]
     assert not any(found[name]["claim"]["refuted"] for name in ("canaries", "noise"))
     assert 0 <= found["canaries"]["rows"][0]["private"]["value"] <= 2
     assert "matching" in found
@@ -92,7 +92,7 @@ def test_a_private_run_is_audited_with_its_ledger(tmp_path: Path) -> None:
     (tmp_path / "run" / "ledger.jsonl").unlink()
     said = seedbed("audit", tmp_path / "run", *QUICK)
     assert said.code == 1
-    assert "is gone" in re.sub(r"\s+", " ", said.out)
+    assert "is missing" in re.sub(r"\s+", " ", said.out)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.1])

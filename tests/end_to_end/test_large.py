@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from seedbed.engines import distributed
-from seedbed.experiments import builder
+from seedbed.experiments import run_plan
 
 from .bench import PLAIN, TINY, kept, seedbed
 
@@ -51,7 +51,7 @@ def test_messages_for_which_there_is_no_room_are_summed_as_they_come(
 ) -> None:
     """It is said; the model is the same but for rounding, and the same bytes however many are asked at once."""
     ran(tmp_path / "held", "--algorithm", "fedavg", "--executor", "loop", *PLAIN)
-    monkeypatch.setattr(builder, "HELD_BYTES", 1)
+    monkeypatch.setattr(run_plan, "HELD_BYTES", 1)
     words = ("run", *TINY, "--algorithm", "fedavg", "--executor", "loop", *PLAIN, "--out")
     models = []
     for room, least in ((2**30, 32), (1, 3), (1, 1)):

@@ -74,10 +74,10 @@ def test_a_member_that_lost_its_folder_comes_back_with_new_keys(tmp_path: Path) 
     next(rounds)
     lost = shutil.move(directory / "nodes" / "bern", tmp_path / "lost")
     transport.nodes[1] = open_node(renew_member(directory, "bern"), files["bern"])
-    transport._contacted.discard(1)  # a new process says hello
+    transport._greeted.discard(1)  # a new process says hello
     assert list(next(rounds).clients) == [0, 1, 2]
     transport.nodes[1] = open_node(Path(lost), files["bern"])
-    transport._contacted.discard(1)
+    transport._greeted.discard(1)
     assert list(next(rounds).clients) == [0, 2]
     server.close()
     assert "MAC of a frame" in (Path(lost) / "run" / "log.jsonl").read_text()

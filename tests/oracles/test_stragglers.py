@@ -112,7 +112,7 @@ def test_the_draws() -> None:
 
 @pytest.mark.parametrize("part", [-0.1, 1.0, 1.5, float("nan")])
 def test_no_probability_is_refused(part: float) -> None:
-    with pytest.raises(InputError, match=r"stragglers\.part=.* is a probability"):
+    with pytest.raises(InputError, match=r"stragglers\.fraction=.* is a probability"):
         Stragglers(part)
 
 
