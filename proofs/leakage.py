@@ -31,7 +31,13 @@ COLUMNS = {
 
 def subject(steps: int) -> Subject:
     """FedAvg of an MLP with 128 hidden units on the digits, each client's step over all its examples."""
-    words = ["model.name=mlp", "model.hidden=128", "reader.episodic=false", "task.batch_size=none", f"task.steps={steps}"]
+    words = [
+        "model.name=mlp",
+        "model.hidden=128",
+        "reader.episodic=false",
+        "task.batch_size=none",
+        f"task.steps={steps}",
+    ]
     return subject_of(None, {"algorithm": "fedavg", "rounds": ROUNDS}, [*words, "local.lr=0.1"])
 
 

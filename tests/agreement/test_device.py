@@ -26,7 +26,11 @@ from .rows import ROWS
 ELSEWHERE = "meta"  # a device of no numbers
 OWN = ("distill", "feddf", "fedmd")  # rows that hold tensors of their own on the CPU: a teacher, public inputs
 READ = ("fed_lbfgs",)  # rows whose server reads numbers, for its line search
-every_row = pytest.mark.parametrize("row", [row for row in ROWS if row.name not in (*OWN, *READ)], ids=str)
+ALL = [row for row in ROWS if row.name not in (*OWN, *READ)]
+NAMES = {row.name: row for row in reversed(ALL)}  # of each algorithm the first row; the others are slow
+every_row = pytest.mark.parametrize(
+    "row", [row if row is NAMES[row.name] else pytest.param(row, marks=pytest.mark.slow) for row in ALL], ids=str
+)
 
 
 def all_elsewhere(value: object) -> bool:

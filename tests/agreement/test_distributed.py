@@ -54,6 +54,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return ranks(2, tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.slow
 def test_two_ranks_give_what_one_process_does(pair: list[bytes]) -> None:
     """Every algorithm: both ranks the same bits, and the plain engine's rounds, memories and scores to 1e-10; some also
     with a cohort of one, where the other rank has nobody."""

@@ -40,6 +40,7 @@ def audited(run: Path) -> tuple[Path, str]:
     return run, re.sub(r"\s+", " ", said.out)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_claim_cannot_be_refuted_and_says_what_it_leaks(audited: tuple[Path, str]) -> None:
     run, said = audited
     assert "claims no privacy, so nothing can be refuted" in said
@@ -117,6 +118,7 @@ def test_a_mechanism_whose_noise_is_broken_is_refuted(
     assert "A claim of this run is refuted" in re.sub(r"\s+", " ", said.out)
 
 
+@pytest.mark.slow
 def test_a_secure_private_run_is_refuted_where_each_share_of_noise_is_a_constant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

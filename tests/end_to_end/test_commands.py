@@ -25,7 +25,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("few_tunings")
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("fd", "fedmd") else n for n in CATALOGUE]
+)  # these two choose a newcomer's model as well
 def test_every_algorithm_runs_end_to_end(name: str, tmp_path: Path) -> None:
     said = seedbed("run", "--algorithm", name, *TINY, "--set", "unseen=3", "--out", tmp_path / "r")
     assert said.code == 0, said

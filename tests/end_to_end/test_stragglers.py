@@ -46,4 +46,4 @@ def test_dropping_needs_rounds_that_wait(tmp_path: Path) -> None:
     sets = ("stragglers.fraction=0.5", "stragglers.work=dropped", "schedule.name=asynchronous")
     words = [word for one in sets for word in ("--set", one)]
     said = seedbed("run", "--algorithm", "fedbuff", *TINY, *words, "--out", tmp_path / "r")
-    assert "stragglers.work=dropped is for rounds that wait" in said.line
+    assert "stragglers.work=dropped does not work with schedule.name=asynchronous" in said.line

@@ -18,6 +18,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 EARLY, LATE = (pytest.param(lines, marks=pytest.mark.slow) for lines in (0, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", [EARLY, 2, LATE])
 def test_killed_and_resumed_is_never_stopped(undisturbed: dict[str, bytes], tmp_path: Path, lines: int) -> None:
     assert killed(tmp_path / "killed", lines) == undisturbed

@@ -6,12 +6,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from killing import COMMAND, SETTINGS, files, whole
 from many_at_once import at_once, stopped, wrong
 
 
+@pytest.mark.slow
 def test_of_two_resumes_at_once_one_goes_on_and_a_killed_one_frees_the_run(tmp_path: Path) -> None:
     """And a third that comes while the second works, after the first was killed."""
     want, run = whole(tmp_path / "whole"), stopped(tmp_path / "run")

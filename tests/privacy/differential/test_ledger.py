@@ -184,6 +184,7 @@ for n in range(ledger.charged_rounds, 10**9):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_has_counted_what_was_released(tmp_path: Path) -> None:
     """Six times, each going on where the last was killed: charged ≥ released, by one a kill at most."""
     rng = np.random.default_rng(0)
