@@ -305,7 +305,7 @@ privacy.secure.protocol: Aborted=RoundAborted Keys=AdvertisedKeys Masked=MaskedI
     Refused=ClientAbort Shares=UnmaskShares Unmasking=UnmaskRequest
 privacy.secure.shamir: SIZE=SHARE_BYTES reconstruct=reconstruct_secret search=search_shares share=share_secret
 privacy.secure.summed: REASONS=LOSS_REASONS Summed=SecureSumEngine
-privacy.secure.together: Sum=SecureSum added=add_words
+privacy.secure.together: NOBODY=NO_LOSSES Sum=SecureSum added=add_words
 reducers: STEPS=PRE_AGGREGATIONS make=make_rule parts=rule_factories
 reducers.each: Each=NoReduce each=no_reduce
 reducers.robust: COLUMNS=COLUMN_BLOCK TooFew=TooFewMessages averaged=weighted_rows chain=chain_rules
@@ -321,15 +321,17 @@ runs.agreement: FILE=AGREEMENT_FILE LOCAL=MEMBER_SETTINGS NAME=MEMBER_NAME
 runs.auditing.audit: audit=audit_subject
 runs.auditing.canaries: LOCAL=LOCAL_NOISE_REASON canaries=probe_canaries guessed=guess_participation
     ledger=check_ledger share_seen=share_of_rounds
-runs.auditing.findings: Row=AttackRow
-runs.auditing.leaks: EXACT=EXACT_PSNR FEW=SMALL_CLIENTS MOST=MAX_SUM_CLIENTS Sent=SentMessage inverted=invert_inputs
+runs.auditing.findings: Row=AttackRow mean_of=mean_with_interval
+runs.auditing.leaks: SHOWN=MAX_PICTURES EXACT=EXACT_PSNR FEW=SMALL_CLIENTS MOST=MAX_SUM_CLIENTS Sent=SentMessage
+    inverted=invert_inputs
     labelled=infer_labels reason=why_not_attacked searched=search_inputs sent=messages_of_clients
 runs.auditing.members: Attacked=MembershipResult LOCAL=LOCAL_REASON attacked=attack_trainings figure=membership_figure
     halved=random_halves members=probe_membership trained=train_on_half
 runs.auditing.noise: ROUNDS=PROBED_ROUNDS fresh=fresh_rows
 runs.auditing.page: LIMITS=LIMITS_TEXT page=audit_page spelt=format_figure
 runs.auditing.pictures: below=stack_images beside=side_by_side_images
-runs.auditing.properties: bright=is_bright commonest=most_common_class drawn=draw_clients flat=flatten_update
+runs.auditing.properties: POOLED=POOL_ROUNDS bright=is_bright commonest=most_common_class drawn=draw_clients
+    flat=flatten_update
     found=property_finding in_sum=within_sum inferred=infer_property judged=judge_classifier made=make_clients
     noised=release_message
 runs.auditing.views: Given=FixedMessages LEAST=MIN_VIEW_CLIENTS released=release_of
@@ -339,7 +341,7 @@ runs.bench.workloads: numbers=count_parameters
 runs.build: build=build_from_settings settable=settable_parameters
 runs.charts: MANY=MAX_LINE_POINTS grouped=dot_groups NARROW=NARROW_ROW Point=ChartPoint text=escape_text
 runs.comparison: Cell=ComparisonCell Row=ComparisonRow compare=compare_algorithms
-runs.comparison_page: in_order=rank_rows verdict=comparison_verdict
+runs.comparison_page: cell=format_cell in_order=rank_rows verdict=comparison_verdict
 runs.described: described=describe_settings first_line=first_line_of_doc
 runs.experiment: LARGEST=LARGEST_SHAPE built=build_model usable=usable_device
 runs.federating: HELD=HELD_FILE Place=FederationFolder read_secret=read_node_secret what_a_node_has=node_contents
