@@ -132,7 +132,7 @@ def run(
 def resume(
     path: str | Path, data: Any = None, *, client: Named = None, target: Named = None, show: Show | None = None
 ) -> FinishedRun:
-    """Go on with a run that was stopped, or read a finished one: `seedbed resume` from Python.
+    """Resume a stopped run, or read a finished one: `seedbed resume` from Python.
 
     Args:
         data: what the run was started on, where that lay in memory; with its client and target.

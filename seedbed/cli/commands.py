@@ -53,11 +53,9 @@ app = CommandApp(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = CommandApp(no_args_is_help=True, help="Sets at hand, what is in one, and getting public ones.")
+data_app = CommandApp(no_args_is_help=True, help="List data sets, inspect and partition one, and download public ones.")
 app.add_typer(data_app, name="data")
 app.add_typer(federation_app, name="federation")
-app.command()(serve)
-app.command()(join)
 app.add_typer(peers_app, name="peers")
 console = PlainConsole()
 
@@ -87,7 +85,7 @@ def run(
     ] = None,
     delta: Delta = None,
     secure: Annotated[
-        bool, typer.Option("--secure", help="Secure aggregation: of clients' messages the server sees sums alone.")
+        bool, typer.Option("--secure", help="Secure aggregation: the server sees only sums of client updates.")
     ] = False,
     unseen: Annotated[
         str | None, typer.Option(help="Clients never trained on: a fraction, a count, or each in turn.")
@@ -103,7 +101,7 @@ def run(
     set_: Set = None,
     verbose: Verbose = False,
 ) -> None:
-    """Train, adapt to clients never seen, and judge it beside FedAvg + fine-tuning and local only.
+    """Train a start, adapt it to unseen clients, and compare it with FedAvg + fine-tuning and local training.
 
     `seedbed run` alone does it on handwriting by writer, with nothing to download. On several processes or machines:
     `torchrun --nproc-per-node 2 -m seedbed run ...`.
@@ -145,7 +143,7 @@ def resume(
     metric: MetricOption = None,
     model: ModelOption = None,
 ) -> None:
-    """Go on with a run that was stopped or killed; the end is bit for bit that of a run never stopped."""
+    """Resume a stopped or killed run. The result is bit-identical to that of an uninterrupted run."""
     from seedbed.engines.process_group import init_group
     from seedbed.experiments.launch import resume_run
 
@@ -178,7 +176,7 @@ def compare(
     root: Root = None,
     set_: Set = None,
 ) -> None:
-    """Several algorithms on the same clients, episodes and budget of examples, tuned by the same grid.
+    """Compare algorithms on the same clients, episodes and budget of examples, each tuned on the same grid.
 
     Known clients that are not trained on meanwhile choose a learning rate and how to adapt for each of them.
     """
@@ -223,7 +221,7 @@ def evaluate(
     root: Root = None,
     set_: Set = None,
 ) -> None:
-    """Judge a trained run again: on its own unseen clients, or on every client of other data of the same shape."""
+    """Evaluate a trained run: on its own unseen clients, or on every client of other data of the same shape."""
     from seedbed.cli.show import Bars, result_table
     from seedbed.experiments.launch import evaluate_run
 
@@ -249,7 +247,7 @@ def adapt(
         bool, typer.Option("--all", help="Adapt to every client of the table; also keep the start.")
     ] = False,
 ) -> None:
-    """Grow one client's own model from a trained start and a few of its examples. Nothing leaves this machine.
+    """Adapt a trained start to one client, or to all, from a few examples each. Nothing leaves this machine.
 
     `seedbed predict` takes the model. With --all: a model for each client of a table.
     """
@@ -313,7 +311,7 @@ def audit(
     root: Root = None,
     set_: Set = None,
 ) -> None:
-    """Attack what a run releases: what leaks of its clients, undefended and under its own defence.
+    """Attack what a run releases, and report what it leaks of its clients, with and without its defence.
 
     Exit code 0: no claim of the run is refuted; 1: one is; 2: it cannot be audited.
     """
@@ -357,7 +355,7 @@ def bench(
     device: Annotated[str, typer.Option(help="Where clients compute, such as cuda.")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="Also write the rows to this file.")] = None,
 ) -> None:
-    """How fast clients train on this machine, by each executor, beside a plain PyTorch loop; takes minutes."""
+    """Measure how fast clients train on this machine with each executor and a plain PyTorch loop. Takes minutes."""
     from seedbed.bench.race import gpus, write_json
     from seedbed.bench.race import run_bench as race
     from seedbed.cli.show import Bars, bench_table
@@ -374,7 +372,7 @@ def bench(
 def algorithms(
     name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
 ) -> None:
-    """The algorithms and what they compute; one of them with its coordinates and settings."""
+    """List the algorithms and what each computes, or show one with its settings."""
     from seedbed.algorithms.catalogue import entry
     from seedbed.cli.show import card, catalogue_tables
 
@@ -500,6 +498,10 @@ def data_get(
 
     with Download() as download:
         console.print(f"{name} is in {get(name, root, download)}", soft_wrap=True)
+
+
+app.command()(serve)  # after the commands of a simulation, in the order of --help
+app.command()(join)
 
 
 def _shown(ranks: "ProcessGroup", verbose: bool = False) -> "AbstractContextManager[Show]":

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 federation_app = CommandApp(
     no_args_is_help=True,
-    help="Real federations, over TLS: found one, look on, renew its certificate. `seedbed serve` and `seedbed join` "
-    "run it.",
+    help="Set up a real federation over TLS, show its status, manage members and certificates. `seedbed serve` and "
+    "`seedbed join` run it.",
 )
 console = PlainConsole()
 
@@ -148,7 +148,7 @@ def serve(
         int | None, typer.Option(min=0, max=65535, help="Also show figures for Prometheus on this port of localhost.")
     ] = None,
 ) -> None:
-    """Run a federation's server until all rounds are done. Killed and started again, it goes on where it was."""
+    """Run a federation's server until all rounds are done. Restart it after a crash and it continues."""
     from seedbed.deployment.flower.serve import serve_federation as run
 
     figures: Any = None
@@ -171,7 +171,7 @@ def join(
     data: Annotated[Path, typer.Option(help="Your data: a file or folder of the form agreed on. It stays here.")],
     client: Annotated[str | None, typer.Option(help="Whose rows, where the file holds several clients'.")] = None,
 ) -> None:
-    """Take part in a federation with your own data, until all rounds are done. Started again, it goes on."""
+    """Take part in a federation with your own data until all rounds are done. Restart it and it continues."""
     from seedbed.deployment.flower.join import join_federation as run
 
     run(folder, data, client=client, said=_say)

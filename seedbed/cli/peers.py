@@ -14,8 +14,8 @@ from seedbed.errors import InputError
 
 peers_app = CommandApp(
     no_args_is_help=True,
-    help="Peers without a server: each a process with its own data that exchanges with its neighbours, encrypted. "
-    "Peers that die are gone on without.",
+    help="Train among peers without a server: each peer is a process with its own data and exchanges encrypted "
+    "messages with its neighbours. Training continues if a peer dies.",
 )
 console = PlainConsole()
 
@@ -23,11 +23,11 @@ Deadline = Annotated[
     float,
     typer.Option(
         min=0.1,
-        help="Seconds of silence after which a neighbour is gone on without; longer than a round's work takes.",
+        help="Seconds of silence after which training continues without a neighbour. Longer than a round takes.",
     ),
 ]
 Patience = Annotated[
-    float, typer.Option(min=0.1, help="Seconds to wait for neighbours at the very first, and for anybody at all later.")
+    float, typer.Option(min=0.1, help="Seconds to wait for neighbours at the start, and for any message later.")
 ]
 
 
