@@ -1,5 +1,6 @@
 """New rows for a model that is already trained: read in the same encoding as its population."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,7 @@ def read_like(path: str | Path, encoding: dict[str, Any], *, client: str | None 
             another shape.
     """
     path = Path(path)
-    kind = encoding.get("format", "none")
-    if kind not in TAKES:
-        raise InputError("the model was trained on arrays made in Python, which say nothing of files: pass tensors")
-    if not path.exists():
-        raise InputError(f"no file {path}: give {TAKES[kind]}")
-    given = paths.kind_of(path)
+    kind, given = find_formats(path, encoding)
     if given == "table" and kind == "table":
         x, target = table.read_like(path, encoding, client)
     elif given == "arrays" and kind != "table":
@@ -52,8 +48,27 @@ def read_like(path: str | Path, encoding: dict[str, Any], *, client: str | None 
     elif given == "leaf" and kind == "leaf":
         x, target = leaf.read_like(path, encoding, client)
     else:
-        raise InputError(f"{path} does not fit what the model was trained on: give {TAKES[kind]}")
+        raise other_format(path, kind)
     return one_client(x, target, encoding, client or path.name.split(".")[0], str(path))
+
+
+def find_formats(path: Path, encoding: Mapping[str, Any]) -> tuple[str, str]:
+    """The format that a model was trained on, and that of a file.
+
+    Raises:
+        InputError: there is no such file, or the model was not trained on files.
+    """
+    kind = encoding.get("format", "none")
+    if kind not in TAKES:
+        raise InputError("the model was trained on arrays made in Python, which say nothing of files: pass tensors")
+    if not path.exists():
+        raise InputError(f"no file {path}: give {TAKES[kind]}")
+    return kind, paths.kind_of(path)
+
+
+def other_format(path: Path, kind: str) -> InputError:
+    """The error for a file of another format than the model was trained on."""
+    return InputError(f"{path} does not fit what the model was trained on: give {TAKES[kind]}")
 
 
 def one_client(x: Tensor, target: Target, encoding: dict[str, Any], client: str, source: str) -> Population:

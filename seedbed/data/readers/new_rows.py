@@ -18,9 +18,9 @@ from seedbed.data.encoding.levels import count_levels
 from seedbed.data.population import Population
 from seedbed.data.readers import arrays, images, paths, table
 from seedbed.data.readers import columns as features
-from seedbed.data.readers.alike import TAKES
+from seedbed.data.readers.alike import TAKES, find_formats, other_format
 from seedbed.data.readers.column_values import Column, is_gap, is_missing
-from seedbed.data.readers.sheet import RawColumns, load_table
+from seedbed.data.readers.sheet import RawColumns, load_like
 from seedbed.data.readers.targets import as_text
 from seedbed.errors import InputError, closest_name
 
@@ -58,24 +58,14 @@ def read_new_rows(path: Path, encoding: Mapping[str, Any]) -> NewRows:
     Raises:
         InputError: another kind of file, a column is missing, a value is none of its column's.
     """
-    kind = encoding.get("format", "none")
-    if kind not in TAKES:
-        raise InputError("the model says nothing of files (it was trained on arrays made in Python): pass it tensors")
-    if not path.exists():
-        raise InputError(f"no file {path}: give {TAKES[kind]}")
-    given = paths.kind_of(path)
+    kind, given = find_formats(path, encoding)
     if given == "table" and kind == "table":
         return rows_of_table(load_like(path, encoding), encoding)
     if given == "arrays" and kind != "table":
         return _rows_of_arrays(path, encoding)
     if path.is_dir() and kind == "images":
         return _rows_of_images(path, encoding)
-    raise InputError(f"{path} does not fit what the model was trained on: give {TAKES[kind]}")
-
-
-def load_like(path: Path, encoding: Mapping[str, Any]) -> RawColumns:
-    """The columns of a file whose gaps and characters are those of training."""
-    return load_table(path, missing=encoding.get("missing", ()), fallback=encoding.get("encoding"))
+    raise other_format(path, kind)
 
 
 def rows_of_table(raw: RawColumns, encoding: Mapping[str, Any]) -> NewRows:

@@ -67,6 +67,11 @@ def load_table(
         raise InputError(f"{path} cannot be read as a table: {first_line_of(error)}") from error
 
 
+def load_like(path: Path, encoding: Mapping[str, Any]) -> RawColumns:
+    """The columns of a file with the gap words and the characters of training."""
+    return load_table(path, missing=encoding.get("missing", ()), fallback=encoding.get("encoding"))
+
+
 def _load_csv(
     path: Path,
     encodings: tuple[str | None, str | None],

@@ -17,7 +17,7 @@ from seedbed.data.readers import columns as features
 from seedbed.data.readers.column_values import Column
 from seedbed.data.readers.csv_text import Comments
 from seedbed.data.readers.names import Alike, client_names, same_text
-from seedbed.data.readers.sheet import RawColumns, load_table
+from seedbed.data.readers.sheet import RawColumns, load_like, load_table
 from seedbed.data.readers.suspects import copies_of_client, suspect_notes
 from seedbed.data.readers.targets import TaskKind, as_text
 from seedbed.errors import InputError, closest_name
@@ -236,8 +236,7 @@ def _as_number(target: targets.Target) -> npt.NDArray[np.float64]:
 
 def read_like(path: Path, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
     """New rows in the same columns; a client column is not needed, but if there it tells rows apart."""
-    raw = load_table(path, missing=encoding.get("missing", ()), fallback=encoding.get("encoding"))
-    return columns_like(raw, encoding, client)
+    return columns_like(load_like(path, encoding), encoding, client)
 
 
 def columns_like(raw: RawColumns, encoding: dict[str, Any], client: str | None) -> tuple[torch.Tensor, targets.Target]:
