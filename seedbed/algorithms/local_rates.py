@@ -1,4 +1,4 @@
-"""Any algorithm whose clients' learning rates follow the round, or are each client's own.
+"""Wrap any algorithm: learning rates that follow the round, or that each client has of its own.
 
 Warm-up, cosine and exponential decay over rounds (Reddi et al., ICLR 2021, arXiv 2003.00295, use the last:
 .998 a round is usual in personalised federated learning).

@@ -66,7 +66,7 @@ class _Federated(BaseEstimator):  # type: ignore[misc]
         Args:
             X: [M, D] numbers; NaN is a gap.
             y: [M].
-            groups: [M] whose each row is; None: rows are dealt to made-up clients.
+            groups: [M] the client of each row; None: rows are dealt to made-up clients.
         """
         X, y = validate_data(self, X, y, ensure_all_finite="allow-nan", dtype=np.float64, ensure_min_samples=2)
         if len(X) < LEAST:
@@ -206,7 +206,7 @@ class StartState:
 
 
 def fit_start(people: Population, seed: int) -> StartState:
-    """The start of these clients, none of whom is set apart."""
+    """The start trained on all of these clients: no client is set apart."""
     given = {"data": f"{MEMORY}arrays", "start": "exact", "unseen": 0, "seed": seed}
     split = divide(complete_settings(given, people), people)
     experiment = plan(replace(split, unseen=split.train))  # the rows of the table that they are large enough for

@@ -180,7 +180,7 @@ def peer_contents(folder: Path) -> tuple[Agreement, Tree, Tree | None]:
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
     """The metrics of a peer's rounds so far."""
     path = folder / RUN / METRICS
-    return [from_json(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+    return [from_json(line) for line in path.read_text("utf-8").split("\n")[:-1]] if path.exists() else []
 
 
 def _open(folder: Path) -> tuple[str, Agreement, AddressBook]:

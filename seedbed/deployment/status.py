@@ -133,7 +133,7 @@ def _events(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _numbers(path: Path) -> dict[str, float]:
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # drops an incomplete last line
+    lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []  # drops an incomplete last line
     last = from_json(lines[-1]) if lines else {}
     return {name: value for name, value in last.items() if name not in ("round", "clients")}
 

@@ -27,7 +27,7 @@ class PeerOutput:
     def forget_after(self, round: int) -> None:
         """Drop metrics of rounds that were not closed when the process died, and an incomplete last line."""
         if self._metrics.exists():
-            lines = self._metrics.read_text().split("\n")[:-1]
+            lines = self._metrics.read_text("utf-8").split("\n")[:-1]
             kept = [line + "\n" for line in lines if from_json(line)["round"] <= round]
             write_atomically(self._metrics, "".join(kept).encode(), go_on=RESTART_PEER)
 

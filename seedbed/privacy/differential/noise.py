@@ -98,7 +98,7 @@ def key_file(path: Path) -> Noise:
     """
     if not path.exists():
         with fresh_name(path, mode=0o600) as temporary:
-            with open(temporary, "w") as file:
+            with open(temporary, "w", encoding="utf-8") as file:
                 file.write(new_key().hex() + "\n")
                 file.flush()
                 os.fsync(file.fileno())
